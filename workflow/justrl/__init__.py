@@ -1,0 +1,34 @@
+"""JustRL, reproduced: data, verifiers, GRPO, two training engines, evaluation and analysis.
+
+The names below are the package's public face. They are imported on first use, so that a command which needs no torch
+does not pay for importing it.
+"""
+
+from importlib import import_module
+
+_PUBLIC = {
+    "JustRLGRPOTrainer": "justrl.grpo.trainer",
+    "MathRuleVerifier": "justrl.verifiers.strict",
+    "PaperVerifier": "justrl.verifiers.paper",
+    "ParquetDataset": "justrl.data.parquet",
+    "apply_chat_template": "justrl.data.prompts",
+    "collate_fn": "justrl.data.parquet",
+    "compute_group_advantages": "justrl.grpo.advantages",
+    "extract_question": "justrl.data.prompts",
+    "load_eval_dataset": "justrl.data.benchmarks",
+    "log_training_metrics": "justrl.analysis.metrics",
+    "process_dapo_dataset": "justrl.data.dapo",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str):
+    """Import a public name from the module that defines it (PEP 562)."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'justrl' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])
