@@ -1,4 +1,4 @@
-"""How every command of the package ends: a sentence for what the user can fix, a traceback only for what we got wrong."""
+"""How every command ends: a sentence for what the user can fix, a traceback only for what we got wrong."""
 
 import sys
 from collections.abc import Callable

@@ -13,7 +13,7 @@ from typing import Any
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[Any]:
     """Open a file for writing that appears at `path` only if the block succeeds.
 
-    The bytes are flushed to disk before the rename, so a crash leaves the old file or the new one, never half of either.
+    The bytes are flushed to disk before the rename, so a crash leaves the old file or the new one, never a part.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Metrics, statistics over runs, figures, comparison with the published numbers, provenance."""

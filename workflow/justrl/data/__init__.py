@@ -1,0 +1,1 @@
+"""Training and benchmark data: sources, cleaning, prompts, contamination, generated arithmetic."""

@@ -1,0 +1,1 @@
+"""Generation, grading and scoring of checkpoints."""

@@ -1,0 +1,1 @@
+"""The recipe: group advantages, the clipped loss, and the reference trainer."""
