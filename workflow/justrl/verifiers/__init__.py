@@ -1,0 +1,52 @@
+"""Rewards and graders, by name.
+
+Two of them are training rewards: `paper` is the authors' own (a box in the last 100 characters, compared character for
+character) and `strict` the seed design's (the last box anywhere, compared without spaces). The evaluation graders are
+`paper_rules` (decides as the authors' released evaluation does), `symbolic` (math-verify) and `model` (a judge model).
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from justrl.errors import UserError
+from justrl.verifiers.outcome import Grade, Grader, Outcome
+
+__all__ = ["GRADERS", "REWARDS", "Grade", "Grader", "Outcome", "get_grader", "get_reward"]
+
+GRADERS = {
+    "strict": ("justrl.verifiers.strict", "MathRuleVerifier"),
+    "paper": ("justrl.verifiers.paper", "PaperVerifier"),
+    "paper_rules": ("justrl.verifiers.paper_rules", "PaperRulesGrader"),
+    "symbolic": ("justrl.verifiers.symbolic", "SymbolicGrader"),
+    "model": ("justrl.verifiers.model", "ModelGrader"),
+}
+REWARDS = ("paper", "strict", "robust")
+
+
+def get_grader(name: str, **options) -> Grader:
+    """Make the grader called `name`; `options` go to its constructor. Raises UserError for an unknown name or option.
+
+    Graders that need processes or models start them on first use and give them back in `close()`; each is a context
+    manager.
+    """
+    if name not in GRADERS:
+        raise UserError(f"unknown grader {name!r}: choose one of {', '.join(GRADERS)}")
+    module, attribute = GRADERS[name]
+    try:
+        return getattr(import_module(module), attribute)(**options)
+    except TypeError as error:
+        raise UserError(f"grader {name!r} does not take these options: {error}") from error
+
+
+def get_reward(name: str) -> Callable[[str, str], float]:
+    """Make the training reward called `name`, a function of (completion, gold).
+
+    `paper` gives +1/-1 (the authors' training reward), `strict` 1/0 (the seed design's), `robust` +1/-1 from the
+    lenient rules of `paper_rules`, the kind of verifier that the paper's second ablation trains with.
+    """
+    if name not in REWARDS:
+        raise UserError(f"unknown reward {name!r}: choose one of {', '.join(REWARDS)}")
+    if name == "robust":
+        grader = get_grader("paper_rules")
+        return lambda completion, gold: 1.0 if grader.grade(completion, gold).correct else -1.0
+    return get_grader(name).verify

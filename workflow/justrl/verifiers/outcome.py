@@ -1,0 +1,68 @@
+"""What a grader says of one completion, and the face that every grader shows."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """The four things that can come of grading.
+
+    `timeout` means that the grader gave up: it ran out of time or memory, met its limit on the size of an expression,
+    or its process died. It is never reported as `wrong`, so that a broken grader can be seen in the counts.
+    """
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNPARSED = "unparsed"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """One verdict: the outcome, and the answer that was read from the completion (None where there was none)."""
+
+    outcome: Outcome
+    extracted: str | None = None
+
+    @property
+    def correct(self) -> bool:
+        """Whether the completion counts as solved."""
+        return self.outcome is Outcome.CORRECT
+
+    @classmethod
+    def of(cls, outcome: Outcome, extracted: str | None) -> "Grade":
+        """Build a grade whose `extracted` can be written to any UTF-8 file (lone surrogates become `?`)."""
+        if extracted is not None:
+            extracted = extracted.encode("utf-8", "replace").decode("utf-8")
+        return cls(outcome, extracted)
+
+
+class Grader:
+    """Base of all graders. A subclass gives `name` and `grade`; one that holds processes or models also `close`."""
+
+    name = ""
+
+    def grade(self, completion: str, gold: str) -> Grade:
+        """Grade one completion (the whole text the model wrote) against the gold answer (no box, no dollars)."""
+        raise NotImplementedError
+
+    def grade_many(self, pairs: Iterable[tuple[str, str]]) -> list[Grade]:
+        """Grade (completion, gold) pairs; the result has their order."""
+        return [self.grade(*pair) for pair in pairs]
+
+    def close(self) -> None:
+        """Give back processes or memory; grading again afterwards is allowed and starts them anew."""
+
+    def __enter__(self) -> "Grader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def require_text(**values: object) -> None:
+    """Raise a TypeError that names the argument if any value is not a string."""
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a string, got {type(value).__name__}")
