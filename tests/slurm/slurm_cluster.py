@@ -209,7 +209,6 @@ class SlurmCluster:
             "SelectType=select/cons_tres",
             "SelectTypeParameters=CR_Core_Memory",
             "GresTypes=gpu",
-            "AccountingStorageTRES=gres/gpu",
             "ReturnToService=2",
             "MinJobAge=3600",
             "JobRequeue=1",
