@@ -227,7 +227,7 @@ class SlurmCluster:
                 f"Gres=gpu:{self.gpus}"
             )
         nodes = ",".join(self.node_names)
-        lines.append(f"PartitionName=gpu Nodes={nodes} Default=YES MaxTime=1-00:00:00 PriorityTier=1 GraceTime=5")
+        lines.append(f"PartitionName=gpu Nodes={nodes} Default=YES MaxTime=1-00:00:00 PriorityTier=1 GraceTime=0")
         lines.append(f"PartitionName=urgent Nodes={nodes} MaxTime=1-00:00:00 PriorityTier=10 PreemptMode=OFF")
         # Counted GPUs without files leave the node INVAL, so each needs a device.
         devices = f"{state}/dev/nvidia[0-{self.gpus - 1}]"
