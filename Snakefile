@@ -1,0 +1,62 @@
+"""JustRL (arXiv 2512.16649) from dataset download to the comparison with the published numbers.
+
+snakemake --profile mini                    the whole experiment, tiny, on a CPU
+snakemake --profile slurm                   the paper's experiment on a cluster
+snakemake results/aime_deepseek.json        one benchmark of one run
+"""
+
+import os
+import sys
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+min_version("9.27.1")
+
+# Every job parses this file, so every job finds the package, whichever environment it runs in.
+PACKAGE = f"{workflow.basedir}/workflow"
+sys.path.insert(0, PACKAGE)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [PACKAGE, os.environ.get("PYTHONPATH")]))
+
+
+configfile: "config.yaml"
+
+
+pathvars:
+    logs="<results>/logs",
+    timings="<results>/timings",
+
+
+# Standard error goes to the terminal and to the rule's log; the copy outlives the signals that end a job, so that the
+# job's last words are kept.
+shell.prefix("log_to() {{ trap '' HUP INT TERM; exec tee \"$1\" >&2; }}; ")
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/models.smk"
+include: "rules/train.smk"
+include: "rules/evaluate.smk"
+include: "rules/analyse.smk"
+
+
+report: "workflow/captions/workflow.rst"
+
+
+localrules:
+    all,
+    data,
+
+
+rule all:
+    """Everything: trained runs, evaluations of base, checkpoints and last step, figures, tables, provenance."""
+    default_target: True
+    input:
+        evaluation_results(),
+        analysis_results(),
+
+
+rule data:
+    """Models, training data and benchmarks only: what a machine with network prepares for compute nodes without."""
+    input:
+        downloads(),

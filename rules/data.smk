@@ -1,0 +1,216 @@
+"""From hub repositories to training questions and benchmarks in one schema.
+
+Inputs: the hub, or the local mirror that the configuration names. Outputs: <results>/data/{dataset}/ and
+<results>/benchmarks/{benchmark}/. Downloads record the revision and the SHA-256 of each file in data.lock.json.
+"""
+
+
+localrules:
+    download_dataset,
+    generate_dataset,
+    prepare_training_data,
+    check_contamination,
+    download_benchmark,
+    generate_benchmark,
+    format_benchmark,
+
+
+rule download_dataset:
+    """Fetch a training dataset at its pinned revision."""
+    output:
+        folder=directory("<results>/data/{dataset}/raw"),
+    log:
+        "<logs>/download_dataset/{dataset}.log",
+    benchmark:
+        "<timings>/download_dataset/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=names_of(config["datasets"], "hub"),
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        hub_id=lambda wildcards: config["datasets"][wildcards.dataset]["hub_id"],
+        revision=lambda wildcards: config["datasets"][wildcards.dataset]["revision"] or "main",
+        options=hub_options(),
+    shell:
+        r"""
+        python -m justrl.data.download dataset \
+            --hub-id {params.hub_id:q} \
+            --revision {params.revision:q} \
+            --lock data.lock.json \
+            --output {output.folder:q} \
+            {params.options:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule generate_dataset:
+    """Make sums with exact answers, none of which is in a benchmark."""
+    output:
+        folder=directory("<results>/data/{dataset}/raw"),
+    log:
+        "<logs>/generate_dataset/{dataset}.log",
+    benchmark:
+        "<timings>/generate_dataset/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=names_of(config["datasets"], "arithmetic"),
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        digits=lambda wildcards: config["datasets"][wildcards.dataset]["digits"],
+        rows=lambda wildcards: config["datasets"][wildcards.dataset]["rows"],
+        seed=config["seed"],
+    shell:
+        r"""
+        python -m justrl.data.arithmetic train \
+            --digits {params.digits} \
+            --rows {params.rows} \
+            --seed {params.seed} \
+            --output {output.folder:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule prepare_training_data:
+    """Take wrappers, copies and contradictions out, format prompts, drop those the model's template makes too long."""
+    input:
+        raw="<results>/data/{dataset}/raw",
+        model="<results>/models/{model}",
+    output:
+        data="<results>/data/{dataset}/{model}/prepared/train.parquet",
+        card="<results>/data/{dataset}/{model}/prepared/data_card.json",
+    log:
+        "<logs>/prepare_training_data/{dataset}_{model}.log",
+    benchmark:
+        "<timings>/prepare_training_data/{dataset}_{model}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        folder=subpath(output.data, parent=True),
+        suffix=config["recipe"]["prompt_suffix"],
+        separator=config["recipe"]["prompt_separator"],
+        max_prompt_length=config["recipe"]["max_prompt_length"],
+        options=cleaning_options,
+    shell:
+        r"""
+        python -m justrl.prepare_data \
+            --dataset_name {input.raw:q} \
+            --tokenizer {input.model:q} \
+            --prompt_suffix {params.suffix:q} \
+            --prompt_separator {params.separator:q} \
+            --max_prompt_length {params.max_prompt_length} \
+            --output_dir {params.folder:q} \
+            {params.options:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule check_contamination:
+    """Count training questions that equal a benchmark question or share 13 words in a row with one."""
+    input:
+        data="<results>/data/{dataset}/{model}/prepared/train.parquet",
+        benchmarks=expand("<results>/benchmarks/{benchmark}/questions.parquet", benchmark=EVALUATION["benchmarks"]),
+    output:
+        data="<results>/data/{dataset}/{model}/train.parquet",
+        summary="<results>/data/{dataset}/{model}/contamination.json",
+        pairs="<results>/data/{dataset}/{model}/contamination.csv",
+    log:
+        "<logs>/check_contamination/{dataset}_{model}.log",
+    benchmark:
+        "<timings>/check_contamination/{dataset}_{model}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        options=contamination_options,
+    shell:
+        r"""
+        python -m justrl.data.contamination \
+            --train {input.data:q} \
+            --benchmarks {input.benchmarks:q} \
+            --output-train {output.data:q} \
+            --output-json {output.summary:q} \
+            --output-csv {output.pairs:q} \
+            {params.options:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule download_benchmark:
+    """Fetch a benchmark at its locked revision."""
+    output:
+        folder=directory("<results>/benchmarks/{benchmark}/raw"),
+    log:
+        "<logs>/download_benchmark/{benchmark}.log",
+    benchmark:
+        "<timings>/download_benchmark/{benchmark}.tsv"
+    wildcard_constraints:
+        benchmark=names_of(config["benchmarks"], "hub"),
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        hub_id=lambda wildcards: config["benchmarks"][wildcards.benchmark]["hub_id"],
+        revision=lambda wildcards: config["benchmarks"][wildcards.benchmark]["revision"] or "main",
+        options=hub_options(),
+    shell:
+        r"""
+        python -m justrl.data.download benchmark \
+            --hub-id {params.hub_id:q} \
+            --revision {params.revision:q} \
+            --lock data.lock.json \
+            --output {output.folder:q} \
+            {params.options:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule generate_benchmark:
+    """Make held-out sums with exact answers."""
+    output:
+        folder=directory("<results>/benchmarks/{benchmark}/raw"),
+    log:
+        "<logs>/generate_benchmark/{benchmark}.log",
+    benchmark:
+        "<timings>/generate_benchmark/{benchmark}.tsv"
+    wildcard_constraints:
+        benchmark=names_of(config["benchmarks"], "arithmetic"),
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        digits=lambda wildcards: config["benchmarks"][wildcards.benchmark]["digits"],
+        rows=lambda wildcards: config["benchmarks"][wildcards.benchmark]["rows"],
+        seed=config["seed"],
+    shell:
+        r"""
+        python -m justrl.data.arithmetic benchmark \
+            --digits {params.digits} \
+            --rows {params.rows} \
+            --seed {params.seed} \
+            --output {output.folder:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule format_benchmark:
+    """Bring a benchmark to question, answer and id, golds unboxed, the number of questions checked."""
+    input:
+        folder="<results>/benchmarks/{benchmark}/raw",
+    output:
+        questions="<results>/benchmarks/{benchmark}/questions.parquet",
+    log:
+        "<logs>/format_benchmark/{benchmark}.log",
+    benchmark:
+        "<timings>/format_benchmark/{benchmark}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        rows=lambda wildcards: config["benchmarks"][wildcards.benchmark]["rows"],
+        options=benchmark_options,
+    shell:
+        r"""
+        python -m justrl.data.benchmarks \
+            --name {wildcards.benchmark:q} \
+            --input {input.folder:q} \
+            --rows {params.rows} \
+            --output {output.questions:q} \
+            {params.options:q} \
+            2> >(log_to {log:q})
+        """

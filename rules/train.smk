@@ -1,0 +1,137 @@
+"""GRPO training as a chain of segments, each a job that fits a queue's time limit.
+
+Inputs: base model, training data, the segment before. Outputs: <results>/runs/{run}/segments/{step}/, the model at that
+step and the metrics of the steps that led to it. The full training state lives beside them in <results>/runs/{run}/work,
+which is undeclared on purpose: Snakemake deletes declared files before it retries a job, and a retried job must find
+its last save. Inputs are ancient(): a touched file never trains a step twice.
+"""
+
+
+localrules:
+    write_run,
+    merge_metrics,
+
+
+rule write_run:
+    """Write what determines a run's training; results quote it, and training refuses to go on under another."""
+    output:
+        "<results>/runs/{run}/run.json",
+    log:
+        "<logs>/write_run/{run}.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        run=run_file,
+    shell:
+        "printf '%s\n' {params.run:q} > {output:q} 2> {log:q}"
+
+
+rule resolve_verl_config:
+    """Translate a run into the complete configuration of verl, checked by verl's own code."""
+    input:
+        run="<results>/runs/{run}/run.json",
+    output:
+        "<results>/runs/{run}/verl.yaml",
+    log:
+        "<logs>/resolve_verl_config/{run}.log",
+    benchmark:
+        "<timings>/resolve_verl_config/{run}.tsv"
+    conda:
+        "../envs/train.yaml"
+    params:
+        hardware=json.dumps(HARDWARE, sort_keys=True),
+    shell:
+        r"""
+        python -m justrl.engines.verl.translate \
+            --run {input.run:q} \
+            --hardware {params.hardware:q} \
+            --output {output:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule preflight:
+    """Check everything that can be checked before a GPU is paid for."""
+    input:
+        run="<results>/runs/{run}/run.json",
+        model=base_model,
+        data=training_data,
+        engine=engine_config,
+    output:
+        "<results>/runs/{run}/preflight.json",
+    log:
+        "<logs>/preflight/{run}.log",
+    benchmark:
+        "<timings>/preflight/{run}.tsv"
+    conda:
+        "../envs/train.yaml"
+    resources:
+        gpu=HARDWARE["gpus_per_node"],
+    params:
+        hardware=json.dumps(HARDWARE, sort_keys=True),
+    shell:
+        r"""
+        python -m justrl.preflight \
+            --run {input.run:q} \
+            --model {input.model:q} \
+            --data {input.data:q} \
+            --hardware {params.hardware:q} \
+            --output {output:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule train_segment:
+    """Train from one checkpoint step to the next; a killed job goes on from its last save."""
+    input:
+        run=ancient("<results>/runs/{run}/run.json"),
+        preflight=ancient("<results>/runs/{run}/preflight.json"),
+        model=ancient(base_model),
+        data=ancient(training_data),
+        previous=ancient(previous_segment),
+        engine=ancient(engine_config),
+    output:
+        model=directory("<results>/runs/{run}/segments/{step}/model"),
+        metrics="<results>/runs/{run}/segments/{step}/metrics.jsonl",
+    log:
+        "<logs>/train_segment/{run}_{step}.log",
+    benchmark:
+        "<timings>/train_segment/{run}_{step}.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: HARDWARE["cpus_per_node"]
+    resources:
+        gpu=HARDWARE["gpus_per_node"],
+    params:
+        work=subpath(output.model, ancestor=3),
+        start=start_step,
+        hardware=json.dumps(HARDWARE, sort_keys=True),
+    shell:
+        r"""
+        python -m justrl.operations.gpus --count {resources.gpu} -- \
+            python -m justrl.train segment \
+            --run-file {input.run:q} \
+            --model {input.model:q} \
+            --data {input.data:q} \
+            --hardware {params.hardware:q} \
+            --start-step {params.start} \
+            --to-step {wildcards.step} \
+            --work-dir {params.work:q}/work \
+            --model-out {output.model:q} \
+            --metrics-out {output.metrics:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule merge_metrics:
+    """Join the metrics of all segments of a run, each step once."""
+    input:
+        segment_metrics,
+    output:
+        "<results>/runs/{run}/metrics.jsonl",
+    log:
+        "<logs>/merge_metrics/{run}.log",
+    conda:
+        "../envs/workflow.yaml"
+    shell:
+        "python -m justrl.analysis.metrics merge --output {output:q} {input:q} 2> >(log_to {log:q})"
