@@ -5,7 +5,7 @@ snakemake --profile slurm                   the paper's experiment on a cluster
 snakemake results/aime_deepseek.json        one benchmark of one run
 """
 
-import os
+import shlex
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -13,10 +13,14 @@ from snakemake.utils import min_version
 
 min_version("9.27.1")
 
-# Every job parses this file, so every job finds the package, whichever environment it runs in.
+# Every job parses this file, so every job finds the package, whichever environment it runs in. Standard error goes to
+# the terminal and to the rule's log; the copy outlives the signals that end a job, so that its last words are kept.
 PACKAGE = f"{workflow.basedir}/workflow"
 sys.path.insert(0, PACKAGE)
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [PACKAGE, os.environ.get("PYTHONPATH")]))
+shell.prefix(
+    f"export PYTHONPATH={shlex.quote(PACKAGE)}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
+    "log_to() {{ trap '' HUP INT TERM; exec tee \"$1\" >&2; }}; "
+)
 
 
 configfile: "config.yaml"
@@ -25,11 +29,6 @@ configfile: "config.yaml"
 pathvars:
     logs="<results>/logs",
     timings="<results>/timings",
-
-
-# Standard error goes to the terminal and to the rule's log; the copy outlives the signals that end a job, so that the
-# job's last words are kept.
-shell.prefix("log_to() {{ trap '' HUP INT TERM; exec tee \"$1\" >&2; }}; ")
 
 
 include: "rules/common.smk"

@@ -1,0 +1,44 @@
+# Everything a fresh machine needs: `make mini` runs the mini experiment, `make test` the tests.
+
+PYTHON ?= python3.11
+# torch is installed first and apart from the lock: its CPU and CUDA builds carry one version and different hashes.
+TORCH ?= torch==2.13.0
+PIP_INSTALL = bin/python -m pip install --quiet --disable-pip-version-check
+ACTIVATE = . .venv/bin/activate
+
+.PHONY: help mini report test lint format clean-mini
+
+help:  ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/.ready: envs/mini.txt pyproject.toml
+	@echo "Making .venv (torch, then $$(grep -c '==' envs/mini.txt) locked packages): about two minutes, once."
+	$(PYTHON) -m venv .venv
+	.venv/$(PIP_INSTALL) "$(TORCH)"
+	.venv/$(PIP_INSTALL) --require-hashes -r envs/mini.txt
+	.venv/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+mini: .venv/.ready  ## Run the mini experiment on this machine's CPU and write its report.
+	@$(ACTIVATE) && snakemake --profile mini
+	@$(ACTIVATE) && if [ ! results/mini/report.html -nt results/mini/provenance.html ]; then \
+		snakemake --profile mini --report results/mini/report.html; fi
+	@echo
+	@echo "results  results/mini/*.json"
+	@echo "figures  results/mini/figures/mini/*.png"
+	@echo "tables   results/mini/comparison/mini.md"
+	@echo "report   results/mini/report.html"
+
+lint: .venv/.ready  ## Check format and style of Python and Snakemake code.
+	$(ACTIVATE) && ruff format --check . && ruff check .
+	$(ACTIVATE) && snakefmt --check --compact-diff Snakefile rules
+	$(ACTIVATE) && snakemake --lint
+
+format:  .venv/.ready  ## Format Python and Snakemake code.
+	$(ACTIVATE) && ruff format . && ruff check --fix . && snakefmt Snakefile rules
+
+test: lint  ## Set up, then lint and all tests that need neither verl nor Slurm.
+	$(ACTIVATE) && python -m pytest tests/unit tests/engines tests/workflow -m "not verl and not slurm"
+
+clean-mini:  ## Remove the mini experiment's results.
+	rm -rf results/mini
