@@ -1,0 +1,265 @@
+"""The completions file: one row per sample, and beside it the settings that made it.
+
+Settings travel as JSON in the Parquet schema's metadata under `justrl`. Two files belong together if and only if the
+fingerprints of their settings agree; a shard's number is no part of it.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from justrl.errors import UserError
+from justrl.io import atomic_write
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
+METADATA_KEY = b"justrl"
+KEY = ["benchmark", "question_id", "sample_index"]
+COLUMNS = {
+    "benchmark": "string",
+    "question_id": "string",
+    "sample_index": "int32",
+    "seed": "int64",
+    "question": "string",
+    "answer": "string",
+    "prompt": "string",
+    "completion": "string",
+    "token_count": "int32",
+    "finish_reason": "string",
+    "model": "string",
+    "model_revision": "string",
+}
+# `thunlp/JustRL`'s released generations: {task}_t{temperature}_p{top_p}_n{n}-MNT{max_tokens}.jsonl
+_RELEASED_NAME = re.compile(r"(?P<task>.+)_t(?P<t>[\d.]+)_p(?P<p>[\d.]+)_n(?P<n>\d+)-MNT(?P<max>\d+)\.jsonl$")
+_RELEASED_BENCHMARKS = {"aime24": "aime", "math-500": "math500", "olympiad-bench": "olympiad"}
+
+
+def fingerprint(value: Any) -> str:
+    """A short hash of a JSON value: equal if and only if the values are."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide what completions are: all but the versions and machines that made them."""
+    return {key: value for key, value in settings.items() if key != "environments"}
+
+
+def model_fingerprint(model_dir: str | Path) -> str:
+    """A hash of a model folder: its configuration and tokenizer whole, of its weights the size and 16 samples.
+
+    It tells a retrained model from the one before at the same path without reading gigabytes. A hub id hashes as
+    itself (its revision is a setting of its own).
+    """
+    folder = Path(model_dir)
+    digest = hashlib.sha256()
+    if not folder.is_dir():
+        return hashlib.sha256(str(model_dir).encode()).hexdigest()[:16]
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja", ".model"))
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        block = size if path.suffix != ".safetensors" else min(size, 1 << 20)
+        pieces = 1 if block == size else 16
+        with path.open("rb") as handle:
+            for piece in range(pieces):
+                handle.seek((size - block) * piece // max(pieces - 1, 1))
+                digest.update(handle.read(block))
+    return digest.hexdigest()[:16]
+
+
+def make_table(rows: Iterable[dict], settings: dict[str, Any]) -> "pyarrow.Table":
+    """Rows (one dict per sample, keys as in COLUMNS) as a table that carries the settings."""
+    import pyarrow
+
+    fields = {name: getattr(pyarrow, kind)() for name, kind in COLUMNS.items()}
+    schema = pyarrow.schema(fields, metadata={METADATA_KEY: json.dumps(settings, ensure_ascii=False)})
+    return pyarrow.Table.from_pylist(list(rows), schema=schema)
+
+
+def write_table(table: "pyarrow.Table", path: str | Path) -> None:
+    """Write a table as Parquet, whole or not at all."""
+    from pyarrow import parquet
+
+    with atomic_write(path, "wb") as handle:
+        parquet.write_table(table, handle, compression="zstd")
+
+
+def table_settings(path: str | Path) -> dict[str, Any]:
+    """The settings that a Parquet file of ours carries; {} if it has none."""
+    from pyarrow import parquet
+
+    metadata = parquet.read_schema(path).metadata or {}
+    return json.loads(metadata.get(METADATA_KEY, b"{}"))
+
+
+class PartStore:
+    """What is finished of a completions file that is not whole yet, kept beside it in `<output>.parts/`.
+
+    Parts lie in a folder named by the fingerprint of their settings, so those of another protocol, model or seed are
+    never mixed in. Any number of parts may be added by any number of tries; a sample found twice counts once.
+    """
+
+    def __init__(self, output: str | Path, settings: dict[str, Any]):
+        self.root = Path(f"{output}.parts")
+        self.settings = settings
+        self.folder = self.root / fingerprint(settings)
+
+    def others(self) -> list[Path]:
+        """Folders of parts that were made under other settings."""
+        if not self.root.is_dir():
+            return []
+        return sorted(path for path in self.root.iterdir() if path.is_dir() and path != self.folder)
+
+    def add(self, rows: Sequence[dict], environment: dict[str, str]) -> None:
+        """Write finished rows as one more part; `environment` names the versions and the device that made them."""
+        if rows:
+            table = make_table(rows, {**self.settings, "environments": [environment]})
+            write_table(table, self.folder / f"part-{uuid.uuid4().hex}.parquet")
+
+    def read(self) -> tuple[dict[tuple[str, int], dict], list[dict[str, str]]]:
+        """The finished rows by (question id, sample index), and the different environments that made them."""
+        from pyarrow import parquet
+
+        rows: dict[tuple[str, int], dict] = {}
+        environments: list[dict[str, str]] = []
+        for path in sorted(self.folder.glob("part-*.parquet")) if self.folder.is_dir() else []:
+            for row in parquet.read_table(path).to_pylist():
+                rows.setdefault((row["question_id"], row["sample_index"]), row)
+            _add_new(environments, table_settings(path).get("environments", []))
+        return rows, environments
+
+    def remove(self) -> None:
+        """Delete these parts, and the folder if no others are left in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.root.is_dir() and not any(self.root.iterdir()):
+            self.root.rmdir()
+
+
+def read_completions(paths: Sequence[str | Path]) -> tuple["pandas.DataFrame", dict[str, Any]]:
+    """Read completions, of one file or of several shards of one generation, sorted by benchmark, question and sample.
+
+    Takes our Parquet files, or the authors' released JSONL files, which leave token_count and finish_reason empty.
+
+    Returns:
+        The samples and the settings they were made with.
+
+    Raises:
+        UserError: a file that is not one of these, files made under different settings, or a sample that occurs twice.
+    """
+    import pandas
+
+    if not paths:
+        raise UserError("no completions file was given")
+    frames, settings, first = [], None, None
+    environments: list[dict[str, str]] = []
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise UserError(f"there is no completions file {path}")
+        frame, found = _read_released(path) if path.suffix == ".jsonl" else _read_parquet(path)
+        _add_new(environments, found.get("environments", []))
+        found = comparable(found)
+        if settings is not None and found != settings:
+            different = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
+            raise UserError(f"{path} was not made like {first}: they differ in {', '.join(different)}")
+        if settings is None:
+            settings, first = found, path
+        frames.append(frame)
+    samples = pandas.concat(frames, ignore_index=True)
+    twice = samples[samples.duplicated(KEY)]
+    if len(twice):
+        row = twice.iloc[0]
+        raise UserError(
+            f"{len(twice)} samples occur twice in the given files, the first being {row.benchmark} question "
+            f"{row.question_id} sample {row.sample_index}: give each shard once"
+        )
+    return samples.sort_values(KEY, ignore_index=True), {**settings, "environments": environments}
+
+
+def digest(samples: "pandas.DataFrame") -> str:
+    """A hash of what was answered to what, by which grades are tied to the completions they judge."""
+    result = hashlib.sha256()
+    columns = [*KEY, "answer", "completion"]
+    for row in samples.sort_values(KEY)[columns].itertuples(index=False):
+        result.update(json.dumps([row[0], row[1], int(row[2]), row[3], row[4]], ensure_ascii=True).encode())
+    return result.hexdigest()[:16]
+
+
+def _add_new(environments: list[dict[str, str]], more: Iterable[dict[str, str]]) -> None:
+    for environment in more:
+        if environment not in environments:
+            environments.append(environment)
+
+
+def _read_parquet(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path} is not a Parquet file: {error}") from error
+    missing = [column for column in COLUMNS if column not in table.column_names]
+    if missing:
+        raise UserError(f"{path} is not a completions file: it has no column {missing[0]}")
+    return table.select(list(COLUMNS)).to_pandas(), table_settings(path)
+
+
+def _read_released(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
+    """Read one of the authors' JSONL files: {example_id, prompt, answer, seed, response} a line.
+
+    A question's samples are numbered in the order of their seeds' first appearance in the file.
+    """
+    import pandas
+
+    rows, order = [], {}
+    match = _RELEASED_NAME.search(path.name)
+    task = match["task"].lower() if match else path.stem.lower()
+    benchmark = _RELEASED_BENCHMARKS.get(task, task)
+    with path.open(encoding="utf-8") as handle:
+        for number, line in enumerate(handle, 1):
+            if not line.strip():
+                continue
+            try:
+                item = json.loads(line)
+                seed = int(item["seed"])
+                rows.append(
+                    {
+                        "benchmark": benchmark,
+                        "question_id": str(item["example_id"]),
+                        "sample_index": order.setdefault(seed, len(order)),
+                        "seed": seed,
+                        "question": _without_suffix(item["prompt"]),
+                        "answer": item["answer"],
+                        "prompt": item["prompt"],
+                        "completion": item["response"],
+                        "token_count": None,
+                        "finish_reason": None,
+                        "model": path.parent.name,
+                        "model_revision": None,
+                    }
+                )
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"{path}, line {number} is not of the released form "
+                    f"(example_id, prompt, answer, seed, response): {type(error).__name__} {error}"
+                ) from None
+    if not rows:
+        raise UserError(f"{path} holds no completions")
+    settings: dict[str, Any] = {"source": "released", "model": path.parent.name}
+    if match:
+        sampling = {"temperature": float(match["t"]), "top_p": float(match["p"]), "max_tokens": int(match["max"])}
+        settings["protocol"] = {"name": "released", **sampling, "samples": int(match["n"])}
+    return pandas.DataFrame(rows, columns=list(COLUMNS)), settings
+
+
+def _without_suffix(prompt: str) -> str:
+    """The question in a released prompt: all before the instruction that the authors append after one space."""
+    return prompt.rpartition(" Please reason step by step")[0] or prompt

@@ -1,0 +1,118 @@
+"""Generation with vLLM: every request is in the engine at once, and answers come out as they end.
+
+vLLM's own loop (`LLM.generate`) returns only when the last answer is there; stepping its engine gives each one as it
+finishes, so that what is done can be written down. `generation_config="vllm"` keeps the model's generation_config out.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from justrl.errors import UserError
+from justrl.evaluation.backends import Completed, Request
+
+
+class VllmBackend:
+    """A vLLM engine in this process's service; `batch_size` is the most sequences decoded together."""
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        *,
+        revision: str | None,
+        dtype: str,
+        max_model_len: int | None,
+        tensor_parallel_size: int,
+        seed: int,
+        batch_size: int | None,
+        engine_options: dict[str, Any],
+    ):
+        import torch
+        from vllm import LLM
+
+        options: dict[str, Any] = {"enforce_eager": not torch.cuda.is_available()}
+        if not torch.cuda.is_available():
+            # One thread pool per process; binding to cores fails in containers that hide the machine's layout.
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        if batch_size is not None:
+            options["max_num_seqs"] = batch_size
+        if dtype == "auto":
+            dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+        options |= engine_options
+        try:
+            self.llm = LLM(
+                model=str(model_dir),
+                revision=revision,
+                tokenizer_revision=revision,
+                dtype=dtype,
+                max_model_len=max_model_len,
+                tensor_parallel_size=tensor_parallel_size,
+                seed=seed % 2**31,
+                generation_config="vllm",
+                trust_remote_code=False,
+                disable_log_stats=True,
+                **options,
+            )
+        except TypeError as error:
+            raise UserError(
+                f"vLLM does not take these engine options ({', '.join(engine_options)}): {error}"
+            ) from error
+        self.tokenizer = self.llm.get_tokenizer()
+        self.environment = {name: _version(name) for name in ("vllm", "torch", "transformers")}
+        self.environment["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completed]:
+        """Yield every request's answer as it finishes."""
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        engine = self.llm.llm_engine
+        open_requests: dict[str, Request] = {}
+        try:
+            for number, request in enumerate(requests):
+                sampling = request.sampling
+                params = SamplingParams(
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    top_k=sampling.top_k if sampling.top_k > 0 else 0,
+                    max_tokens=sampling.max_tokens,
+                    seed=request.seed if sampling.temperature > 0 else None,
+                    stop_token_ids=list(sampling.stop_token_ids),
+                    # The stop tokens above are all there are; vLLM would add the tokenizer's own to them.
+                    ignore_eos=True,
+                    detokenize=False,
+                    output_kind=RequestOutputKind.FINAL_ONLY,
+                )
+                prompt = TokensPrompt(prompt_token_ids=list(request.prompt_token_ids))
+                engine.add_request(str(number), prompt, params)
+                open_requests[str(number)] = request
+            while open_requests:
+                for output in engine.step():
+                    if output.finished:
+                        yield self._completed(open_requests.pop(output.request_id), output.outputs[0])
+        finally:
+            if open_requests:
+                engine.abort_request(list(open_requests))
+
+    def _completed(self, request: Request, output) -> Completed:
+        if output.finish_reason not in ("stop", "length"):
+            raise RuntimeError(f"vLLM ended request {request.id} with {output.finish_reason!r}")
+        tokens = tuple(output.token_ids)
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Completed(request.id, text, len(tokens), output.finish_reason, tokens)
+
+
+def _version(name: str) -> str:
+    """A package's version; vLLM's CPU build is a distribution of another name."""
+    for distribution in (name, f"{name}-cpu"):
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return "unknown"
