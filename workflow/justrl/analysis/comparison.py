@@ -1,0 +1,268 @@
+"""Ours beside the published figures, one table per family, with a verdict in every cell and the reason for it.
+
+The criterion. Ours and the published figure are measured on the same questions, so which questions a benchmark happens
+to hold moves both alike and cancels in their difference; what is left is the sampling of answers. The difference is
+held against 1.96 * sqrt(s_ours^2 + s_published^2): s_ours is the seed standard error of our avg@k, s_published the
+standard deviation that the source gives (the re-evaluation's, over its seeds) or else the binomial bound
+sqrt(p (1 - p) / (questions * samples)), which is never too small. Within it the two agree; outside, ours is above or
+below. What differs in protocol, recipe, step or questions is not comparable, and the cell says which. Whether the
+published figure lies in our 95% interval over questions, a much weaker statement, is given too (`within_interval`).
+"""
+
+import argparse
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from math import sqrt
+from pathlib import Path
+from statistics import fmean
+
+from justrl import cli
+from justrl.analysis.published import (
+    BENCHMARKS,
+    LABELS,
+    PublishedFigure,
+    published_figure,
+    select_published,
+)
+from justrl.analysis.results import Result, load_results, ordered_benchmarks
+from justrl.errors import UserError
+from justrl.io import atomic_write
+
+__all__ = ["AVERAGE", "REFERENCES", "Cell", "compare", "published_figure", "write_csv"]
+
+AVERAGE = "average"
+REFERENCES = {"paper": "JustRL paper", "reevaluation": "re-evaluation"}
+Z = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Our figure under one grader against one published figure; fractions, None where there is none.
+
+    `reference` is "paper" or "reevaluation"; `verdict` is agrees, above, below or not comparable; `note` is the reason
+    for not comparable, and otherwise what a reader must bear in mind.
+    """
+
+    family: str
+    experiment: str
+    run: str
+    step: int | None
+    benchmark: str
+    grader: str
+    headline: bool
+    value: float
+    ci_low: float
+    ci_high: float
+    seed_error: float | None
+    questions: int
+    samples: int
+    reference: str
+    published: float | None = None
+    published_error: float | None = None
+    published_source: str = ""
+    difference: float | None = None
+    tolerance: float | None = None
+    within_interval: bool | None = None
+    verdict: str = "not comparable"
+    note: str = ""
+
+
+def compare(results: Sequence[Result], family: str, experiment: str) -> list[Cell]:
+    """Every cell of a family's comparison: result x grader x reference, then the averages of nine where complete."""
+    cells = [
+        _judge(_measured(result, grader, family, experiment, reference), result)
+        for benchmark in ordered_benchmarks(results)
+        for result in results
+        if result.benchmark == benchmark
+        for grader in result.graders
+        for reference in REFERENCES
+    ]
+    return cells + _averages(cells)
+
+
+def published_counterpart(cell: Cell, is_base: bool) -> PublishedFigure | None:
+    """The published figure that a cell stands beside: the base model's, or the paper's final checkpoint's."""
+    kind = "base" if is_base else "justrl"
+    found = select_published(cell.family, cell.benchmark, kind, reevaluation=cell.reference == "reevaluation")
+    return found[0] if found else None
+
+
+def _measured(result: Result, grader: str, family: str, experiment: str, reference: str) -> Cell:
+    average = result.average(grader)
+    return Cell(
+        family=family,
+        experiment=experiment,
+        run=result.run,
+        step=result.step,
+        benchmark=result.benchmark,
+        grader=grader,
+        headline=grader == result.headline,
+        value=average["value"],
+        ci_low=average["ci_low"],
+        ci_high=average["ci_high"],
+        seed_error=_seed_error(result, grader),
+        questions=int(result.data["n_questions"]),
+        samples=int(result.data["samples_per_question"]),
+        reference=reference,
+    )
+
+
+def _seed_error(result: Result, grader: str) -> float | None:
+    """Seed standard error of our avg@k: as stored, from the scores, or from the spread over seeds."""
+    average = result.average(grader)
+    if average.get("seed_standard_error") is not None:
+        return average["seed_standard_error"]
+    scores = result.scores(grader)
+    if scores:
+        from justrl.evaluation.statistics import seed_standard_error
+
+        return seed_standard_error(scores)
+    spread = average.get("seed_std")
+    return None if spread is None else spread / sqrt(result.data["samples_per_question"])
+
+
+def _judge(cell: Cell, result: Result) -> Cell:
+    """Put the published figure beside a measured cell and decide."""
+    figure = published_counterpart(cell, result.is_base)
+    if figure is None:
+        return replace(cell, note="no published figure")
+    error = figure.std
+    if error is None:
+        error = sqrt(figure.accuracy * (1 - figure.accuracy) / (cell.questions * cell.samples))
+    cell = replace(
+        cell,
+        published=figure.accuracy,
+        published_error=error,
+        published_source=figure.source,
+        difference=cell.value - figure.accuracy,
+    )
+    reason = _obstacle(cell, result, figure)
+    return replace(cell, note=reason) if reason else _decide(cell, _caveat(cell))
+
+
+def _decide(cell: Cell, note: str) -> Cell:
+    tolerance = Z * sqrt(cell.seed_error**2 + cell.published_error**2)
+    verdict = "agrees" if abs(cell.difference) <= tolerance else "above" if cell.difference > 0 else "below"
+    within = cell.ci_low <= cell.published <= cell.ci_high
+    return replace(cell, tolerance=tolerance, within_interval=within, verdict=verdict, note=note)
+
+
+def _obstacle(cell: Cell, result: Result, figure: PublishedFigure) -> str:
+    """Why a published figure cannot be compared with ours, or an empty string."""
+    if cell.experiment != "paper":
+        return f"the {cell.experiment} experiment is not the paper's"
+    protocol = result.data.get("protocol", {}).get("name")
+    if protocol != "paper":
+        return f"evaluated under the protocol {protocol or 'unknown'}, not the paper's"
+    if result.step not in (None, 0):
+        if result.run != cell.family:
+            return f"{result.run} is not the recipe of the published model"
+        if figure.step is not None and result.step != figure.step:
+            return f"ours is step {result.step:,}, published is step {figure.step:,}"
+    if cell.seed_error is None:
+        return "one sample per question gives no sampling error"
+    return ""
+
+
+def _caveat(cell: Cell) -> str:
+    if cell.reference == "reevaluation":
+        return "their protocol: T 0.8, top-p 0.9, other prompt template"
+    return "" if cell.grader == "model" else "the paper graded by rules and then a model"
+
+
+def _averages(cells: Sequence[Cell]) -> list[Cell]:
+    """The unweighted mean of the nine benchmarks, as the paper forms it, where a model and grader has all nine."""
+    groups: dict[tuple, dict[str, Cell]] = {}
+    for cell in cells:
+        if cell.benchmark in BENCHMARKS:
+            groups.setdefault((cell.run, cell.step, cell.grader, cell.reference), {})[cell.benchmark] = cell
+    return [_average(list(nine.values())) for nine in groups.values() if len(nine) == len(BENCHMARKS)]
+
+
+def _average(nine: Sequence[Cell]) -> Cell:
+    count = len(nine)
+    value = fmean(cell.value for cell in nine)
+    published = [cell.published for cell in nine]
+    errors = [cell.seed_error for cell in nine]
+    average = replace(
+        nine[0],
+        benchmark=AVERAGE,
+        headline=all(cell.headline for cell in nine),
+        value=value,
+        ci_low=value - sqrt(sum((cell.value - cell.ci_low) ** 2 for cell in nine)) / count,
+        ci_high=value + sqrt(sum((cell.ci_high - cell.value) ** 2 for cell in nine)) / count,
+        seed_error=None if None in errors else sqrt(sum(error**2 for error in errors)) / count,
+        questions=sum(cell.questions for cell in nine),
+        samples=0,
+        published=None,
+        published_error=None,
+        published_source="",
+        difference=None,
+        tolerance=None,
+        within_interval=None,
+        verdict="not comparable",
+        note="",
+    )
+    if None in published:
+        return replace(average, note="the source does not cover all nine benchmarks")
+    average = replace(
+        average,
+        published=fmean(published),
+        published_error=sqrt(sum(cell.published_error**2 for cell in nine)) / count,
+        published_source=nine[0].published_source,
+        difference=value - fmean(published),
+    )
+    blocked = [cell for cell in nine if cell.verdict == "not comparable"]
+    if blocked:
+        return replace(average, note=f"{LABELS[blocked[0].benchmark]}: {blocked[0].note}")
+    return _decide(average, nine[0].note)
+
+
+def write_csv(cells: Sequence[Cell], path: str | Path) -> None:
+    """Write the cells, one a row, fractions rounded to six digits."""
+    with atomic_write(path) as handle:
+        writer = csv.DictWriter(handle, [field.name for field in fields(Cell)], lineterminator="\n")
+        writer.writeheader()
+        for cell in cells:
+            row = asdict(cell)
+            writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: compare the results of one family with what is published."""
+    parser = argparse.ArgumentParser(prog="python -m justrl.analysis.comparison", description=__doc__.split("\n")[0])
+    parser.add_argument("--results", nargs="+", required=True, type=Path, metavar="RESULT.json")
+    parser.add_argument("--family", required=True, help="deepseek, nemotron, or a family that nothing is published on")
+    parser.add_argument("--experiment", required=True, help="the experiment's name, as in the config")
+    for kind in ("csv", "md", "html", "png", "svg"):
+        parser.add_argument(f"--output-{kind}", type=Path)
+    arguments = parser.parse_args(argv)
+    outputs = {kind: getattr(arguments, f"output_{kind}") for kind in ("csv", "md", "html", "png", "svg")}
+    if not any(outputs.values()):
+        raise UserError("nothing to write: give at least one of --output-csv, -md, -html, -png, -svg")
+    results = load_results(arguments.results)
+    cells = compare(results, arguments.family, arguments.experiment)
+    if outputs["csv"]:
+        write_csv(cells, outputs["csv"])
+    if outputs["md"] or outputs["html"]:
+        from justrl.analysis import tables
+        from justrl.analysis.comparison_tables import comparison_sections
+
+        sections = comparison_sections(cells, results, arguments.family, arguments.experiment)
+        title = f"{arguments.family}: ours and published"
+        if outputs["md"]:
+            tables.write_markdown(outputs["md"], title, sections, arguments.experiment)
+        if outputs["html"]:
+            tables.write_html(outputs["html"], title, sections, arguments.experiment)
+    if outputs["png"] or outputs["svg"]:
+        from justrl.analysis import accuracy_figures, style
+
+        with style.house_style():
+            figure = accuracy_figures.plot_comparison(cells, arguments.family, arguments.experiment)
+            style.save_figure(figure, outputs["png"], outputs["svg"])
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

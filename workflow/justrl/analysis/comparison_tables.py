@@ -1,0 +1,180 @@
+"""What the comparison page of a family holds: ours beside the published figures, gains, graders, published tables."""
+
+from collections.abc import Sequence
+
+from justrl.analysis.published import BENCHMARKS, LABELS, select_published
+from justrl.analysis.results import Result, benchmark_label
+from justrl.analysis.tables import Section, Text, grader_label, model_label, percent
+
+MODEL_GRADED = ("minerva", "olympiad")
+
+CRITERION = (
+    "Accuracies are avg@k in percent, with a 95% interval over questions (bootstrap, clustered by question). A verdict "
+    "compares ours with the published figure on the same questions: they agree if they differ by no more than 1.96 "
+    "times the combined sampling error, ours from the spread over samples, theirs as given by the source (the "
+    "re-evaluation's standard deviation) or else the binomial bound for as many questions and samples. A figure made "
+    "under another protocol, recipe or step is not comparable, and the cell says why."
+)
+
+
+def comparison_sections(cells: Sequence, results: Sequence[Result], family: str, experiment: str) -> list[Section]:
+    """The page of one family: each of our models, the gain over the base, both ways of grading, what is published."""
+    labels = {result.benchmark: benchmark_label(result) for result in results} | {"average": LABELS["average"]}
+    models = list(dict.fromkeys((cell.run, cell.step) for cell in cells))
+    sections = [_model_section(cells, labels, model) for model in sorted(models, key=_model_order)]
+    sections += _gain_sections(results, labels)
+    sections += _grading_section(cells, labels)
+    sections += _published_sections(family)
+    return sections
+
+
+def _model_order(model: tuple[str, int | None]) -> tuple:
+    run, step = model
+    return (step is None, -(step or 0), run)
+
+
+def _model_section(cells: Sequence, labels: dict[str, str], model: tuple[str, int | None]) -> Section:
+    mine = [cell for cell in cells if (cell.run, cell.step) == model]
+    graders = list(dict.fromkeys(cell.grader for cell in mine))
+    headline = next((cell.grader for cell in mine if cell.headline), graders[0])
+    columns = ["Benchmark", "JustRL paper", "Re-evaluation", *(f"Ours: {grader_label(name)}" for name in graders)]
+    rows = []
+    for benchmark in dict.fromkeys(cell.benchmark for cell in mine):
+        found = {(cell.grader, cell.reference): cell for cell in mine if cell.benchmark == benchmark}
+        paper = next((cell for (_, reference), cell in found.items() if reference == "paper"), None)
+        other = next((cell for (_, reference), cell in found.items() if reference == "reevaluation"), None)
+        size = f"{paper.questions} × {paper.samples}" if paper.samples else f"{paper.questions} questions"
+        row = [Text(labels[benchmark], size), _published_text(paper), _published_text(other)]
+        rows.append(row + [_ours_text(found, grader) for grader in graders])
+    notes = tuple(dict.fromkeys(_note(cell) for cell in mine if cell.note))
+    return Section(
+        title=f"Ours: {model_label(*model)}",
+        columns=columns,
+        rows=rows,
+        lead=f"{CRITERION} The headline grader is “{grader_label(headline)}”.",
+        notes=notes,
+    )
+
+
+def _note(cell) -> str:
+    where = "JustRL paper" if cell.reference == "paper" else "Re-evaluation"
+    return f"{where}: {cell.note}." if cell.verdict != "not comparable" else f"{where}, not comparable: {cell.note}."
+
+
+def _published_text(cell) -> Text:
+    if cell is None or cell.published is None:
+        return Text("–", "no figure")
+    if cell.reference == "reevaluation" and cell.benchmark != "average":
+        return Text(percent(cell.published, 1), f"± {percent(cell.published_error)}")
+    return Text(percent(cell.published, 2))
+
+
+def _ours_text(found: dict, grader: str) -> Text:
+    paper, other = found.get((grader, "paper")), found.get((grader, "reevaluation"))
+    if paper is None:
+        return Text("–", "not graded")
+    verdicts = [f"{name}: {cell.verdict}" for name, cell in (("paper", paper), ("re-eval.", other)) if _speaks(cell)]
+    if not verdicts:
+        verdicts = [paper.note if paper.note == "no published figure" else "not comparable"]
+    kind = paper.verdict if _speaks(paper) else ""
+    return Text(
+        f"{percent(paper.value)} [{percent(paper.ci_low)}, {percent(paper.ci_high)}]", "; ".join(verdicts), kind
+    )
+
+
+def _speaks(cell) -> bool:
+    return cell is not None and cell.verdict != "not comparable"
+
+
+def _gain_sections(results: Sequence[Result], labels: dict[str, str]) -> list[Section]:
+    """Trained minus base on the same questions, for every trained checkpoint whose base is there."""
+    from justrl.evaluation.statistics import compare_paired
+
+    bases = {(result.run, result.benchmark): result for result in results if result.is_base}
+    rows = []
+    for result in results:
+        base = bases.get((result.run, result.benchmark))
+        if base is None or result.is_base or base.headline != result.headline:
+            continue
+        before, after = base.scores(), result.scores()
+        if not before or not after or base.question_ids() != result.question_ids():
+            continue
+        paired = compare_paired(before, after)
+        p_value = "< 0.0001" if paired.p_value < 1e-4 else f"{paired.p_value:.4f}"
+        rows.append(
+            [
+                Text(labels[result.benchmark], model_label(result.run, result.step)),
+                Text(percent(base.average()["value"])),
+                Text(percent(result.average()["value"])),
+                Text(
+                    f"{100 * paired.difference:+.1f}".replace("-", "−"),
+                    f"[{percent(paired.ci_low)}, {percent(paired.ci_high)}]",
+                ),
+                Text(p_value),
+                Text(f"{paired.better} / {paired.equal} / {paired.worse}"),
+            ]
+        )
+    if not rows:
+        return []
+    lead = (
+        "The same questions put to the base model and to the trained one, under the headline grader. The difference is "
+        "in percentage points with its 95% interval over questions; p is the exact two-sided sign-flip test."
+    )
+    columns = ["Benchmark", "Base", "Trained", "Difference", "p", "Questions better / equal / worse"]
+    return [Section("Gain over the base model", columns, rows, lead)]
+
+
+def _grading_section(cells: Sequence, labels: dict[str, str]) -> list[Section]:
+    """Minerva and OlympiadBench by rules alone and by rules and then a model, where both graders ran."""
+    ours = {(c.run, c.step, c.benchmark, c.grader): c for c in cells if c.reference == "paper"}
+    others = {(c.run, c.step, c.benchmark): c for c in cells if c.reference == "reevaluation"}
+    rows = []
+    for (run, step, benchmark, grader), cell in ours.items():
+        rules = ours.get((run, step, benchmark, "paper_rules"))
+        if benchmark not in MODEL_GRADED or grader != "model" or rules is None:
+            continue
+        texts = [Text(f"{percent(c.value)} [{percent(c.ci_low)}, {percent(c.ci_high)}]") for c in (rules, cell)]
+        gap = Text(f"{100 * (cell.value - rules.value):+.1f}".replace("-", "−"))
+        published = [_published_text(cell), _published_text(others.get((run, step, benchmark)))]
+        rows.append([Text(labels[benchmark], model_label(run, step)), *texts, gap, *published])
+    if not rows:
+        return []
+    lead = (
+        "On these two benchmarks published figures for one checkpoint differ by up to 20 points, because graders do. "
+        "The same completions of ours, graded both ways; the paper used rules and then a model."
+    )
+    columns = ["Benchmark", "Ours: rules", "Ours: rules, then model", "Model adds", "JustRL paper", "Re-evaluation"]
+    return [Section("Rules alone, and rules and then a model", columns, rows, lead)]
+
+
+def _published_sections(family: str) -> list[Section]:
+    """The paper's late checkpoints and every other model published for a family."""
+    paper = select_published(family, reevaluation=False)
+    if not paper:
+        return []
+    order = [*BENCHMARKS, "average"]
+    late = [figure for figure in paper if figure.kind == "justrl"]
+    steps = list(dict.fromkeys(figure.step for figure in late))
+    sections = []
+    if len(steps) > 1:
+        rows = [[Text(LABELS[name]), *(Text(_lookup(late, name, step=step)) for step in steps)] for name in order]
+        lead = "What the paper reports for checkpoints of one run; the first is its final one. No figure here is ours."
+        columns = ["Benchmark", *(f"Step {step:,}" for step in steps)]
+        sections.append(Section("Published: the paper's late checkpoints", columns, rows, lead))
+    for reevaluation, title in ((False, "Published: the paper's table"), (True, "Published: the re-evaluation")):
+        figures = [f for f in select_published(family, reevaluation=reevaluation) if f.step in (None, steps[0])]
+        models = list(dict.fromkeys(figure.model for figure in figures))
+        names = [name for name in order if any(figure.benchmark == name for figure in figures)]
+        rows = [[Text(LABELS[name]), *(Text(_lookup(figures, name, model=m)) for m in models)] for name in names]
+        source = next((figure.source for figure in figures), "")
+        if rows:
+            sections.append(Section(title, ["Benchmark", *models], rows, f"Source: {source}. No figure here is ours."))
+    return sections
+
+
+def _lookup(figures: Sequence, benchmark: str, step: int | None = None, model: str | None = None) -> str:
+    for figure in figures:
+        if figure.benchmark == benchmark and step in (None, figure.step) and model in (None, figure.model):
+            spread = "" if figure.std is None else f" ± {percent(figure.std)}"
+            return percent(figure.accuracy, 1 if spread else 2) + spread
+    return "–"

@@ -1,0 +1,105 @@
+"""Result files (`results/{benchmark}_{run}.json` and the like) as plain values for tables and figures."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from justrl.errors import UserError
+from justrl.io import read_json
+
+
+@dataclass(frozen=True)
+class Result:
+    """One benchmark of one model.
+
+    `run` is the model's name without its step; `step` is 0 for the base and None for a model trained elsewhere.
+    """
+
+    run: str
+    step: int | None
+    benchmark: str
+    data: dict[str, Any]
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this is a base model, before any training."""
+        return self.step == 0
+
+    @property
+    def headline(self) -> str:
+        """The grader whose figure stands for the result."""
+        return self.data["headline_grader"]
+
+    @property
+    def graders(self) -> list[str]:
+        """The graders the result holds, the headline first."""
+        return sorted(
+            self.data["graders"], key=lambda name: (name != self.headline, list(self.data["graders"]).index(name))
+        )
+
+    def average(self, grader: str | None = None) -> dict[str, Any]:
+        """avg@k of a grader (default: the headline): value, ci_low, ci_high, seed_std; fractions."""
+        return self.data["graders"][grader or self.headline]["avg_at_k"]
+
+    def scores(self, grader: str | None = None) -> list[list[float]] | None:
+        """Scores [questions][samples] of a grader, or None if the file leaves them out."""
+        name = grader or self.headline
+        rows = self.data.get("per_question") or []
+        if not rows or any(name not in row["scores"] for row in rows):
+            return None
+        return [row["scores"][name] for row in rows]
+
+    def question_ids(self) -> list[str]:
+        """Ids of the questions in the order of `scores`."""
+        return [row["id"] for row in self.data.get("per_question") or []]
+
+
+def load_results(paths: Iterable[str | Path]) -> list[Result]:
+    """Read result files; raises UserError naming the file that is not one, and for a benchmark given twice."""
+    results = [load_result(path) for path in paths]
+    seen: dict[tuple, Path] = {}
+    for result, path in zip(results, paths, strict=True):
+        key = (result.run, result.step, result.benchmark)
+        if key in seen:
+            raise UserError(f"{path} repeats {result.benchmark} of {result.run} at step {result.step} ({seen[key]})")
+        seen[key] = Path(path)
+    return results
+
+
+def load_result(path: str | Path) -> Result:
+    """Read one result file."""
+    data = read_json(path)
+    required = ("name", "benchmark", "headline_grader", "graders")
+    missing = [key for key in required if not isinstance(data, dict) or key not in data]
+    if missing:
+        raise UserError(f"{path} is not a result file: it has no {', '.join(missing)}")
+    if data["headline_grader"] not in data["graders"]:
+        raise UserError(f"{path}: the headline grader {data['headline_grader']!r} is not among its graders")
+    run, _, suffix = str(data["name"]).partition("@")
+    step = data.get("step")
+    if suffix == "base" or step == "base":
+        step = 0
+    elif step is None and suffix:
+        step = suffix
+    try:
+        step = None if step is None else int(step)
+    except ValueError:
+        raise UserError(f"{path}: step {step!r} is neither a number nor 'base'") from None
+    return Result(run=run, step=step, benchmark=data["benchmark"], data=data)
+
+
+def ordered_benchmarks(results: Sequence[Result]) -> list[str]:
+    """Benchmarks that occur, the paper's nine in its order and then the others as first met."""
+    from justrl.analysis.published import BENCHMARKS
+
+    met = list(dict.fromkeys(result.benchmark for result in results))
+    return [name for name in BENCHMARKS if name in met] + [name for name in met if name not in BENCHMARKS]
+
+
+def benchmark_label(result: Result) -> str:
+    """The benchmark's name for readers: the result's own label, the paper's name, or the identifier."""
+    from justrl.analysis.published import LABELS
+
+    label = result.data.get("benchmark_label") or LABELS.get(result.benchmark)
+    return label or result.benchmark.replace("_", " ")

@@ -1,0 +1,122 @@
+"""One look for every figure: legible in print, safe for colour-blind readers, the same bytes on every run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from justrl.io import atomic_write
+
+# Okabe and Ito's palette ("Color Universal Design", 2008) without its yellow, which is too faint on paper.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Series differ by marker and dash too, so that a figure survives a black-and-white printer.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)), (0, (1, 2)))
+INK = "#222222"
+MUTED = "#6B6B6B"
+BAND = "#BDBDBD"
+STAMP = "#B3261E"
+
+RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": "#8A8A8A",
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#8A8A8A",
+    "ytick.color": "#8A8A8A",
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "lines.linewidth": 1.8,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "justrl",
+    "svg.fonttype": "path",
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw and save inside this block; matplotlib's global settings are put back after it."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(RC)
+        yield
+
+
+def new_figure(width: float, height: float, header: float = 0.62, footer: float = 0.0) -> Figure:
+    """A figure of the given inches whose axes leave `header` inches above and `footer` inches below for text."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    rect = (0.0, footer / height, 1.0, 1.0 - (header + footer) / height)
+    figure.get_layout_engine().set(rect=rect, w_pad=0.08, h_pad=0.06, wspace=0.04, hspace=0.06)
+    return figure
+
+
+def add_header(figure: Figure, title: str, experiment: str, subtitle: str = "") -> None:
+    """Title at the upper left, subtitle below it, and the stamp that tells a small experiment from the paper's."""
+    width, height = figure.get_size_inches()
+    figure.text(0.12 / width, 1 - 0.10 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")
+    if subtitle:
+        figure.text(0.12 / width, 1 - 0.35 / height, subtitle, ha="left", va="top", fontsize=8.5, color=MUTED)
+    if experiment != "paper":
+        figure.text(
+            1 - 0.14 / width,
+            1 - 0.12 / height,
+            stamp(experiment),
+            ha="right",
+            va="top",
+            fontsize=8,
+            color=STAMP,
+            bbox={"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": STAMP, "linewidth": 0.8},
+        )
+
+
+def add_footer(figure: Figure, text: str) -> None:
+    """One line of small print at the lower left: how to read the figure, and where borrowed numbers come from."""
+    width, height = figure.get_size_inches()
+    figure.text(0.12 / width, 0.07 / height, text, ha="left", va="bottom", fontsize=7.5, color=MUTED)
+
+
+def stamp(experiment: str) -> str:
+    """What stands on every figure and table that is not the paper's experiment."""
+    return f"{experiment} experiment – not a paper result"
+
+
+def thousands(axis) -> None:
+    """Write the ticks of an axis as whole numbers with a thousands separator."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace("-", "−")))
+
+
+def hide_unused(axes: list[Axes], used: int) -> None:
+    """Take away the axes of a grid that hold nothing."""
+    for spare in axes[used:]:
+        spare.set_axis_off()
+
+
+def save_figure(figure: Figure, png: str | Path | None, svg: str | Path | None) -> None:
+    """Write the figure, whole or not at all, without dates or versions, so that equal input gives equal bytes."""
+    if png is not None:
+        with atomic_write(png, "wb") as handle:
+            figure.savefig(handle, format="png", metadata={"Software": None})
+    if svg is not None:
+        with atomic_write(svg, "wb") as handle:
+            figure.savefig(handle, format="svg", metadata={"Date": None, "Creator": None})

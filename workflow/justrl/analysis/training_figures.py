@@ -1,0 +1,179 @@
+"""Training curves: one panel per metric, each step as a thin line and its moving mean as a thick one."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from justrl.analysis import style
+from justrl.analysis.metrics import series
+from justrl.errors import UserError
+
+DYNAMICS_CSV = Path(__file__).with_name("published_dynamics.csv")
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One metric of the contract and how a reader should see it."""
+
+    metric: str
+    title: str
+    percent: bool = False
+
+
+PANELS = {
+    "reward": Panel("reward_mean", "Mean reward"),
+    "entropy": Panel("entropy", "Policy entropy (nats per token)"),
+    "length": Panel("response_length_mean", "Response length (tokens)"),
+    "accuracy": Panel("accuracy", "Rollout accuracy (%)", percent=True),
+    "truncation": Panel("response_clip_ratio", "Responses cut at the limit (%)", percent=True),
+    "clip_fraction": Panel("clip_fraction", "Tokens with clipped ratio (%)", percent=True),
+    "grad_norm": Panel("grad_norm", "Gradient norm before clipping"),
+    "learning_rate": Panel("lr", "Learning rate"),
+    "throughput": Panel("tokens_per_second", "Throughput (tokens per second)"),
+    "step_time": Panel("step_seconds", "Time per step (s)"),
+}
+
+
+def plot_training(
+    runs: Mapping[str, Rows], experiment: str, panels: Sequence[str] = ("reward", "entropy", "length"), title: str = ""
+) -> Figure:
+    """Draw the metrics of one run or several; with `experiment` "paper", what the paper shows stands behind them.
+
+    Call inside `style.house_style()`. Raises UserError for an unknown panel, or a metric that no run logged.
+    """
+    unknown = [name for name in panels if name not in PANELS]
+    if unknown:
+        raise UserError(f"unknown panel {unknown[0]!r}: choose from {', '.join(PANELS)}")
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    header = 0.92 if len(runs) > 1 else 0.66
+    footer = 0.26
+    width = 3.6 * columns if columns > 1 else 5.4
+    figure = style.new_figure(width, 2.75 * lines + header + footer, header, footer)
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    window = smoothing_window(runs)
+    for axis, name in zip(axes, panels, strict=False):
+        _draw_panel(axis, PANELS[name], runs, window, experiment)
+    style.hide_unused(axes, len(panels))
+    steps = [row["step"] for rows in runs.values() for row in rows]
+    subtitle = f"steps {min(steps):,} to {max(steps):,}"
+    style.add_header(figure, title or f"Training of {' and '.join(runs)}", experiment, subtitle)
+    if len(runs) > 1:
+        _add_legend(figure, list(runs))
+    footnote = "Each step" if window == 1 else f"Thin: each step. Thick: mean over {window} steps."
+    if experiment == "paper" and any(_bands(PANELS[name].metric) for name in panels):
+        footnote += " Grey: what the JustRL paper shows (arXiv 2512.16649)."
+    style.add_footer(figure, footnote)
+    return figure
+
+
+def smoothing_window(runs: Mapping[str, Rows]) -> int:
+    """Width in steps of the moving mean: about a fortieth of the longest run, and 1 for a run too short to smooth."""
+    longest = max(len(rows) for rows in runs.values())
+    return 1 if longest < 10 else max(3, 2 * round(longest / 80) + 1)
+
+
+def moving_mean(values: Sequence[float], window: int) -> np.ndarray:
+    """Centred mean over `window` values, over the fewer there are at either end; same length as `values`."""
+    values = np.asarray(values, dtype=float)
+    half = window // 2
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(values.size)
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, values.size)
+    return (sums[high] - sums[low]) / (high - low)
+
+
+def _draw_panel(axis: Axes, panel: Panel, runs: Mapping[str, Rows], window: int, experiment: str) -> None:
+    last = max(rows[-1]["step"] for rows in runs.values())
+    if experiment == "paper":
+        _draw_bands(axis, panel.metric, last)
+    drawn = 0
+    for index, rows in enumerate(runs.values()):
+        steps, values = series(rows, panel.metric)
+        if not values:
+            continue
+        drawn += 1
+        values = np.array(values) * (100 if panel.percent else 1)
+        color, dashes = style.COLORS[index % 7], style.DASHES[index % 7]
+        if window > 1:
+            axis.plot(steps, values, color=color, linewidth=0.6, alpha=0.35 if len(runs) == 1 else 0.25)
+        marker = "o" if len(values) < 10 else None
+        axis.plot(
+            steps, moving_mean(values, window), color=color, linestyle=dashes, marker=marker, markersize=3.5, zorder=3
+        )
+    if not drawn:
+        raise UserError(f"no run logged {panel.metric}: leave its panel out")
+    axis.set_title(panel.title)
+    axis.set_xlabel("Training step")
+    axis.set_xlim(0, last * 1.01)
+    axis.margins(y=0.08)
+    style.thousands(axis.xaxis)
+    if panel.metric in ("response_length_mean", "tokens_per_second"):
+        style.thousands(axis.yaxis)
+
+
+def _draw_bands(axis: Axes, metric: str, last_step: int) -> None:
+    for band in _bands(metric):
+        low, high = float(band["low"]), float(band["high"])
+        begin, end = {
+            "whole": (0.0, 1.0),
+            "start": (0.0, 0.3),
+            "late": (0.6, 1.0),
+            "from": (min(1.0, float(band["first_step"] or 0) / (1.01 * last_step)), 1.0),
+        }[band["extent"]]
+        if begin >= 1.0:
+            continue
+        if low == high:
+            axis.axhline(low, begin, end, color=style.MUTED, linewidth=1.1, linestyle=(0, (2, 2)), zorder=1)
+        else:
+            axis.axhspan(low, high, begin, end, color=style.BAND, alpha=0.3, linewidth=0, zorder=0)
+        if band["label"]:
+            left = band["extent"] in ("start", "whole")
+            axis.annotate(
+                band["label"],
+                (begin if left else end, high),
+                xycoords=axis.get_yaxis_transform(),
+                xytext=(3 if left else -1, 2),
+                textcoords="offset points",
+                ha="left" if left else "right",
+                va="bottom",
+                fontsize=7.5,
+                color=style.MUTED,
+            )
+
+
+@cache
+def _dynamics() -> tuple[dict[str, str], ...]:
+    with DYNAMICS_CSV.open(encoding="utf-8", newline="") as handle:
+        return tuple(csv.DictReader(handle))
+
+
+def _bands(metric: str) -> list[dict[str, str]]:
+    return [row for row in _dynamics() if row["metric"] == metric]
+
+
+def _add_legend(figure: Figure, labels: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=style.COLORS[i % 7], linestyle=style.DASHES[i % 7], label=label)
+        for i, label in enumerate(labels)
+    ]
+    width, height = figure.get_size_inches()
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.04 / width, 1 - 0.52 / height),
+        ncols=min(4, len(labels)),
+        borderaxespad=0,
+        fontsize=8.5,
+    )
