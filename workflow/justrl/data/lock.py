@@ -1,0 +1,100 @@
+"""The lock file of downloads: which revision and which bytes every source was first taken at.
+
+It is committed. A source whose revision is given as a branch is resolved once, at its first download; later downloads
+ask for the commit kept here, and every file must have the SHA-256 kept here.
+"""
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from justrl.errors import UserError
+from justrl.io import read_json, write_json
+
+_HEADER = "Written by python -m justrl.data.download; commit it. Delete an entry to take that source anew."
+
+
+def source_key(kind: str, hub_id: str, config: str | None = None) -> str:
+    """Return the name of a source in the lock file: kind, hub id and, where files differ by it, configuration."""
+    return f"{kind}:{hub_id}" + (f"#{config}" if config else "")
+
+
+def read_lock(path: str | Path | None) -> dict[str, dict[str, Any]]:
+    """Return the entries {hub_id, revision, files: {path: sha256}} by source key; a file not yet there has none."""
+    if path is None or not Path(path).exists():
+        return {}
+    try:
+        sources = read_json(path)["sources"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not a lock file ({error}): restore it from git, or delete it to start anew"
+        ) from error
+    return sources
+
+
+def locked_revision(entry: Mapping[str, Any] | None, revision: str, key: str, path: str | Path | None) -> str:
+    """Return the revision to ask for: the locked commit where there is one, else the given one.
+
+    Raises UserError where a commit was asked for that is not the locked one: then one of the two is out of date.
+    """
+    if entry is None:
+        return revision
+    if is_commit(revision) and revision != entry["revision"]:
+        raise UserError(
+            f"{key}: the configuration asks for revision {revision}, but {path} has {entry['revision']}: "
+            f"change the configuration, or delete the entry to take the source anew"
+        )
+    return entry["revision"]
+
+
+def is_commit(revision: str | None) -> bool:
+    """Say whether a revision is a full commit hash, which can never mean other bytes later."""
+    return revision is not None and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision)
+
+
+def check_files(entry: Mapping[str, Any], files: Mapping[str, str], key: str, path: str | Path, where: str) -> None:
+    """Compare the SHA-256 of files with the locked ones; raise UserError that names both for the first that differs."""
+    for name, expected in sorted(entry["files"].items()):
+        found = files.get(name)
+        if found is None:
+            if Path(name).name.startswith(("README", "LICENSE")):
+                continue
+            raise UserError(f"{key}: {name} is in {path} but missing from {where}")
+        if found != expected:
+            raise UserError(
+                f"{key}: {name} from {where} has SHA-256 {found}, but {path} has {expected}: "
+                f"the source has changed; get the locked bytes, or delete the entry to accept the new ones"
+            )
+    extra = sorted(set(files) - set(entry["files"]))
+    if extra:
+        raise UserError(
+            f"{key}: {where} also has {', '.join(extra[:4])}, which {path} does not know: remove what is extra"
+        )
+
+
+def add_entry(path: str | Path, key: str, entry: Mapping[str, Any]) -> None:
+    """Add or replace one entry, safe against other downloads that write the same lock file at the same time."""
+    with _exclusive(Path(path)):
+        sources = {**read_lock(path), key: dict(entry)}
+        write_json(path, {"about": _HEADER, "sources": dict(sorted(sources.items()))})
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    # The guard lies in the temporary folder, so that no stray file appears beside the committed one.
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    guard = Path(tempfile.gettempdir()) / f"justrl-{os.getuid()}-{name}.guard"
+    with guard.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,235 @@
+"""Where a data set or model comes from: a local mirror, the Hugging Face cache, or the hub; always a known revision.
+
+The order is the mirror, then the hub, then (without network or offline) the cache. What is found is hashed and held
+against the lock file, whichever of the three it came from.
+"""
+
+import glob
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from justrl.data import lock as locks
+from justrl.data.tables import is_data_file
+from justrl.errors import UserError
+
+Kind = Literal["dataset", "model"]
+
+
+@dataclass(frozen=True)
+class Hub:
+    """How to reach sources: a mirror folder (DIR/<hub_id>/...) or none, no network at all, seconds to wait for it."""
+
+    mirror: Path | None = None
+    offline: bool = False
+    timeout: float = 10.0
+
+
+DIRECT = Hub()
+"""The hub itself, over the network."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A found source: `files` maps relative names in `folder` to SHA-256; `revision` is None if nothing tells it."""
+
+    kind: str
+    hub_id: str
+    config: str | None
+    revision: str | None
+    origin: Literal["hub", "cache", "mirror", "local"]
+    folder: Path
+    files: dict[str, str] = field(repr=False)
+
+    def record(self) -> dict[str, Any]:
+        """Return what goes into source.json and the data card: everything but where the bytes lay."""
+        return {name: value for name, value in asdict(self).items() if name != "folder"}
+
+
+def wanted_files(kind: Kind, names: Iterable[str], config: str | None = None) -> list[str]:
+    """Choose the files of a repository that are worth having, in the order of their names.
+
+    Of a model: top-level safetensors, JSON and tokenizer files; never pickled weights (`*.bin`, `*.pt`), never code.
+    Of a data set: its card and data files; those of one configuration, where paths name it.
+    """
+    names = sorted(names)
+    if kind == "model":
+        return [name for name in names if _is_model_file(name)]
+    data = [name for name in names if is_data_file(name)]
+    if config is not None:
+        data = [name for name in data if config in name.replace(".", "/").split("/")] or data
+    return [name for name in names if name == "README.md" or name in set(data)]
+
+
+def _is_model_file(name: str) -> bool:
+    if "/" in name or name.startswith(".") or name == "source.json":
+        return False
+    if name in {"merges.txt", "vocab.txt", "tokenizer.model"} or name.startswith("LICENSE"):
+        return True
+    return name.endswith((".safetensors", ".json", ".jinja")) and ".bin." not in name
+
+
+def locate(
+    kind: Kind,
+    hub_id: str,
+    revision: str = "main",
+    *,
+    config: str | None = None,
+    lock: str | Path | None = None,
+    hub: Hub = DIRECT,
+) -> Source:
+    """Find a data set or model and return it with its resolved revision and the SHA-256 of each of its files.
+
+    `lock` is the lock file: its revision is asked for, its hashes must hold, and the first download from the hub is
+    added to it. Raises UserError with one sentence that says what is missing and what would serve.
+    """
+    key = locks.source_key(kind, hub_id, config)
+    entry = locks.read_lock(lock).get(key)
+    revision = locks.locked_revision(entry, revision, key, lock)
+    found = _from_mirror(kind, hub_id, config, revision, hub) or _from_hub(kind, hub_id, config, revision, hub)
+    _check_complete(found)
+    if entry is not None:
+        locks.check_files(entry, found.files, key, lock, f"{found.origin} {found.folder}")
+        # The bytes are the locked ones, so this is the locked revision wherever they came from.
+        return _with_revision(found, entry["revision"])
+    if lock is not None and found.revision is not None and found.origin != "mirror":
+        locks.add_entry(lock, key, {"hub_id": hub_id, "revision": found.revision, "files": found.files})
+    return found
+
+
+def local_source(path: str | Path) -> Source:
+    """Describe a local file or folder of data; a folder that `justrl.data.download` made keeps its recorded source."""
+    from justrl.io import read_json
+
+    path = Path(path)
+    record = path / "source.json"
+    if record.is_file():
+        known = read_json(record)
+        return Source(**{**known, "folder": path})
+    folder, names = (path.parent, [path.name]) if path.is_file() else (path, wanted_files("dataset", _walk(path)))
+    return Source("dataset", str(path), None, None, "local", folder, _hashes(folder, names))
+
+
+def _with_revision(source: Source, revision: str) -> Source:
+    return Source(**{**{name: getattr(source, name) for name in source.__dataclass_fields__}, "revision": revision})
+
+
+def _walk(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    from tqdm import tqdm
+
+    names = list(names)
+    total = sum((folder / name).stat().st_size for name in names)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="sha256", leave=False, disable=total < 2**28) as bar:
+        hashes = {}
+        for name in names:
+            hashes[name] = locks.sha256_file(folder / name)
+            bar.update((folder / name).stat().st_size)
+    return hashes
+
+
+def _from_mirror(kind: Kind, hub_id: str, config: str | None, revision: str, hub: Hub) -> Source | None:
+    if hub.mirror is None:
+        return None
+    folder = Path(hub.mirror) / hub_id
+    if not folder.is_dir():
+        return None
+    names = wanted_files(kind, _walk(folder), config)
+    known: str | None = None
+    if (folder / "source.json").is_file():
+        from justrl.io import read_json
+
+        known = read_json(folder / "source.json").get("revision")
+        if locks.is_commit(revision) and known is not None and known != revision:
+            raise UserError(f"the mirror's {folder} is revision {known} of {hub_id}, but {revision} is asked for")
+    return Source(kind, hub_id, config, known, "mirror", folder, _hashes(folder, names))
+
+
+def _from_hub(kind: Kind, hub_id: str, config: str | None, revision: str, hub: Hub) -> Source:
+    if hub.offline:
+        return _from_cache(kind, hub_id, config, revision, hub, "offline mode is on")
+    import httpx
+    import huggingface_hub as hf
+    from huggingface_hub import errors
+
+    try:
+        info = hf.HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=hub.timeout)
+    except errors.GatedRepoError as error:
+        raise UserError(f"{kind} {hub_id} is gated: ask for access on its page, then set HF_TOKEN") from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(f"the hub has no {kind} {hub_id}, or it is private: check the id, or set HF_TOKEN") from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{kind} {hub_id} has no revision {revision!r} on the hub") from error
+    except errors.HFValidationError as error:
+        raise UserError(f"{hub_id!r} is neither a hub id nor an existing path: {error}".splitlines()[0]) from error
+    except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        reason = f"the hub cannot be reached ({type(error).__name__})"
+        return _from_cache(kind, hub_id, config, revision, hub, reason)
+    names = wanted_files(kind, (sibling.rfilename for sibling in info.siblings or []), config)
+    try:
+        folder = hf.snapshot_download(
+            hub_id, repo_type=kind, revision=info.sha, allow_patterns=[glob.escape(name) for name in names]
+        )
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"downloading {kind} {hub_id} at {info.sha} broke off: {reason}; call again to go on"
+        ) from error
+    return Source(kind, hub_id, config, info.sha, "hub", Path(folder), _hashes(Path(folder), names))
+
+
+def _from_cache(kind: Kind, hub_id: str, config: str | None, revision: str, hub: Hub, reason: str) -> Source:
+    import huggingface_hub as hf
+    from huggingface_hub import constants, errors
+
+    try:
+        folder = Path(hf.snapshot_download(hub_id, repo_type=kind, revision=revision, local_files_only=True))
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError, OSError, ValueError) as error:
+        place = f"{hub.mirror}/{hub_id}" if hub.mirror else f"DIR/{hub_id}, with hub.mirror set to DIR"
+        where = f", nor is it in the mirror {hub.mirror}" if hub.mirror else ""
+        raise UserError(
+            f"{kind} {hub_id} at revision {revision} is not here and {reason}{where}: put its files in {place}, "
+            f"or download it where there is network and share that cache (HF_HOME; here {constants.HF_HUB_CACHE})"
+        ) from error
+    names = wanted_files(kind, _walk(folder), config)
+    known = folder.name if locks.is_commit(folder.name) else None
+    return Source(kind, hub_id, config, known, "cache", folder, _hashes(folder, names))
+
+
+def _check_complete(source: Source) -> None:
+    """Refuse a source that lacks what makes it usable, so that no later step fails on it."""
+    where = f"{source.origin} {source.folder}"
+    if source.kind == "dataset":
+        if not any(map(is_data_file, source.files)):
+            raise UserError(f"dataset {source.hub_id} has no Parquet or JSON file in the {where}")
+        return
+    weights = [name for name in source.files if name.endswith(".safetensors")]
+    if not weights:
+        pickled = sorted(path.name for path in source.folder.glob("*.bin"))
+        note = f" (it has {', '.join(pickled[:2])}, pickled weights, which are never loaded)" if pickled else ""
+        raise UserError(f"model {source.hub_id} has no safetensors weights in the {where}{note}")
+    missing = [name for name in ("config.json", "tokenizer_config.json") if name not in source.files]
+    if "model.safetensors.index.json" in source.files:
+        from justrl.io import read_json
+
+        index = read_json(source.folder / "model.safetensors.index.json")
+        missing += sorted(set(index["weight_map"].values()) - set(weights))
+    if missing:
+        raise UserError(f"model {source.hub_id} in the {where} lacks {', '.join(missing)}")
+
+
+def place_file(source: Path, target: Path) -> None:
+    """Put a file at `target`: a hard link where the file system allows it (models are gigabytes), else a copy."""
+    import shutil
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # The cache and mirrors may hold symbolic links; link what they point to.
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
