@@ -45,6 +45,7 @@ report: "workflow/captions/workflow.rst"
 localrules:
     all,
     data,
+    canary,
 
 
 rule all:
@@ -59,3 +60,9 @@ rule data:
     """Models, training data and benchmarks only: what a machine with network prepares for compute nodes without."""
     input:
         downloads(),
+
+
+rule canary:
+    """Two real steps with short responses and one small evaluation of each enabled run, through every rule."""
+    input:
+        canary_results(),

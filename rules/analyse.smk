@@ -28,7 +28,7 @@ rule plot_training:
     conda:
         "../envs/workflow.yaml"
     params:
-        experiment=config["experiment"],
+        experiment=lambda wildcards: experiment_of(wildcards.run),
     shell:
         r"""
         python -m justrl.analysis.figures training \
@@ -58,7 +58,7 @@ rule plot_checkpoints:
     conda:
         "../envs/workflow.yaml"
     params:
-        experiment=config["experiment"],
+        experiment=lambda wildcards: experiment_of(wildcards.run),
     shell:
         r"""
         python -m justrl.analysis.figures checkpoints \
@@ -95,7 +95,7 @@ rule compare_with_published:
     conda:
         "../envs/workflow.yaml"
     params:
-        experiment=config["experiment"],
+        experiment=lambda wildcards: experiment_of(wildcards.family),
     shell:
         r"""
         python -m justrl.analysis.comparison \

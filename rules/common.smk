@@ -17,6 +17,7 @@ try:
     experiment.validate(config)
 except UserError as error:
     raise WorkflowError(str(error)) from None
+config.update(experiment.with_canaries(config))
 
 RUNS = config["runs"]
 ENABLED = [name for name, run in RUNS.items() if run["enabled"]]
@@ -77,7 +78,7 @@ def run_file(wildcards):
     return json.dumps(
         {
             "run": wildcards.run,
-            "experiment": config["experiment"],
+            "experiment": experiment_of(wildcards.run),
             "engine": run["engine"],
             "seed": config["seed"],
             "model": config["models"][run["model"]],
@@ -200,8 +201,20 @@ def scored_grades(protocol):
     return grades
 
 
+def is_canary(name):
+    """Whether a run, a checkpoint or a family belongs to the canary."""
+    return name.startswith("canary")
+
+
+def experiment_of(name):
+    """The experiment that results and figures of this run are stamped with."""
+    return "canary" if is_canary(name) else config["experiment"]
+
+
 def results_of(name, benchmarks):
-    """The result files of one model on some benchmarks."""
+    """The result files of one model on some benchmarks; a canary has its own protocol and one benchmark."""
+    if is_canary(name):
+        return [f"<results>/canary/{config['canary']['benchmark']}_{name}.json"]
     return [f"<results>/{benchmark}_{name}.json" for benchmark in benchmarks]
 
 
@@ -233,7 +246,8 @@ def checkpoint_results(wildcards):
 
 def family_results(wildcards):
     """Base, last checkpoint and published models of one family, on every benchmark."""
-    runs = [run for run in ENABLED if RUNS[run]["family"] == wildcards.family]
+    family = wildcards.family
+    runs = [run for run in RUNS if RUNS[run]["family"] == family and (run in ENABLED or is_canary(family))]
     names = [name for run in runs for name in (f"{run}@base", run)]
     names += [name for name, entry in config["external"].items() if entry.get("family") == wildcards.family]
     return [file for name in names for file in results_of(name, EVALUATION["benchmarks"])]
@@ -250,6 +264,13 @@ def analysis_results():
     files = [f"<results>/figures/{run}/{figure}.svg" for run in ENABLED for figure in ("training", "checkpoints")]
     files += [f"<results>/comparison/{family}.html" for family in families()]
     return [*files, "<results>/provenance.html"]
+
+
+def canary_results():
+    """What `snakemake canary` asks for: every rule of the DAG, on two short steps of each enabled run."""
+    runs = [name for name in RUNS if is_canary(name)]
+    files = [f"<results>/figures/{run}/{figure}.svg" for run in runs for figure in ("training", "checkpoints")]
+    return [file for run in runs for file in results_of(run, [])] + files + ["<results>/comparison/canary.html"]
 
 
 def downloads():

@@ -130,7 +130,7 @@ rule score:
         "../envs/workflow.yaml"
     params:
         headline=EVALUATION["headline_grader"],
-        experiment=config["experiment"],
+        experiment=lambda wildcards: experiment_of(wildcards.name),
         options=score_options,
         seed=config["seed"],
     shell:

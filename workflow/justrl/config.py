@@ -182,6 +182,14 @@ def _contradictions(config: Mapping) -> Iterator[str]:
         for benchmark in evaluation[key]:
             if benchmark not in config["benchmarks"]:
                 yield f"evaluation.{key}: no benchmark {benchmark}{_did_you_mean(benchmark, config['benchmarks'])}"
+    if config["canary"]["benchmark"] not in config["benchmarks"]:
+        benchmark = config["canary"]["benchmark"]
+        yield f"canary.benchmark: no benchmark {benchmark}{_did_you_mean(benchmark, config['benchmarks'])}"
+    if config["canary"]["steps"] % config["canary"]["segment_steps"]:
+        yield (
+            f"canary.steps must be a multiple of segment_steps ({config['canary']['segment_steps']}), "
+            f"got {config['canary']['steps']}"
+        )
     if evaluation["protocol"] not in config["protocols"]:
         protocol = evaluation["protocol"]
         yield f"evaluation.protocol: no protocol {protocol}{_did_you_mean(protocol, config['protocols'])}"
@@ -252,6 +260,38 @@ def recipe_of(config: Mapping, run: str) -> Config:
     if run not in config["runs"]:
         raise UserError(f"no run {run} in the configuration{_did_you_mean(run, config['runs'])}")
     return merge(config["recipe"], config["runs"][run]["recipe"])
+
+
+def with_canaries(config: Mapping) -> Config:
+    """The experiment plus a `canary_{run}` for each enabled run: the same recipe, few steps, short responses.
+
+    They are evaluated under a protocol named `canary`: the experiment's own with short answers and few samples.
+    """
+    canary = config["canary"]
+    length = canary["max_response_length"]
+    runs = {
+        f"canary_{name}": {
+            **run,
+            "family": "canary",
+            "enabled": False,
+            "steps": canary["steps"],
+            "segment_steps": canary["segment_steps"],
+            "evaluate_every": canary["steps"],
+            "recipe": merge(
+                run["recipe"],
+                # A penalty on the last tokens of a short budget would need a buffer of its own.
+                {"max_response_length": length, "overlong_penalty": {"enabled": False}},
+            ),
+        }
+        for name, run in config["runs"].items()
+        if run["enabled"]
+    }
+    protocol = {
+        **config["protocols"][config["evaluation"]["protocol"]],
+        "max_tokens": length,
+        "samples": canary["samples"],
+    }
+    return merge(config, {"runs": runs, "protocols": {"canary": protocol}})
 
 
 def segment_ends(run: Mapping) -> list[int]:
