@@ -119,6 +119,11 @@ def check_ids(questions: Sequence[Question], source: str) -> None:
         seen.add(question.id)
 
 
+def benchmark_fingerprint(questions: Sequence[Question]) -> str:
+    """A hash of what a benchmark asks: ids and questions. Golds are no part of it: they can be put right later."""
+    return fingerprint([[question.id, question.question] for question in questions])
+
+
 def plan_shard(questions: int, samples: int, shard: int, shards: int) -> list[tuple[int, int]]:
     """The (question, sample) pairs of one shard, question by question.
 
@@ -177,7 +182,7 @@ def generate(job: GenerationJob, backend: Backend | None = None) -> Path:
             )
         _generate_missing(job, backend, missing, len(plan), stops, store)
         done, environments = store.read()
-    rows = [done[sample.question.id, sample.index] for sample in plan]
+    rows = [{**done[item.question.id, item.index], "answer": item.question.answer} for item in plan]
     write_table(make_table(rows, {**settings, "environments": environments}), job.output)
     store.remove()
     return job.output
@@ -209,7 +214,7 @@ def _settings(job: GenerationJob, samples: int, stops: tuple[int, ...]) -> dict[
     return {
         "benchmark": job.benchmark,
         "questions": len(job.questions),
-        "benchmark_fingerprint": fingerprint([[item.id, item.question, item.answer] for item in job.questions]),
+        "benchmark_fingerprint": benchmark_fingerprint(job.questions),
         "protocol": {**job.protocol.as_dict(), "samples": samples},
         "stop_token_ids": list(stops),
         "run": job.run,
