@@ -34,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--split", default="train", help="split of the data set (default train)")
     add("question_column", help="column of the question, if its name is not a known one")
     add("answer_column", help="column of the answer, if its name is not a known one; dots reach into structs")
+    add("keep_duplicates", action="store_true", help="keep every copy of a question")
+    add("keep_contradictions", action="store_true", help="keep questions that come with different answers")
     add_hub_arguments(options)
     return options
 
@@ -57,6 +59,8 @@ def main() -> None:
         answer_column=arguments.answer_column,
         lock=arguments.lock,
         hub=hub_of(arguments),
+        remove_duplicates=not arguments.keep_duplicates,
+        remove_contradictions=not arguments.keep_contradictions,
     )
     rows = card["rows"]
     overlong = (

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from justrl.data.prompts import user_content
 from justrl.errors import UserError
+from justrl.verifiers.extraction import last_boxed
 
 # In order of preference: `solution` is last, because beside an `answer` it holds the worked solution.
 QUESTION_COLUMNS = ("question", "problem", "prompt")
@@ -118,26 +119,8 @@ def clean_gold(gold: str) -> str:
     `\boxed{204}` gives `204`; `$69$,$84$` gives `69,84`. An escaped dollar is money and stays (`\$18.90`). The full
     stop of a sentence that ends in a formula goes with its dollar sign (`$x$.` gives `x`).
     """
-    gold = gold.strip()
-    start = gold.rfind(r"\boxed{")
-    if start >= 0 and (end := closing_brace(gold, start + len(r"\boxed"))) is not None:
-        gold = gold[start + len(r"\boxed{") : end].strip()
+    boxed = last_boxed(gold)
+    gold = (gold if boxed is None else boxed).strip()
     gold = re.sub(r"(?<!\\)((?:\\\\)*)\$\.$", r"\1", gold)
     # A dollar preceded by an even number of backslashes is a delimiter.
     return re.sub(r"(?<!\\)((?:\\\\)*)\$", r"\1", gold).strip()
-
-
-def closing_brace(text: str, start: int) -> int | None:
-    """Return where the brace that opens at `start` closes, or None if it does not; escaped braces do not count."""
-    depth = 0
-    position = start
-    while position < len(text):
-        character = text[position]
-        if character == "\\":
-            position += 2
-            continue
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return position
-        position += 1
-    return None

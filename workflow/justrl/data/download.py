@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument(
         "--revision", default="main", help="branch, tag or commit; a branch is resolved once and locked"
     )
-    parser.add_argument("--config", help="configuration of the data set, where its files differ by it")
+    parser.add_argument("--config", "--hub-config", help="configuration of the data set, where its files differ by it")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     add_hub_arguments(parser)
     arguments = parser.parse_args()
