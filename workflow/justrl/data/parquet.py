@@ -1,0 +1,87 @@
+"""Training and benchmark Parquet files as a data set: items by number, batches as columns. Works with or without torch.
+
+`torch.utils.data.DataLoader(ParquetDataset(path), batch_size=256, collate_fn=collate_fn)` is all that torch needs.
+"""
+
+from collections.abc import Sequence
+from operator import index
+from pathlib import Path
+from typing import Any
+
+from justrl.data.prompts import apply_chat_template, extract_question
+from justrl.errors import UserError
+
+
+class ParquetDataset:
+    """The rows of a Parquet file in verl's schema (training) or the benchmark schema.
+
+    An item is {question, prompt, ground_truth, index, data_source}: `prompt` is the message list, `index` the row's id
+    in the file, `data_source` where it comes from (a benchmark's name). Rows stay in Arrow memory until asked for.
+    """
+
+    def __init__(self, file_path: str | Path) -> None:
+        """Read the file; raise UserError if it is missing, unreadable or in neither schema."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            self._table = pq.read_table(file_path)
+        except FileNotFoundError:
+            raise UserError(f"{file_path}: no such Parquet file") from None
+        except pa.ArrowException as error:
+            raise UserError(f"{file_path} is not a Parquet file: {str(error).splitlines()[0]}") from error
+        names = set(self._table.column_names)
+        if {"prompt", "reward_model"} <= names:
+            self._item = self._training_item
+        elif {"question", "answer"} <= names:
+            self._item = self._benchmark_item
+        else:
+            raise UserError(
+                f"{file_path} holds {', '.join(sorted(names))}: a training file has prompt and reward_model, "
+                f"a benchmark question and answer"
+            )
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """Return one row; negative positions count from the end, as in a list."""
+        position = index(position)
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"row {position} of {len(self)}")
+        position %= len(self)
+        return self._item(self._table.slice(position, 1).to_pylist()[0], position)
+
+    @staticmethod
+    def _training_item(row: dict[str, Any], position: int) -> dict[str, Any]:
+        extra = row.get("extra_info") or {}
+        question = extra.get("question")
+        return {
+            "question": extract_question(row["prompt"]) if question is None else question,
+            "prompt": row["prompt"],
+            "ground_truth": row["reward_model"]["ground_truth"],
+            "index": extra.get("index", position),
+            "data_source": row.get("data_source"),
+        }
+
+    @staticmethod
+    def _benchmark_item(row: dict[str, Any], position: int) -> dict[str, Any]:
+        return {
+            "question": row["question"],
+            "prompt": apply_chat_template(row["question"]),
+            "ground_truth": row["answer"],
+            "index": row.get("id", position),
+            "data_source": row.get("benchmark"),
+        }
+
+
+def collate_fn(batch: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Turn a list of items into lists by key, {question: [...], prompt: [...], ...}; texts are not made tensors.
+
+    Raises UserError for an empty batch or items that do not have the same keys.
+    """
+    if not batch:
+        raise UserError("cannot collate an empty batch")
+    if any(item.keys() != batch[0].keys() for item in batch):
+        raise UserError(f"items of one batch must have the same keys, got {[sorted(item) for item in batch][:3]}")
+    return {key: [item[key] for item in batch] for key in batch[0]}
