@@ -1,14 +1,15 @@
 """Figures of accuracy: against the training step, and beside the published figures."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from justrl.analysis import style
-from justrl.analysis.published import BENCHMARKS, LABELS, select_published
-from justrl.analysis.results import Result, benchmark_label, ordered_benchmarks
+from justrl.analysis.published import select_published
+from justrl.analysis.results import Result, benchmark_label, graded_by_model, ordered_benchmarks
 from justrl.analysis.tables import grader_label, model_label
 from justrl.errors import UserError
 
@@ -27,37 +28,32 @@ def plot_checkpoints(
         raise UserError("no result has a checkpoint step: the figure needs results of a run, e.g. deepseek@1000")
     benchmarks = ordered_benchmarks(results)
     runs = list(dict.fromkeys(result.run for result in results))
-    columns = min(3, len(benchmarks))
-    lines = ceil(len(benchmarks) / columns)
-    width = max(3.5 * columns, 5.6)
-    header, footer = 0.95, 0.3
-    figure = style.new_figure(width, 2.5 * lines + header + footer, header, footer)
-    axes = list(figure.subplots(lines, columns, squeeze=False, sharex=True).flat)
-    published = family is not None and experiment == "paper"
-    for axis, benchmark in zip(axes, benchmarks, strict=False):
-        for index, run in enumerate(runs):
-            points = sorted(
-                (r for r in results if r.benchmark == benchmark and r.run == run), key=lambda result: result.step
-            )
-            _draw_line(axis, points, grader, index, len(runs))
-        drawn = _draw_published_steps(axis, family, benchmark) if published else False
-        labels = [benchmark_label(result) for result in results if result.benchmark == benchmark]
-        axis.set_title(f"{labels[0]} (%)")
-        axis.margins(x=0.04, y=0.1)
-        axis.tick_params(labelbottom=True)
-        style.thousands(axis.xaxis)
-        published = published or drawn
-    style.hide_unused(axes, len(benchmarks))
-    for axis in axes[max(0, len(benchmarks) - columns) : len(benchmarks)]:
-        axis.set_xlabel("Training step (0: base model)")
-    samples = sorted({int(result.data["samples_per_question"]) for result in results})
-    shown = grader or results[0].headline
-    subtitle = f"avg@{'/'.join(map(str, samples))}, grader: {grader_label(shown)}"
-    style.add_header(figure, title or f"Accuracy of {' and '.join(runs)}", experiment, subtitle)
+    published = experiment == "paper" and bool(family and select_published(family))
     entries = [(run, style.COLORS[i % 7], style.MARKERS[i % 7], True) for i, run in enumerate(runs)]
     if published:
         entries.append(("published (JustRL paper)", style.INK, "D", False))
-    _legend(figure, entries)
+    columns = min(3, len(benchmarks))
+    lines = ceil(len(benchmarks) / columns)
+    header, footer = (0.78 if len(entries) > 1 else 0.56), 0.26
+    figure = style.new_figure(max(3.5 * columns, 5.6), 2.5 * lines + header + footer, header, footer)
+    axes = list(figure.subplots(lines, columns, squeeze=False, sharex=True).flat)
+    for axis, benchmark in zip(axes, benchmarks, strict=False):
+        shown = sorted((r for r in results if r.benchmark == benchmark), key=lambda result: result.step)
+        for index, run in enumerate(runs):
+            _draw_line(axis, [result for result in shown if result.run == run], grader, index, len(runs))
+        if published:
+            _draw_published_steps(axis, family, benchmark)
+        axis.set_title(f"{benchmark_label(shown[0])}, avg@{shown[0].data['samples_per_question']} (%)")
+        axis.margins(x=0.04, y=0.1)
+        axis.tick_params(labelbottom=True)
+        style.thousands(axis.xaxis)
+    style.hide_unused(axes, len(benchmarks))
+    for axis in axes[max(0, len(benchmarks) - columns) : len(benchmarks)]:
+        axis.set_xlabel("Training step (0: base model)")
+    subtitle = f"grader: {grader_label(grader or results[0].headline)}"
+    style.add_header(figure, title or f"Accuracy of {style.joined(runs)} over training", experiment, subtitle)
+    if len(entries) > 1:
+        _legend(figure, entries)
     style.add_footer(figure, INTERVAL)
     return figure
 
@@ -87,7 +83,7 @@ def _draw_line(axis: Axes, points: Sequence[Result], grader: str | None, index: 
     )
 
 
-def _draw_published_steps(axis: Axes, family: str, benchmark: str) -> bool:
+def _draw_published_steps(axis: Axes, family: str, benchmark: str) -> None:
     figures = [
         figure
         for kind in ("base", "justrl")
@@ -98,112 +94,135 @@ def _draw_published_steps(axis: Axes, family: str, benchmark: str) -> bool:
         [100 * figure.accuracy for figure in figures],
         linestyle="",
         marker="D",
-        markersize=5,
+        markersize=4.5,
         markerfacecolor="white",
         markeredgecolor=style.INK,
-        markeredgewidth=1.1,
+        markeredgewidth=1.0,
         zorder=4,
     )
-    return bool(figures)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A line of marks in every row: one of our models under one grader."""
+
+    label: str
+    color: str
+    marker: str
+    cells: dict[str, Sequence]
 
 
 def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = "") -> Figure:
-    """Each benchmark a row: published figures as open marks, ours per model (headline grader) or per grader as filled.
+    """Each benchmark a row, each of our models a lane in it, and the published figures as bars across their lanes.
 
-    With one model of ours, every grader is drawn; with several, the headline grader of each.
+    Lanes hold the headline grader, and the rules alone beside it where the headline adds a model. A published figure
+    crosses the lanes of those models that it stands beside: the base's, or the trained ones'.
     """
-    models = sorted({(c.run, c.step) for c in cells}, key=lambda m: (m[1] is None, m[1] or 0, m[0]))
-    trained = [model for model in models if model[1] != 0]
-    series = _ours_series(cells, models, trained)
-    names = [name for name in (*BENCHMARKS, "average") if any(c.benchmark == name for c in cells)]
-    names += [c.benchmark for c in cells if c.benchmark not in names and c.benchmark not in (*BENCHMARKS, "average")]
-    names = list(dict.fromkeys(names))
-    published = _published_series(cells, experiment)
-    row = 0.24 + 0.135 * (len(series) + len(published))
-    header, footer = 0.62 + 0.2 * ceil((len(series) + len(published)) / 2), 0.3
-    figure = style.new_figure(7.4, max(1.6, row * len(names) + 0.45) + header + footer, header, footer)
+    lanes = _lanes(cells)
+    labels = {c.benchmark: c.label for c in cells}
+    names = list(labels)
+    published = experiment == "paper" and any(c.published is not None for c in cells)
+    legend_lines = ceil(len(lanes) / 2) + published
+    header, footer = 0.42 + 0.2 * legend_lines, 0.26
+    row = 0.17 + 0.17 * len(lanes)
+    figure = style.new_figure(7.2, max(1.0, row * len(names)) + 0.5 + header + footer, header, footer)
     axis = figure.subplots()
-    everything = [*published, *series]
+    pitch = 0.82 / len(lanes)
     for position, name in enumerate(names):
         if position % 2 == 0:
-            axis.axhspan(position - 0.5, position + 0.5, color="#F5F5F5", linewidth=0, zorder=0)
-        for place, (_, style_of, points) in enumerate(everything):
-            if name in points:
-                offset = (place - (len(everything) - 1) / 2) * 0.78 / max(1, len(everything))
-                _draw_mark(axis, points[name], position + offset, style_of)
-    labels = {c.benchmark: LABELS.get(c.benchmark, c.benchmark.replace("_", " ")) for c in cells}
+            axis.axhspan(position - 0.5, position + 0.5, color="#F4F4F4", linewidth=0, zorder=0)
+        for place, lane in enumerate(lanes):
+            height = position + (place - (len(lanes) - 1) / 2) * pitch
+            found = lane.cells.get(name, [])
+            for cell in found if published else []:
+                _draw_published(axis, cell, height, pitch)
+            if found:
+                _draw_ours(axis, found[0], height, lane)
     axis.set_yticks(range(len(names)), [labels[name] for name in names])
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.tick_params(axis="y", length=0)
-    axis.grid(axis="x")
+    axis.grid(axis="x", color="#DCDCDC")
     axis.grid(visible=False, axis="y")
     axis.set_xlabel("Accuracy, avg@k (%)")
     axis.margins(x=0.03)
-    style.add_header(figure, title or f"{family}: ours and published", experiment)
-    _legend(figure, [(label, *style_of) for label, style_of, _ in everything], columns=2, top=0.42)
-    note = f"{INTERVAL} Open squares: ± 1 standard deviation." if published else INTERVAL
-    style.add_footer(figure, note)
+    what = "ours and published" if published else "accuracy of each checkpoint"
+    style.add_header(figure, title or f"{family}: {what}", experiment)
+    _legend(figure, [(lane.label, lane.color, lane.marker, True) for lane in lanes], columns=2, top=0.40)
+    if published:
+        _published_legend(figure, 0.40 + 0.2 * ceil(len(lanes) / 2))
+    style.add_footer(figure, INTERVAL)
     return figure
 
 
-def _ours_series(cells: Sequence, models: Sequence, trained: Sequence) -> list[tuple]:
-    """(label, (color, marker, filled), {benchmark: (value, low, high)}) for each of our series."""
-    series = []
-    graders = list(dict.fromkeys(c.grader for c in cells))
-    wanted = [(model, None) for model in models]
-    if len(trained) == 1 and len(graders) > 1:
-        wanted = [(model, None) for model in models if model[1] == 0] + [(trained[0], grader) for grader in graders]
-    for index, (model, grader) in enumerate(wanted):
-        mine = [
-            c
-            for c in cells
-            if (c.run, c.step) == model and c.reference == "paper" and (c.grader == grader if grader else c.headline)
-        ]
-        label = f"ours: {model_label(*model)}" + (f" ({grader_label(grader)})" if grader else "")
-        points = {c.benchmark: (c.value, c.ci_low, c.ci_high) for c in mine}
-        series.append((label, (style.COLORS[index % 7], style.MARKERS[index % 7], True), points))
-    return series
+def _lanes(cells: Sequence) -> list[Lane]:
+    models = sorted({(c.run, c.step) for c in cells}, key=lambda m: (m[1] is None, m[1] or 0, m[0]))
+    lanes = []
+    for run, step in models:
+        mine = [c for c in cells if (c.run, c.step) == (run, step)]
+        graders = list(dict.fromkeys(c.grader for c in mine if c.headline))
+        if step != 0 and all(graded_by_model(grader) for grader in graders):
+            graders += [g for g in ("paper_rules",) if any(c.grader == g for c in mine)]
+        for grader in graders:
+            by_benchmark: dict[str, list] = {}
+            for cell in mine:
+                if cell.grader == grader:
+                    by_benchmark.setdefault(cell.benchmark, []).append(cell)
+            label = f"ours: {model_label(run, step)}" + (f" ({grader_label(grader)})" if len(graders) > 1 else "")
+            index = len([lane for lane in lanes if lane.color != style.MUTED])
+            color, marker = (style.MUTED, "o") if step == 0 else (style.COLORS[index % 7], style.MARKERS[1 + index % 6])
+            lanes.append(Lane(label, color, marker, by_benchmark))
+    return lanes
 
 
-def _published_series(cells: Sequence, experiment: str) -> list[tuple]:
-    if experiment != "paper":
-        return []
-    series = []
-    looks = {
-        ("paper", True): ("paper: base model", (style.MUTED, "D", False)),
-        ("reevaluation", True): ("re-evaluation: base model", (style.MUTED, "s", False)),
-        ("paper", False): ("paper: JustRL", (style.INK, "D", False)),
-        ("reevaluation", False): ("re-evaluation: JustRL", (style.INK, "s", False)),
-    }
-    for (reference, base), (label, look) in looks.items():
-        points = {}
-        for cell in cells:
-            if cell.reference == reference and (cell.step == 0) == base and cell.published is not None:
-                spread = cell.published_error if reference == "reevaluation" else 0.0
-                points[cell.benchmark] = (cell.published, cell.published - spread, cell.published + spread)
-        if points:
-            series.append((label, look, points))
-    return series
+def _draw_published(axis: Axes, cell, height: float, pitch: float) -> None:
+    if cell.published is None:
+        return
+    value, ends = 100 * cell.published, [height - 0.5 * pitch, height + 0.5 * pitch]
+    color = style.INK if cell.reference == "paper" else style.COLORS[3]
+    axis.plot([value] * 2, ends, color=color, linewidth=2.0, solid_capstyle="butt", zorder=2)
+    if cell.reference != "paper":
+        spread = 100 * cell.published_error
+        axis.fill_betweenx(ends, value - spread, value + spread, color=color, alpha=0.3, linewidth=0)
 
 
-def _draw_mark(axis: Axes, point: tuple[float, float, float], position: float, look: tuple[str, str, bool]) -> None:
-    value, low, high = (100 * part for part in point)
-    color, marker, filled = look
-    axis.plot([low, high], [position, position], color=color, linewidth=1.2, solid_capstyle="butt", zorder=2)
+def _draw_ours(axis: Axes, cell, height: float, lane: Lane) -> None:
+    low, high = 100 * cell.ci_low, 100 * cell.ci_high
+    axis.plot([low, high], [height, height], color=lane.color, linewidth=1.3, solid_capstyle="butt", zorder=3)
     axis.plot(
-        [value],
-        [position],
+        [100 * cell.value],
+        [height],
         linestyle="",
-        marker=marker,
-        markersize=5,
-        color=color,
-        markerfacecolor=color if filled else "white",
-        markeredgewidth=1.1,
-        zorder=3,
+        marker=lane.marker,
+        markersize=6,
+        color=lane.color,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        zorder=4,
     )
 
 
-def _legend(figure: Figure, entries: Sequence[tuple], columns: int = 4, top: float = 0.55) -> None:
+def _published_legend(figure: Figure, top: float) -> None:
+    from matplotlib.lines import Line2D
+
+    width, height = figure.get_size_inches()
+    handles = [
+        Line2D([], [], color=color, marker="|", linestyle="", markersize=9, markeredgewidth=2, label=label)
+        for color, label in ((style.INK, "JustRL paper"), (style.COLORS[3], "re-evaluation, ± 1 standard deviation"))
+    ]
+    place = (0.04 / width, 1 - top / height)
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=place,
+        ncols=2,
+        borderaxespad=0,
+        fontsize=8.5,
+        handletextpad=0.2,
+        columnspacing=1.6,
+    )
+
+
+def _legend(figure: Figure, entries: Sequence[tuple], columns: int = 4, top: float = 0.56) -> None:
     from matplotlib.lines import Line2D
 
     handles = [

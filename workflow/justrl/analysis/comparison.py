@@ -25,13 +25,21 @@ from justrl.analysis.published import (
     published_figure,
     select_published,
 )
-from justrl.analysis.results import Result, load_results, ordered_benchmarks
+from justrl.analysis.results import (
+    Result,
+    add_label_argument,
+    benchmark_label,
+    graded_by_model,
+    load_results,
+    ordered_benchmarks,
+)
 from justrl.errors import UserError
 from justrl.io import atomic_write
 
 __all__ = ["AVERAGE", "REFERENCES", "Cell", "compare", "published_figure", "write_csv"]
 
 AVERAGE = "average"
+GRADER_CAVEAT = "the paper graded by rules and then by a model, so another grader's verdict tells of the graders too"
 REFERENCES = {"paper": "JustRL paper", "reevaluation": "re-evaluation"}
 Z = 1.959963984540054
 
@@ -49,6 +57,7 @@ class Cell:
     run: str
     step: int | None
     benchmark: str
+    label: str
     grader: str
     headline: bool
     value: float
@@ -96,6 +105,7 @@ def _measured(result: Result, grader: str, family: str, experiment: str, referen
         run=result.run,
         step=result.step,
         benchmark=result.benchmark,
+        label=benchmark_label(result),
         grader=grader,
         headline=grader == result.headline,
         value=average["value"],
@@ -155,7 +165,7 @@ def _obstacle(cell: Cell, result: Result, figure: PublishedFigure) -> str:
     protocol = result.data.get("protocol", {}).get("name")
     if protocol != "paper":
         return f"evaluated under the protocol {protocol or 'unknown'}, not the paper's"
-    if result.step not in (None, 0):
+    if result.step is not None and not result.is_base:
         if result.run != cell.family:
             return f"{result.run} is not the recipe of the published model"
         if figure.step is not None and result.step != figure.step:
@@ -168,7 +178,7 @@ def _obstacle(cell: Cell, result: Result, figure: PublishedFigure) -> str:
 def _caveat(cell: Cell) -> str:
     if cell.reference == "reevaluation":
         return "their protocol: T 0.8, top-p 0.9, other prompt template"
-    return "" if cell.grader == "model" else "the paper graded by rules and then a model"
+    return "" if graded_by_model(cell.grader) else GRADER_CAVEAT
 
 
 def _averages(cells: Sequence[Cell]) -> list[Cell]:
@@ -188,6 +198,7 @@ def _average(nine: Sequence[Cell]) -> Cell:
     average = replace(
         nine[0],
         benchmark=AVERAGE,
+        label=LABELS[AVERAGE],
         headline=all(cell.headline for cell in nine),
         value=value,
         ci_low=value - sqrt(sum((cell.value - cell.ci_low) ** 2 for cell in nine)) / count,
@@ -235,13 +246,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", nargs="+", required=True, type=Path, metavar="RESULT.json")
     parser.add_argument("--family", required=True, help="deepseek, nemotron, or a family that nothing is published on")
     parser.add_argument("--experiment", required=True, help="the experiment's name, as in the config")
+    add_label_argument(parser)
     for kind in ("csv", "md", "html", "png", "svg"):
         parser.add_argument(f"--output-{kind}", type=Path)
     arguments = parser.parse_args(argv)
     outputs = {kind: getattr(arguments, f"output_{kind}") for kind in ("csv", "md", "html", "png", "svg")}
     if not any(outputs.values()):
         raise UserError("nothing to write: give at least one of --output-csv, -md, -html, -png, -svg")
-    results = load_results(arguments.results)
+    results = load_results(arguments.results, arguments.benchmark_labels)
     cells = compare(results, arguments.family, arguments.experiment)
     if outputs["csv"]:
         write_csv(cells, outputs["csv"])

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 
 from justrl.analysis.published import BENCHMARKS, LABELS, select_published
-from justrl.analysis.results import Result, benchmark_label
+from justrl.analysis.results import Result, graded_by_model, ordered_benchmarks
 from justrl.analysis.tables import Section, Text, grader_label, model_label, percent
 
 MODEL_GRADED = ("minerva", "olympiad")
 
+UNPUBLISHED = (
+    "Accuracies are avg@k in percent, with a 95% interval over questions (bootstrap, clustered by question). No figure "
+    "is published for this model on these benchmarks, so there is nothing to compare with."
+)
 CRITERION = (
     "Accuracies are avg@k in percent, with a 95% interval over questions (bootstrap, clustered by question). A verdict "
     "compares ours with the published figure on the same questions: they agree if they differ by no more than 1.96 "
@@ -19,7 +23,7 @@ CRITERION = (
 
 def comparison_sections(cells: Sequence, results: Sequence[Result], family: str, experiment: str) -> list[Section]:
     """The page of one family: each of our models, the gain over the base, both ways of grading, what is published."""
-    labels = {result.benchmark: benchmark_label(result) for result in results} | {"average": LABELS["average"]}
+    labels = {cell.benchmark: cell.label for cell in cells}
     models = list(dict.fromkeys((cell.run, cell.step) for cell in cells))
     sections = [_model_section(cells, labels, model) for model in sorted(models, key=_model_order)]
     sections += _gain_sections(results, labels)
@@ -37,22 +41,24 @@ def _model_section(cells: Sequence, labels: dict[str, str], model: tuple[str, in
     mine = [cell for cell in cells if (cell.run, cell.step) == model]
     graders = list(dict.fromkeys(cell.grader for cell in mine))
     headline = next((cell.grader for cell in mine if cell.headline), graders[0])
-    columns = ["Benchmark", "JustRL paper", "Re-evaluation", *(f"Ours: {grader_label(name)}" for name in graders)]
+    published = any(cell.published is not None for cell in mine)
+    references = ["JustRL paper", "Re-evaluation"] if published else ["Published"]
     rows = []
     for benchmark in dict.fromkeys(cell.benchmark for cell in mine):
         found = {(cell.grader, cell.reference): cell for cell in mine if cell.benchmark == benchmark}
-        paper = next((cell for (_, reference), cell in found.items() if reference == "paper"), None)
-        other = next((cell for (_, reference), cell in found.items() if reference == "reevaluation"), None)
-        size = f"{paper.questions} × {paper.samples}" if paper.samples else f"{paper.questions} questions"
-        row = [Text(labels[benchmark], size), _published_text(paper), _published_text(other)]
+        beside = {reference: cell for (_, reference), cell in found.items()}
+        some = beside["paper"]
+        size = f"{some.questions} × {some.samples}" if some.samples else f"{some.questions:,} questions"
+        row = [Text(labels[benchmark], size)]
+        row += [_published_text(beside[name]) for name in ("paper", "reevaluation")][: len(references)]
         rows.append(row + [_ours_text(found, grader) for grader in graders])
-    notes = tuple(dict.fromkeys(_note(cell) for cell in mine if cell.note))
+    lead = f"{CRITERION if published else UNPUBLISHED} The headline grader is “{grader_label(headline)}”."
     return Section(
         title=f"Ours: {model_label(*model)}",
-        columns=columns,
+        columns=["Benchmark", *references, *(f"Ours: {grader_label(name)}" for name in graders)],
         rows=rows,
-        lead=f"{CRITERION} The headline grader is “{grader_label(headline)}”.",
-        notes=notes,
+        lead=lead,
+        notes=tuple(dict.fromkeys(_note(cell) for cell in mine if cell.note)) if published else (),
     )
 
 
@@ -75,7 +81,7 @@ def _ours_text(found: dict, grader: str) -> Text:
         return Text("–", "not graded")
     verdicts = [f"{name}: {cell.verdict}" for name, cell in (("paper", paper), ("re-eval.", other)) if _speaks(cell)]
     if not verdicts:
-        verdicts = [paper.note if paper.note == "no published figure" else "not comparable"]
+        verdicts = ["not comparable"] if paper.published is not None else []
     kind = paper.verdict if _speaks(paper) else ""
     return Text(
         f"{percent(paper.value)} [{percent(paper.ci_low)}, {percent(paper.ci_high)}]", "; ".join(verdicts), kind
@@ -92,7 +98,8 @@ def _gain_sections(results: Sequence[Result], labels: dict[str, str]) -> list[Se
 
     bases = {(result.run, result.benchmark): result for result in results if result.is_base}
     rows = []
-    for result in results:
+    order = {name: index for index, name in enumerate(ordered_benchmarks(results))}
+    for result in sorted(results, key=lambda r: (order[r.benchmark], r.run, r.step or 0)):
         base = bases.get((result.run, result.benchmark))
         if base is None or result.is_base or base.headline != result.headline:
             continue
@@ -131,7 +138,7 @@ def _grading_section(cells: Sequence, labels: dict[str, str]) -> list[Section]:
     rows = []
     for (run, step, benchmark, grader), cell in ours.items():
         rules = ours.get((run, step, benchmark, "paper_rules"))
-        if benchmark not in MODEL_GRADED or grader != "model" or rules is None:
+        if benchmark not in MODEL_GRADED or not graded_by_model(grader) or rules is None:
             continue
         texts = [Text(f"{percent(c.value)} [{percent(c.ci_low)}, {percent(c.ci_high)}]") for c in (rules, cell)]
         gap = Text(f"{100 * (cell.value - rules.value):+.1f}".replace("-", "−"))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from justrl import cli
+from justrl.analysis.results import add_label_argument
 from justrl.errors import UserError
 
 
@@ -39,7 +40,7 @@ def draw_checkpoints(arguments: argparse.Namespace):
     from justrl.analysis.accuracy_figures import plot_checkpoints
     from justrl.analysis.results import load_results
 
-    results = load_results(arguments.results)
+    results = load_results(arguments.results, arguments.benchmark_labels)
     return plot_checkpoints(results, arguments.experiment, arguments.family, arguments.grader, arguments.title)
 
 
@@ -49,7 +50,8 @@ def draw_comparison(arguments: argparse.Namespace):
     from justrl.analysis.comparison import compare
     from justrl.analysis.results import load_results
 
-    cells = compare(load_results(arguments.results), arguments.family, arguments.experiment)
+    results = load_results(arguments.results, arguments.benchmark_labels)
+    cells = compare(results, arguments.family, arguments.experiment)
     return plot_comparison(cells, arguments.family, arguments.experiment, arguments.title)
 
 
@@ -78,11 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     checkpoints.add_argument("--results", nargs="+", required=True, type=Path, metavar="RESULT.json")
     checkpoints.add_argument("--family", help="whose published figures to draw: deepseek or nemotron")
     checkpoints.add_argument("--grader", help="default: each result's headline grader")
+    add_label_argument(checkpoints)
     checkpoints.set_defaults(draw=draw_checkpoints)
 
     comparison = commands.add_parser("comparison", parents=[common], help="ours beside the published figures")
     comparison.add_argument("--results", nargs="+", required=True, type=Path, metavar="RESULT.json")
     comparison.add_argument("--family", required=True)
+    add_label_argument(comparison)
     comparison.set_defaults(draw=draw_comparison)
     return parser
 

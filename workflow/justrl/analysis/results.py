@@ -1,5 +1,6 @@
 """Result files (`results/{benchmark}_{run}.json` and the like) as plain values for tables and figures."""
 
+import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ class Result:
     @property
     def is_base(self) -> bool:
         """Whether this is a base model, before any training."""
-        return self.step == 0
+        return self.step == 0 or (self.data.get("published") or {}).get("kind") == "base"
 
     @property
     def headline(self) -> str:
@@ -55,16 +56,40 @@ class Result:
         return [row["id"] for row in self.data.get("per_question") or []]
 
 
-def load_results(paths: Iterable[str | Path]) -> list[Result]:
-    """Read result files; raises UserError naming the file that is not one, and for a benchmark given twice."""
-    results = [load_result(path) for path in paths]
-    seen: dict[tuple, Path] = {}
-    for result, path in zip(results, paths, strict=True):
+def load_results(paths: Iterable[str | Path], labels: Sequence[str] = ()) -> list[Result]:
+    """Read result files; `labels` are NAME=TEXT, the benchmarks' names for readers.
+
+    Raises UserError naming the file that is not a result, or that repeats another.
+    """
+    names = dict(_label(text) for text in labels)
+    results: dict[tuple, tuple[Result, str | Path]] = {}
+    for path in paths:
+        result = load_result(path)
+        if result.benchmark in names:
+            result.data["benchmark_label"] = names[result.benchmark]
         key = (result.run, result.step, result.benchmark)
-        if key in seen:
-            raise UserError(f"{path} repeats {result.benchmark} of {result.run} at step {result.step} ({seen[key]})")
-        seen[key] = Path(path)
-    return results
+        if key in results:
+            raise UserError(f"{path} and {results[key][1]} are both {result.benchmark} of {result.data['name']}")
+        results[key] = (result, path)
+    return [result for result, _ in results.values()]
+
+
+def add_label_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names benchmarks for readers."""
+    text = "names for readers, where they differ from the paper's: aime='AIME 2024' my_set='My set'"
+    parser.add_argument("--benchmark-labels", nargs="+", default=[], metavar="NAME=TEXT", help=text)
+
+
+def graded_by_model(grader: str) -> bool:
+    """Whether a grader is rules and then a model, as the paper's is (`paper_rules+model`)."""
+    return grader == "model" or grader.endswith("+model")
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, label = text.partition("=")
+    if not (name and equals and label):
+        raise UserError(f"--benchmark-labels takes NAME=TEXT, got {text!r}")
+    return name, label
 
 
 def load_result(path: str | Path) -> Result:
@@ -102,4 +127,10 @@ def benchmark_label(result: Result) -> str:
     from justrl.analysis.published import LABELS
 
     label = result.data.get("benchmark_label") or LABELS.get(result.benchmark)
-    return label or result.benchmark.replace("_", " ")
+    return label or readable(result.benchmark)
+
+
+def readable(name: str) -> str:
+    """An identifier as a reader would write it: arithmetic_hard becomes Arithmetic hard."""
+    text = name.replace("_", " ")
+    return text[:1].upper() + text[1:]

@@ -102,8 +102,20 @@ def thousands(axis) -> None:
     """Write the ticks of an axis as whole numbers with a thousands separator."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axis.set_major_locator(MaxNLocator(nbins=5, integer=True, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace("-", "−")))
+
+
+def halo() -> list:
+    """Path effects that keep small text legible where it crosses a line."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2.5, foreground="white")]
+
+
+def joined(names: list[str]) -> str:
+    """Names in running text: "a", "a and b", "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def hide_unused(axes: list[Axes], used: int) -> None:

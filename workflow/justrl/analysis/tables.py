@@ -13,7 +13,9 @@ GRADERS = {
     "paper": "training reward",
     "paper_rules": "rules",
     "symbolic": "symbolic",
-    "model": "rules, then model",
+    "paper_rules+model": "rules, then model",
+    "symbolic+model": "symbolic, then model",
+    "strict+model": "exact match, then model",
 }
 
 
@@ -68,11 +70,17 @@ def write_markdown(path: str | Path, title: str, sections: Sequence[Section], ex
         lines.append("| " + " | ".join(map(_pipe, section.columns)) + " |")
         lines.append("|" + "|".join([" :--- ", *(" ---: " for _ in section.columns[1:])]) + "|")
         for row in section.rows:
-            lines.append("| " + " | ".join(_pipe(f"{t.main} ({t.note})" if t.note else t.main) for t in row) + " |")
+            lines.append("| " + " | ".join(_pipe(_plain(text)) for text in row) + " |")
         lines.append("")
         lines += [f"- {note}" for note in section.notes] + ([""] if section.notes else [])
     with atomic_write(path) as handle:
         handle.write("\n".join(lines).rstrip("\n") + "\n")
+
+
+def _plain(text: Text) -> str:
+    if not text.note:
+        return text.main
+    return f"{text.main} {text.note}" if text.note[0] in "[±" else f"{text.main} ({text.note})"
 
 
 def _pipe(text: str) -> str:

@@ -55,7 +55,7 @@ def plot_training(
         raise UserError(f"unknown panel {unknown[0]!r}: choose from {', '.join(PANELS)}")
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
-    header = 0.92 if len(runs) > 1 else 0.66
+    header = 0.78 if len(runs) > 1 else 0.56
     footer = 0.26
     width = 3.6 * columns if columns > 1 else 5.4
     figure = style.new_figure(width, 2.75 * lines + header + footer, header, footer)
@@ -66,7 +66,7 @@ def plot_training(
     style.hide_unused(axes, len(panels))
     steps = [row["step"] for rows in runs.values() for row in rows]
     subtitle = f"steps {min(steps):,} to {max(steps):,}"
-    style.add_header(figure, title or f"Training of {' and '.join(runs)}", experiment, subtitle)
+    style.add_header(figure, title or f"Training of {style.joined(list(runs))}", experiment, subtitle)
     if len(runs) > 1:
         _add_legend(figure, list(runs))
     footnote = "Each step" if window == 1 else f"Thin: each step. Thick: mean over {window} steps."
@@ -77,9 +77,9 @@ def plot_training(
 
 
 def smoothing_window(runs: Mapping[str, Rows]) -> int:
-    """Width in steps of the moving mean: about a fortieth of the longest run, and 1 for a run too short to smooth."""
+    """Width in steps of the moving mean: about an eightieth of the longest run, and 1 for a run too short to smooth."""
     longest = max(len(rows) for rows in runs.values())
-    return 1 if longest < 10 else max(3, 2 * round(longest / 80) + 1)
+    return 1 if longest < 10 else max(5, 2 * round(longest / 160) + 1)
 
 
 def moving_mean(values: Sequence[float], window: int) -> np.ndarray:
@@ -105,7 +105,7 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Mapping[str, Rows], window: int,
         values = np.array(values) * (100 if panel.percent else 1)
         color, dashes = style.COLORS[index % 7], style.DASHES[index % 7]
         if window > 1:
-            axis.plot(steps, values, color=color, linewidth=0.6, alpha=0.35 if len(runs) == 1 else 0.25)
+            axis.plot(steps, values, color=color, linewidth=0.6, alpha=0.4 if len(runs) == 1 else 0.18)
         marker = "o" if len(values) < 10 else None
         axis.plot(
             steps, moving_mean(values, window), color=color, linestyle=dashes, marker=marker, markersize=3.5, zorder=3
@@ -147,7 +147,9 @@ def _draw_bands(axis: Axes, metric: str, last_step: int) -> None:
                 ha="left" if left else "right",
                 va="bottom",
                 fontsize=7.5,
-                color=style.MUTED,
+                color="#4A4A4A",
+                path_effects=style.halo(),
+                zorder=5,
             )
 
 
