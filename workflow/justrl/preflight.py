@@ -74,7 +74,8 @@ def report(done: list, output: Path | None) -> int:
     from justrl.operations import checks
 
     failed = [check for check in done if check.status == checks.FAILED]
-    print(checks.table(done))
+    # In a job, the table belongs to the log, which takes standard error.
+    print(checks.table(done), file=sys.stderr if output else sys.stdout)
     # As an output of the workflow the report means "passed"; a failure must leave none, or the next run would go on.
     if output and not failed:
         write_json(output, {"passed": True, "checks": [check.as_dict() for check in done]})

@@ -76,7 +76,7 @@ def _all_downloaded(config: Mapping, runs: Sequence[str], results: Path) -> bool
 def _ask_hub(wanted: Sequence[tuple[str, str, str]], seconds: float) -> Check:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     remedy = (
-        "check network and proxy (HTTPS_PROXY), set HF_ENDPOINT to a mirror of the hub, set hub.mirror to a local copy, "
+        "check network and proxy (HTTPS_PROXY), set HF_ENDPOINT to another hub, set hub.mirror to a local copy, "
         "or run `snakemake data` on a machine with network; `snakemake --profile mini` needs no hub"
     )
 
