@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+
 from justrl.errors import UserError
 from justrl.operations import gpus
 
