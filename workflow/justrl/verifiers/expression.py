@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
 
-MAX_LENGTH = 1000
+MAX_LENGTH = 2000
 MAX_DEPTH = 60
 MAX_BITS = 20_000
 MAX_EXPONENT = 10_000
@@ -50,7 +50,7 @@ class NotRationalError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A lexical unit: kind is integer, decimal, imaginary, name or operator."""
+    """A lexical unit: kind is integer, decimal, imaginary, name, letter (of a longer name) or operator."""
 
     kind: str
     text: str
@@ -75,6 +75,11 @@ def evaluate(text: str, algebra: Algebra) -> Any:
     if len(text) > MAX_LENGTH:
         raise TooLargeError(f"expression of {len(text)} characters, at most {MAX_LENGTH} are read")
     return _Parser(tokenize(text), algebra).parse()
+
+
+def difference_of(left: str, right: str) -> str:
+    """The text that is zero if two texts are equal. Brackets that one leaves open the other may close, as upstream."""
+    return f"({left})-({right})"
 
 
 def tokenize(text: str) -> list[Token]:
@@ -117,7 +122,7 @@ def _split_name(name: str) -> list[Token]:
                 raise ExpressionError(f"the digits {part!r} are no number")
             tokens.append(Token("integer", part))
         else:
-            tokens.append(Token("name", part))
+            tokens.append(Token("letter", part))
     return tokens
 
 
@@ -195,8 +200,11 @@ class _Parser:
         return self.algebra.power(base, exponent)
 
     def postfix(self) -> Any:
+        start = self.position
         value = self.atom()
         if sign := self.accept("!", "!!"):
+            if start and self.tokens[start].text == "(" and self.tokens[start - 1].kind == "name":
+                raise ExpressionError("SymPy takes the k of k(d-k)! for a function and fails")
             value = self.algebra.factorial(value, len(sign))
             if self.accept("!", "!!"):
                 raise ExpressionError("more than two factorial signs")

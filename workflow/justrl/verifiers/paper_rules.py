@@ -11,7 +11,14 @@ import re
 from collections.abc import Iterable
 
 from justrl.verifiers.answer_forms import mathd_form, plain_form, whole_number, without_thousands_commas
-from justrl.verifiers.expression import ExpressionError, NotRationalError, RationalAlgebra, TooLargeError, evaluate
+from justrl.verifiers.expression import (
+    ExpressionError,
+    NotRationalError,
+    RationalAlgebra,
+    TooLargeError,
+    difference_of,
+    evaluate,
+)
 from justrl.verifiers.extraction import balanced_end
 from justrl.verifiers.outcome import Grade, Grader, Outcome, require_text
 from justrl.verifiers.pool import GaveUp, WorkerPool
@@ -38,14 +45,14 @@ class PaperRulesGrader(Grader):
     """Decides as the authors' released evaluation does, and is safe on any text.
 
     Args:
-        workers: most worker processes (default: one per processor, at most 8).
+        processes: most worker processes (default: one per processor, at most 8).
         timeout: processor seconds that one comparison may take in a worker.
     """
 
     name = "paper_rules"
 
-    def __init__(self, workers: int | None = None, timeout: float = 5.0) -> None:
-        self._pool = WorkerPool("justrl.verifiers.sympy_algebra:equal", workers, timeout)
+    def __init__(self, processes: int | None = None, timeout: float = 5.0) -> None:
+        self._pool = WorkerPool("justrl.verifiers.sympy_algebra:equal", processes, timeout)
         # Samples of one question repeat each other's answers.
         self._verdicts: dict[tuple[str, str], bool | GaveUp | None] = {}
 
@@ -146,17 +153,17 @@ def _compare(gold: str, answer: str) -> bool | str | None:
         return gold == answer
     if (whole_number(gold) is None) != (whole_number(answer) is None):
         return False
-    if not _may_compute(f"({gold})-({answer})"):
+    difference = difference_of(gold, answer)
+    if not _may_compute(difference):
         return False
     try:
-        values = [evaluate(text, RationalAlgebra()) for text in (gold, answer)]
+        return evaluate(difference, RationalAlgebra()) == 0
     except NotRationalError:
         return "ask"
     except TooLargeError:
         return None
     except ExpressionError:
         return False
-    return values[0] == values[1]
 
 
 def _may_compute(text: str) -> bool:

@@ -11,6 +11,7 @@ from justrl.verifiers.expression import (
     TooLargeError,
     check_factorial,
     check_power,
+    difference_of,
     evaluate,
 )
 
@@ -63,8 +64,7 @@ def equal(pair: list[str]) -> bool | None:
     Text that is not an expression, and arithmetic that SymPy refuses, make them unequal.
     """
     try:
-        left, right = (evaluate(text, SympyAlgebra()) for text in pair)
-        difference = left - right
+        difference = evaluate(difference_of(*pair), SympyAlgebra())
         if _clearly_not_zero(difference):
             return False
         return bool(sympy.simplify(difference) == 0)
