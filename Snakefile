@@ -39,6 +39,9 @@ include: "rules/evaluate.smk"
 include: "rules/analyse.smk"
 
 
+refuse_changed_recipes()
+
+
 report: "workflow/captions/workflow.rst"
 
 

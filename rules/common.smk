@@ -4,14 +4,18 @@ import json
 import re
 from pathlib import Path
 
+from snakemake.pathvars import Pathvars
+
 from justrl import config as experiment
 from justrl.errors import UserError
 
 if "extends" in config:
     # An overlay that extends another: the other goes between config.yaml and what the command line gave.
     beneath = experiment.read_overlay(config.pop("extends"))
-    layers = experiment.merge(experiment.read_yaml(experiment.DEFAULT_CONFIG), beneath)
-    config.update(experiment.merge(layers, {k: v for k, v in workflow.overwrite_config.items() if k != "extends"}))
+    given = {key: value for key, value in workflow.config_settings.overwrite_config.items() if key != "extends"}
+    defaults = experiment.read_yaml(experiment.DEFAULT_CONFIG)
+    config.update(experiment.merge(experiment.merge(defaults, beneath), given))
+    workflow.pathvars.update(Pathvars.from_config(config))
 
 try:
     experiment.validate(config)
@@ -38,6 +42,11 @@ MODEL_SOURCES = (
     }
 )
 RESULTS = Path(workflow.pathvars.get("results"))
+if config["experiment"] != "paper" and RESULTS == Path("results"):
+    raise WorkflowError(
+        f"config: experiment {config['experiment']} would write to results/, where the paper's experiment lives; give it "
+        f"a folder of its own, such as `pathvars: {{results: results/{config['experiment']}}}`"
+    )
 SHARDS = EVALUATION["shards"]
 
 
@@ -105,9 +114,6 @@ def refuse_changed_recipes():
                 f"config: run {name} has trained steps in {written.parent} with another {', '.join(changed)}. Undo the "
                 f"change, give the changed experiment a run name of its own, or remove {written.parent} to train again."
             )
-
-
-refuse_changed_recipes()
 
 
 def base_model(wildcards):
