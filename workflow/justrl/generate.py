@@ -34,7 +34,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def add_backend_arguments(parser: argparse.ArgumentParser, backend: str = "vllm") -> None:
     """Add the options that say what generates and how fast, none of which belongs to a protocol."""
     parser.add_argument(
-        "--backend", choices=["vllm", "transformers"], default=backend, help=f"what generates (default: {backend})"
+        "--backend",
+        choices=["vllm", "transformers", *(["auto"] if backend == "auto" else [])],
+        default=backend,
+        help=f"what generates (default: {backend}{', vllm if it is installed' if backend == 'auto' else ''})",
     )
     parser.add_argument(
         "--dtype", default="auto", help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16 or float16"

@@ -25,7 +25,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="grades Parquet to write (default: only print the summary)")
     parser.add_argument("--summary", type=Path, help="write the printed counts as JSON too")
     parser.add_argument("--golds", type=Path, help="benchmark Parquet to take the right answers from")
-    parser.add_argument("--processes", type=int, help="worker processes of the symbolic grader (default: the cores)")
+    parser.add_argument(
+        "--processes", type=int, help="worker processes of paper_rules and symbolic (default: the cores)"
+    )
     model = parser.add_argument_group("with --grader model")
     model.add_argument("--rejected-by", type=Path, help="the rules' grades Parquet (without: judge everything)")
     model.add_argument("--rules", default="paper_rules", help="whose rejections to judge (default: paper_rules)")
@@ -61,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
             rules, _ = grading.read_grades([args.rejected_by], samples)
             judged = grading.rejected_samples(samples, rules, args.rules)
     elif args.processes is not None:
-        options = {"symbolic": {"processes": args.processes}}
+        options = {name: {"processes": args.processes} for name in ("paper_rules", "symbolic")}
     grades = grading.grade_samples(judged, graders, options)
     summary = grading.summarise(grades)
     print(grading.format_summary(summary))

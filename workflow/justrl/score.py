@@ -23,6 +23,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kind", choices=["run", "base", "external"], default="run", help="what the model is")
     parser.add_argument("--family", help="family of the published figures to put beside: deepseek or nemotron")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
+    parser.add_argument("--config", type=Path, help="the resolved configuration as JSON, whose hash the result carries")
+    parser.add_argument(
+        "--sources", nargs="*", default=[], type=Path, help="source.json files of the model and benchmark"
+    )
     parser.add_argument("--output", required=True, type=Path, help="result JSON to write")
     return parser.parse_args(argv)
 
@@ -30,11 +34,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Score, write the result, print the headline."""
     args = parse_arguments(argv)
+    from justrl.analysis.provenance import collect_provenance
     from justrl.evaluation.completions import comparable, read_completions
     from justrl.evaluation.generate import read_benchmark
     from justrl.evaluation.grade import read_grades, with_golds
     from justrl.evaluation.score import check_samples, published_figures, score
-    from justrl.io import write_json
+    from justrl.io import read_json, write_json
 
     benchmark, questions = read_benchmark(args.benchmark)
     samples, settings = read_completions(args.completions)
@@ -54,7 +59,9 @@ def main(argv: list[str] | None = None) -> None:
         seed=args.seed,
     )
     result["published"] = published_figures(args.family, args.kind, benchmark, args.step)
+    seeds = {"generation": settings.get("seed"), "bootstrap": args.seed}
     result["provenance"] = {
+        **collect_provenance(read_json(args.config) if args.config else None, seeds, args.sources),
         "generation": comparable(settings),
         "generated_with": settings.get("environments", []),
         "grading": grading,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 OUTCOMES = ("correct", "wrong", "unparsed", "timeout")
 COLUMNS = [*KEY, "grader", "outcome", "extracted"]
 MODEL = "model"
-CHUNK = 64
+CHUNK = 512
 
 
 def grade_samples(samples: "pandas.DataFrame", graders: Sequence[str], options: dict[str, dict] | None = None):

