@@ -125,7 +125,7 @@ def read_questions(path: str | Path) -> list[str]:
     schema = pq.read_schema(path)
     if "extra_info" not in schema.names or schema.field("extra_info").type.get_field_index("question") < 0:
         raise UserError(f"{path} has no extra_info.question: make it with python -m justrl.prepare_data")
-    return [info["question"] for info in pq.read_table(path, columns=["extra_info.question"])["extra_info"].to_pylist()]
+    return [info["question"] for info in pq.read_table(path, columns=["extra_info"])["extra_info"].to_pylist()]
 
 
 def write_train(train: Path, output: Path, drop: set[int]) -> None:

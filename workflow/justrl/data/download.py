@@ -44,7 +44,7 @@ def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lock", type=Path, help="lock file that keeps revisions and hashes (data.lock.json)")
     parser.add_argument("--mirror", type=Path, help="folder of local copies, laid out as DIR/<hub id>/files")
     parser.add_argument("--offline", action="store_true", help="never use the network")
-    parser.add_argument("--timeout", type=float, default=10.0, help="seconds to wait for the hub to answer")
+    parser.add_argument("--timeout", type=float, default=5.0, help="seconds to wait for the hub to answer")
 
 
 def hub_of(arguments: argparse.Namespace) -> Hub:

@@ -24,7 +24,7 @@ class Hub:
 
     mirror: Path | None = None
     offline: bool = False
-    timeout: float = 10.0
+    timeout: float = 5.0
 
 
 DIRECT = Hub()
