@@ -1,0 +1,142 @@
+"""What goes wrong on a cluster, done to a running experiment; each returns what happened, in a few words."""
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+
+from workflow_run import WorkflowRun
+
+# A fault lands in the middle of the first segment (steps 1 to 6, saved at 2 and 4).
+MIDDLE = 3
+# Long enough that nothing goes on until a test lets it.
+HELD = 600
+
+
+def _hold_at(run: WorkflowRun, step: int) -> str:
+    """Wait until a step is trained, hold the trainer there, and return its Slurm job."""
+    run.wait_for_step(step)
+    run.pause(HELD)
+    return run.running_job()
+
+
+def _until_ended(run: WorkflowRun, job: str, *states: str) -> str:
+    """Wait until a job has left the node for one of these states."""
+    return run.wait_for(
+        lambda: (state := run.cluster.job(job).get("JobState")) in states and state, f"job {job} is {'/'.join(states)}"
+    )
+
+
+def warned_before_the_limit(run: WorkflowRun) -> str:
+    """Slurm's warning arrives; the trainer saves and leaves before the limit."""
+    job = _hold_at(run, MIDDLE)
+    run.wait_for(lambda: "SIGURG" in run.tail(), "the trainer has the warning")
+    run.pause(0)
+    return f"{_until_ended(run, job, 'FAILED', 'TIMEOUT')} after saving"
+
+
+def time_limit(run: WorkflowRun) -> str:
+    """No warning, and a step that outlasts the grace: killed at the limit."""
+    job = _hold_at(run, MIDDLE)
+    state = _until_ended(run, job, "TIMEOUT")
+    run.pause(0)
+    return state
+
+
+def cancelled(run: WorkflowRun) -> str:
+    """Somebody types scancel."""
+    job = _hold_at(run, MIDDLE)
+    run.cluster.run("scancel", job)
+    run.pause(0)
+    return _until_ended(run, job, "CANCELLED")
+
+
+def preempted(run: WorkflowRun) -> str:
+    """A job of a partition of higher priority takes the node; Slurm requeues this one."""
+    job = _hold_at(run, MIDDLE)
+    node = run.cluster.job(job)["BatchHost"]
+    request = ["--gpus=8", "--cpus-per-task=64", "--mem=512G", f"--nodelist={node}", "--output=/dev/null"]
+    run.cluster.run("sbatch", "--partition=urgent", *request, "--wrap", "sleep 1")
+    run.wait_for(lambda: run.cluster.job(job).get("Restarts") == "1", f"job {job} is requeued")
+    run.pause(0)
+    return "requeued, same job id"
+
+
+def node_lost(run: WorkflowRun) -> str:
+    """The node goes down under the job, and comes back."""
+    job = _hold_at(run, MIDDLE)
+    node = run.cluster.job(job)["BatchHost"]
+    run.cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=fault test")
+    run.wait_for(lambda: run.cluster.job(job).get("Restarts") == "1", f"job {job} is requeued")
+    run.pause(0)
+    run.cluster.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+    return f"{node} down, requeued"
+
+
+def job_killed(run: WorkflowRun) -> str:
+    """SIGKILL to every process of the job at once, as the kernel does when memory runs out."""
+    job = _hold_at(run, MIDDLE)
+    processes = run.job_processes(job)
+    _kill(processes)
+    run.pause(0)
+    return f"{len(processes)} processes killed, {_until_ended(run, job, 'FAILED', 'CANCELLED')}"
+
+
+def checkpoint_torn(run: WorkflowRun) -> str:
+    """The machine dies while a state is being written: its newest file is cut in half."""
+    job = _hold_at(run, MIDDLE + 2)
+    _kill(run.job_processes(job))
+    newest = max((run.work / "checkpoints").glob("step_*"))
+    largest = max(newest.rglob("*"), key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    run.pause(0)
+    return f"{newest.name}/{largest.name} cut in half, job killed"
+
+
+def snakemake_killed(run: WorkflowRun) -> str:
+    """SIGKILL to Snakemake; started again while its orphan still trains."""
+    job = _hold_at(run, MIDDLE)
+    run.kill_snakemake()
+    subprocess.run([*run.command(), "--unlock"], cwd=run.folder, check=True, capture_output=True)
+    run.start()
+    run.wait_for(
+        lambda: [j for j in run.training_jobs() if j["JobState"] == "RUNNING" and j["JobId"] != job],
+        "a second training job starts beside the first",
+    )
+    run.wait_for(lambda: "another trainer" in run.tail(), "the second trainer has found the first")
+    assert run.steps_computed() == MIDDLE, "the second trainer trained beside the first"
+    run.pause(0)
+    state = _until_ended(run, job, "COMPLETED")
+    return f"orphan {state}, its work was taken over"
+
+
+def disk_full(run: WorkflowRun) -> str:
+    """The file system of the working folder fills up before a save, and is freed after the job has failed."""
+    job = _hold_at(run, MIDDLE)
+    filler = run.work / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as handle:
+        while True:
+            handle.write(bytes(4096))
+    run.pause(0)
+    state = _until_ended(run, job, "FAILED")
+    run.wait_for(lambda: "no room" in run.tail() or "No space" in run.tail(), "the full disk is named")
+    filler.unlink()
+    return f"{state}, freed before the retry"
+
+
+def mount_small_disk(run: WorkflowRun) -> None:
+    """Put the working folder on a file system of its own, of 8 MB."""
+    run.work.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(run.work)], check=True)
+
+
+def unmount(run: WorkflowRun) -> None:
+    subprocess.run(["umount", "--lazy", str(run.work)], check=False, capture_output=True)
+
+
+def _kill(processes: list[int]) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    time.sleep(0.2)
