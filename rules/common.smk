@@ -8,6 +8,7 @@ from snakemake.pathvars import Pathvars
 
 from justrl import config as experiment
 from justrl.errors import UserError
+from justrl.operations import plan
 
 if "extends" in config:
     # An overlay that extends another: the other goes between config.yaml and what the command line gave.
@@ -48,6 +49,8 @@ if config["experiment"] != "paper" and RESULTS == Path("results"):
         f"a folder of its own, such as `pathvars: {{results: results/{config['experiment']}}}`"
     )
 SHARDS = EVALUATION["shards"]
+# Not a parameter of training rules: a run that moves to other nodes in its middle must not be trained again.
+HARDWARE_JSON = json.dumps(HARDWARE, sort_keys=True)
 
 
 def names_of(entries, source):
@@ -136,6 +139,21 @@ def previous_segment(wildcards):
     """The metrics of the segment before this one; nothing for the first."""
     start = start_step(wildcards)
     return [f"<results>/runs/{wildcards.run}/segments/{start}/metrics.jsonl"] if start > 0 else []
+
+
+def timings_before(wildcards):
+    """The metrics of the segment before, whose seconds per step tell how long the next one takes; it may not exist yet."""
+    return RESULTS / "runs" / wildcards.run / "segments" / str(start_step(wildcards)) / "metrics.jsonl"
+
+
+def segment_runtime(wildcards):
+    """Minutes asked for one segment, from the timings of the segment before where there are any."""
+    return plan.segment_runtime_minutes(config, wildcards.run, timings_before(wildcards))
+
+
+def segment_warning(wildcards):
+    """Slurm's warning to the trainer before the time limit, early enough for a step and a save."""
+    return f"--signal=URG@{plan.segment_warning_seconds(config, wildcards.run, timings_before(wildcards))}"
 
 
 def engine_config(wildcards):

@@ -28,6 +28,9 @@ rule generate:
     threads: HARDWARE["cpus_per_evaluation"]
     resources:
         gpu=HARDWARE["gpus_per_evaluation"],
+        cpus_per_task=HARDWARE["cpus_per_evaluation"],
+        mem_mb=HARDWARE["memory_per_evaluation_gb"] * 1000,
+        runtime=720,
     params:
         protocol=protocol_json,
         samples=samples_of,
@@ -94,6 +97,9 @@ rule grade_by_model:
     threads: HARDWARE["cpus_per_evaluation"]
     resources:
         gpu=HARDWARE["gpus_per_evaluation"],
+        cpus_per_task=HARDWARE["cpus_per_evaluation"],
+        mem_mb=HARDWARE["memory_per_evaluation_gb"] * 1000,
+        runtime=720,
     params:
         backend=EVALUATION["backend"],
         dtype=EVALUATION["dtype"],

@@ -44,7 +44,7 @@ rule resolve_verl_config:
         r"""
         python -m justrl.engines.verl.translate \
             --run {input.run:q} \
-            --hardware {params.hardware:q} \
+            --hardware {HARDWARE_JSON:q} \
             --output {output:q} \
             2> >(log_to {log:q})
         """
@@ -75,7 +75,7 @@ rule preflight:
             --run {input.run:q} \
             --model {input.model:q} \
             --data {input.data:q} \
-            --hardware {params.hardware:q} \
+            --hardware {HARDWARE_JSON:q} \
             --output {output:q} \
             2> >(log_to {log:q})
         """
@@ -113,7 +113,7 @@ rule train_segment:
             --run-file {input.run:q} \
             --model {input.model:q} \
             --data {input.data:q} \
-            --hardware {params.hardware:q} \
+            --hardware {HARDWARE_JSON:q} \
             --start-step {params.start} \
             --to-step {wildcards.step} \
             --work-dir {params.work:q}/work \
