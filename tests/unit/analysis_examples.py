@@ -30,7 +30,11 @@ def metrics_rows(steps, seed=0, first=1, scale="paper"):
         entropy = 1.3 + 0.1 * math.sin(step / 90) + source.gauss(0, 0.08)
         length = 4600 + 2900 * math.exp(-6 * progress) + source.gauss(0, 180)
         if scale == "mini":
-            reward, entropy, length = reward + 0.4, entropy / 6 * (1.2 - progress), 22 - 4 * progress + source.gauss(0, 1)
+            reward, entropy, length = (
+                reward + 0.4,
+                entropy / 6 * (1.2 - progress),
+                22 - 4 * progress + source.gauss(0, 1),
+            )
         rows.append(
             {
                 "step": step,

@@ -21,13 +21,15 @@ def plot_checkpoints(
 ) -> Figure:
     """Accuracy against checkpoint step, one panel per benchmark, one line per run; the base model is step 0.
 
-    With `experiment` "paper", the published figures of `family` stand as open diamonds at their steps.
+    With `experiment` "paper", the published figures of `family` (by default the one that the results name)
+    stand as open diamonds at their steps.
     """
     results = [result for result in results if result.step is not None]
     if not results:
         raise UserError("no result has a checkpoint step: the figure needs results of a run, e.g. deepseek@1000")
     benchmarks = ordered_benchmarks(results)
     runs = list(dict.fromkeys(result.run for result in results))
+    family = family or next((r.data["published"]["family"] for r in results if r.data.get("published")), None)
     published = experiment == "paper" and bool(family and select_published(family))
     entries = [(run, style.COLORS[i % 7], style.MARKERS[i % 7], True) for i, run in enumerate(runs)]
     if published:
@@ -150,7 +152,7 @@ def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = 
     _legend(figure, [(lane.label, lane.color, lane.marker, True) for lane in lanes], columns=2, top=0.40)
     if published:
         _published_legend(figure, 0.40 + 0.2 * ceil(len(lanes) / 2))
-    style.add_footer(figure, INTERVAL)
+    style.add_footer(figure, "Lines: 95% interval over questions (bootstrap, clustered by question).")
     return figure
 
 

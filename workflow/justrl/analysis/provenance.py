@@ -42,12 +42,14 @@ def collect_provenance(
     config: Mapping[str, Any] | None = None,
     seeds: Mapping[str, int] | None = None,
     sources: Iterable[str | Path] = (),
+    results: Iterable[str | Path] = (),
     command: Sequence[str] | None = None,
     packages: Sequence[str] = PACKAGES,
 ) -> dict[str, Any]:
     """Describe how a result is made, as plain values ready for JSON.
 
-    `sources` are the source.json files of the data sets and models used; `command` defaults to this process's own.
+    `sources` are the source.json files of the data sets and models used, `results` the result files whose models,
+    settings and machines are to be listed; `command` defaults to this process's own.
     Takes no path, host or user name along: what is absolute in a value is cut to its last part.
     """
     return {
@@ -57,6 +59,7 @@ def collect_provenance(
         "config_sha256": None if config is None else config_hash(config),
         "seeds": dict(seeds or {}),
         "sources": [without_paths(_read_source(path)) for path in sources],
+        "evaluations": [_evaluation(path) for path in results],
         "packages": package_versions(packages),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -144,42 +147,6 @@ def describe_command(arguments: Sequence[str]) -> str:
     return shlex.join([*head, *cut])
 
 
-def provenance_sections(record: Mapping[str, Any]) -> list:
-    """The record as tables for the report."""
-    from justrl.analysis.tables import Section, Text
-
-    code, machine = record["code"], record["hardware"]
-    commit = code["commit"] + (" with uncommitted changes" if code.get("dirty") else "")
-    gpu_names = [gpu["name"] for gpu in machine["gpus"]]
-    described = [f"{gpu_names.count(name)} × {name}" for name in dict.fromkeys(gpu_names)]
-    run = {
-        "Time": record["time"],
-        "Code": commit + (f" ({code['reason']})" if code.get("reason") else ""),
-        "Configuration (SHA-256)": record["config_sha256"] or "–",
-        "Seeds": ", ".join(f"{name} {seed}" for name, seed in record["seeds"].items()) or "–",
-        "Python": record["python"],
-        "System": record["system"],
-        "Processor": f"{machine['cpu']}, {machine['cores']} cores",
-        "Memory": "–" if machine["memory_gib"] is None else f"{machine['memory_gib']} GiB",
-        "GPUs": ", ".join(described) or "none",
-    }
-    sections = [Section("This report", ["What", "Value"], [[Text(k), Text(v)] for k, v in run.items()])]
-    if record["sources"]:
-        rows = [
-            [
-                Text(str(source.get("hub_id") or source.get("name") or "–")),
-                Text(str(source.get("kind") or "–")),
-                Text(str(source.get("revision") or "–")),
-                Text(str(source.get("origin") or source.get("source") or "–")),
-            ]
-            for source in record["sources"]
-        ]
-        sections.append(Section("Data sets and models", ["Id", "Kind", "Revision", "From"], rows))
-    rows = [[Text(name), Text(version)] for name, version in record["packages"].items()]
-    sections.append(Section("Packages", ["Package", "Version"], rows))
-    return sections
-
-
 def _read_source(path: str | Path) -> Any:
     try:
         return read_json(path)
@@ -187,6 +154,28 @@ def _read_source(path: str | Path) -> Any:
         raise UserError(f"--sources: {path} does not exist") from None
     except json.JSONDecodeError as error:
         raise UserError(f"--sources: {path} is not JSON ({error.msg})") from None
+
+
+def _evaluation(path: str | Path) -> dict[str, Any]:
+    """What a result file says of its own making: model, protocol, backend, seed, software and machines."""
+    try:
+        result = read_json(path)
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"--results: {path} cannot be read as JSON: {error}") from None
+    made = result.get("provenance") or {}
+    generation = made.get("generation") or {}
+    kept = ("model", "model_revision", "model_fingerprint", "backend", "dtype", "seed", "benchmark_fingerprint")
+    return without_paths(
+        {
+            "name": result.get("name"),
+            "benchmark": result.get("benchmark"),
+            "protocol": (result.get("protocol") or {}).get("name"),
+            "questions": result.get("n_questions"),
+            "samples": result.get("samples_per_question"),
+            **{key: generation.get(key) for key in kept},
+            "generated_with": made.get("generated_with") or [],
+        }
+    )
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -220,24 +209,44 @@ def _memory_gib() -> int | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: write the provenance of the report."""
     parser = argparse.ArgumentParser(prog="python -m justrl.analysis.provenance", description=__doc__)
-    parser.add_argument("--experiment", required=True, help="the experiment's name, as in the config")
-    parser.add_argument("--config", type=Path, help="the resolved configuration as JSON")
+    parser.add_argument("--experiment", help="the experiment's name (default: the configuration's)")
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument("--config", type=Path, help="the resolved configuration, a JSON file")
+    given.add_argument("--config-json", help="the resolved configuration, JSON text")
     parser.add_argument("--sources", nargs="*", default=[], type=Path, metavar="source.json")
+    parser.add_argument("--results", nargs="*", default=[], type=Path, metavar="RESULT.json")
     parser.add_argument("--output-json", type=Path)
     parser.add_argument("--output-html", type=Path)
     arguments = parser.parse_args(argv)
     if not (arguments.output_json or arguments.output_html):
         raise UserError("nothing to write: give --output-json, --output-html or both")
-    config = read_json(arguments.config) if arguments.config else None
+    config = _configuration(arguments)
+    experiment = arguments.experiment or (config or {}).get("experiment")
+    if not experiment:
+        raise UserError("the experiment has no name: give --experiment, or a configuration that has one")
     seeds = {"experiment": config["seed"]} if config and "seed" in config else {}
-    record = collect_provenance(config, seeds, arguments.sources)
+    # The configuration stands in the record by its hash; on the command line it would drown the rest.
+    command = [part if part != arguments.config_json else "..." for part in sys.argv]
+    record = collect_provenance(config, seeds, arguments.sources, arguments.results, command)
     if arguments.output_json:
-        write_json(arguments.output_json, {"experiment": arguments.experiment, **record})
+        write_json(arguments.output_json, {"experiment": experiment, **record})
     if arguments.output_html:
+        from justrl.analysis.provenance_tables import provenance_sections
         from justrl.analysis.tables import write_html
 
-        write_html(arguments.output_html, "Provenance", provenance_sections(record), arguments.experiment)
+        write_html(arguments.output_html, "Provenance", provenance_sections(record), experiment)
     return 0
+
+
+def _configuration(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    if arguments.config_json is None and arguments.config is None:
+        return None
+    try:
+        return json.loads(arguments.config_json) if arguments.config_json else read_json(arguments.config)
+    except json.JSONDecodeError as error:
+        raise UserError(f"the configuration is not JSON: {error}") from None
+    except OSError as error:
+        raise UserError(f"--config: {arguments.config} cannot be read: {error.strerror}") from None
 
 
 if __name__ == "__main__":

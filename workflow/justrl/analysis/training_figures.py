@@ -138,14 +138,15 @@ def _draw_bands(axis: Axes, metric: str, last_step: int) -> None:
             axis.axhspan(low, high, begin, end, color=style.BAND, alpha=0.3, linewidth=0, zorder=0)
         if band["label"]:
             left = band["extent"] in ("start", "whole")
+            below = low == high and left
             axis.annotate(
                 band["label"],
                 (begin if left else end, high),
                 xycoords=axis.get_yaxis_transform(),
-                xytext=(3 if left else -1, 2),
+                xytext=(3 if left else -1, -3 if below else 2),
                 textcoords="offset points",
                 ha="left" if left else "right",
-                va="bottom",
+                va="top" if below else "bottom",
                 fontsize=7.5,
                 color="#4A4A4A",
                 path_effects=style.halo(),
