@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import random
-import re
 import time
 from pathlib import Path
 
@@ -223,7 +222,9 @@ def teach(model, tokenizer, settings: dict, seed: int, prompt_suffix: str) -> fl
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m justrl.data.teach", description=__doc__.splitlines()[0])
-    parser.add_argument("--settings", required=True, help="JSON: " + "; ".join(f"{k}, {v}" for k, v in SETTINGS.items()))
+    parser.add_argument(
+        "--settings", required=True, help="JSON: " + "; ".join(f"{k}, {v}" for k, v in SETTINGS.items())
+    )
     parser.add_argument("--seed", type=int, required=True, help="initial weights and examples")
     parser.add_argument("--output", type=Path, required=True, help="the Hugging Face folder to write")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads")

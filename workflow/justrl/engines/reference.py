@@ -1,0 +1,44 @@
+"""The reference engine: the whole recipe in one process, PyTorch and transformers, on a CPU or one GPU.
+
+Under torchrun it is as many processes as asked for, which split every mini-batch between them.
+"""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+from justrl.engines.base import SegmentRequest, WorkDir
+
+
+def train_segment(request: SegmentRequest) -> None:
+    """Train a segment, or restore it if it was finished before; publish its model and metrics.
+
+    Raises:
+        SegmentInterrupted: a stop signal came; state saved, start again to go on.
+        UserError: a live trainer is at work in the folder, nothing to resume from, a full disk, a non-finite loss.
+    """
+    from justrl.grpo.distributed import join_world
+    from justrl.grpo.loop import train
+
+    work = WorkDir(request.work_dir)
+    with join_world(request.hardware.get("device")) as world:
+        wait = request.hardware.get("wait_for_owner_minutes", 0)
+        with work.hold(wait) if world.is_main else nullcontext() as lock:
+            if not world.from_main(work.has_archive(request) if world.is_main else None):
+                loop = train(request, work, world, lock.check if lock else lambda: None)
+                if world.is_main:
+                    lock.check()
+                    rows = [row for row in loop.rows if row["step"] > request.start_step]
+                    work.archive(request, lambda folder: export_model(loop, folder), rows)
+            if world.is_main:
+                work.publish(request)
+
+
+def export_model(loop, folder: Path) -> None:
+    """Write the policy as a Hugging Face folder, in the precision it is computed in."""
+    import torch
+
+    dtype = getattr(torch, loop.recipe["dtype"])
+    tensors = {name: tensor.to(dtype) for name, tensor in loop.model.state_dict().items()}
+    loop.model.config.dtype = dtype
+    loop.model.save_pretrained(folder, state_dict=tensors)
+    loop.tokenizer.save_pretrained(folder)

@@ -1,0 +1,305 @@
+"""The loop of the reference engine: questions, rollouts, rewards, updates, and a state to come back to.
+
+A step is a function of the policy and (seed, step): which questions it takes, and what is sampled for them. So a
+training that was killed anywhere and resumed ends with the same bits as one that never was, on the same machine.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from justrl.engines.base import SegmentInterrupted, SegmentRequest, WorkDir
+from justrl.errors import UserError
+from justrl.grpo.checkpoint import TrainingState, newest_state, save_state
+from justrl.grpo.data import Question, load_questions, step_questions
+from justrl.grpo.distributed import World
+from justrl.grpo.progress import MetricsLog, Progress
+from justrl.grpo.reward import RewardFunction, Rewards
+from justrl.grpo.rollout import Rollout, RolloutBackend, Sampling, TransformersRollouts
+from justrl.grpo.trainer import JustRLGRPOTrainer, NonFiniteError, RolloutBatch
+
+# SIGURG is what Slurm can be told to send before the limit, because whoever does not expect it ignores it.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGURG, signal.SIGUSR1)
+
+
+def warmup_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """A constant rate after a linear warm-up from zero, advanced once per training step, not per mini-batch.
+
+    As in verl (`get_constant_schedule_with_warmup`): the first step of a warm-up has rate 0, step s has
+    `(s - 1) / warmup_steps` of the full rate.
+    """
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda done: min(1.0, done / warmup_steps if warmup_steps else 1)
+    )
+
+
+def make_optimizer(model: torch.nn.Module, recipe: dict) -> torch.optim.AdamW:
+    """AdamW over all parameters, weight decay on each of them, as verl has it."""
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=recipe["learning_rate"],
+        betas=tuple(recipe["adam_betas"]),
+        weight_decay=recipe["weight_decay"],
+    )
+
+
+@contextmanager
+def stop_signals():
+    """Give a function that says whether one of `STOP_SIGNALS` has come since the block began."""
+    received: list[int] = []
+    before = {number: signal.signal(number, lambda n, _frame: received.append(n)) for number in STOP_SIGNALS}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def make_deterministic(threads: int | None, device: str) -> None:
+    """Fix what the result could depend on: number of threads, choice of kernels, seeds."""
+    if threads:
+        torch.set_num_threads(threads)
+    # A few CUDA kernels have no deterministic version; there it warns, on CPU nothing is left to chance.
+    torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
+    torch.manual_seed(0)
+
+
+def load_model(folder: Path, device: str, gradient_checkpointing: bool):
+    """Load a causal language model with float32 parameters, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.to(device), AutoTokenizer.from_pretrained(folder)
+
+
+def end_token_ids(model, tokenizer) -> list[int]:
+    """The tokens that end a response: the model's own list, or the tokenizer's end of sequence."""
+    ids = model.generation_config.eos_token_id
+    ids = tokenizer.eos_token_id if ids is None else ids
+    if ids is None:
+        raise UserError(f"{model.name_or_path}: neither generation_config nor tokenizer names an end-of-sequence token")
+    return list(ids) if isinstance(ids, list | tuple) else [ids]
+
+
+class TrainingLoop:
+    """A run in memory: policy, optimizer, questions, and how to make the next step."""
+
+    def __init__(self, request: SegmentRequest, world: World):
+        recipe, hardware = request.recipe, request.hardware
+        self.request, self.world, self.recipe = request, world, recipe
+        make_deterministic(hardware.get("threads"), world.device)
+        self.model, self.tokenizer = load_model(request.model_dir, world.device, recipe["gradient_checkpointing"])
+        self.optimizer = make_optimizer(self.model, recipe)
+        self.scheduler = warmup_schedule(self.optimizer, recipe["warmup_steps"])
+        self.trainer = JustRLGRPOTrainer(self.model, self.optimizer, recipe, world)
+        self.reward = RewardFunction(recipe)
+        self.questions = load_questions(request.train_file, self.tokenizer, recipe["max_prompt_length"])
+        self.identity = request.identity()
+        self.rows: list[dict] = []
+        self.backend: RolloutBackend = TransformersRollouts(
+            self.model,
+            Sampling(recipe["max_response_length"], recipe["temperature"], recipe["top_p"], recipe["top_k"]),
+            end_token_ids(self.model, self.tokenizer),
+            pad_id=self.tokenizer.pad_token_id or 0,
+            batch_size=hardware.get("rollout_batch_size"),
+            autocast=recipe["dtype"] == "bfloat16",
+        )
+
+    @property
+    def step(self) -> int:
+        """The last step that is done."""
+        return self.rows[-1]["step"] if self.rows else 0
+
+    def state(self) -> TrainingState:
+        """All that the next step depends on."""
+        return TrainingState(
+            step=self.step,
+            model=unshared_tensors(self.model),
+            optimizer=self.optimizer.state_dict(),
+            scheduler=self.scheduler.state_dict(),
+            identity=self.identity,
+            metrics=self.rows,
+            random=random_state(),
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Go back to a state."""
+        absent = self.model.load_state_dict(state.model, strict=False).missing_keys
+        if set(absent) != set(self.model.state_dict()) - set(unshared_tensors(self.model)):
+            raise UserError(f"the training state of step {state.step} lacks the weights {', '.join(absent)}")
+        self.optimizer.load_state_dict(state.optimizer)
+        self.scheduler.load_state_dict(state.scheduler)
+        torch.set_rng_state(state.random["cpu"])
+        if self.world.device != "cpu" and "cuda" in state.random:
+            torch.cuda.set_rng_state(state.random["cuda"])
+        self.rows = list(state.metrics)
+
+    def slots(self) -> list[int]:
+        """The places in a step's batch that are this process's: an equal part of every mini-batch."""
+        mini = self.recipe["mini_batch_prompts"]
+        share = self.world.share(mini, "recipe.mini_batch_prompts")
+        starts = range(0, self.recipe["prompts_per_step"], mini)
+        return [slot for start in starts for slot in range(start + share.start, start + share.stop)]
+
+    def roll_out(self, step: int) -> tuple[list[Question], list[Rollout]]:
+        """Sample the responses to this process's questions of a step, a question's responses side by side."""
+        group, recipe = self.recipe["rollouts_per_prompt"], self.recipe
+        chosen = step_questions(step, recipe["prompts_per_step"], len(self.questions), self.request.seed)
+        pairs = [(slot, sample) for slot in self.slots() for sample in range(group)]
+        questions = [self.questions[chosen[slot]] for slot, _ in pairs]
+        seeds = [(self.request.seed, step, slot, sample) for slot, sample in pairs]
+        return questions, self.backend.generate([question.prompt for question in questions], seeds)
+
+    def train_step(self) -> dict:
+        """Make the next step and return its metrics.
+
+        Raises:
+            NonFiniteError: the loss or gradient is not finite; the batch is written to the working folder.
+        """
+        step, began = self.step + 1, time.monotonic()
+        questions, rollouts = self.roll_out(step)
+        responses = [rollout.response for rollout in rollouts]
+        completions = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
+        lengths = [len(response) for response in responses]
+        rewards = self.reward(completions, [question.gold for question in questions], lengths)
+        rolled_out = time.monotonic()
+        batch = RolloutBatch(
+            [question.prompt for question in questions],
+            responses,
+            torch.tensor(rewards.totals).view(-1, self.recipe["rollouts_per_prompt"]),
+        )
+        rate = self.optimizer.param_groups[0]["lr"]
+        try:
+            update = self.trainer.train_step(batch)
+        except NonFiniteError as error:
+            raise self._dump(step, error, questions, completions, rewards) from error
+        self.scheduler.step()
+        now = time.monotonic()
+        row = {"step": step, **self._summary(questions, lengths, rewards), **update, "lr": rate}
+        row["tokens_per_second"] = (row["prompt_tokens"] + row["response_tokens"]) / (now - began)
+        row |= {"step_seconds": now - began, "rollout_seconds": rolled_out - began, "update_seconds": now - rolled_out}
+        self.rows.append(row)
+        return row
+
+    def _summary(self, questions: list[Question], lengths: list[int], rewards: Rewards) -> dict:
+        """Metrics of the rollouts of all processes."""
+        prompts = [len(question.prompt) for question in questions]
+        columns = zip(prompts, lengths, rewards.scores, rewards.penalties, rewards.correct, strict=True)
+        everything = self.world.gather(list(columns))
+        prompts, lengths, scores, penalties, correct = (list(column) for column in zip(*everything, strict=True))
+        count, group = len(everything), self.recipe["rollouts_per_prompt"]
+        solved = [sum(correct[i : i + group]) for i in range(0, count, group)]
+        longest = self.recipe["max_response_length"]
+        return {
+            "reward_mean": (sum(scores) + sum(penalties)) / count,
+            "accuracy": sum(correct) / count,
+            "score_mean": sum(scores) / count,
+            "overlong_penalty_mean": sum(penalties) / count,
+            "solve_all": sum(n == group for n in solved) / len(solved),
+            "solve_none": sum(n == 0 for n in solved) / len(solved),
+            "response_length_mean": sum(lengths) / count,
+            "response_length_max": max(lengths),
+            "response_clip_ratio": sum(length == longest for length in lengths) / count,
+            "prompt_tokens": sum(prompts),
+            "response_tokens": sum(lengths),
+        }
+
+    def _dump(self, step: int, error: NonFiniteError, questions, completions, rewards: Rewards) -> NonFiniteError:
+        """Write the batch of a failed step down, and say where."""
+        path = self.request.work_dir / f"nonfinite_step_{step}.json"
+        if self.world.rank:
+            path = path.with_name(f"nonfinite_step_{step}_rank_{self.world.rank}.json")
+        group = self.recipe["rollouts_per_prompt"]
+        size = group * self.recipe["mini_batch_prompts"] // self.world.size
+        sequences = [
+            {
+                "mini_batch": index // size + 1,
+                "prompt": self.tokenizer.decode(question.prompt),
+                "gold": question.gold,
+                "completion": completion,
+                "score": score,
+                "penalty": penalty,
+            }
+            for index, (question, completion, score, penalty) in enumerate(
+                zip(questions, completions, rewards.scores, rewards.penalties, strict=True)
+            )
+        ]
+        document = {"step": step, "mini_batch": error.mini_batch + 1, "error": str(error), "sequences": sequences}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
+        return NonFiniteError(
+            f"step {step}: {error}; training stops. The batch is in {path}, the last good state in "
+            f"{self.request.work_dir / 'checkpoints'}",
+            error.mini_batch,
+        )
+
+
+def unshared_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The model's tensors, each once: tied weights appear under their first name only."""
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            tensors[name] = tensor
+    return tensors
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """The states of torch's generators."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def train(request: SegmentRequest, work: WorkDir, world: World, check_lock: Callable[[], None]) -> TrainingLoop:
+    """Train from the newest usable state to `request.to_step`, saving on the way.
+
+    Args:
+        check_lock: called before every save; raises if another trainer has taken over.
+
+    Raises:
+        SegmentInterrupted: a stop signal came; the state of the step before is saved.
+        UserError: there is no state to go on from, or no room to save one.
+    """
+    loop = TrainingLoop(request, world)
+    found = newest_state(work.checkpoints, loop.identity, request.start_step, request.to_step)
+    spare = None
+    if found:
+        spare, state = found
+        loop.restore(state)
+        if world.is_main:
+            print(f"{request.run}: going on from the state of step {loop.step}", flush=True)
+    elif request.start_step:
+        raise UserError(
+            f"run {request.run}: no usable training state of step {request.start_step} or later in {work.checkpoints}; "
+            "the segment before has to be trained again (remove its published model and its folder in finished/)"
+        )
+    hardware = request.hardware
+    log = MetricsLog(work.path, loop.rows, hardware.get("wandb")) if world.is_main else None
+    progress = Progress(request.run, loop.step, request.to_step, hardware.get("log_every", 10), world.is_main)
+    with stop_signals() as stop_requested:
+        while loop.step < request.to_step:
+            row = loop.train_step()
+            if log:
+                log.write(row)
+            progress.update(row)
+            stop = world.any(stop_requested())
+            due = loop.step % hardware.get("save_every", 10) == 0 or loop.step == request.to_step
+            if world.is_main and (due or stop):
+                check_lock()
+                spare = save_state(work.checkpoints, loop.state(), spare)
+            if stop and loop.step < request.to_step:
+                raise SegmentInterrupted(f"{request.run}: told to stop; step {loop.step} is saved")
+    progress.close()
+    if log:
+        log.close()
+    return loop
