@@ -49,8 +49,6 @@ if config["experiment"] != "paper" and RESULTS == Path("results"):
         f"a folder of its own, such as `pathvars: {{results: results/{config['experiment']}}}`"
     )
 SHARDS = EVALUATION["shards"]
-# Not a parameter of training rules: a run that moves to other nodes in its middle must not be trained again.
-HARDWARE_JSON = json.dumps(HARDWARE, sort_keys=True)
 
 
 def names_of(entries, source):

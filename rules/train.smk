@@ -9,6 +9,7 @@ its last save. Inputs are ancient(): a touched file never trains a step twice.
 
 localrules:
     write_run,
+    write_hardware,
     merge_metrics,
 
 
@@ -26,10 +27,25 @@ rule write_run:
         "printf '%s\n' {params.run:q} > {output:q} 2> {log:q}"
 
 
+rule write_hardware:
+    """Write the hardware apart from the run: a run that moves to other nodes in its middle is not trained again."""
+    output:
+        "<results>/hardware.json",
+    log:
+        "<logs>/write_hardware.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        hardware=json.dumps(HARDWARE, sort_keys=True),
+    shell:
+        "printf '%s\\n' {params.hardware:q} > {output:q} 2> {log:q}"
+
+
 rule resolve_verl_config:
     """Translate a run into the complete configuration of verl, checked by verl's own code."""
     input:
         run="<results>/runs/{run}/run.json",
+        hardware="<results>/hardware.json",
     output:
         "<results>/runs/{run}/verl.yaml",
     log:
@@ -44,7 +60,7 @@ rule resolve_verl_config:
         r"""
         python -m justrl.engines.verl.translate \
             --run {input.run:q} \
-            --hardware {HARDWARE_JSON:q} \
+            --hardware "$(cat {input.hardware:q})" \
             --output {output:q} \
             2> >(log_to {log:q})
         """
@@ -54,6 +70,7 @@ rule preflight:
     """Check everything that can be checked before a GPU is paid for."""
     input:
         run="<results>/runs/{run}/run.json",
+        hardware="<results>/hardware.json",
         model=base_model,
         data=training_data,
         engine=engine_config,
@@ -75,7 +92,7 @@ rule preflight:
             --run {input.run:q} \
             --model {input.model:q} \
             --data {input.data:q} \
-            --hardware {HARDWARE_JSON:q} \
+            --hardware "$(cat {input.hardware:q})" \
             --output {output:q} \
             2> >(log_to {log:q})
         """
@@ -85,6 +102,7 @@ rule train_segment:
     """Train from one checkpoint step to the next; a killed job goes on from its last save."""
     input:
         run=ancient("<results>/runs/{run}/run.json"),
+        hardware=ancient("<results>/hardware.json"),
         preflight=ancient("<results>/runs/{run}/preflight.json"),
         model=ancient(base_model),
         data=ancient(training_data),
@@ -113,7 +131,7 @@ rule train_segment:
             --run-file {input.run:q} \
             --model {input.model:q} \
             --data {input.data:q} \
-            --hardware {HARDWARE_JSON:q} \
+            --hardware "$(cat {input.hardware:q})" \
             --start-step {params.start} \
             --to-step {wildcards.step} \
             --work-dir {params.work:q}/work \
