@@ -18,6 +18,7 @@ def test_the_paper_asks_for_every_job(workspace):
         "download_model": 3,
         "resolve_verl_config": 2,
         "preflight": 2,
+        "write_hardware": 1,
         # 4,380 steps in segments of 60 and 3,440 in segments of 40
         "train_segment": 73 + 86,
         "merge_metrics": 2,
