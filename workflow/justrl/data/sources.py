@@ -7,6 +7,7 @@ against the lock file, whichever of the three it came from.
 import glob
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -187,8 +188,17 @@ def _from_cache(kind: Kind, hub_id: str, config: str | None, revision: str, hub:
     import huggingface_hub as hf
     from huggingface_hub import constants, errors
 
+    patterns = None
+    with suppress(errors.CachedRepoTreeNotFoundError, errors.HFValidationError, ValueError):
+        # Where the cache knows what the repository holds, it must hold all that we want, and may lack the rest.
+        tree = hf.get_cached_repo_tree(hub_id, repo_type=kind, revision=revision)
+        patterns = [glob.escape(name) for name in wanted_files(kind, (file.path for file in tree), config)]
     try:
-        folder = Path(hf.snapshot_download(hub_id, repo_type=kind, revision=revision, local_files_only=True))
+        folder = Path(
+            hf.snapshot_download(
+                hub_id, repo_type=kind, revision=revision, local_files_only=True, allow_patterns=patterns
+            )
+        )
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, OSError, ValueError) as error:
         place = f"{hub.mirror}/{hub_id}" if hub.mirror else f"DIR/{hub_id}, with hub.mirror set to DIR"
         where = f", nor is it in the mirror {hub.mirror}" if hub.mirror else ""
