@@ -12,7 +12,7 @@ from scipy import stats
 from justrl.evaluation import statistics
 from justrl.evaluation.resampling import sign_flip_p_value
 
-TRIALS = 800
+TRIALS = 600
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_intervals_cover_the_truth(questions, samples, a, b):
     for trial in range(TRIALS):
         chances = rng.beta(a, b, size=questions)
         scores = rng.random((questions, samples)) < chances[:, None]
-        average = statistics.avg_at_k(scores, seed=trial, resamples=600)
+        average = statistics.avg_at_k(scores, seed=trial, resamples=400)
         bootstrap += average.ci_low <= truth <= average.ci_high
         analytic += average.analytic_low <= truth <= average.analytic_high
     tolerance = 4 * sqrt(0.95 * 0.05 / TRIALS)
@@ -41,7 +41,7 @@ def test_paired_intervals_cover_the_true_difference():
         chances = rng.beta(0.6, 0.9, size=40)
         better = 0.7 * chances + 0.3
         paired = statistics.compare_paired(
-            rng.random((40, 16)) < chances[:, None], rng.random((40, 16)) < better[:, None], seed=trial, resamples=600
+            rng.random((40, 16)) < chances[:, None], rng.random((40, 16)) < better[:, None], seed=trial, resamples=400
         )
         # The mean of 0.3 (1 - p) over the distribution that questions come from.
         covered += paired.ci_low <= 0.3 * (1 - 0.6 / 1.5) <= paired.ci_high
@@ -56,7 +56,7 @@ def test_p_values_are_uniform_without_a_difference_and_small_with_one():
         first, second, third = (rng.binomial(256, p) / 256 for p in (chances, chances, 0.8 * chances + 0.2))
         alike.append(sign_flip_p_value(second - first))
         apart.append(sign_flip_p_value(third - first))
-    # With 256 samples the steps of the exact test are finer than 800 values can tell from a continuous uniform.
+    # With 256 samples the steps of the exact test are finer than 600 values can tell from a continuous uniform.
     assert stats.kstest(alike, "uniform").pvalue > 1e-4
     for level in (0.01, 0.05, 0.2):
         assert np.mean(np.array(alike) <= level) == pytest.approx(level, abs=4 * sqrt(level * (1 - level) / TRIALS))

@@ -1,0 +1,193 @@
+"""Figures: what stands on them, that equal input gives equal bytes, and that captions render."""
+
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from analysis_examples import metrics_rows, result
+
+from justrl.analysis import style
+from justrl.analysis.accuracy_figures import plot_checkpoints, plot_comparison
+from justrl.analysis.comparison import compare
+from justrl.analysis.results import load_results
+from justrl.analysis.training_figures import moving_mean, plot_training, smoothing_window
+from justrl.errors import UserError
+from justrl.io import write_json, write_jsonl
+
+
+@pytest.fixture(autouse=True)
+def in_house_style():
+    """Figures are drawn inside the style."""
+    with style.house_style():
+        yield
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Three checkpoints of one run on two benchmarks."""
+    folder = tmp_path_factory.mktemp("results")
+    for name, accuracies in (("aime", (0.3, 0.45, 0.52)), ("amc23", (0.62, 0.8, 0.9))):
+        for step, accuracy in zip((0, 2400, 4380), accuracies, strict=True):
+            data = result(name, "deepseek", step, {"paper_rules+model": accuracy, "paper_rules": accuracy - 0.02})
+            data["published"] = {"family": "deepseek", "kind": "run"}
+            write_json(folder / f"{name}_{step}.json", data)
+    return sorted(folder.iterdir())
+
+
+def texts(figure):
+    """Everything written on a figure outside its axes."""
+    return " ".join(text.get_text() for text in figure.texts)
+
+
+def luminance(color):
+    """Relative luminance of a colour as WCAG 2 defines it."""
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_and_first_colours_stand_out_on_paper():
+    contrast = {color: 1.05 / (luminance(color) + 0.05) for color in (*style.COLORS, style.MUTED, style.STAMP)}
+    assert contrast[style.MUTED] > 4.5 and contrast[style.STAMP] > 4.5
+    assert all(contrast[color] > 3 for color in style.COLORS[:3])
+
+
+def test_series_differ_by_marker_and_dash_as_well_as_by_colour():
+    for choices in (style.COLORS, style.MARKERS, style.DASHES):
+        assert len(set(choices)) == len(choices) == 7
+
+
+@pytest.mark.parametrize("experiment", ["paper", "mini"])
+def test_only_the_papers_experiment_is_unstamped_and_has_its_bands(experiment):
+    figure = plot_training({"deepseek": metrics_rows(2000)}, experiment)
+    assert ("not a paper result" in texts(figure)) == (experiment != "paper")
+    assert ("arXiv 2512.16649" in texts(figure)) == (experiment == "paper")
+    notes = " ".join(text.get_text() for axis in figure.axes for text in axis.texts)
+    assert ("1.0–1.6" in notes) == (experiment == "paper")
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [
+        "Mean reward",
+        "Policy entropy (nats per token)",
+        "Response length (tokens)",
+    ]
+
+
+def test_training_figure_draws_the_numbers_it_was_given():
+    rows = metrics_rows(300)
+    figure = plot_training({"a": rows}, "mini", ["entropy"])
+    raw, smooth = figure.axes[0].get_lines()
+    assert np.allclose(raw.get_ydata(), [row["entropy"] for row in rows])
+    window = smoothing_window({"a": rows})
+    middle = 150
+    expected = np.mean([row["entropy"] for row in rows[middle - window // 2 : middle + window // 2 + 1]])
+    assert smooth.get_ydata()[middle] == pytest.approx(expected)
+
+
+def test_moving_mean_by_hand():
+    assert moving_mean([1, 2, 3, 4, 10], 3).tolist() == pytest.approx([1.5, 2, 3, 17 / 3, 7])
+    assert moving_mean([1, 2, 3], 1).tolist() == pytest.approx([1, 2, 3])
+
+
+def test_several_runs_have_a_legend_and_short_ones_are_not_smoothed():
+    figure = plot_training({"reference": metrics_rows(8), "verl": metrics_rows(8, 1)}, "mini")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["reference", "verl"]
+    assert "Each step" in texts(figure)
+
+
+def test_unknown_panels_and_missing_metrics_are_refused():
+    with pytest.raises(UserError, match="unknown panel 'loss': choose from reward"):
+        plot_training({"a": metrics_rows(5)}, "mini", ["loss"])
+    with pytest.raises(UserError, match="no run logged entropy"):
+        plot_training({"a": [{"step": 1, "reward_mean": 0.0}]}, "mini", ["entropy"])
+
+
+def test_checkpoint_figure_has_a_panel_per_benchmark_and_published_diamonds(results):
+    figure = plot_checkpoints(load_results(results), "paper")
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["AIME 2024, avg@32 (%)", "AMC 2023, avg@32 (%)"]
+    diamonds = figure.axes[0].get_lines()[-1]
+    assert list(diamonds.get_xdata()) == [0, 4380, 4520, 4720, 4860]
+    assert diamonds.get_ydata()[1] == pytest.approx(52.6)
+    stamped = plot_checkpoints(load_results(results), "mini")
+    assert "not a paper result" in texts(stamped) and not stamped.legends
+
+
+def test_checkpoint_figure_needs_a_step(results):
+    external = load_results(results[:1])
+    for each in external:
+        object.__setattr__(each, "step", None)
+    with pytest.raises(UserError, match="no result has a checkpoint step"):
+        plot_checkpoints(external, "paper")
+
+
+def test_comparison_figure_shows_headline_and_rules_of_the_trained_model(results):
+    chosen = [r for r in load_results(results) if r.step != 2400]
+    figure = plot_comparison(compare(chosen, "deepseek", "paper"), "deepseek", "paper")
+    labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert labels[:3] == [
+        "ours: deepseek, base",
+        "ours: deepseek, step 4,380 (rules, then model)",
+        "ours: deepseek, step 4,380 (rules)",
+    ]
+    assert "JustRL paper" in labels
+    mini = plot_comparison(compare(chosen, "mini", "mini"), "mini", "mini")
+    assert "JustRL paper" not in [text.get_text() for legend in mini.legends for text in legend.get_texts()]
+    assert "not a paper result" in texts(mini)
+
+
+def test_equal_input_gives_equal_bytes(tmp_path):
+    for name in ("one", "two"):
+        figure = plot_training({"mini": metrics_rows(50)}, "mini", ["entropy"])
+        style.save_figure(figure, tmp_path / f"{name}.png", tmp_path / f"{name}.svg")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
+def test_command_line_draws_without_dates_or_paths(tmp_path):
+    write_jsonl(tmp_path / "metrics.jsonl", metrics_rows(50))
+    words = ["training", "--metrics", tmp_path / "metrics.jsonl", "--labels", "mini", "--experiment", "mini"]
+    words += ["--panels", "reward", "--output-svg", tmp_path / "one.svg"]
+    subprocess.run([sys.executable, "-m", "justrl.analysis.figures", *map(str, words)], check=True)
+    svg = (tmp_path / "one.svg").read_text()
+    assert "<dc:date>" not in svg and str(tmp_path) not in svg
+
+
+def test_command_line_says_what_is_missing(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "justrl.analysis.figures",
+            "training",
+            "--metrics",
+            "none.jsonl",
+            "--experiment",
+            "mini",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: nothing to write: give --output-png, --output-svg or both\n"
+
+
+@pytest.mark.parametrize("experiment", ["paper", "mini"])
+def test_captions_render_without_a_warning(root, experiment):
+    jinja2, docutils = pytest.importorskip("jinja2"), pytest.importorskip("docutils.core")
+
+    class Wildcards(dict):
+        __getattr__ = dict.__getitem__
+
+    wildcards = Wildcards(run="deepseek", family="deepseek", benchmark="aime", name="deepseek")
+    job = SimpleNamespace(wildcards=wildcards, config={"experiment": experiment})
+    captions = sorted((root / "workflow" / "captions").glob("*.rst"))
+    assert len(captions) >= 11
+    for path in captions:
+        text = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(path.read_text()).render(snakemake=job)
+        settings = {"halt_level": 2, "report_level": 2}
+        body = docutils.publish_parts(text, writer="html", settings_overrides=settings)["html_body"]
+        assert not re.search(r"\{\{|\{%", body), path
+        if path.name == "workflow.rst":
+            assert ("not a paper result" in body) == (experiment != "paper")
