@@ -12,6 +12,7 @@ from analysis_examples import metrics_rows, result
 from justrl.analysis import style
 from justrl.analysis.accuracy_figures import plot_checkpoints, plot_comparison
 from justrl.analysis.comparison import compare
+from justrl.analysis.pass_at_k_figure import plot_pass_at_k
 from justrl.analysis.results import load_results
 from justrl.analysis.training_figures import moving_mean, plot_training, smoothing_window
 from justrl.errors import UserError
@@ -134,6 +135,19 @@ def test_comparison_figure_shows_headline_and_rules_of_the_trained_model(results
     mini = plot_comparison(compare(chosen, "mini", "mini"), "mini", "mini")
     assert "JustRL paper" not in [text.get_text() for legend in mini.legends for text in legend.get_texts()]
     assert "not a paper result" in texts(mini)
+
+
+def test_pass_at_k_figure_draws_every_curve_and_needs_more_than_one_sample(results, tmp_path):
+    loaded = load_results(results)
+    figure = plot_pass_at_k(loaded, "mini")
+    assert [len(axis.get_lines()) for axis in figure.axes] == [3, 3]
+    line = figure.axes[0].get_lines()[0]
+    assert list(line.get_xdata()) == list(range(1, 33))
+    base = next(r for r in loaded if r.benchmark == "aime" and r.step == 0)
+    assert line.get_ydata()[0] == pytest.approx(100 * base.average()["value"])
+    write_json(tmp_path / "one.json", result("aime", "mini", 1, {"strict": 0.5}, questions=4, samples=1))
+    with pytest.raises(UserError, match="more than one answer"):
+        plot_pass_at_k(load_results([tmp_path / "one.json"]), "mini")
 
 
 def test_equal_input_gives_equal_bytes(tmp_path):

@@ -55,7 +55,7 @@ def plot_checkpoints(
     subtitle = f"grader: {grader_label(grader or results[0].headline)}"
     style.add_header(figure, title or f"Accuracy of {style.joined(runs)} over training", experiment, subtitle)
     if len(entries) > 1:
-        _legend(figure, entries)
+        add_legend(figure, entries)
     style.add_footer(figure, INTERVAL)
     return figure
 
@@ -149,7 +149,7 @@ def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = 
     axis.margins(x=0.03)
     what = "ours and published" if published else "accuracy of each checkpoint"
     style.add_header(figure, title or f"{family}: {what}", experiment)
-    _legend(figure, [(lane.label, lane.color, lane.marker, True) for lane in lanes], columns=2, top=0.40)
+    add_legend(figure, [(lane.label, lane.color, lane.marker, True) for lane in lanes], columns=2, top=0.40)
     if published:
         _published_legend(figure, 0.40 + 0.2 * ceil(len(lanes) / 2))
     style.add_footer(figure, "Lines: 95% interval over questions (bootstrap, clustered by question).")
@@ -224,7 +224,8 @@ def _published_legend(figure: Figure, top: float) -> None:
     )
 
 
-def _legend(figure: Figure, entries: Sequence[tuple], columns: int = 4, top: float = 0.56) -> None:
+def add_legend(figure: Figure, entries: Sequence[tuple], columns: int = 4, top: float = 0.56) -> None:
+    """A legend of marks below the header: entries are (label, color, marker, filled); `top` in inches."""
     from matplotlib.lines import Line2D
 
     handles = [

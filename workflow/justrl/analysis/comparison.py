@@ -230,6 +230,11 @@ def _average(nine: Sequence[Cell]) -> Cell:
     return _decide(average, nine[0].note)
 
 
+def page_subject(cells: Sequence[Cell]) -> str:
+    """What a family's page or figure is about: without published figures, our checkpoints alone."""
+    return "ours and published" if any(cell.published is not None for cell in cells) else "accuracy of each checkpoint"
+
+
 def write_csv(cells: Sequence[Cell], path: str | Path) -> None:
     """Write the cells, one a row, fractions rounded to six digits."""
     with atomic_write(path) as handle:
@@ -262,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from justrl.analysis.comparison_tables import comparison_sections
 
         sections = comparison_sections(cells, results, arguments.family, arguments.experiment)
-        title = f"{arguments.family}: ours and published"
+        title = f"{arguments.family}: {page_subject(cells)}"
         if outputs["md"]:
             tables.write_markdown(outputs["md"], title, sections, arguments.experiment)
         if outputs["html"]:

@@ -79,13 +79,13 @@ def _ours_text(found: dict, grader: str) -> Text:
     paper, other = found.get((grader, "paper")), found.get((grader, "reevaluation"))
     if paper is None:
         return Text("–", "not graded")
-    verdicts = [f"{name}: {cell.verdict}" for name, cell in (("paper", paper), ("re-eval.", other)) if _speaks(cell)]
-    if not verdicts:
-        verdicts = ["not comparable"] if paper.published is not None else []
-    kind = paper.verdict if _speaks(paper) else ""
-    return Text(
-        f"{percent(paper.value)} [{percent(paper.ci_low)}, {percent(paper.ci_high)}]", "; ".join(verdicts), kind
+    verdicts = tuple(
+        (f"{name}: {cell.verdict}", cell.verdict)
+        for name, cell in (("paper", paper), ("re-eval.", other))
+        if _speaks(cell)
     )
+    note = "not comparable" if paper.published is not None and not verdicts else ""
+    return Text(f"{percent(paper.value)} [{percent(paper.ci_low)}, {percent(paper.ci_high)}]", note, verdicts)
 
 
 def _speaks(cell) -> bool:
@@ -147,8 +147,8 @@ def _grading_section(cells: Sequence, labels: dict[str, str]) -> list[Section]:
     if not rows:
         return []
     lead = (
-        "On these two benchmarks published figures for one checkpoint differ by up to 20 points, because graders do. "
-        "The same completions of ours, graded both ways; the paper used rules and then a model."
+        "On these two benchmarks published figures for one checkpoint differ by up to 20 points. "
+        "Here are the same completions of ours, graded both ways; the paper used rules and then a model."
     )
     columns = ["Benchmark", "Ours: rules", "Ours: rules, then model", "Model adds", "JustRL paper", "Re-evaluation"]
     return [Section("Rules alone, and rules and then a model", columns, rows, lead)]

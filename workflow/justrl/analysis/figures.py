@@ -1,4 +1,4 @@
-"""Command line of the figures: training curves, accuracy against checkpoints, ours beside the published figures."""
+"""Command line of the figures: training curves, accuracy against checkpoints, pass@k, ours beside the published."""
 
 import argparse
 from collections.abc import Sequence
@@ -44,6 +44,15 @@ def draw_checkpoints(arguments: argparse.Namespace):
     return plot_checkpoints(results, arguments.experiment, arguments.family, arguments.grader, arguments.title)
 
 
+def draw_pass_at_k(arguments: argparse.Namespace):
+    """The figure of `figures pass-at-k`."""
+    from justrl.analysis.pass_at_k_figure import plot_pass_at_k
+    from justrl.analysis.results import load_results
+
+    results = load_results(arguments.results, arguments.benchmark_labels)
+    return plot_pass_at_k(results, arguments.experiment, arguments.grader, arguments.title)
+
+
 def draw_comparison(arguments: argparse.Namespace):
     """The figure of `figures comparison`."""
     from justrl.analysis.accuracy_figures import plot_comparison
@@ -82,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     checkpoints.add_argument("--grader", help="default: each result's headline grader")
     add_label_argument(checkpoints)
     checkpoints.set_defaults(draw=draw_checkpoints)
+
+    passes = commands.add_parser("pass-at-k", parents=[common], help="pass@k against k, base and trained")
+    passes.add_argument("--results", nargs="+", required=True, type=Path, metavar="RESULT.json")
+    passes.add_argument("--grader", help="default: each result's headline grader")
+    add_label_argument(passes)
+    passes.set_defaults(draw=draw_pass_at_k)
 
     comparison = commands.add_parser("comparison", parents=[common], help="ours beside the published figures")
     comparison.add_argument("--results", nargs="+", required=True, type=Path, metavar="RESULT.json")

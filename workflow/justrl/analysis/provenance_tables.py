@@ -14,7 +14,7 @@ def provenance_sections(record: Mapping[str, Any]) -> list[Section]:
     if record["evaluations"]:
         sections.append(_evaluation_section(record["evaluations"]))
     rows = [[Text(name), Text(version)] for name, version in record["packages"].items()]
-    sections.append(Section("Packages of the report's environment", ["Package", "Version"], rows))
+    sections.append(Section("Packages of the report's environment", ["Package", "Version"], rows, numeric=False))
     return sections
 
 
@@ -34,7 +34,8 @@ def _report_section(record: Mapping[str, Any]) -> Section:
         "Memory": memory,
         "GPUs": ", ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names)) or "none",
     }
-    return Section("This report", ["What", "Value"], [[Text(name), Text(value)] for name, value in values.items()])
+    rows = [[Text(name), Text(value)] for name, value in values.items()]
+    return Section("This report", ["What", "Value"], rows, numeric=False)
 
 
 def _source_section(sources) -> Section:
@@ -47,7 +48,7 @@ def _source_section(sources) -> Section:
         ]
         for source in sources
     ]
-    return Section("Data sets and models", ["Id", "Kind", "Revision", "From"], rows)
+    return Section("Data sets and models", ["Id", "Kind", "Revision", "From"], rows, numeric=False)
 
 
 def _evaluation_section(evaluations) -> Section:
@@ -63,7 +64,7 @@ def _evaluation_section(evaluations) -> Section:
         cells = [name, model, protocol, backend, seed, f"{len(entries)}", f"{answers:,}"]
         rows.append([Text("–" if cell is None else str(cell)) for cell in cells])
     columns = ["Model", "Revision or fingerprint", "Protocol", "Backend", "Seed", "Benchmarks", "Answers"]
-    return Section("Evaluations", columns, rows)
+    return Section("Evaluations", columns, rows, numeric=False)
 
 
 def _first(mapping: Mapping[str, Any], *keys: str) -> str:

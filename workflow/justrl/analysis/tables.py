@@ -21,22 +21,26 @@ GRADERS = {
 
 @dataclass(frozen=True)
 class Text:
-    """A cell: its main line, a smaller second line, and a kind that decides its colour (a verdict, or empty)."""
+    """A cell: its main line, a smaller second line, and verdicts as (text, verdict) pairs, each on its own line."""
 
     main: str
     note: str = ""
-    kind: str = ""
+    verdicts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table with a heading and a paragraph; the first column holds row names, and `notes` stand below."""
+    """A table with a heading and a paragraph; the first column holds row names, and `notes` stand below.
+
+    Columns of numbers stand flush right, the first column and all of a table that is not `numeric` flush left.
+    """
 
     title: str
     columns: list[str]
     rows: list[list[Text]] = field(default_factory=list)
     lead: str = ""
     notes: tuple[str, ...] = ()
+    numeric: bool = True
 
 
 def grader_label(name: str) -> str:
@@ -68,7 +72,8 @@ def write_markdown(path: str | Path, title: str, sections: Sequence[Section], ex
             lines += [section.lead, ""]
             leads.add(section.lead)
         lines.append("| " + " | ".join(map(_pipe, section.columns)) + " |")
-        lines.append("|" + "|".join([" :--- ", *(" ---: " for _ in section.columns[1:])]) + "|")
+        side = " ---: " if section.numeric else " :--- "
+        lines.append("|" + "|".join([" :--- ", *(side for _ in section.columns[1:])]) + "|")
         for row in section.rows:
             lines.append("| " + " | ".join(_pipe(_plain(text)) for text in row) + " |")
         lines.append("")
@@ -78,9 +83,10 @@ def write_markdown(path: str | Path, title: str, sections: Sequence[Section], ex
 
 
 def _plain(text: Text) -> str:
-    if not text.note:
+    note = "; ".join([*([text.note] if text.note else []), *(label for label, _ in text.verdicts)])
+    if not note:
         return text.main
-    return f"{text.main} {text.note}" if text.note[0] in "[±" else f"{text.main} ({text.note})"
+    return f"{text.main} {note}" if note[0] in "[±" else f"{text.main} ({note})"
 
 
 def _pipe(text: str) -> str:
@@ -90,7 +96,7 @@ def _pipe(text: str) -> str:
 STYLESHEET = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; color: #222; background: #fff;
-  max-width: 76rem; margin: 2rem auto; padding: 0 1.5rem; }
+  max-width: 88rem; margin: 2rem auto; padding: 0 1.5rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .3rem; }
 p.lead { color: #555; max-width: 62rem; margin: .2rem 0 .8rem; }
 p.stamp { display: inline-block; color: #b3261e; border: 1px solid #b3261e; border-radius: 4px; padding: .1rem .6rem;
@@ -102,8 +108,9 @@ th:first-child, td:first-child { text-align: left; padding-left: .3rem; }
 thead th { border-top: 2px solid #222; border-bottom: 1px solid #222; font-weight: 600; }
 tbody td { border-bottom: 1px solid #e6e6e6; } tbody tr:last-child td { border-bottom: 2px solid #222; }
 td small { display: block; color: #6b6b6b; font-size: .8rem; }
-td.agrees small { color: #00664b; } td.above small { color: #005a8e; } td.below small { color: #a34700; }
-td.agrees small, td.above small, td.below small { font-weight: 600; }
+td small.agrees { color: #00664b; } td small.above { color: #005a8e; } td small.below { color: #a34700; }
+td small.agrees, td small.above, td small.below { font-weight: 600; }
+table.text th, table.text td { text-align: left; }
 ul.notes { color: #555; font-size: .88rem; padding-left: 1.1rem; margin: .6rem 0; }
 @media print { body { margin: 0; max-width: none; } h2 { break-after: avoid; } table { break-inside: avoid; } }
 """
@@ -136,13 +143,12 @@ def write_html(path: str | Path, title: str, sections: Sequence[Section], experi
 
 def _html_table(section: Section) -> str:
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in section.columns)
-    body = []
-    for row in section.rows:
-        texts = []
-        for text in row:
-            note = f"<small>{html.escape(text.note)}</small>" if text.note else ""
-            kind = f' class="{text.kind}"' if text.kind else ""
-            texts.append(f"<td{kind}>{html.escape(text.main)}{note}</td>")
-        body.append(f"<tr>{''.join(texts)}</tr>")
-    rows = "\n".join(body)
-    return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
+    rows = "\n".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in section.rows)
+    opening = "<table>" if section.numeric else '<table class="text">'
+    return f'<div class="scroll">{opening}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
+
+
+def _html_cell(text: Text) -> str:
+    lines = [f"<small>{html.escape(text.note)}</small>"] if text.note else []
+    lines += [f'<small class="{html.escape(kind)}">{html.escape(label)}</small>' for label, kind in text.verdicts]
+    return f"<td>{html.escape(text.main)}{''.join(lines)}</td>"

@@ -1,0 +1,72 @@
+"""pass@k against k: does training find answers that the base model never sampled, or sample the same ones oftener?"""
+
+from collections.abc import Sequence
+from math import ceil
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from justrl.analysis import style
+from justrl.analysis.accuracy_figures import add_legend
+from justrl.analysis.results import Result, benchmark_label, ordered_benchmarks
+from justrl.analysis.tables import grader_label, model_label
+from justrl.errors import UserError
+
+
+def plot_pass_at_k(results: Sequence[Result], experiment: str, grader: str | None = None, title: str = "") -> Figure:
+    """Unbiased pass@k for every k, one panel per benchmark, one line per model; k on a logarithmic axis.
+
+    Raises UserError if no result has pass@k for more than one k.
+    """
+    drawable = [result for result in results if len(_curve(result, grader)) > 1]
+    if not drawable:
+        raise UserError("no result has pass@k beyond k = 1: sample more than one answer per question")
+    benchmarks = ordered_benchmarks(drawable)
+    models = sorted({(r.run, r.step) for r in drawable}, key=lambda m: (m[1] is None, m[1] or 0, m[0]))
+    columns = min(3, len(benchmarks))
+    lines = ceil(len(benchmarks) / columns)
+    header, footer = 0.78, 0.26
+    figure = style.new_figure(max(3.5 * columns, 5.6), 2.5 * lines + header + footer, header, footer)
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axis, benchmark in zip(axes, benchmarks, strict=False):
+        for index, model in enumerate(models):
+            for result in drawable:
+                if result.benchmark == benchmark and (result.run, result.step) == model:
+                    _draw_curve(axis, _curve(result, grader), index)
+        shown = next(result for result in drawable if result.benchmark == benchmark)
+        _finish(axis, benchmark_label(shown), [r for r in drawable if r.benchmark == benchmark], grader)
+    style.hide_unused(axes, len(benchmarks))
+    runs = style.joined(list(dict.fromkeys(result.run for result in drawable)))
+    subtitle = f"grader: {grader_label(grader or drawable[0].headline)}"
+    style.add_header(figure, title or f"pass@k of {runs}", experiment, subtitle)
+    entries = [(model_label(*model), style.COLORS[i % 7], style.MARKERS[i % 7], True) for i, model in enumerate(models)]
+    add_legend(figure, entries)
+    style.add_footer(figure, "Share of questions solved by at least one of k answers (unbiased estimate).")
+    return figure
+
+
+def _curve(result: Result, grader: str | None) -> dict[int, float]:
+    values = result.data["graders"].get(grader or result.headline, {}).get("pass_at_k") or {}
+    return {int(k): value for k, value in sorted(values.items(), key=lambda item: int(item[0]))}
+
+
+def _draw_curve(axis: Axes, curve: dict[int, float], index: int) -> None:
+    ks, values = list(curve), [100 * value for value in curve.values()]
+    color, dashes = style.COLORS[index % 7], style.DASHES[index % 7]
+    powers = [position for position, k in enumerate(ks) if k & (k - 1) == 0]
+    axis.plot(
+        ks, values, color=color, linestyle=dashes, marker=style.MARKERS[index % 7], markersize=4.5, markevery=powers
+    )
+
+
+def _finish(axis: Axes, label: str, results: Sequence[Result], grader: str | None) -> None:
+    largest = max(max(_curve(result, grader)) for result in results)
+    ticks = [2**power for power in range(largest.bit_length()) if 2**power <= largest]
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
+    axis.set_title(f"{label}, pass@k (%)")
+    axis.set_xlabel("k")
+    axis.margins(x=0.04, y=0.1)
