@@ -1,6 +1,9 @@
 """How many tokens a prompt has for the model that will read it."""
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from justrl.data.duplicates import CACHED_TEXTS
 from justrl.data.lock import sha256_file
@@ -8,6 +11,13 @@ from justrl.errors import UserError
 from justrl.io import read_json
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.model")
+
+
+def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Yield the items in lists of `size`, the last one shorter."""
+    iterator = iter(items)
+    while part := list(islice(iterator, size)):
+        yield part
 
 
 class PromptLength:
@@ -43,9 +53,11 @@ class PromptLength:
         new = {text: messages for text, messages in zip(texts, prompts, strict=True) if text not in self._known}
         if len(self._known) > CACHED_TEXTS:
             self._known, new = {}, dict(zip(texts, prompts, strict=True))
-        if new:
+        # Some hundred at a time, since every token is a Python integer until it is counted.
+        for part in batched(new.values(), 512):
             encoded = self._tokenizer.apply_chat_template(
-                list(new.values()), add_generation_prompt=True, tokenize=True, return_dict=True
+                part, add_generation_prompt=True, tokenize=True, return_dict=True
             )
-            self._known |= {text: len(ids) for text, ids in zip(new, encoded["input_ids"], strict=True)}
+            lengths = map(len, encoded["input_ids"])
+            self._known |= {prompt[0]["content"]: n for prompt, n in zip(part, lengths, strict=True)}
         return [self._known[text] for text in texts]
