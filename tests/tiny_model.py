@@ -14,6 +14,9 @@ _CORPUS = [
     "Please reason step by step, and put your final answer within \\boxed{}.",
     "What is the sum of the positive integers that divide the number? Let $x$ and $y$ be such that the value of it is",
     "Find the number of ways in which all of the points are on the circle and the triangle has the length of a side",
+    "Determine the smallest possible real number $n$ for which there exists a function $f(x)$ with the given property,",
+    "where each of these $a_{1}, a_{2}, \\ldots, a_{n}$ can be written as $\\frac{m}{n}$, relatively prime, find $mn$.",
+    "Suppose that two players take turns; the first chooses from a set at random. What is the probability that it is",
 ]
 
 
@@ -29,7 +32,7 @@ def make_tiny_model(
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=384,
+        vocab_size=640,
         special_tokens=SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

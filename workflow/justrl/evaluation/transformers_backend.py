@@ -20,6 +20,8 @@ from justrl.errors import UserError
 from justrl.evaluation.backends import Completed, Request, Sampling
 
 _RANDOM_BLOCK = 64
+# Entries of the attention mask of one prefill, rows x length x length: 64 MiB of them for each byte of its type.
+_MASK_ENTRIES = 2**26
 
 
 class TransformersBackend:
@@ -51,11 +53,8 @@ class TransformersBackend:
         batch = _Batch(self.model, self.device)
         while waiting or batch.rows:
             # Prefilling a few rows at a time would cost a forward pass each; a quarter of the batch is worth one.
-            if waiting and len(batch.rows) <= self.batch_size * 3 // 4:
-                taken = min(len(waiting), self.batch_size - len(batch.rows))
-                rows = [_Row(waiting.popleft()) for _ in range(taken)]
-            else:
-                rows = []
+            ready = waiting and len(batch.rows) <= self.batch_size * 3 // 4
+            rows = self._take(waiting, self.batch_size - len(batch.rows)) if ready else []
             try:
                 if rows:
                     batch.add(rows)
@@ -67,6 +66,17 @@ class TransformersBackend:
                 continue
             for row in batch.remove_finished():
                 yield self._completed(row)
+
+    @staticmethod
+    def _take(waiting: deque[Request], free: int) -> list["_Row"]:
+        """The next rows to prefill: no more than are free, nor than the mask's memory allows, but at least one."""
+        rows, longest = [], 0
+        while waiting and len(rows) < free:
+            longest = max(longest, len(waiting[0].prompt_token_ids))
+            if rows and (len(rows) + 1) * longest**2 > _MASK_ENTRIES:
+                break
+            rows.append(_Row(waiting.popleft()))
+        return rows
 
     def _shrink(self) -> "_Batch":
         """Halve the batch after the memory ran out; its rows start again and, with their own seeds, end the same."""
