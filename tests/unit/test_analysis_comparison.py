@@ -157,6 +157,15 @@ def test_each_model_stands_beside_its_counterpart(ours, expected):
     assert "rules and then by a model" in found.note
 
 
+@pytest.mark.parametrize(("step", "verdict"), [(4380, "agrees"), (4720, "agrees"), (3000, "not comparable")])
+def test_ours_stands_beside_the_papers_late_checkpoints(step, verdict):
+    ours = exact("minerva", "deepseek", step, {"paper_rules+model": 0.49}, questions=272, samples=4)
+    found = cell(ours, reference="paper@4720")
+    assert (found.published, found.verdict) == (0.4862, verdict)
+    nemotron = compare([exact("aime", "nemotron", 3440, {"strict": 0.7})], "nemotron", "paper")
+    assert {c.reference for c in nemotron} == {"paper", "reevaluation"}
+
+
 def nine(run="deepseek", step=4380, shift=0.0):
     """Results on all nine benchmarks, `shift` away from the paper's final figures."""
     return [
@@ -276,9 +285,11 @@ def test_command_line_writes_every_form(tmp_path, files):
     command(tmp_path, results, "deepseek", "paper", ["csv", "md", "html", "png", "svg"])
     with (tmp_path / "c.csv").open() as handle:
         rows = list(csv.DictReader(handle))
-    assert len(rows) == 4 * 3 * 2
+    assert sum(row["reference"] in ("paper", "reevaluation") for row in rows) == 4 * 3 * 2
+    # The trained model stands beside three more checkpoints of the paper's, the base does not.
+    assert [(row["run"], row["step"]) for row in rows if row["reference"] == "paper@4720"] == [("deepseek", "4380")] * 6
     text = (tmp_path / "c.md").read_text()
-    for expected in ("Ours: rules, then model", "Step 4,860", "Rules alone, and rules and then a model"):
+    for expected in ("Ours: rules, then model", "Paper, step 4,860", "Rules alone, and rules and then a model"):
         assert expected in text
     assert "not a paper result" not in text
     page = Tags()

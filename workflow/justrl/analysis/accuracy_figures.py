@@ -120,6 +120,7 @@ def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = 
     Lanes hold the headline grader, and the rules alone beside it where the headline adds a model. A published figure
     crosses the lanes of those models that it stands beside: the base's, or the trained ones'.
     """
+    cells = [c for c in cells if c.reference in ("paper", "reevaluation")]
     lanes = _lanes(cells)
     labels = {c.benchmark: c.label for c in cells}
     names = list(labels)

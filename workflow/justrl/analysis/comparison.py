@@ -22,7 +22,9 @@ from justrl.analysis.published import (
     BENCHMARKS,
     LABELS,
     PublishedFigure,
+    final_step,
     published_figure,
+    published_steps,
     select_published,
 )
 from justrl.analysis.results import (
@@ -36,11 +38,13 @@ from justrl.analysis.results import (
 from justrl.errors import UserError
 from justrl.io import atomic_write
 
-__all__ = ["AVERAGE", "REFERENCES", "Cell", "compare", "published_figure", "write_csv"]
+__all__ = ["AVERAGE", "LATE", "REFERENCES", "Cell", "compare", "published_figure", "write_csv"]
 
 AVERAGE = "average"
 GRADER_CAVEAT = "the paper graded by rules and then by a model, so another grader's verdict tells of the graders too"
-REFERENCES = {"paper": "JustRL paper", "reevaluation": "re-evaluation"}
+# What every result stands beside; trained models stand beside the paper's late checkpoints too, as "paper@4520".
+REFERENCES = ("paper", "reevaluation")
+LATE = "paper@"
 Z = 1.959963984540054
 
 
@@ -48,8 +52,8 @@ Z = 1.959963984540054
 class Cell:
     """Our figure under one grader against one published figure; fractions, None where there is none.
 
-    `reference` is "paper" or "reevaluation"; `verdict` is agrees, above, below or not comparable; `note` is the reason
-    for not comparable, and otherwise what a reader must bear in mind.
+    `reference` is "paper", "reevaluation" or, for a late checkpoint, "paper@4520". `verdict` is agrees, above, below or
+    not comparable; `note` is the reason for not comparable, and otherwise what a reader must bear in mind.
     """
 
     family: str
@@ -85,15 +89,21 @@ def compare(results: Sequence[Result], family: str, experiment: str) -> list[Cel
         for result in results
         if result.benchmark == benchmark
         for grader in result.graders
-        for reference in REFERENCES
+        for reference in _references(result, family)
     ]
     return cells + _averages(cells)
 
 
+def _references(result: Result, family: str) -> list[str]:
+    final, *late = published_steps(family) or [None]
+    return [*REFERENCES, *(f"{LATE}{step}" for step in late if final and not result.is_base)]
+
+
 def published_counterpart(cell: Cell, is_base: bool) -> PublishedFigure | None:
-    """The published figure that a cell stands beside: the base model's, or the paper's final checkpoint's."""
+    """The published figure that a cell stands beside: of the base model, the final or a late checkpoint."""
     kind = "base" if is_base else "justrl"
-    found = select_published(cell.family, cell.benchmark, kind, reevaluation=cell.reference == "reevaluation")
+    step = int(cell.reference.removeprefix(LATE)) if cell.reference.startswith(LATE) else None
+    found = select_published(cell.family, cell.benchmark, kind, step, cell.reference == "reevaluation")
     return found[0] if found else None
 
 
@@ -168,7 +178,7 @@ def _obstacle(cell: Cell, result: Result, figure: PublishedFigure) -> str:
     if result.step is not None and not result.is_base:
         if result.run != cell.family:
             return f"{result.run} is not the recipe of the published model"
-        if figure.step is not None and result.step != figure.step:
+        if figure.step is not None and result.step not in (figure.step, final_step(cell.family)):
             return f"ours is step {result.step:,}, published is step {figure.step:,}"
     if cell.seed_error is None:
         return "one sample per question gives no sampling error"

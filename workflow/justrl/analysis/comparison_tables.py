@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from justrl.analysis.published import BENCHMARKS, LABELS, select_published
+from justrl.analysis.published import BENCHMARKS, LABELS, final_step, published_steps, select_published
 from justrl.analysis.results import Result, graded_by_model, ordered_benchmarks
 from justrl.analysis.tables import Section, Text, grader_label, model_label, percent
 
@@ -25,9 +25,11 @@ def comparison_sections(cells: Sequence, results: Sequence[Result], family: str,
     """The page of one family: each of our models, the gain over the base, both ways of grading, what is published."""
     labels = {cell.benchmark: cell.label for cell in cells}
     models = list(dict.fromkeys((cell.run, cell.step) for cell in cells))
-    sections = [_model_section(cells, labels, model) for model in sorted(models, key=_model_order)]
+    main = [cell for cell in cells if cell.reference in ("paper", "reevaluation")]
+    sections = [_model_section(main, labels, model) for model in sorted(models, key=_model_order)]
     sections += _gain_sections(results, labels)
-    sections += _grading_section(cells, labels)
+    sections += _grading_section(main, labels)
+    sections += _late_sections(cells, family)
     sections += _published_sections(family)
     return sections
 
@@ -140,7 +142,7 @@ def _grading_section(cells: Sequence, labels: dict[str, str]) -> list[Section]:
         rules = ours.get((run, step, benchmark, "paper_rules"))
         if benchmark not in MODEL_GRADED or not graded_by_model(grader) or rules is None:
             continue
-        texts = [Text(f"{percent(c.value)} [{percent(c.ci_low)}, {percent(c.ci_high)}]") for c in (rules, cell)]
+        texts = [_interval_text(rules), _interval_text(cell)]
         gap = Text(f"{100 * (cell.value - rules.value):+.1f}".replace("-", "−"))
         published = [_published_text(cell), _published_text(others.get((run, step, benchmark)))]
         rows.append([Text(labels[benchmark], model_label(run, step)), *texts, gap, *published])
@@ -154,22 +156,50 @@ def _grading_section(cells: Sequence, labels: dict[str, str]) -> list[Section]:
     return [Section("Rules alone, and rules and then a model", columns, rows, lead)]
 
 
-def _published_sections(family: str) -> list[Section]:
-    """The paper's late checkpoints and every other model published for a family."""
-    paper = select_published(family, reevaluation=False)
-    if not paper:
+def _late_sections(cells: Sequence, family: str) -> list[Section]:
+    """The paper's late checkpoints, beside the headline figure of each trained model of ours."""
+    steps = published_steps(family)
+    if len(steps) < 2:
         return []
+    late = select_published(family, kind="justrl", reevaluation=False)
+    beside = {step: "paper" if step == steps[0] else f"paper@{step}" for step in steps}
+    trained = [cell for cell in cells if cell.headline and cell.reference == beside[steps[1]]]
+    models = sorted({(cell.run, cell.step) for cell in trained}, key=_model_order)
+    rows = []
+    for name in (*BENCHMARKS, "average"):
+        row = [Text(LABELS[name])]
+        for step in steps:
+            against = [c for c in cells if c.headline and c.benchmark == name and c.reference == beside[step]]
+            verdicts = [
+                (c, f"{'ours' if len(models) == 1 else c.run}: {c.verdict}")
+                for c in against
+                if (c.run, c.step) in models and _speaks(c)
+            ]
+            row.append(Text(_lookup(late, name, step=step), "", tuple((text, c.verdict) for c, text in verdicts)))
+        for model in models:
+            mine = [cell for cell in trained if cell.benchmark == name and (cell.run, cell.step) == model]
+            row.append(_interval_text(mine[0]) if mine else Text("–"))
+        rows.append(row)
+    lead = (
+        "What the paper reports for checkpoints of one run, the first being its final one: how far accuracy moves "
+        "between checkpoints of a finished run. Beside it, and in the verdicts, ours under the headline grader."
+    )
+    columns = ["Benchmark", *(f"Paper, step {step:,}" for step in steps)]
+    columns += [f"Ours: {model_label(*model)}" for model in models]
+    return [Section("The paper's late checkpoints", columns, rows, lead)]
+
+
+def _interval_text(cell) -> Text:
+    return Text(f"{percent(cell.value)} [{percent(cell.ci_low)}, {percent(cell.ci_high)}]")
+
+
+def _published_sections(family: str) -> list[Section]:
+    """Every model published for a family: the paper's results table and the re-evaluation."""
+    final = final_step(family)
     order = [*BENCHMARKS, "average"]
-    late = [figure for figure in paper if figure.kind == "justrl"]
-    steps = list(dict.fromkeys(figure.step for figure in late))
     sections = []
-    if len(steps) > 1:
-        rows = [[Text(LABELS[name]), *(Text(_lookup(late, name, step=step)) for step in steps)] for name in order]
-        lead = "What the paper reports for checkpoints of one run; the first is its final one. No figure here is ours."
-        columns = ["Benchmark", *(f"Step {step:,}" for step in steps)]
-        sections.append(Section("Published: the paper's late checkpoints", columns, rows, lead))
     for reevaluation, title in ((False, "Published: the paper's table"), (True, "Published: the re-evaluation")):
-        figures = [f for f in select_published(family, reevaluation=reevaluation) if f.step in (None, steps[0])]
+        figures = [f for f in select_published(family, reevaluation=reevaluation) if f.step in (None, final)]
         models = list(dict.fromkeys(figure.model for figure in figures))
         names = [name for name in order if any(figure.benchmark == name for figure in figures)]
         rows = [[Text(LABELS[name]), *(Text(_lookup(figures, name, model=m)) for m in models)] for name in names]

@@ -94,6 +94,12 @@ def published_figure(family: str, kind: str, benchmark: str, step: int | None = 
     return found[0].accuracy if found else None
 
 
+def published_steps(family: str) -> list[int]:
+    """Steps of the checkpoints that the paper reports for a family's run, its final one first."""
+    figures = select_published(family, kind="justrl", reevaluation=False)
+    return list(dict.fromkeys(figure.step for figure in figures if figure.step is not None))
+
+
 def final_step(family: str) -> int | None:
     """Step of the checkpoint in the paper's results table, or None for a family it has no run of."""
-    return next((figure.step for figure in select_published(family, kind="justrl", reevaluation=False)), None)
+    return next(iter(published_steps(family)), None)
