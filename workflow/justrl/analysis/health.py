@@ -12,7 +12,8 @@ from typing import Any
 
 from justrl.analysis.metrics import METRICS, series
 
-COLLAPSE_FACTOR = 0.25
+# A policy that learns grows surer: falling to a quarter is seen in healthy small runs.
+COLLAPSE_FACTOR = 0.1
 EXPLOSION_FACTOR = 3.0
 # The paper's runs stay above 1.0; both of its ablations, which stop learning, settle at 0.5 to 0.6.
 PAPER_COLLAPSE = 0.6
