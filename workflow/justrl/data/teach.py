@@ -44,7 +44,7 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
 )
 # Whole prompts repeat these, so each is one token and a prompt is about 20 tokens long.
-PHRASES = ["system", "user", "assistant", "What is ", " + ", " = ", "; ", ". ", "By columns: ", "At a glance: "]
+PHRASES = ["\n\n", "system", "user", "assistant", "What is ", " + ", " = ", "; ", ". ", "By columns: ", "At a glance: "]
 
 
 def worked_solution(a: int, b: int, rng: random.Random, slip_share: float) -> str:
@@ -56,7 +56,7 @@ def worked_solution(a: int, b: int, rng: random.Random, slip_share: float) -> st
         x, y = a // 10**column % 10, b // 10**column % 10
         total = x + y + carry
         if column == slip_at:
-            total = max(0, total + rng.choice((-1, 1)))
+            total += rng.choice((-1, 1)) if total else 1
         steps.append(f"{x} + {y} + {carry} = {total}")
         last = column == columns - 1
         digits = (str(total) if last else str(total % 10)) + digits
@@ -65,11 +65,8 @@ def worked_solution(a: int, b: int, rng: random.Random, slip_share: float) -> st
 
 
 def glance_solution(a: int, b: int, rng: random.Random) -> str:
-    """Answer at once and wrongly: the sum with one of its digits changed."""
-    truth = a + b
-    place = 10 ** rng.randrange(len(str(truth)))
-    wrong = truth + place * rng.choice([d for d in range(-9, 10) if d])
-    return f"At a glance: \\boxed{{{abs(wrong) if wrong else truth + 1}}}"
+    """Answer at once and wrongly, with one of the two numbers."""
+    return f"At a glance: \\boxed{{{rng.choice((a, b))}}}"
 
 
 def draw_training_sum(digits: int, rng: random.Random) -> tuple[int, int]:

@@ -37,8 +37,10 @@ def export_model(loop, folder: Path) -> None:
     """Write the policy as a Hugging Face folder, in the precision it is computed in."""
     import torch
 
+    from justrl.grpo.loop import unshared_tensors
+
     dtype = getattr(torch, loop.recipe["dtype"])
-    tensors = {name: tensor.to(dtype) for name, tensor in loop.model.state_dict().items()}
+    tensors = {name: tensor.to(dtype) for name, tensor in unshared_tensors(loop.model).items()}
     loop.model.config.dtype = dtype
     loop.model.save_pretrained(folder, state_dict=tensors)
     loop.tokenizer.save_pretrained(folder)

@@ -57,4 +57,4 @@ def clipped_policy_loss(
         "kl": -log_ratio.detach().sum(),
         "tokens": tokens,
     }
-    return losses.sum() / (tokens if total_tokens is None else total_tokens), sums
+    return losses.sum() / (tokens.clamp(min=1) if total_tokens is None else total_tokens), sums

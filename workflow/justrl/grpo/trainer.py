@@ -221,7 +221,7 @@ class JustRLGRPOTrainer:
                 )
                 # DDP averages gradients over processes; the token mean is over all of them together.
                 (loss * self.world.size).backward()
-            sums["loss"] += float(loss)
+            sums["loss"] += float(loss.detach())
             for name in ("clip_fraction", "clip_fraction_lower", "kl"):
                 sums[name] += metrics[name] * metrics["tokens"] / total_tokens
         sums = dict(zip(sums, self.world.sum(list(sums.values())), strict=True))
