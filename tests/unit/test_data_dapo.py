@@ -267,5 +267,7 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "justrl.prepare_data", "--output_dir", str(tmp_path / "out")]
     done = subprocess.run([*command, "--dataset-name", str(source)], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("5 rows: 0 incomplete, 4 duplicates, 0 questions with contradictory answers")
-    refused = subprocess.run([*command, "--dataset_name", str(tmp_path)], capture_output=True, text=True)
-    assert refused.returncode == 0 or "Traceback" not in refused.stderr
+    write(source, [{"query": "Q?"}])
+    refused = subprocess.run([*command, "--dataset_name", str(source)], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"error: {source} has no column known to hold the question: found query")

@@ -63,7 +63,7 @@ def test_a_branch_is_resolved_once_and_stays_locked(hub: Hub, tmp_path: Path) ->
     assert (tmp_path / "out" / "data" / "train.jsonl").read_bytes() == ROWS
     assert not (tmp_path / "out" / "script.py").exists()
     record = json.loads((tmp_path / "out" / "source.json").read_text())
-    assert (record["revision"], record["origin"]) == (first, "hub")
+    assert (record["requested"], record["revision"], record["origin"]) == ("main", first, "hub")
     assert lock_of(tmp_path)["dataset:org/set"] == {"hub_id": "org/set", "revision": first, "files": record["files"]}
 
     # The branch moves on; the locked commit is still what comes.

@@ -54,6 +54,10 @@ def test_files_without_a_split_word_are_training_data(tmp_path: Path) -> None:
     ]
 
 
+def test_parquet_goes_before_json(tmp_path: Path) -> None:
+    assert names_of(fill(tmp_path, "test.jsonl", "data/test.parquet"), split="test") == ["data/test.parquet"]
+
+
 def test_the_card_goes_before_names(tmp_path: Path) -> None:
     fill(tmp_path, "a/x.jsonl", "a/y.jsonl", "b/x.jsonl")
     (tmp_path / "README.md").write_text(
@@ -71,7 +75,6 @@ def test_the_card_goes_before_names(tmp_path: Path) -> None:
         ([], None, None, "holds no data file: accepted are .parquet, .json, .jsonl"),
         (["a.jsonl", "b.jsonl"], "c", None, "no data file of configuration 'c': found a.jsonl, b.jsonl"),
         (["train.jsonl", "val.jsonl"], None, "test", "no data file of split 'test': found train.jsonl, val.jsonl"),
-        (["a.jsonl", "b.parquet"], None, None, "holds Parquet and JSON side by side"),
     ],
 )
 def test_what_is_missing_is_said(

@@ -164,7 +164,7 @@ class Reader:
                 yield Batch(
                     [question for question, _ in bare],
                     [gold and _clean_gold(gold) for gold in golds],
-                    [str(name or "math_dapo") for name in names],
+                    [str(name or "math") for name in names],
                 )
                 bar.update(table.num_rows)
 

@@ -8,7 +8,7 @@ import glob
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,11 +34,16 @@ DIRECT = Hub()
 
 @dataclass(frozen=True)
 class Source:
-    """A found source: `files` maps relative names in `folder` to SHA-256; `revision` is None if nothing tells it."""
+    """A found source: `files` maps relative names in `folder` to SHA-256.
+
+    `requested` is the revision asked for, `revision` the commit it is; None where nothing tells it, as in a mirror of
+    bare files that the lock file does not know.
+    """
 
     kind: str
     hub_id: str
     config: str | None
+    requested: str | None
     revision: str | None
     origin: Literal["hub", "cache", "mirror", "local"]
     folder: Path
@@ -88,13 +93,13 @@ def locate(
     """
     key = locks.source_key(kind, hub_id, config)
     entry = locks.read_lock(lock).get(key)
-    revision = locks.locked_revision(entry, revision, key, lock)
+    asked, revision = revision, locks.locked_revision(entry, revision, key, lock)
     found = _from_mirror(kind, hub_id, config, revision, hub) or _from_hub(kind, hub_id, config, revision, hub)
     _check_complete(found)
     if entry is not None:
         locks.check_files(entry, found.files, key, lock, f"{found.origin} {found.folder}")
         # The bytes are the locked ones, so this is the locked revision wherever they came from.
-        return _with_revision(found, entry["revision"])
+        return replace(found, requested=asked, revision=entry["revision"])
     if lock is not None and found.revision is not None and found.origin != "mirror":
         locks.add_entry(lock, key, {"hub_id": hub_id, "revision": found.revision, "files": found.files})
     return found
@@ -110,11 +115,7 @@ def local_source(path: str | Path) -> Source:
         known = read_json(record)
         return Source(**{**known, "folder": path})
     folder, names = (path.parent, [path.name]) if path.is_file() else (path, wanted_files("dataset", _walk(path)))
-    return Source("dataset", str(path), None, None, "local", folder, _hashes(folder, names))
-
-
-def _with_revision(source: Source, revision: str) -> Source:
-    return Source(**{**{name: getattr(source, name) for name in source.__dataclass_fields__}, "revision": revision})
+    return Source("dataset", str(path), None, None, None, "local", folder, _hashes(folder, names))
 
 
 def _walk(folder: Path) -> list[str]:
@@ -148,7 +149,7 @@ def _from_mirror(kind: Kind, hub_id: str, config: str | None, revision: str, hub
         known = read_json(folder / "source.json").get("revision")
         if locks.is_commit(revision) and known is not None and known != revision:
             raise UserError(f"the mirror's {folder} is revision {known} of {hub_id}, but {revision} is asked for")
-    return Source(kind, hub_id, config, known, "mirror", folder, _hashes(folder, names))
+    return Source(kind, hub_id, config, revision, known, "mirror", folder, _hashes(folder, names))
 
 
 def _from_hub(kind: Kind, hub_id: str, config: str | None, revision: str, hub: Hub) -> Source:
@@ -181,7 +182,7 @@ def _from_hub(kind: Kind, hub_id: str, config: str | None, revision: str, hub: H
         raise UserError(
             f"downloading {kind} {hub_id} at {info.sha} broke off: {reason}; call again to go on"
         ) from error
-    return Source(kind, hub_id, config, info.sha, "hub", Path(folder), _hashes(Path(folder), names))
+    return Source(kind, hub_id, config, revision, info.sha, "hub", Path(folder), _hashes(Path(folder), names))
 
 
 def _from_cache(kind: Kind, hub_id: str, config: str | None, revision: str, hub: Hub, reason: str) -> Source:
@@ -208,7 +209,7 @@ def _from_cache(kind: Kind, hub_id: str, config: str | None, revision: str, hub:
         ) from error
     names = wanted_files(kind, _walk(folder), config)
     known = folder.name if locks.is_commit(folder.name) else None
-    return Source(kind, hub_id, config, known, "cache", folder, _hashes(folder, names))
+    return Source(kind, hub_id, config, revision, known, "cache", folder, _hashes(folder, names))
 
 
 def _check_complete(source: Source) -> None:

@@ -39,7 +39,8 @@ def find_data_files(source: str | Path, config: str | None = None, split: str | 
     """Return the data files of `source`, a file or a folder, for one configuration and split of its data set.
 
     A data-set card (README.md with `configs`) decides where there is one, as on the hub; else names do: a path that
-    names the configuration, a name that holds the split's word. A single data file is taken whatever its name.
+    names the configuration, a name that holds the split's word. A single data file is taken whatever its name. Of the
+    same rows as Parquet and JSON, Parquet is taken.
     """
     source = Path(source)
     if source.is_file():
@@ -53,10 +54,8 @@ def find_data_files(source: str | Path, config: str | None = None, split: str | 
         raise UserError(f"{source} holds no data file: accepted are {', '.join(FORMATS)}")
     if len(names) > 1:
         names = _by_card(source, names, config, split) or _by_name(source, names, config, split)
-    kinds = {FORMATS[Path(name).suffix.lower()] for name in names}
-    if len(kinds) > 1:
-        raise UserError(f"{source} holds Parquet and JSON side by side ({', '.join(names[:4])}): keep one of the two")
-    return [source / name for name in names]
+    parquet = [name for name in names if name.lower().endswith(".parquet")]
+    return [source / name for name in parquet or names]
 
 
 def _by_card(folder: Path, names: list[str], config: str | None, split: str | None) -> list[str]:
