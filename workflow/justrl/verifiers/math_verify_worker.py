@@ -18,6 +18,7 @@ from justrl.verifiers.expression import evaluate
 from justrl.verifiers.sympy_algebra import SympyAlgebra
 
 _SCIENTIFIC = re.compile(r"(?<![\w.\\])([0-9]+(?:\.[0-9]*)?)[eE]([-+]?[0-9]+)(?![\w.])")
+_SPACED_THOUSANDS = re.compile(r"(?<=[0-9])\\[,!;: ](?=[0-9]{3}(?![0-9]))")
 _ALGEBRA = SympyAlgebra()
 
 
@@ -38,7 +39,11 @@ from math_verify import parse, verify  # noqa: E402
 
 
 def _read(answer: str) -> list[Any]:
-    r"""Expressions (and the plain text last) that the library reads from an answer; `4.5e33` is a number to us."""
+    r"""Expressions (and the plain text last) that the library reads from an answer.
+
+    Three things that it does not know are put its way: `4.5e33`, `10\,000`, and a full stop at the end.
+    """
+    answer = _SPACED_THOUSANDS.sub("", answer.strip().removesuffix("."))
     answer = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", answer)
     return parse(f"\\boxed{{{answer}}}", parsing_timeout=None, raise_on_error=True)
 
