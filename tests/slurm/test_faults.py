@@ -46,10 +46,9 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def prepared(cluster, tmp_path_factory):
-    """A project with model, data and a passed preflight, made through Slurm; the disturbed runs start from copies."""
+    """A project with model, data and a passed preflight; the disturbed runs start from copies of it."""
     run = WorkflowRun(tmp_path_factory.mktemp("prepared"), cluster)
-    run.start(MODEL_AND_DATA)
-    assert run.finish() == 0, run.tail()
+    run.prepare(MODEL_AND_DATA)
     return run
 
 

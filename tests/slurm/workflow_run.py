@@ -63,20 +63,39 @@ class WorkflowRun:
             *("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10", "--local-cores", "1"),
         ]
 
-    def start(self, *targets: str, **options) -> subprocess.Popen:
-        """Start Snakemake in the background."""
-        self.started += 1
-        environment = {
+    def prepare(self, *targets: str) -> None:
+        """Make targets here and now, without Slurm."""
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            *targets,
+            "--cores",
+            "2",
+            "--configfile",
+            str(HERE / "faults.yaml"),
+        ]
+        done = subprocess.run(command, cwd=self.folder, env=self.environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    def environment(self) -> dict[str, str]:
+        """As in an activated environment: `python` in rules is the one that runs the tests."""
+        return {
             **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(HERE / "slow_steps"),
             "JUSTRL_TEST_TRACE": str(self.folder / "trace"),
             "OMP_NUM_THREADS": "1",
         }
+
+    def start(self, *targets: str, **options) -> subprocess.Popen:
+        """Start Snakemake in the background."""
+        self.started += 1
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 self.command(*(targets or TRAINED), **options),
                 cwd=self.folder,
-                env=environment,
+                env=self.environment(),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -89,7 +108,7 @@ class WorkflowRun:
         path.with_suffix(".new").write_text(str(seconds))
         path.with_suffix(".new").replace(path)
 
-    def finish(self, seconds: float = 420) -> int:
+    def finish(self, seconds: float = 900) -> int:
         """Wait for Snakemake and return its status."""
         try:
             return self.process.wait(timeout=seconds)
@@ -109,7 +128,7 @@ class WorkflowRun:
             f"== {log}\n" + "\n".join(log.read_text().splitlines()[-lines:]) for log in logs if log.exists()
         )
 
-    def wait_for(self, ready, what: str, seconds: float = 300):
+    def wait_for(self, ready, what: str, seconds: float = 600):
         """Poll until `ready()` is true and return it; Snakemake must not have given up before."""
         deadline = time.monotonic() + seconds
         while not (value := ready()):

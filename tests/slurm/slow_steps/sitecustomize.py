@@ -1,38 +1,62 @@
 """On the PYTHONPATH of the fault tests: each training step is noted, and lasts as long as the test says.
 
-Tiny steps take milliseconds, and a fault has to land between two of them. Nothing of the package is replaced: Python
-tells of each file that is opened, and the line of metrics that a trainer appends marks the end of a step.
+Tiny steps take milliseconds, and a fault has to land between two of them. So after a trainer has logged a step, it waits
+here; what it computes and saves is untouched.
 
 JUSTRL_TEST_TRACE   file that gets one line for each computed step; beside it, `pause` holds the seconds a step lasts
                     longer, read again and again, so that a test can let a run go on
 """
 
+import importlib.util
 import os
 import sys
 import time
 from pathlib import Path
 
-_TRACE = os.environ.get("JUSTRL_TEST_TRACE")
+TRACE = os.environ.get("JUSTRL_TEST_TRACE")
+LOGGER = "justrl.grpo.progress"
 
 
-def _pause() -> float:
+def pause_seconds() -> float:
+    """How long the test wants a step to last beyond itself, now."""
     try:
-        return float((Path(_TRACE).parent / "pause").read_text())
+        return float((Path(TRACE).parent / "pause").read_text())
     except (OSError, ValueError):
         return 0.0
 
 
-def _on_open(event: str, arguments: tuple) -> None:
-    if event != "open" or not str(arguments[0]).endswith("/work/metrics.jsonl") or "a" not in (arguments[1] or ""):
-        return
-    line = f"{os.environ.get('SLURM_JOB_ID')} {os.getpid()} {time.time():.3f}\n"
-    descriptor = os.open(_TRACE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.write(descriptor, line.encode())
-    os.close(descriptor)
+def note_and_wait() -> None:
+    """Note one computed step, and wait."""
+    with Path(TRACE).open("a") as trace:
+        trace.write(f"{os.environ.get('SLURM_JOB_ID')} {os.getpid()} {time.time():.3f}\n")
     start = time.monotonic()
-    while time.monotonic() - start < _pause():
+    while time.monotonic() - start < pause_seconds():
         time.sleep(0.05)
 
 
-if _TRACE:
-    sys.addaudithook(_on_open)
+class WrapLogger:
+    """Finds the module that logs steps as ever, and then wraps the method that logs one."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != LOGGER:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def execute_and_wrap(module):
+            execute(module)
+            write = module.MetricsLog.write
+
+            def write_and_wait(log, row):
+                write(log, row)
+                note_and_wait()
+
+            module.MetricsLog.write = write_and_wait
+
+        spec.loader.exec_module = execute_and_wrap
+        return spec
+
+
+if TRACE:
+    sys.meta_path.insert(0, WrapLogger())
