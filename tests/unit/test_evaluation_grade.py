@@ -105,11 +105,11 @@ def test_what_the_rules_rejected_is_all_but_the_correct(samples):
 
 
 def test_golds_can_be_put_right_without_generating(samples):
-    corrected = grading.with_golds(samples, "toy", [Question("q", "Twelve?", "12.0")])
+    corrected = grading.with_golds(samples, {}, "toy", [Question("q", "Twelve?", "12.0")])
     outcomes = grading.grade_samples(corrected, ["strict"])["outcome"]
     assert list(outcomes[:3]) == ["wrong", "wrong", "correct"]
     with pytest.raises(UserError, match="no answer for toy question q sample 0"):
-        grading.with_golds(samples, "toy", [Question("other", "?", "1")])
+        grading.with_golds(samples, {}, "toy", [Question("other", "?", "1")])
 
 
 def test_the_summary_counts_outcomes_and_weighs_questions_alike(tmp_path):
@@ -189,6 +189,23 @@ def test_a_judge_model_grades_what_the_rules_rejected(samples, tmp_path):
     assert set(found["outcome"]) == {"unparsed"}
     assert settings[0]["after"] == "strict" and settings[0]["options"]["model"]["fill_question"] is True
     assert table_settings(output) == settings[0]
+
+
+def test_released_golds_lose_their_box(tmp_path):
+    path = write_released(tmp_path / "model", [{**released_rows()[0], "answer": "\\boxed{204}"}])
+    assert list(read_completions([path])[0]["answer"]) == ["204"]
+
+
+def test_released_completions_are_matched_to_a_benchmark_by_their_questions(tmp_path):
+    samples, settings = read_completions([write_released(tmp_path / "model", released_rows())])
+    questions = [Question("id-one", "What is  1?", "one"), Question("id-zero", "What is 0?", "zero")]
+    matched = grading.with_golds(samples, settings, "aime", questions)
+    assert set(zip(matched["question_id"], matched["answer"], matched["question"], strict=True)) == {
+        ("id-zero", "zero", "What is 0?"),
+        ("id-one", "one", "What is 1?"),
+    }
+    with pytest.raises(UserError, match="no question like number 1 of aime"):
+        grading.with_golds(samples, settings, "aime", questions[1:])
 
 
 @pytest.mark.parametrize(

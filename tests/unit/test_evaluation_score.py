@@ -150,15 +150,43 @@ def test_the_published_figures_stand_beside():
     assert published_figures("deepseek", "run", "toy") is None
 
 
-def test_the_command_line_scores(tmp_path, grades, kept, capsys):
+def test_released_completions_are_scored_too(tmp_path):
+    from justrl.grade import main as grade
+    from justrl.score import main as score_file
+
+    suffix = " Please reason step by step, and put your final answer within \\boxed{}."
+    path = tmp_path / "toy_t0.7_p0.9_n2-MNT31744.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"example_id": i, "prompt": q.question + suffix, "answer": q.answer, "seed": s, "response": r})
+            + "\n"
+            for s in (5, 3)
+            for i, (q, r) in enumerate(zip(QUESTIONS, ["\\boxed{2}", "\\boxed{4}", "?"], strict=True))
+        )
+    )
+    benchmark, grades, output = (str(tmp_path / name) for name in ("b.parquet", "g.parquet", "r.json"))
+    write_benchmark(benchmark, QUESTIONS[::-1])
+    grade(["--completions", str(path), "--graders", "strict", "--golds", benchmark, "--output", grades])
+    arguments = f"--headline strict --experiment paper --name x --completions {path} --grades {grades}"
+    score_file([*arguments.split(), "--benchmark", benchmark, "--output", output])
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["graders"]["strict"]["avg_at_k"]["value"] == pytest.approx(1 / 3)
+    assert [row["id"] for row in found["per_question"]] == ["c", "a", "b"]
+    assert found["length"] is None and found["truncated_fraction"] is None
+
+
+def write_benchmark(path, questions):
     import pandas
 
+    rows = [("toy", question.id, question.question, question.answer) for question in questions]
+    pandas.DataFrame(rows, columns=["benchmark", "id", "question", "answer"]).to_parquet(path)
+
+
+def test_the_command_line_scores(tmp_path, grades, kept, capsys):
     from justrl.analysis.results import load_result
     from justrl.score import main
 
-    pandas.DataFrame([("toy", q.id, q.question, q.answer) for q in QUESTIONS]).set_axis(
-        ["benchmark", "id", "question", "answer"], axis=1
-    ).to_parquet(tmp_path / "b.parquet")
+    write_benchmark(tmp_path / "b.parquet", QUESTIONS)
     grading.write_grades(grades, tmp_path / "g.parquet", kept[0], {"graders": ["strict"]})
     arguments = f"--completions {tmp_path}/c.parquet --grades {tmp_path}/g.parquet --benchmark {tmp_path}/b.parquet"
     arguments += " --headline strict --experiment mini --name run@10 --step 10 --kind run --family deepseek"

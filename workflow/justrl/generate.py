@@ -42,7 +42,13 @@ def add_backend_arguments(parser: argparse.ArgumentParser, backend: str = "vllm"
     parser.add_argument(
         "--dtype", default="auto", help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16 or float16"
     )
-    parser.add_argument("--tensor-parallel-size", type=int, default=1, help="GPUs that share the model (default: 1)")
+    parser.add_argument(
+        "--tensor-parallel-size",
+        "--tensor_parallel_size",
+        type=int,
+        default=1,
+        help="GPUs that share the model (default: 1)",
+    )
     parser.add_argument("--batch-size", type=int, help="sequences decoded together (default: the backend's)")
     parser.add_argument(
         "--engine-options", default="{}", help='more arguments of vllm.LLM as JSON: {"gpu_memory_utilization": 0.85}'

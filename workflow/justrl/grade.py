@@ -52,9 +52,9 @@ def main(argv: list[str] | None = None) -> None:
     from justrl.evaluation.generate import read_benchmark
     from justrl.io import write_json
 
-    samples, _ = read_completions(args.completions)
+    samples, made = read_completions(args.completions)
     if args.golds:
-        samples = grading.with_golds(samples, *read_benchmark(args.golds))
+        samples = grading.with_golds(samples, made, *read_benchmark(args.golds))
     judged, graders, options = samples, (args.graders or "").split(","), {}
     if args.grader:
         graders = [args.grader]

@@ -183,6 +183,20 @@ def read_completions(paths: Sequence[str | Path]) -> tuple["pandas.DataFrame", d
     return samples.sort_values(KEY, ignore_index=True), {**settings, "environments": environments}
 
 
+def match_questions(samples: "pandas.DataFrame", questions: Sequence) -> "pandas.DataFrame":
+    """Give released samples, numbered by the authors, the ids that a benchmark of ours has for the same questions.
+
+    Questions are found by their text, white space aside, since the hub's copies need not have the authors' order.
+    """
+    ids = {" ".join(question.question.split()): question.id for question in questions}
+    found = samples["question"].map(lambda text: ids.get(" ".join(text.split())))
+    unknown = samples[found.isna()]
+    if len(unknown):
+        row = unknown.iloc[0]
+        raise UserError(f"the benchmark has no question like number {row.question_id} of {row.benchmark}: other data?")
+    return samples.assign(question_id=found).sort_values(KEY, ignore_index=True)
+
+
 def digest(samples: "pandas.DataFrame") -> str:
     """A hash of what was answered to what, by which grades are tied to the completions they judge."""
     result = hashlib.sha256()
@@ -215,9 +229,12 @@ def _read_parquet(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
 def _read_released(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
     """Read one of the authors' JSONL files: {example_id, prompt, answer, seed, response} a line.
 
-    A question's samples are numbered in the order of their seeds' first appearance in the file.
+    A question's samples are numbered in the order of their seeds' first appearance in the file. Golds lose the box and
+    the dollar signs that some of theirs have, as every benchmark's do here.
     """
     import pandas
+
+    from justrl.data.columns import clean_gold
 
     rows, order = [], {}
     match = _RELEASED_NAME.search(path.name)
@@ -237,7 +254,7 @@ def _read_released(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
                         "sample_index": order.setdefault(seed, len(order)),
                         "seed": seed,
                         "question": _without_suffix(item["prompt"]),
-                        "answer": item["answer"],
+                        "answer": clean_gold(item["answer"]),
                         "prompt": item["prompt"],
                         "completion": item["response"],
                         "token_count": None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from justrl.errors import UserError
-from justrl.evaluation.completions import KEY, METADATA_KEY, digest, table_settings, write_table
+from justrl.evaluation.completions import KEY, METADATA_KEY, digest, match_questions, table_settings, write_table
 
 if TYPE_CHECKING:
     import pandas
@@ -41,8 +41,15 @@ def grade_samples(samples: "pandas.DataFrame", graders: Sequence[str], options: 
     return _concat(_grade_with(grader, name, samples) for name, grader in zip(graders, loaded, strict=True))
 
 
-def with_golds(samples: "pandas.DataFrame", benchmark: str, questions: Sequence) -> "pandas.DataFrame":
-    """The samples with a benchmark's present answers in place of those that they were generated with."""
+def with_golds(
+    samples: "pandas.DataFrame", settings: dict[str, Any], benchmark: str, questions: Sequence
+) -> "pandas.DataFrame":
+    """The samples with a benchmark's present answers in place of those that they were generated with.
+
+    Released samples get the benchmark's question ids too. Raises UserError for a sample of no question of it.
+    """
+    if settings.get("source") == "released":
+        samples = match_questions(samples, questions).assign(benchmark=benchmark)
     answers = {question.id: question.answer for question in questions}
     unknown = samples[(samples["benchmark"] != benchmark) | ~samples["question_id"].isin(answers)]
     if len(unknown):

@@ -1,0 +1,51 @@
+"""The one-command evaluation, with the seed design's arguments."""
+
+import json
+
+import pandas
+import pytest
+
+from justrl.errors import UserError
+from justrl.evaluate import main, parse_arguments, read_questions
+from tiny_model import make_tiny_model
+
+pytest.importorskip("torch")
+
+
+def test_the_defaults_are_the_seed_designs():
+    arguments = parse_arguments(["--model_path", "m", "--dataset", "aime2024", "--output_file", "out.json"])
+    assert (arguments.temperature, arguments.max_tokens, arguments.samples) == (0.0, 15360, 1)
+    assert (arguments.tensor_parallel_size, arguments.graders, arguments.prompt_separator) == (1, "strict", "\n\n")
+
+
+def test_a_model_is_evaluated_greedily(tmp_path, capsys):
+    model = make_tiny_model(tmp_path / "tiny")
+    dataset = tmp_path / "sums.jsonl"
+    rows = [{"problem": f"What is {i} + {i}?", "answer": f"${2 * i}$"} for i in range(5)]
+    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["--model_path", str(model), "--dataset", str(dataset), "--tensor_parallel_size", "1"]
+    arguments += ["--max_tokens", "8", "--temperature", "0.0", "--output_file", str(tmp_path / "out.json")]
+    main([*arguments, "--backend", "transformers", "--limit", "4"])
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert (result["benchmark"], result["n_questions"], result["samples_per_question"]) == ("sums", 4, 1)
+    assert result["protocol"]["name"] == "greedy" and result["headline_grader"] == "strict"
+    assert list(result["graders"]["strict"]["pass_at_k"]) == ["1"]
+    kept = pandas.read_parquet(tmp_path / "out.completions.parquet")
+    assert list(kept["answer"]) == ["0", "2", "4", "6"]
+    assert kept["prompt"].str.contains("?\n\nPlease reason step by step", regex=False).all()
+    assert "sums" in capsys.readouterr().out
+
+
+def test_the_authors_benchmark_files_are_read_as_they_are(real_benchmarks):
+    name, questions = read_questions(str(real_benchmarks / "AIME24.parquet"))
+    assert (name, len(questions)) == ("AIME24", 30)
+    assert questions[0].answer == "204" and questions[0].question.startswith("Every morning Aya")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [("no/such.parquet", "there is no dataset file no/such.parquet"), ("aime1900", "no benchmark 'aime1900'")],
+)
+def test_what_is_no_dataset_is_named(dataset, said):
+    with pytest.raises(UserError, match=said):
+        read_questions(dataset)
