@@ -98,8 +98,8 @@ def test_monsters_as_golds_are_no_harm_either(graders, name):
 
 
 FRAGMENTS = r"""
-\boxed{ \frac \sqrt \left( \right] \text{ \begin{pmatrix} \end{pmatrix} ^ _ { } ( ) [ ] 9 99 0 x y pi \pi e i + - * ** / ! =
-, . % \% $ & \\ \ ٣ sqrt( ln( 1e9 1_0 cm million \circ \infty \int \sum_{n=1}^{99} \lim_{x\to0} mod \cup
+\boxed{ \frac \sqrt \left( \right] \text{ \begin{pmatrix} \end{pmatrix} ^ _ { } ( ) [ ] 9 99 0 x y pi \pi e i + - * **
+/ ! = , . % \% $ & \\ \ ٣ sqrt( ln( 1e9 1_0 cm million \circ \infty \int \sum_{n=1}^{99} \lim_{x\to0} mod \cup
 """
 PIECES = st.sampled_from([*FRAGMENTS.split(), " ", "\n", " or ", "\x00", "\ud800"])
 SOUP = st.lists(PIECES, max_size=30).map("".join)
