@@ -6,7 +6,10 @@ Inputs: metrics of runs and result JSONs. Outputs: <results>/figures/, <results>
 
 localrules:
     plot_training,
+    plot_diagnostics,
+    summarise_health,
     plot_checkpoints,
+    plot_pass_at_k,
     compare_with_published,
     write_provenance,
 
@@ -41,6 +44,59 @@ rule plot_training:
         """
 
 
+rule plot_diagnostics:
+    """Draw what tells a sick run from a healthy one: truncation, clipping, gradient norm, rate, speed."""
+    input:
+        "<results>/runs/{run}/metrics.jsonl",
+    output:
+        svg=report(
+            "<results>/figures/{run}/diagnostics.svg",
+            caption="../workflow/captions/diagnostics.rst",
+            category="Training",
+            labels={"run": "{run}", "figure": "diagnostics"},
+        ),
+        png="<results>/figures/{run}/diagnostics.png",
+    log:
+        "<logs>/plot_diagnostics/{run}.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        experiment=lambda wildcards: experiment_of(wildcards.run),
+    shell:
+        r"""
+        python -m justrl.analysis.figures training \
+            --metrics {input:q} \
+            --labels {wildcards.run:q} \
+            --panels accuracy truncation clip_fraction grad_norm learning_rate throughput step_time \
+            --experiment {params.experiment:q} \
+            --output-svg {output.svg:q} \
+            --output-png {output.png:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule summarise_health:
+    """Say how a run began and ended, and what went wrong on the way."""
+    input:
+        "<results>/runs/{run}/metrics.jsonl",
+    output:
+        "<results>/runs/{run}/health.json",
+    log:
+        "<logs>/summarise_health/{run}.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        experiment=lambda wildcards: experiment_of(wildcards.run),
+    shell:
+        r"""
+        python -m justrl.analysis.metrics summary \
+            --metrics {input:q} \
+            --experiment {params.experiment:q} \
+            --output {output:q} \
+            2> >(log_to {log:q})
+        """
+
+
 rule plot_checkpoints:
     """Draw accuracy against training step with its 95% interval."""
     input:
@@ -59,11 +115,44 @@ rule plot_checkpoints:
         "../envs/workflow.yaml"
     params:
         experiment=lambda wildcards: experiment_of(wildcards.run),
+        labels=benchmark_labels(),
     shell:
         r"""
         python -m justrl.analysis.figures checkpoints \
             --results {input:q} \
             --experiment {params.experiment:q} \
+            {params.labels:q} \
+            --output-svg {output.svg:q} \
+            --output-png {output.png:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule plot_pass_at_k:
+    """Draw pass@k of base and last checkpoint: what training found, and what it only made more likely."""
+    input:
+        base_and_last_results,
+    output:
+        svg=report(
+            "<results>/figures/{run}/pass_at_k.svg",
+            caption="../workflow/captions/pass_at_k.rst",
+            category="Benchmarks",
+            labels={"run": "{run}", "figure": "pass@k"},
+        ),
+        png="<results>/figures/{run}/pass_at_k.png",
+    log:
+        "<logs>/plot_pass_at_k/{run}.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        experiment=lambda wildcards: experiment_of(wildcards.run),
+        labels=benchmark_labels(),
+    shell:
+        r"""
+        python -m justrl.analysis.figures pass-at-k \
+            --results {input:q} \
+            --experiment {params.experiment:q} \
+            {params.labels:q} \
             --output-svg {output.svg:q} \
             --output-png {output.png:q} \
             2> >(log_to {log:q})
@@ -96,12 +185,14 @@ rule compare_with_published:
         "../envs/workflow.yaml"
     params:
         experiment=lambda wildcards: experiment_of(wildcards.family),
+        labels=benchmark_labels(),
     shell:
         r"""
         python -m justrl.analysis.comparison \
             --results {input:q} \
             --family {wildcards.family:q} \
             --experiment {params.experiment:q} \
+            {params.labels:q} \
             --output-html {output.html:q} \
             --output-csv {output.csv:q} \
             --output-md {output.markdown:q} \
@@ -114,7 +205,8 @@ rule compare_with_published:
 rule write_provenance:
     """Say how the results were made: commit, configuration, versions, revisions, seeds, hardware."""
     input:
-        evaluation_results(),
+        results=evaluation_results(),
+        sources=hub_folders(),
     output:
         html=report(
             "<results>/provenance.html",
@@ -128,11 +220,13 @@ rule write_provenance:
         "../envs/workflow.yaml"
     params:
         config=json.dumps(config, sort_keys=True, default=str),
+        sources=collect("{folder}/source.json", folder=hub_folders()),
     shell:
         r"""
         python -m justrl.analysis.provenance \
             --config-json {params.config:q} \
-            --results {input:q} \
+            --results {input.results:q} \
+            --sources {params.sources:q} \
             --output-json {output.json:q} \
             --output-html {output.html:q} \
             2> >(log_to {log:q})

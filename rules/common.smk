@@ -49,6 +49,7 @@ if config["experiment"] != "paper" and RESULTS == Path("results"):
         f"a folder of its own, such as `pathvars: {{results: results/{config['experiment']}}}`"
     )
 SHARDS = EVALUATION["shards"]
+FIGURES = ("training", "diagnostics", "checkpoints", "pass_at_k")
 
 
 def names_of(entries, source):
@@ -266,6 +267,13 @@ def checkpoint_results(wildcards):
     return [file for name in names for file in results_of(name, EVALUATION["validation_benchmarks"])]
 
 
+def base_and_last_results(wildcards):
+    """The results of a run's base and last checkpoint on every benchmark."""
+    return [
+        file for name in (f"{wildcards.run}@base", wildcards.run) for file in results_of(name, EVALUATION["benchmarks"])
+    ]
+
+
 def family_results(wildcards):
     """Base, last checkpoint and published models of one family, on every benchmark."""
     family = wildcards.family
@@ -283,7 +291,8 @@ def families():
 
 def analysis_results():
     """Figures, tables and provenance of the enabled runs."""
-    files = [f"<results>/figures/{run}/{figure}.svg" for run in ENABLED for figure in ("training", "checkpoints")]
+    files = [f"<results>/figures/{run}/{figure}.svg" for run in ENABLED for figure in FIGURES]
+    files += [f"<results>/runs/{run}/health.json" for run in ENABLED]
     files += [f"<results>/comparison/{family}.html" for family in families()]
     return [*files, "<results>/provenance.html"]
 
@@ -291,7 +300,8 @@ def analysis_results():
 def canary_results():
     """What `snakemake canary` asks for: every rule of the DAG, on two short steps of each enabled run."""
     runs = [name for name in RUNS if is_canary(name)]
-    files = [f"<results>/figures/{run}/{figure}.svg" for run in runs for figure in ("training", "checkpoints")]
+    files = [f"<results>/figures/{run}/{figure}.svg" for run in runs for figure in FIGURES]
+    files += [f"<results>/runs/{run}/health.json" for run in runs]
     return [file for run in runs for file in results_of(run, [])] + files + ["<results>/comparison/canary.html"]
 
 
@@ -301,14 +311,34 @@ def downloads():
     return files + [f"<results>/benchmarks/{name}/questions.parquet" for name in EVALUATION["benchmarks"]]
 
 
+def benchmark_labels():
+    """The names that benchmarks carry in figures and tables, as options."""
+    labels = [f"{name}={entry['label']}" for name, entry in config["benchmarks"].items()]
+    return ["--benchmark-labels", *labels]
+
+
+def hub_folders():
+    """The folders of everything that came from the hub for the enabled runs, each with its source.json."""
+    runs = [RUNS[run] for run in ENABLED]
+    models = {run["model"] for run in runs} | set(config["external"])
+    if EVALUATION["model_grader"]["enabled"]:
+        models.add("model_grader")
+    folders = [f"<results>/models/{name}" for name in models if MODEL_SOURCES[name]["source"] == "hub"]
+    datasets = {run["dataset"] for run in runs}
+    folders += [f"<results>/data/{name}/raw" for name in datasets if config["datasets"][name]["source"] == "hub"]
+    benchmarks = [name for name in EVALUATION["benchmarks"] if config["benchmarks"][name]["source"] == "hub"]
+    return sorted(folders) + [f"<results>/benchmarks/{name}/raw" for name in benchmarks]
+
+
 def run_wildcards(run):
     """Wildcards that name only a run."""
     return type("Wildcards", (), {"run": run})
 
 
-def hub_options():
-    """Options of every command that may download: mirror and offline mode."""
-    options = ["--mirror", config["hub"]["mirror"]] if config["hub"]["mirror"] else []
+def hub_options(hub_config=None):
+    """Options of every command that may download: configuration of the dataset, mirror, offline mode."""
+    options = ["--hub-config", hub_config] if hub_config else []
+    options += ["--mirror", config["hub"]["mirror"]] if config["hub"]["mirror"] else []
     return options + (["--offline"] if config["hub"]["offline"] else [])
 
 

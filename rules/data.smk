@@ -77,7 +77,12 @@ rule prepare_training_data:
         model="<results>/models/{model}",
     output:
         data="<results>/data/{dataset}/{model}/prepared/train.parquet",
-        card="<results>/data/{dataset}/{model}/prepared/data_card.json",
+        card=report(
+            "<results>/data/{dataset}/{model}/prepared/data_card.json",
+            caption="../workflow/captions/data_card.rst",
+            category="Data",
+            labels={"dataset": "{dataset}", "model": "{model}", "what": "data card"},
+        ),
     log:
         "<logs>/prepare_training_data/{dataset}_{model}.log",
     benchmark:
@@ -112,7 +117,12 @@ rule check_contamination:
     output:
         data="<results>/data/{dataset}/{model}/train.parquet",
         summary="<results>/data/{dataset}/{model}/contamination.json",
-        pairs="<results>/data/{dataset}/{model}/contamination.csv",
+        pairs=report(
+            "<results>/data/{dataset}/{model}/contamination.csv",
+            caption="../workflow/captions/contamination.rst",
+            category="Data",
+            labels={"dataset": "{dataset}", "model": "{model}", "what": "overlap with benchmarks"},
+        ),
     log:
         "<logs>/check_contamination/{dataset}_{model}.log",
     benchmark:
@@ -149,7 +159,7 @@ rule download_benchmark:
     params:
         hub_id=lambda wildcards: config["benchmarks"][wildcards.benchmark]["hub_id"],
         revision=lambda wildcards: config["benchmarks"][wildcards.benchmark]["revision"] or "main",
-        options=hub_options(),
+        options=lambda wildcards: hub_options(config["benchmarks"][wildcards.benchmark]["hub_config"]),
     shell:
         r"""
         python -m justrl.data.download benchmark \

@@ -38,7 +38,7 @@ rule write_hardware:
     params:
         hardware=json.dumps(HARDWARE, sort_keys=True),
     shell:
-        "printf '%s\\n' {params.hardware:q} > {output:q} 2> {log:q}"
+        "printf '%s\n' {params.hardware:q} > {output:q} 2> {log:q}"
 
 
 rule resolve_verl_config:
