@@ -5,103 +5,27 @@ Anything not named here keeps verl's own default. Sources: P the paper (Table 2 
 (thunlp/JustRL, train/examples/justrl), D a departure from them, with its reason in `note`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
 
-from justrl.errors import UserError
+from justrl.engines.verl.request import Request, Row, concurrent_sequences, longest, mixed_precision, of
 
-# verl's GRPO adds this constant to the standard deviation and offers no key for it (compute_grpo_outcome_advantage).
-VERL_ADVANTAGE_EPSILON = 1e-6
 # Both the step and the epoch limit apply; the steps of a run decide, never the size of its data.
 UNLIMITED_EPOCHS = 1_000_000
 # Rollout replicas add their rank to the seed; segments this far apart never share one.
 SEEDS_PER_STEP = 1000
-
-Value = Callable[["Request"], Any]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What one segment of a run asks of verl.
-
-    `hardware` is the mapping of config.yaml. Paths are text, as they stand in the resolved configuration; the defaults
-    name what is filled in when a segment starts, so that a run's configuration can be written without any machine's
-    folders in it.
-    """
-
-    recipe: Mapping[str, Any]
-    seed: int
-    hardware: Mapping[str, Any]
-    run: str = "run"
-    experiment: str = "paper"
-    start_step: int = 0
-    to_step: int | None = None
-    model: str = "<model>"
-    train_file: str = "<train_file>"
-    validation_file: str = "<train_file>"
-    checkpoints: str = "<work>/checkpoints"
-    rollouts: str | None = None
-    cpus: int | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether this machine has no GPU: the same stack then runs on gloo and vLLM's CPU backend."""
-        return self.hardware["gpus_per_node"] == 0 or self.hardware["gpu"] == "none"
-
-    @property
-    def ranks_per_node(self) -> int:
-        """Data-parallel workers on each node: one for each GPU, at least one on a CPU."""
-        return max(1, self.hardware["gpus_per_node"])
-
-    @property
-    def ranks(self) -> int:
-        """Data-parallel workers in all."""
-        return self.ranks_per_node * self.hardware["nodes"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One setting: what it is called in the recipe, verl's key, its value, where that comes from, and why.
-
-    `added` marks a key that verl reads but does not have in its default configuration.
-    """
-
-    name: str
-    key: str
-    value: Value | Any
-    source: str
-    note: str = ""
-    added: bool = False
-
-    def value_for(self, request: Request) -> Any:
-        """The value for one request."""
-        return self.value(request) if callable(self.value) else self.value
-
 
 ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"
 MODEL = "actor_rollout_ref.model"
 
 
-def of(*keys: str) -> Value:
-    """The recipe's value under `keys`."""
-
-    def value(request: Request) -> Any:
-        node = request.recipe
-        for key in keys:
-            node = node[key]
-        return list(node) if isinstance(node, (list, tuple)) else node
-
-    return value
-
-
 # The recipe. Together with RUN, every number of the paper's table.
+# fmt: off
 RECIPE = (
     Row("advantage", "algorithm.adv_estimator", of("algorithm"), "P"),
     Row("advantage divided by the group's deviation", "algorithm.norm_adv_by_std_in_grpo", True, "P",
         "plus 1e-6, a constant in verl"),
+    Row("no critic", "critic.enable", False, "P"),
     Row("no KL in the reward", "algorithm.use_kl_in_reward", False, "P"),
     Row("KL coefficient of the reward", "algorithm.kl_ctrl.kl_coef", 0.0, "S"),
     Row("no KL loss", f"{ACTOR}.use_kl_loss", lambda r: r.recipe["kl_coefficient"] > 0, "P"),
@@ -120,8 +44,8 @@ RECIPE = (
     Row("dual clip", f"{ACTOR}.clip_ratio_c", of("clip_ratio_c"), "S"),
     Row("loss", f"{ACTOR}.policy_loss.loss_mode", "vanilla", "S", "clipped PPO, verl's default"),
     Row("loss aggregation", f"{ACTOR}.loss_agg_mode", of("loss_aggregation"), "S",
-        "over the whole mini-batch; the verl that the authors vendored averaged each micro-batch by itself and weighted "
-        "it by its sequences, which this version no longer offers"),
+        "over the mini-batch; the authors' verl averaged each micro-batch by itself and weighted it by its sequences, "
+        "which this version no longer offers"),
     Row("optimizer", f"{ACTOR}.optim.optimizer", "AdamW", "S", "verl's default"),
     Row("learning rate", f"{ACTOR}.optim.lr", of("learning_rate"), "P"),
     Row("schedule", f"{ACTOR}.optim.lr_scheduler_type", "constant", "P"),
@@ -151,8 +75,8 @@ RECIPE = (
         added=True),
     Row("overlong buffer", "reward.reward_kwargs.overlong_buffer_cfg.len", of("overlong_penalty", "buffer"), "P",
         added=True),
-    Row("overlong factor", "reward.reward_kwargs.overlong_buffer_cfg.penalty_factor", of("overlong_penalty", "factor"),
-        "S", added=True),
+    Row("overlong factor", "reward.reward_kwargs.overlong_buffer_cfg.penalty_factor",
+        of("overlong_penalty", "factor"), "S", added=True),
     Row("overlong log", "reward.reward_kwargs.overlong_buffer_cfg.log", False, "S", "verl wants the key", added=True),
     Row("overlong limit", "reward.reward_kwargs.max_resp_len", of("max_response_length"), "S", added=True),
     Row("rollout correction", "algorithm.rollout_correction.rollout_is", None, "P",
@@ -160,13 +84,14 @@ RECIPE = (
     Row("old log-probabilities", "algorithm.rollout_correction.bypass_mode", False, "S",
         "recomputed by the trainer, not taken from vLLM"),
     Row("rollout precision", f"{ROLLOUT}.dtype", of("dtype"), "S"),
-    Row("compute precision", f"{ACTOR}.fsdp_config.mixed_precision", lambda r: mixed_precision(r.recipe["dtype"]), "S",
-        "verl's default for bfloat16", added=True),
+    Row("compute precision", f"{ACTOR}.fsdp_config.mixed_precision", lambda r: mixed_precision(r.recipe["dtype"]),
+        "S", "verl's default for bfloat16", added=True),
     Row("compute precision, other back ends", f"{ACTOR}.fsdp_config.dtype", of("dtype"), "S"),
     Row("master weights", f"{ACTOR}.fsdp_config.model_dtype", "fp32", "S", "and so are the optimizer's moments"),
     Row("gradient checkpointing", f"{MODEL}.enable_gradient_checkpointing", of("gradient_checkpointing"), "S"),
     Row("shuffle", "data.shuffle", True, "S"),
-    Row("validation samples", f"{ROLLOUT}.val_kwargs.n", 32, "S", "not used: checkpoints are evaluated by their own jobs"),
+    Row("validation samples", f"{ROLLOUT}.val_kwargs.n", 32, "S",
+        "not used: checkpoints are evaluated by their own jobs"),
     Row("validation sampling", f"{ROLLOUT}.val_kwargs.do_sample", True, "S", "not used"),
     Row("validation temperature", f"{ROLLOUT}.val_kwargs.temperature", 0.7, "S", "not used"),
     Row("validation top-p", f"{ROLLOUT}.val_kwargs.top_p", 0.9, "S", "not used"),
@@ -180,15 +105,18 @@ RUN = (
     Row("rollout engine", f"{ROLLOUT}.name", "vllm", "S"),
     Row("tensor parallel", f"{ROLLOUT}.tensor_model_parallel_size", 1, "S"),
     Row("sequence parallel", f"{ACTOR}.ulysses_sequence_parallel_size", 1, "S"),
-    Row("sharding", f"{ACTOR}.strategy", "fsdp2", "D", "the authors used FSDP1, verl's default; the arithmetic is the same"),
+    Row("sharding", f"{ACTOR}.strategy", "fsdp2", "D",
+        "the authors used FSDP1, verl's default; the arithmetic is the same"),
     Row("base model", f"{MODEL}.path", lambda r: r.model, "P"),
     Row("training data", "data.train_files", lambda r: r.train_file, "P"),
-    Row("validation data", "data.val_files", lambda r: r.validation_file, "D", "verl opens it even if it never validates"),
+    Row("validation data", "data.val_files", lambda r: r.validation_file, "D",
+        "verl opens it even if it never validates"),
     Row("validation rows", "data.val_max_samples", 1, "D", "one row is enough to open"),
     Row("seed of the data order", "data.seed", lambda r: r.seed, "D", "the authors set none"),
     Row("seed of the rollouts", f"{ROLLOUT}.seed", lambda r: r.seed + SEEDS_PER_STEP * r.start_step, "D",
         "verl adds the replica's rank; each segment has its own, or all would draw the same numbers"),
-    Row("seed of the mini-batches", f"{ACTOR}.data_loader_seed", lambda r: r.seed, "D", "unused: no shuffling inside a step"),
+    Row("seed of the mini-batches", f"{ACTOR}.data_loader_seed", lambda r: r.seed, "D",
+        "unused: no shuffling inside a step"),
     Row("nodes", "trainer.nnodes", lambda r: r.hardware["nodes"], "D", "the paper: 4"),
     Row("GPUs per node", "trainer.n_gpus_per_node", lambda r: r.ranks_per_node, "P"),
     Row("last step", "trainer.total_training_steps", lambda r: r.to_step, "P", "of the segment"),
@@ -204,13 +132,15 @@ RUN = (
     Row("run", "trainer.experiment_name", lambda r: r.run, "D"),
     Row("trainer", "trainer.use_v1", True, "D", "the older one is deprecated"),
     Row("trainer mode", "trainer.v1.trainer_mode", "sync", "P", "on-policy, as the paper"),
+    Row("no dashboard", "ray_kwargs.ray_init.include_dashboard", False, "D", "nobody watches it inside a job",
+        added=True),
     Row("data loader workers", "data.dataloader_num_workers", 0, "D", "reads ahead of nothing, so a resume is exact"),
 )
 
 # Settings that change speed or memory, never what is computed (beyond the order of floating-point sums).
 SPEED = (
     Row("CUDA graphs", f"{ROLLOUT}.enforce_eager", False, "D",
-        "the authors ran eagerly; graphs replay the same kernels without launching each, and decoding is bound by launches"),
+        "the authors ran eagerly; graphs replay the same kernels without launching each one"),
     Row("dynamic batches", f"{ACTOR}.use_dynamic_bsz", True, "S",
         "sequences are packed by tokens; the loss is normalised over the mini-batch, however it is cut"),
     Row("tokens per GPU", f"{ACTOR}.ppo_max_token_len_per_gpu", lambda r: max(32768, longest(r)), "S",
@@ -228,7 +158,7 @@ SPEED = (
     Row("vLLM frees its memory for the update", f"{ROLLOUT}.free_cache_engine", True, "S", "verl's default"),
     Row("prefill tokens", f"{ROLLOUT}.max_num_batched_tokens", 32768, "S", "of a vLLM step"),
     Row("sequences at once", f"{ROLLOUT}.max_num_seqs", lambda r: concurrent_sequences(r), "D",
-        "every rollout of a step runs from its start, with room for uneven replicas; the authors' 1,024 are never reached"),
+        "every rollout of a step runs from its start, with room for uneven replicas"),
     Row("longest sequence", f"{ROLLOUT}.max_model_len", lambda r: longest(r), "D",
         "prompt and response, not the model's 131,072: smaller tables"),
     Row("chunked prefill", f"{ROLLOUT}.enable_chunked_prefill", True, "S", "verl's default"),
@@ -258,24 +188,7 @@ CPU = (
     Row("storage units", "transfer_queue.backend.SimpleStorage.num_data_storage_units", 1, "D"),
 )
 
-
-def mixed_precision(dtype: str) -> dict[str, str]:
-    """FSDP's precisions for a compute type: parameters in it, gradients summed and buffers kept in float32."""
-    short = {"bfloat16": "bf16", "float32": "fp32"}
-    if dtype not in short:
-        raise UserError(f"recipe.dtype: verl trains in {' or '.join(short)}, got {dtype!r}")
-    return {"param_dtype": short[dtype], "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
-
-
-def longest(request: Request) -> int:
-    """Tokens of the longest sequence: prompt and response."""
-    return request.recipe["max_prompt_length"] + request.recipe["max_response_length"]
-
-
-def concurrent_sequences(request: Request) -> int:
-    """Sequences that a vLLM replica may run at once: twice its even share of a step's rollouts, 256 at least."""
-    rollouts = request.recipe["prompts_per_step"] * request.recipe["rollouts_per_prompt"]
-    return max(256, 2 * -(-rollouts // request.ranks))
+# fmt: on
 
 
 def rows(request: Request) -> Iterator[Row]:
@@ -289,23 +202,3 @@ def rows(request: Request) -> Iterator[Row]:
         yield from CPU
     for key, value in request.extra.items():
         yield Row("extra", key, value, "D")
-
-
-def check_recipe(recipe: Mapping[str, Any]) -> None:
-    """Refuse what verl would ignore or compute in another way.
-
-    Raises:
-        UserError: naming the key of the recipe, its value and what verl can do.
-    """
-    if recipe["algorithm"] != "grpo":
-        raise UserError(f"recipe.algorithm: this project translates grpo for verl, got {recipe['algorithm']!r}")
-    if recipe["advantage_epsilon"] != VERL_ADVANTAGE_EPSILON:
-        raise UserError(
-            f"recipe.advantage_epsilon: verl has {VERL_ADVANTAGE_EPSILON} built in and no key for another, got "
-            f"{recipe['advantage_epsilon']}; use `engine: reference` for that"
-        )
-    if recipe["prompts_per_step"] % recipe["mini_batch_prompts"]:
-        raise UserError(
-            f"recipe.mini_batch_prompts ({recipe['mini_batch_prompts']}) must divide prompts_per_step "
-            f"({recipe['prompts_per_step']}): verl would drop the rest without a word"
-        )

@@ -15,7 +15,7 @@ from typing import Any
 
 from justrl import cli
 from justrl.engines.verl import settings
-from justrl.engines.verl.settings import Request, Row
+from justrl.engines.verl.request import Request, Row, check_recipe
 from justrl.errors import UserError
 from justrl.io import atomic_write, read_json
 
@@ -68,7 +68,7 @@ def resolve(request: Request):
     Raises:
         UserError: a recipe that verl cannot follow, a key that it does not have, or what verl's own checks refuse.
     """
-    settings.check_recipe(request.recipe)
+    check_recipe(request)
     configuration = default_configuration()
     for row in settings.rows(request):
         apply_row(configuration, row, row.value_for(request))
@@ -84,6 +84,7 @@ def check(configuration) -> None:
     verl prints while it checks; its output is dropped unless the check fails.
     """
     from omegaconf import OmegaConf
+    from verl.trainer.ppo.reward import resolve_reward_manager_cls
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import omega_conf_to_dataclass, validate_config
 
@@ -95,8 +96,9 @@ def check(configuration) -> None:
                 use_reference_policy=need_reference_policy(configuration),
                 use_critic=need_critic(configuration),
             )
-            for group in ("actor_rollout_ref.actor", "actor_rollout_ref.rollout", "algorithm", "reward.reward_manager"):
+            for group in ("actor_rollout_ref.actor", "actor_rollout_ref.rollout", "algorithm"):
                 omega_conf_to_dataclass(OmegaConf.select(configuration, group))
+            resolve_reward_manager_cls(configuration)
     except Exception as error:
         raise UserError(f"verl refuses this configuration: {error}") from error
 
@@ -125,7 +127,9 @@ def request_from_run(run: dict, hardware: dict) -> Request:
 
 def main(argv: list[str] | None = None) -> None:
     """Write the resolved configuration of one run."""
-    parser = argparse.ArgumentParser(prog="python -m justrl.engines.verl.translate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m justrl.engines.verl.translate", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--run", type=Path, required=True, help="the run's description (run.json)")
     parser.add_argument("--hardware", required=True, help="the hardware of the configuration, as JSON")
     parser.add_argument("--output", type=Path, required=True, help="YAML file to write")

@@ -1,0 +1,145 @@
+"""Train a segment with verl: resolve its configuration, run verl's trainer under guard and watch, publish the result.
+
+    work_dir/verl/attempt_0001.jsonl     verl's own log of the attempt, one line for each step
+    work_dir/verl/attempt_0001/          config.yaml as verl ran it, launch.log, progress.json, stacks/, hang.txt
+    work_dir/verl/leftovers.*.json       what a guard that was killed left on a host; removed by the next attempt there
+
+verl resumes by itself from the newest state that is whole; what it trains depends only on the step, never on how a run
+was cut into segments or attempts (see README "Resuming" for what differs: the sampled tokens).
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from justrl.engines.base import SegmentInterrupted, SegmentRequest, WorkDir
+from justrl.engines.verl import checkpoints, environment, metrics, translate
+from justrl.engines.verl.request import Request
+from justrl.engines.verl.supervisor import Supervisor
+from justrl.errors import UserError
+from justrl.io import atomic_write, read_json, write_json, write_jsonl
+
+IDENTITY = "identity.json"
+
+
+def train_segment(request: SegmentRequest) -> None:
+    """Train a segment, or restore it if it was finished before; publish its model and metrics.
+
+    Raises:
+        SegmentInterrupted: a stop signal came; state saved, start again to go on.
+        UserError: verl is not installed or refuses the configuration, a live trainer is at work in the folder, the
+            training failed or made no progress; the message names the log.
+    """
+    translate.require_verl()
+    work = WorkDir(request.work_dir)
+    with work.hold(request.hardware.get("wait_for_owner_minutes", 0)) as lock:
+        if not work.has_archive(request):
+            segment = Segment(request, work)
+            segment.train()
+            lock.check()
+            work.archive(request, segment.write_model, segment.rows())
+        work.publish(request)
+
+
+class Segment:
+    """One segment's place on disk, and the attempt that trains it."""
+
+    def __init__(self, request: SegmentRequest, work: WorkDir):
+        self.request, self.work = request, work
+        self.logs = work.path / "verl"
+
+    def train(self) -> None:
+        """Run verl from the newest whole state to the segment's last step; nothing to do if it is there already."""
+        self._check_identity()
+        wanted = self._wanted()
+        start = checkpoints.choose(
+            self.work.checkpoints,
+            ranks=wanted.ranks,
+            start_step=self.request.start_step,
+            last_step=self.request.to_step,
+            logged=set(metrics.read_attempts(self.logs, self.request.recipe)),
+        )
+        checkpoints.point_to(self.work.checkpoints, start)
+        if start == self.request.to_step:
+            print(f"step {start} is trained already: publishing it", file=sys.stderr, flush=True)
+            return
+        log = metrics.next_attempt(self.logs)
+        # Claims the number, so that an attempt that never gets to its first step does not lend its folder to the next.
+        log.touch()
+        attempt = log.with_suffix("")
+        attempt.mkdir(parents=True, exist_ok=True)
+        configuration = attempt / "config.yaml"
+        translate.write_configuration(translate.resolve(wanted), configuration)
+        print(f"verl: from step {start} to {self.request.to_step}, log {attempt / 'launch.log'}", file=sys.stderr)
+        supervisor = Supervisor(
+            attempt=attempt,
+            command=environment.command(wanted, configuration, self.logs / "leftovers"),
+            variables=environment.variables(wanted, attempt, log),
+            idle_seconds=self.request.hardware["hang_timeout_minutes"] * 60,
+            on_metrics=self._write_live_metrics,
+            log=log,
+        )
+        stopped = supervisor.run()
+        self._write_live_metrics()
+        if stopped:
+            saved = checkpoints.states(self.work.checkpoints)
+            raise SegmentInterrupted(
+                f"run {self.request.run}: stopped as told; saved up to step {saved[-1].step if saved else 0}, start "
+                "again to go on"
+            )
+
+    def _wanted(self) -> Request:
+        """The request to verl, with this machine's paths."""
+        request = self.request
+        return Request(
+            recipe=request.recipe,
+            seed=request.seed,
+            hardware={"nodes": 1, **request.hardware},
+            run=request.run,
+            start_step=request.start_step,
+            to_step=request.to_step,
+            model=str(request.model_dir.resolve()),
+            train_file=str(request.train_file.resolve()),
+            validation_file=str(request.train_file.resolve()),
+            checkpoints=str(self.work.checkpoints.resolve()),
+            rollouts=str(self.work.path.resolve() / "rollouts") if request.hardware.get("keep_rollouts") else None,
+            cpus=environment.cpus(request.hardware),
+        )
+
+    def _check_identity(self) -> None:
+        """Refuse to go on from the state of another recipe, seed or training set."""
+        file = self.work.checkpoints / IDENTITY
+        mine = self.request.identity()
+        if file.is_file() and (before := read_json(file)) != mine:
+            changed = [key for key in mine if before.get(key) != mine[key]]
+            raise UserError(
+                f"{self.work.checkpoints} holds the state of another training (other {', '.join(changed)}): undo the "
+                f"change, or remove {self.work.path} to train anew"
+            )
+        write_json(file, mine)
+
+    def rows(self) -> list[dict]:
+        """The metrics of the segment's steps, in order."""
+        found = metrics.read_attempts(self.logs, self.request.recipe)
+        steps = range(self.request.start_step + 1, self.request.to_step + 1)
+        return [found[step] for step in steps if step in found]
+
+    def _write_live_metrics(self) -> None:
+        found = metrics.read_attempts(self.logs, self.request.recipe)
+        write_jsonl(self.work.live_metrics, [found[step] for step in sorted(found)])
+
+    def write_model(self, folder: Path) -> None:
+        """Merge the shards of the last step into a Hugging Face folder, in bfloat16: the weights that rollouts used.
+
+        verl's merger knows no other precision; the float32 master weights stay in the training state.
+        """
+        actor = self.work.checkpoints / f"global_step_{self.request.to_step}" / "actor"
+        command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
+        command += ["--local_dir", str(actor), "--target_dir", str(folder)]
+        log = self.logs / "merge.log"
+        with atomic_write(log) as handle:
+            status = subprocess.run(
+                command, env=environment.merge_variables(), stdout=handle, stderr=subprocess.STDOUT, check=False
+            ).returncode
+        if status != 0 or not (folder / "config.json").is_file():
+            raise UserError(f"verl's model merger failed (status {status}) on {actor}: see {log}")

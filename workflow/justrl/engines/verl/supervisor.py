@@ -1,0 +1,151 @@
+"""Watch a guarded trainer: pass on requests to stop, end it when it makes no progress, say how it ended."""
+
+import collections
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+from justrl.engines.verl import guard
+from justrl.engines.verl.diagnosis import diagnose
+from justrl.engines.verl.progress import Progress
+from justrl.errors import UserError
+
+# SIGURG is what Slurm can be told to send before the limit; SIGTERM comes when it is reached, or with a preemption.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGURG, signal.SIGUSR1)
+# After SIGTERM the trainer has this long to save: Slurm kills 30 s after it (KillWait).
+TERM_GRACE_SECONDS = 22.0
+POLL_SECONDS = 1.0
+LINES_SHOWN = 25
+
+
+class Supervisor:
+    """One attempt to train a segment.
+
+    Args:
+        attempt: its folder; launch.log, progress.json, stacks/ and, after a hang, hang.txt go there.
+        command: starts the trainer under guard.
+        variables: the environment of all its processes.
+        idle_seconds: how long the trainer may go without reporting progress.
+        on_metrics: called after each step that verl logged.
+        log: verl's own log of metrics.
+    """
+
+    def __init__(
+        self,
+        attempt: Path,
+        command: list[str],
+        variables: dict[str, str],
+        idle_seconds: float,
+        on_metrics: Callable[[], None],
+        log: Path,
+    ):
+        self.attempt, self.command, self.variables = attempt, command, variables
+        self.idle_seconds, self.on_metrics, self.log = idle_seconds, on_metrics, log
+        self.progress = Progress(attempt)
+        self.output = attempt / "launch.log"
+        self.kill_at: float | None = None
+        self.stopping = False
+
+    def run(self) -> bool:
+        """Run the trainer to its end; return whether it was told to stop.
+
+        Raises:
+            UserError: it failed, or made no progress for too long.
+        """
+        with self.output.open("wb") as output, self._stop_signals():
+            process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self.variables,
+                # Its own session: a signal to our process group (Ctrl-C, scancel) is ours to pass on.
+                start_new_session=True,
+            )
+            try:
+                hang = self._watch(process)
+            finally:
+                self._end(process)
+        if hang:
+            raise UserError(hang)
+        if self.stopping:
+            return True
+        if process.returncode != 0:
+            raise UserError(
+                f"verl ended with status {process.returncode}; the end of {self.output}:\n{self._last_lines()}"
+            )
+        return False
+
+    @contextmanager
+    def _stop_signals(self):
+        before = {number: signal.signal(number, self._on_stop) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_stop(self, number: int, _frame) -> None:
+        self.stopping = True
+        self.progress.ask_to_stop()
+        if number == signal.SIGTERM:
+            self.kill_at = time.monotonic() + TERM_GRACE_SECONDS
+
+    def _watch(self, process: subprocess.Popen) -> str | None:
+        """Wait for the end of the trainer; return what to say if it hung."""
+        seen = (None, 0)
+        last_change = time.monotonic()
+        logged = 0
+        while process.poll() is None:
+            time.sleep(POLL_SECONDS)
+            now = (self.progress.last().get("time"), self._log_size())
+            if now != seen:
+                seen, last_change = now, time.monotonic()
+            if now[1] != logged:
+                logged = now[1]
+                self.on_metrics()
+            if self.kill_at is not None and time.monotonic() > self.kill_at:
+                return None
+            idle = time.monotonic() - last_change
+            if idle > self.idle_seconds:
+                return self._report_hang(process.pid, idle)
+        return None
+
+    def _log_size(self) -> int:
+        try:
+            return self.log.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _report_hang(self, pid: int, idle: float) -> str:
+        lines = [line for line in self.log.read_text().splitlines() if line]
+        last = json.loads(lines[-1]) if lines else None
+        progress = self.progress.last()
+        report = diagnose(pid, self.attempt / "stacks", progress, last, idle)
+        (self.attempt / "hang.txt").write_text(report)
+        print(report, file=sys.stderr, flush=True)
+        where = f"in step {progress['step']}, phase {progress['phase']}" if progress else "before the first step"
+        return (
+            f"verl made no progress for {idle:.0f} s {where}, and was stopped; it goes on from its last save when "
+            f"started again. Stacks, memory and the last metrics are in {self.attempt / 'hang.txt'}. If "
+            "steps really take that long, raise hardware.hang_timeout_minutes"
+        )
+
+    def _end(self, process: subprocess.Popen) -> None:
+        """End the guard, and with it everything that it started."""
+        if process.poll() is None:
+            process.stdin.close()
+            try:
+                process.wait(timeout=guard.GRACE_SECONDS + 20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _last_lines(self) -> str:
+        with self.output.open(errors="replace") as output:
+            return "".join(collections.deque(output, maxlen=LINES_SHOWN))
