@@ -87,6 +87,22 @@ def step_name(step: int) -> str:
     return f"step_{step:06d}"
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush every file in a folder, and the folder itself, to the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def link_tree(source: Path, target: Path) -> None:
     """Copy a folder by hard links, or by bytes where the file system has none."""
     for path in sorted(source.rglob("*")):
@@ -150,25 +166,30 @@ class WorkDir:
         temporary.mkdir(parents=True)
         write_model(temporary / "model")
         write_jsonl(temporary / "metrics.jsonl", metrics)
-        write_json(temporary / "segment.json", {"start_step": request.start_step, "identity": request.identity()})
+        files = {str(path.relative_to(temporary)): file_sha256(path) for path in temporary.rglob("*") if path.is_file()}
+        segment = {"start_step": request.start_step, "identity": request.identity(), "sha256": files}
+        write_json(temporary / "segment.json", segment)
+        sync_folder(temporary)
         replace_folder(temporary, self.finished / name)
 
     def has_archive(self, request: SegmentRequest) -> bool:
-        """Say whether the segment was finished before, by the same training; say so if by another."""
+        """Say whether the segment was finished before, by the same training and with every byte still there."""
         folder = self.finished / step_name(request.to_step)
         if not folder.is_dir():
             return False
         try:
             segment = read_json(folder / "segment.json")
-            rows = read_jsonl(folder / "metrics.jsonl")
-        except (OSError, ValueError) as error:
-            print(f"{folder} is not readable ({error}): training its steps again", file=sys.stderr)
-            return False
-        if segment["identity"] != request.identity():
-            print(f"{folder} belongs to another training (recipe, seed or data changed): not used", file=sys.stderr)
+            damaged = [name for name, sha in segment["sha256"].items() if file_sha256(folder / name) != sha]
+            problem = f"{', '.join(damaged)} changed since" if damaged else None
+            if segment["identity"] != request.identity():
+                problem = "it belongs to another training (recipe, seed or data)"
+        except (OSError, ValueError, KeyError) as error:
+            problem = f"not readable: {error}"
+        if problem:
+            print(f"{folder} is not used: {problem}", file=sys.stderr, flush=True)
             return False
         # Segments may have been cut differently then; the steps must be the ones asked for.
-        return segment["start_step"] == request.start_step and len(rows) == request.to_step - request.start_step
+        return segment["start_step"] == request.start_step
 
     def publish(self, request: SegmentRequest) -> None:
         """Put the archived model and metrics of a segment where the request wants them, each atomically."""

@@ -6,16 +6,14 @@ is noticed by its sums. Nothing in it is unpickled.
 """
 
 import errno
-import hashlib
 import json
-import os
 import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from justrl.engines.base import step_name
+from justrl.engines.base import file_sha256, step_name, sync_folder
 from justrl.errors import UserError
 from justrl.io import read_json, read_jsonl, write_json, write_jsonl
 
@@ -51,22 +49,6 @@ def state_step(folder: Path) -> int:
 def list_states(folder: Path) -> list[Path]:
     """List the states in a folder, oldest first; unfinished ones are not among them."""
     return sorted(p for p in folder.glob("step_*") if p.name[5:].isdigit()) if folder.is_dir() else []
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush every file in a folder, and the folder itself, to the disk."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def write_manifest(folder: Path) -> None:

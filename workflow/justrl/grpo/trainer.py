@@ -1,8 +1,12 @@
 """One step of GRPO, in the fewest clear lines: rewards in, a better policy out.
 
 Each step takes the rollouts of a batch of prompts through group advantages, the log-probabilities of the policy that
-drew them, and several clipped updates, one per mini-batch. Names and order follow verl 0.9, which trains the paper's
-runs; the two agree to 1e-6 on the same batch.
+drew them, and several clipped updates, one per mini-batch. Names, order and numbers follow verl 0.9, which trains the
+paper's runs; from the same batch both make the same losses and gradients. Where this differs, on purpose:
+
+1. Clip fractions and KL are means over the tokens of a mini-batch; verl averages the means of its micro-batches.
+2. A loss or gradient that is not finite ends the training; verl skips that update and goes on.
+3. A group of equal rewards has advantage 0 exactly; verl leaves a rounding error divided by epsilon.
 """
 
 import contextlib

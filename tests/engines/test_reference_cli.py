@@ -1,0 +1,127 @@
+"""The trainer's command line, used without Snakemake."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from reference_run import Run, make_materials
+
+from justrl import train
+from justrl.errors import UserError
+from justrl.io import read_jsonl
+
+SMALL = [
+    "prompts_per_step=4",
+    "mini_batch_prompts=2",
+    "recipe.rollouts_per_prompt=2",
+    "max_prompt_length=32",
+    "max_response_length=24",
+    "overlong_penalty.buffer=8",
+    "dtype=float32",
+    "gradient_checkpointing=false",
+    "learning_rate=1e-3",
+    "seed=3",
+]
+
+
+@pytest.fixture(scope="module")
+def materials(tmp_path_factory):
+    return make_materials(tmp_path_factory.mktemp("materials"))
+
+
+def request_for(*overrides, run="deepseek"):
+    """What `python -m justrl.train run` would train; model and data are not looked at yet."""
+    args = train.build_parser().parse_args(
+        ["run", "--run", run, "--model", "tests", "--data", "tests", "--output", "out", *overrides]
+    )
+    return train.run_request(args)
+
+
+def test_help_says_what_there_is_without_importing_torch():
+    done = subprocess.run([sys.executable, "-m", "justrl.train", "--help"], capture_output=True, text=True, check=True)
+    assert "segment" in done.stdout and "torchrun" in done.stdout
+    script = "import sys, justrl.train; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_trains_a_run_of_the_configuration_with_overrides_and_resumes(materials, tmp_path):
+    run = Run(materials, tmp_path)
+    arguments = [
+        *("run", "--run", "deepseek", "--engine", "reference", "--device", "cpu", "--threads", "1"),
+        *(
+            "--model",
+            str(materials / "base"),
+            "--data",
+            str(materials / "train.parquet"),
+            "--output",
+            str(tmp_path / "o"),
+        ),
+        *SMALL,
+    ]
+    two_steps = ["runs.deepseek.steps=2", "runs.deepseek.segment_steps=2", "runs.deepseek.evaluate_every=2"]
+    assert run.finish(*arguments, *two_steps) == 0, run.output
+    rows = read_jsonl(tmp_path / "o" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2]
+    # The rest of the recipe is the paper's: ten steps of warm-up.
+    assert rows[1]["lr"] == pytest.approx(1e-4)
+    four_steps = [o.replace("=2", "=4") for o in two_steps]
+    assert run.finish(*arguments, *four_steps) == 0, run.output
+    assert "going on from the state of step 2" in run.output
+    assert [row["step"] for row in read_jsonl(tmp_path / "o" / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("recipe.learning_rat=1", "did you mean learning_rate"),
+        ("recip.learning_rate=1", "did you mean recipe"),
+        ("learning_rate", "dotted.key=value"),
+        ("recipe.learning_rate=fast", "learning_rate"),
+        ("kl_coefficient=0.1", "2512.16649"),
+        ("mini_batch_prompts=100", "must divide prompts_per_step"),
+        ("max_response_length=999999", "context_length"),
+    ],
+)
+def test_overrides_are_checked(override, message):
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
+        request_for(override)
+
+
+def test_an_unknown_run_is_named():
+    with pytest.raises(UserError, match=r"deepsek.*did you mean deepseek"):
+        request_for(run="deepsek")
+
+
+def test_an_override_wins_over_the_runs_own_recipe(materials):
+    arguments = ["--model", str(materials / "base"), "--data", str(materials / "train.parquet"), "--output", "out"]
+    for override in ("recipe.overlong_penalty.enabled=false", "overlong_penalty.enabled=false"):
+        args = train.build_parser().parse_args(["run", "--run", "deepseek_overlong", *arguments, override])
+        assert train.run_request(args).recipe["overlong_penalty"]["enabled"] is False
+
+
+def test_what_is_missing_is_said_in_a_sentence(materials, tmp_path):
+    run = Run(materials, tmp_path)
+    assert run.finish(*run.arguments(), "--data", "nowhere.parquet") == 2
+    assert "error: run tiny: no training data at nowhere.parquet" in run.output
+    assert run.finish(*run.arguments(), "--model", str(tmp_path)) == 2
+    assert "no Hugging Face model in" in run.output
+    if not torch.cuda.is_available():
+        assert run.finish(*run.arguments(), "--device", "cuda") == 2
+        assert "torch sees no GPU here" in run.output
+    described = json.loads((materials / "run.json").read_text()) | {"engine": "verll"}
+    (tmp_path / "run.json").write_text(json.dumps(described))
+    assert run.finish(*run.arguments(), "--run-file", str(tmp_path / "run.json")) == 2
+    assert "unknown engine 'verll'" in run.output
+    assert "Traceback" not in run.output
+
+
+def test_wandb_asks_to_be_installed(materials, tmp_path):
+    import importlib.util
+
+    if importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed here")
+    run = Run(materials, tmp_path)
+    assert run.finish(*run.arguments(), "--wandb") == 2
+    assert "the package wandb is not installed here" in run.output
