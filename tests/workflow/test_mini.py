@@ -1,0 +1,83 @@
+"""The mini experiment, end to end, as `make mini` runs it."""
+
+import json
+
+import pandas as pd
+
+
+def result(mini, name):
+    return json.loads((mini.folder / f"results/mini/{name}.json").read_text())
+
+
+def accuracy(mini, name):
+    return result(mini, name)["graders"]["strict"]["avg_at_k"]
+
+
+def test_it_really_learns(mini):
+    base, last = accuracy(mini, "sums_heldout_mini@base"), accuracy(mini, "sums_heldout_mini")
+    assert 0.2 <= base["value"] <= 0.5
+    assert last["value"] - base["value"] >= 0.25
+    assert last["ci_low"] > base["ci_high"]
+
+
+def test_every_checkpoint_is_evaluated_on_both_benchmarks(mini):
+    for benchmark in ("sums_heldout", "sums_harder"):
+        for name in ("mini@base", "mini@40", "mini"):
+            assert result(mini, f"{benchmark}_{name}")["n_questions"] == 100
+
+
+def test_no_question_is_trained_on_and_tested(mini):
+    train = pd.read_parquet(mini.folder / "results/mini/data/sums/tiny/train.parquet")
+    trained = {info["question"] for info in train["extra_info"]}
+    for benchmark in ("sums_heldout", "sums_harder"):
+        tested = pd.read_parquet(mini.folder / f"results/mini/benchmarks/{benchmark}/questions.parquet")
+        assert trained.isdisjoint(tested["question"])
+
+
+def test_the_metrics_cover_each_step_once(mini):
+    rows = [
+        json.loads(line) for line in (mini.folder / "results/mini/runs/mini/metrics.jsonl").read_text().splitlines()
+    ]
+    assert [row["step"] for row in rows] == list(range(1, 81))
+    needed = {
+        "reward_mean",
+        "accuracy",
+        "entropy",
+        "response_length_mean",
+        "response_clip_ratio",
+        "grad_norm",
+        "clip_fraction",
+        "lr",
+        "tokens_per_second",
+        "step_seconds",
+    }
+    assert all(needed <= row.keys() for row in rows)
+    # Rewards are +1 and -1, so their mean is twice the accuracy less one.
+    assert all(abs(row["reward_mean"] - (2 * row["accuracy"] - 1)) < 1e-6 for row in rows)
+
+
+def test_the_second_run_has_nothing_to_do(mini):
+    output = mini.run("--profile", "mini")
+    assert "Nothing to be done" in output.stdout + output.stderr
+
+
+def test_a_mini_result_cannot_be_taken_for_a_paper_result(mini):
+    assert not list((mini.folder / "results").glob("*.json"))
+    for file in (mini.folder / "results/mini").glob("*_mini*.json"):
+        assert json.loads(file.read_text())["experiment"] == "mini"
+    assert "mini" in (mini.folder / "results/mini/figures/mini/training.svg").read_text()
+    assert "not comparable" in (mini.folder / "results/mini/comparison/mini.md").read_text()
+
+
+def test_results_say_how_they_were_made(mini):
+    provenance = json.loads((mini.folder / "results/mini/provenance.json").read_text())
+    assert provenance["packages"]["torch"]
+    assert len(provenance["config_sha256"]) == 64
+
+
+def test_the_report_holds_figures_tables_and_provenance(mini):
+    report = mini.folder / "results/mini/report.html"
+    mini.run("--profile", "mini", "--report", str(report))
+    text = report.read_text()
+    for part in ("Data", "Training", "Benchmarks", "Comparison", "Provenance", "training.svg", "mini.html"):
+        assert part in text
