@@ -119,11 +119,15 @@ rule train_segment:
         "../envs/train.yaml"
     threads: HARDWARE["cpus_per_node"]
     resources:
-        gpu=HARDWARE["gpus_per_node"],
+        nodes=HARDWARE["nodes"],
+        gpu=HARDWARE["nodes"] * HARDWARE["gpus_per_node"],
+        cpus_per_task=HARDWARE["cpus_per_node"],
+        mem_mb=HARDWARE["memory_per_node_gb"] * 1000,
+        runtime=segment_runtime,
+        slurm_extra=segment_warning,
     params:
         work=subpath(output.model, ancestor=3),
         start=start_step,
-        hardware=json.dumps(HARDWARE, sort_keys=True),
     shell:
         r"""
         python -m justrl.operations.gpus --count {resources.gpu} -- \
@@ -137,6 +141,7 @@ rule train_segment:
             --work-dir {params.work:q}/work \
             --model-out {output.model:q} \
             --metrics-out {output.metrics:q} \
+            --wait-for-owner-minutes {resources.runtime} \
             2> >(log_to {log:q})
         """
 
@@ -144,7 +149,14 @@ rule train_segment:
 rule merge_metrics:
     """Join the metrics of all segments of a run, each step once."""
     input:
-        segment_metrics,
+        segments=segment_metrics,
+        # Behind ancient() inputs Snakemake loses sight of what is missing when one of them is renewed: see it from here.
+        run="<results>/runs/{run}/run.json",
+        hardware="<results>/hardware.json",
+        preflight="<results>/runs/{run}/preflight.json",
+        model=base_model,
+        data=training_data,
+        engine=engine_config,
     output:
         "<results>/runs/{run}/metrics.jsonl",
     log:
@@ -152,4 +164,4 @@ rule merge_metrics:
     conda:
         "../envs/workflow.yaml"
     shell:
-        "python -m justrl.analysis.metrics merge --output {output:q} {input:q} 2> >(log_to {log:q})"
+        "python -m justrl.analysis.metrics merge --output {output:q} {input.segments:q} 2> >(log_to {log:q})"
