@@ -21,24 +21,36 @@ def _hold_at(run: WorkflowRun, step: int) -> str:
     return run.running_job()
 
 
-def _until_ended(run: WorkflowRun, job: str, *states: str) -> str:
-    """Wait until a job has left the node for one of these states."""
-    return run.wait_for(
-        lambda: (state := run.cluster.job(job).get("JobState")) in states and state, f"job {job} is {'/'.join(states)}"
-    )
+def _until_ended(run: WorkflowRun, job: str, *states: str, running: bool = True) -> str:
+    """Wait until a job has left the node for one of these states; `running` says whether Snakemake must be."""
+
+    def ended():
+        state = run.cluster.job(job).get("JobState")
+        return state if state in states else None
+
+    return run.wait_for(ended, f"job {job} is {'/'.join(states)}", running=running)
+
+
+def _limit(run: WorkflowRun, job: str) -> None:
+    """Bring a job's time limit forward to the next minute but one, so that no test waits for a real one."""
+    hours, minutes, _ = map(int, run.cluster.job(job)["RunTime"].split(":"))
+    run.cluster.run("scontrol", "update", f"jobid={job}", f"timelimit={60 * hours + minutes + 1}")
 
 
 def warned_before_the_limit(run: WorkflowRun) -> str:
     """Slurm's warning arrives; the trainer saves and leaves before the limit."""
     job = _hold_at(run, MIDDLE)
-    run.wait_for(lambda: "SIGURG" in run.tail(), "the trainer has the warning")
+    _limit(run, job)
+    run.wait_for(lambda: "SIGURG" in run.signals(), "the trainer has the warning")
     run.pause(0)
-    return f"{_until_ended(run, job, 'FAILED', 'TIMEOUT')} after saving"
+    # The trainer's status 75 makes the job a failed one, before its time is up.
+    return f"SIGURG, saved, {_until_ended(run, job, 'FAILED')}"
 
 
 def time_limit(run: WorkflowRun) -> str:
     """No warning, and a step that outlasts the grace: killed at the limit."""
     job = _hold_at(run, MIDDLE)
+    _limit(run, job)
     state = _until_ended(run, job, "TIMEOUT")
     run.pause(0)
     return state
@@ -98,8 +110,7 @@ def snakemake_killed(run: WorkflowRun) -> str:
     """SIGKILL to Snakemake; started again while its orphan still trains."""
     job = _hold_at(run, MIDDLE)
     run.kill_snakemake()
-    subprocess.run([*run.command(), "--unlock"], cwd=run.folder, check=True, capture_output=True)
-    run.start()
+    _start_again(run)
     run.wait_for(
         lambda: [j for j in run.training_jobs() if j["JobState"] == "RUNNING" and j["JobId"] != job],
         "a second training job starts beside the first",
@@ -107,8 +118,25 @@ def snakemake_killed(run: WorkflowRun) -> str:
     run.wait_for(lambda: "another trainer" in run.tail(), "the second trainer has found the first")
     assert run.steps_computed() == MIDDLE, "the second trainer trained beside the first"
     run.pause(0)
-    state = _until_ended(run, job, "COMPLETED")
+    # Its outputs may be cleared away under it by the job that takes over; what it trained is in the working folder.
+    state = _until_ended(run, job, "COMPLETED", "FAILED", running=False)
     return f"orphan {state}, its work was taken over"
+
+
+def snakemake_gone(run: WorkflowRun) -> str:
+    """SIGKILL to Snakemake; started again when its orphan has finished, and nobody has noted that it has."""
+    job = _hold_at(run, MIDDLE)
+    run.kill_snakemake()
+    run.pause(0)
+    state = _until_ended(run, job, "COMPLETED", running=False)
+    _start_again(run)
+    return f"orphan {state} alone, its work was taken over"
+
+
+def _start_again(run: WorkflowRun) -> None:
+    """What the README says: unlock, and the same command again."""
+    subprocess.run([*run.command(), "--unlock"], cwd=run.folder, env=run.environment(), check=True, capture_output=True)
+    run.start()
 
 
 def disk_full(run: WorkflowRun) -> str:

@@ -32,13 +32,14 @@ class Outcome:
 # name: (the fault, options of the run)
 FAULTS = {
     "undisturbed": (lambda run: "nothing", {}),
-    "time limit, warned": (faults.warned_before_the_limit, {"runtime_minutes": 1, "warning": "--signal=URG@25"}),
-    "time limit": (faults.time_limit, {"runtime_minutes": 1, "warning": ""}),
+    "time limit, warned": (faults.warned_before_the_limit, {"warning": "--signal=URG@25"}),
+    "time limit": (faults.time_limit, {"warning": ""}),
     "scancel": (faults.cancelled, {}),
     "preempted": (faults.preempted, {}),
     "node down": (faults.node_lost, {}),
     "job SIGKILLed": (faults.job_killed, {}),
     "Snakemake SIGKILLed": (faults.snakemake_killed, {}),
+    "Snakemake gone": (faults.snakemake_gone, {}),
     "disk full": (faults.disk_full, {}),
     "checkpoint torn": (faults.checkpoint_torn, {}),
 }
@@ -157,6 +158,7 @@ def test_no_more_full_states_than_planned(outcomes, name):
         # The state of step 2 is the last one; step 3 is repeated, and whatever was begun.
         ("undisturbed", 0),
         ("Snakemake SIGKILLed", 0),
+        ("Snakemake gone", 0),
         ("job SIGKILLed", 1),
         # Step 5 and those since the state before the torn one.
         ("checkpoint torn", 3),

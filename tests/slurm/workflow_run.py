@@ -128,11 +128,11 @@ class WorkflowRun:
             f"== {log}\n" + "\n".join(log.read_text().splitlines()[-lines:]) for log in logs if log.exists()
         )
 
-    def wait_for(self, ready, what: str, seconds: float = 600):
-        """Poll until `ready()` is true and return it; Snakemake must not have given up before."""
+    def wait_for(self, ready, what: str, seconds: float = 600, running: bool = True):
+        """Poll until `ready()` is true and return it; Snakemake must not have ended before if it is `running`."""
         deadline = time.monotonic() + seconds
         while not (value := ready()):
-            if self.process.poll() is not None:
+            if running and self.process.poll() is not None:
                 raise AssertionError(f"Snakemake ended with {self.process.returncode} before: {what}\n{self.tail()}")
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {seconds:.0f} s: {what}\n{self.tail()}")
@@ -173,6 +173,11 @@ class WorkflowRun:
             if wanted in words and name not in ("slurmstepd", "srun"):
                 found.append(int(process.name))
         return found
+
+    def signals(self) -> str:
+        """Names of the stop signals that the trainer has taken."""
+        noted = self.folder / "signals"
+        return noted.read_text() if noted.is_file() else ""
 
     def steps_computed(self) -> int:
         """Training steps that were computed, repeated ones counted each time."""

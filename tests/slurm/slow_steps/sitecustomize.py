@@ -1,14 +1,16 @@
 """On the PYTHONPATH of the fault tests: each training step is noted, and lasts as long as the test says.
 
-Tiny steps take milliseconds, and a fault has to land between two of them. So after a trainer has logged a step, it waits
-here; what it computes and saves is untouched.
+Tiny steps take milliseconds, and a fault has to land between two of them. So after a trainer has logged a step, it
+waits here; what it computes and saves is untouched.
 
-JUSTRL_TEST_TRACE   file that gets one line for each computed step; beside it, `pause` holds the seconds a step lasts
-                    longer, read again and again, so that a test can let a run go on
+JUSTRL_TEST_TRACE   file that gets one line for each computed step. Beside it, `pause` holds the seconds a step lasts
+                    longer, read again and again, so that a test can let a run go on; `signals` gets the name of each
+                    stop signal that the trainer takes.
 """
 
 import importlib.util
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -25,8 +27,24 @@ def pause_seconds() -> float:
         return 0.0
 
 
+def note_signals() -> None:
+    """Note the stop signals that the trainer handles, before it does."""
+    for number in (signal.SIGURG, signal.SIGTERM):
+        handler = signal.getsignal(number)
+        if callable(handler) and not hasattr(handler, "noted"):
+
+            def noted(received, frame, handler=handler):
+                with (Path(TRACE).parent / "signals").open("a") as signals:
+                    signals.write(f"{signal.Signals(received).name}\n")
+                handler(received, frame)
+
+            noted.noted = True
+            signal.signal(number, noted)
+
+
 def note_and_wait() -> None:
     """Note one computed step, and wait."""
+    note_signals()
     with Path(TRACE).open("a") as trace:
         trace.write(f"{os.environ.get('SLURM_JOB_ID')} {os.getpid()} {time.time():.3f}\n")
     start = time.monotonic()
