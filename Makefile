@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 PIP_INSTALL = bin/python -m pip install --quiet --disable-pip-version-check
 ACTIVATE = . .venv/bin/activate
 
-.PHONY: help mini report test lint format clean-mini
+.PHONY: help mini test lint format verl-env test-verl test-slurm clean-mini
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,15 @@ help:  ## List the targets.
 	.venv/$(PIP_INSTALL) "$(TORCH)"
 	.venv/$(PIP_INSTALL) --require-hashes -r envs/mini.txt
 	.venv/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv-verl/.ready: envs/verl-cpu.txt envs/vllm-name/pyproject.toml pyproject.toml
+	@echo "Making .venv-verl (torch, then $$(grep -c '==' envs/verl-cpu.txt) locked packages): about four minutes, once."
+	$(PYTHON) -m venv .venv-verl
+	.venv-verl/$(PIP_INSTALL) "$(TORCH)"
+	.venv-verl/$(PIP_INSTALL) --require-hashes --no-deps -r envs/verl-cpu.txt
+	.venv-verl/$(PIP_INSTALL) --no-deps --no-build-isolation ./envs/vllm-name
+	.venv-verl/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 mini: .venv/.ready  ## Run the mini experiment on this machine's CPU and write its report.
@@ -39,6 +48,15 @@ format:  .venv/.ready  ## Format Python and Snakemake code.
 
 test: lint  ## Set up, then lint and all tests that need neither verl nor Slurm.
 	$(ACTIVATE) && python -m pytest tests/unit tests/engines tests/workflow -m "not verl and not slurm"
+
+verl-env: .venv-verl/.ready  ## Make .venv-verl: verl, Ray and vLLM for a machine without a GPU.
+
+test-verl: .venv-verl/.ready  ## The tests of verl and vLLM, on the CPU.
+	. .venv-verl/bin/activate && python -m pytest -m verl tests/engines tests/workflow
+
+test-slurm: .venv/.ready  ## The workflow, and everything that goes wrong on a cluster, on a real Slurm.
+	sh tests/slurm/install.sh
+	$(ACTIVATE) && python -m pytest -s tests/slurm
 
 clean-mini:  ## Remove the mini experiment's results.
 	rm -rf results/mini
