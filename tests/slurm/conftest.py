@@ -1,6 +1,8 @@
 """One real Slurm for all tests of this folder, or a skip that says why there is none."""
 
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 from slurm_cluster import SlurmCluster, why_unavailable
@@ -10,16 +12,15 @@ NODES = 12
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory):
+def cluster():
     """A Slurm with pretended nodes of 8 GPUs, 128 CPUs and 2 TB each."""
     reason = why_unavailable()
     if reason:
         pytest.skip(reason)
-    state = tmp_path_factory.mktemp("slurm")
-    # munged wants every folder above its socket to be nobody else's and open to all.
-    for folder in (state, *state.parents):
-        if folder.stat().st_uid == 0 and str(folder).startswith("/tmp/"):
-            folder.chmod(0o755)
-    with SlurmCluster(state, nodes=NODES) as running:
-        yield running
-    shutil.rmtree(state / "spool", ignore_errors=True)
+    # Not below pytest's own folder, which is closed to others: munged wants its socket where all may go.
+    state = Path(tempfile.mkdtemp(prefix="justrl-slurm-"))
+    try:
+        with SlurmCluster(state, nodes=NODES) as running:
+            yield running
+    finally:
+        shutil.rmtree(state, ignore_errors=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 SYSTEM_CONF = Path("/etc/slurm/slurm.conf")
 SYSTEM_GRES = Path("/etc/slurm/gres.conf")
-MARK = "# written by tests/slurm/slurm_cluster.py, removed when its tests end"
+MARK = "# written by tests/slurm/slurm_cluster.py and removed when its tests end; process"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "sinfo")
 
 
@@ -39,7 +39,17 @@ def why_unavailable() -> str | None:
     for path in (SYSTEM_CONF, SYSTEM_GRES):
         if path.exists() and not path.read_text().startswith(MARK):
             return f"this machine has its own {path}, which a test must not replace"
+    owner = configuration_owner()
+    if owner and Path(f"/proc/{owner}").exists():
+        return f"process {owner} has a Slurm of these tests up already"
     return None
+
+
+def configuration_owner() -> str | None:
+    """The process that wrote the system-wide configuration for its tests; None if there is no such file."""
+    if not SYSTEM_CONF.exists():
+        return None
+    return SYSTEM_CONF.read_text().splitlines()[0].rpartition(" ")[2]
 
 
 def free_port() -> int:
@@ -135,9 +145,9 @@ class SlurmCluster:
                 process.kill()
                 process.wait()
         self.processes.clear()
-        for path in (SYSTEM_CONF, SYSTEM_GRES):
-            if path.exists() and path.read_text().startswith(MARK):
-                path.unlink()
+        if configuration_owner() == str(os.getpid()):
+            SYSTEM_CONF.unlink()
+            SYSTEM_GRES.unlink(missing_ok=True)
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a Slurm command and return what it printed."""
@@ -186,7 +196,7 @@ class SlurmCluster:
     def _write_configuration(self) -> None:
         state, host = self.state, socket.gethostname()
         lines = [
-            MARK,
+            f"{MARK} {os.getpid()}",
             "ClusterName=justrl-tests",
             f"SlurmctldHost={host}(127.0.0.1)",
             f"SlurmctldPort={free_port()}",
@@ -234,7 +244,7 @@ class SlurmCluster:
         gres = [f"NodeName={name} Name=gpu File={devices} Flags=nvidia_gpu_env" for name in self.node_names]
         SYSTEM_CONF.parent.mkdir(parents=True, exist_ok=True)
         SYSTEM_CONF.write_text("\n".join(lines) + "\n")
-        SYSTEM_GRES.write_text("\n".join([MARK, *gres]) + "\n")
+        SYSTEM_GRES.write_text("\n".join([f"{MARK} {os.getpid()}", *gres]) + "\n")
 
 
 def main() -> None:

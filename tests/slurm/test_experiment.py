@@ -83,7 +83,7 @@ def test_the_preflight_asks_the_queue(cluster):
     too_many = checks.check_slurm({**HARDWARE, "gpus_per_node": 16}, 1410, {"slurm_partition": "gpu"})
     assert too_many.status == FAILED and "refuses 1 node(s) with 16 GPUs" in too_many.found
     too_long = checks.check_slurm(HARDWARE, 3000, {"slurm_partition": "gpu"})
-    assert too_long.status == FAILED and "segment_steps" in too_long.remedy
+    assert too_long.status == FAILED and "partition gpu allows 1-00:00:00" in too_long.found
     nowhere = checks.check_slurm(HARDWARE, 60, {"slurm_partition": "hopper"})
     assert nowhere.status == FAILED and "one of gpu, urgent" in nowhere.remedy
 

@@ -132,9 +132,19 @@ def test_the_queue_is_asked_with_the_request_of_a_training_job(commands):
         assert word in asked
     check = checks.check_slurm(HARDWARE, 1410, {"slurm_partition": "cpu"})
     assert check.status == FAILED and "one of gpu" in check.remedy
+    check = checks.check_slurm(HARDWARE, 1441, resources)
+    assert check.status == FAILED and "asks for 24.0 h, partition gpu allows 1-00:00:00" in check.found
     program(commands, "sbatch", "echo 'Requested time limit is invalid' >&2; exit 1")
-    check = checks.check_slurm(HARDWARE, 9999, resources)
+    check = checks.check_slurm(HARDWARE, 1440, resources)
     assert check.status == FAILED and "time limit is invalid" in check.found and "segment_steps" in check.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("1-00:00:00", 1440), ("2-12:30:00", 3630), ("12:00:00", 720), ("30:00", 30), ("infinite", float("inf"))],
+)
+def test_slurm_times(text, minutes):
+    assert checks.slurm_minutes(text) == minutes
 
 
 @pytest.mark.parametrize("name", ["paper", "strict", "robust"])

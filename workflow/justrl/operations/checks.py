@@ -149,19 +149,32 @@ def slurm_answers() -> bool:
     return run_command("sinfo", "--noheader")[0] == 0
 
 
+def slurm_minutes(text: str) -> float:
+    """Minutes of a time as Slurm writes it: [days-]hours:minutes:seconds, minutes:seconds, or infinite."""
+    if text in ("infinite", "n/a"):
+        return float("inf")
+    days, _, clock = text.rpartition("-")
+    parts = [0, 0, *map(int, clock.split(":"))][-3:]
+    return int(days or 0) * 1440 + parts[0] * 60 + parts[1] + parts[2] / 60
+
+
 def check_slurm(hardware: Mapping, minutes: int, resources: Mapping) -> Check:
     """Would the queue grant one training job? Slurm itself is asked, by `sbatch --test-only`."""
     if shutil.which("sbatch") is None:
         return Check("slurm", SKIPPED, "no sbatch here: jobs run on this machine")
-    status, text = run_command("sinfo", "--noheader", "--format=%R %l %D %c %m %G")
+    status, text = run_command("sinfo", "--noheader", "--format=%R %l")
     if status:
         found = f"sbatch is here, but no Slurm controller answers ({text.splitlines()[-1]})"
         return Check("slurm", WARNING, found, "for `--profile slurm`, run this on a login node of the cluster")
+    limits = {line.split()[0]: line.split()[1] for line in text.splitlines() if line.strip()}
     partition = str(resources.get("slurm_partition", "")) or None
-    partitions = {line.split()[0] for line in text.splitlines() if line.strip()}
-    if partition and partition not in partitions:
-        remedy = f"set slurm_partition in slurm/config.yaml to one of {', '.join(sorted(partitions))}"
+    if partition and partition not in limits:
+        remedy = f"set slurm_partition in slurm/config.yaml to one of {', '.join(sorted(limits))}"
         return Check("slurm", FAILED, f"no partition {partition} on this cluster", remedy)
+    # By default Slurm takes a job that is longer than its partition allows, and never starts it.
+    if partition and minutes > slurm_minutes(limits[partition]):
+        found = f"a training job asks for {minutes / 60:.1f} h, partition {partition} allows {limits[partition]}"
+        return Check("slurm", FAILED, found, "lower segment_steps of the run, or use another partition")
     nodes, gpus = hardware["nodes"], hardware["gpus_per_node"]
     request = [f"--nodes={nodes}", f"--cpus-per-task={hardware['cpus_per_node']}", f"--time={minutes}"]
     request += [f"--mem={hardware['memory_per_node_gb']}G"] + ([f"--gpus={nodes * gpus}"] if gpus else [])
