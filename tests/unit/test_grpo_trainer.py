@@ -8,7 +8,7 @@ import torch
 
 from justrl import JustRLGRPOTrainer
 from justrl.errors import UserError
-from justrl.grpo.loop import warmup_schedule
+from justrl.grpo.policy import warmup_schedule
 from justrl.grpo.trainer import GRPOConfig, NonFiniteError, RolloutBatch
 
 RECIPE = {

@@ -34,6 +34,7 @@ def merge_hardware(args: argparse.Namespace, hardware: dict) -> dict:
         "threads": args.threads,
         "save_every": args.save_every,
         "log_every": args.log_every,
+        "rollouts": args.rollouts,
         "rollout_batch_size": args.rollout_batch_size,
         "wait_for_owner_minutes": args.wait_for_owner_minutes,
         "wandb": {"project": args.wandb_project, "name": args.run} if args.wandb else None,
@@ -136,6 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--threads", type=int, help="CPU threads; default: OMP_NUM_THREADS, Slurm's, or all cores")
     common.add_argument("--save-every", type=int, help="steps between full states, over hardware.save_every")
     common.add_argument("--log-every", type=int, help="steps between lines of progress where there is no terminal")
+    common.add_argument("--rollouts", choices=["transformers", "vllm"], help="who samples; default: transformers")
     common.add_argument("--rollout-batch-size", type=int, help="responses generated together; default: all of a step")
     common.add_argument(
         "--wait-for-owner-minutes",

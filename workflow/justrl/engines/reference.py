@@ -4,7 +4,6 @@ Under torchrun it is as many processes as asked for, which split every mini-batc
 """
 
 from contextlib import nullcontext
-from pathlib import Path
 
 from justrl.engines.base import SegmentRequest, WorkDir
 
@@ -28,19 +27,6 @@ def train_segment(request: SegmentRequest) -> None:
                 if world.is_main:
                     lock.check()
                     rows = [row for row in loop.rows if row["step"] > request.start_step]
-                    work.archive(request, lambda folder: export_model(loop, folder), rows)
+                    work.archive(request, loop.export, rows)
             if world.is_main:
                 work.publish(request)
-
-
-def export_model(loop, folder: Path) -> None:
-    """Write the policy as a Hugging Face folder, in the precision it is computed in."""
-    import torch
-
-    from justrl.grpo.loop import unshared_tensors
-
-    dtype = getattr(torch, loop.recipe["dtype"])
-    tensors = {name: tensor.to(dtype) for name, tensor in unshared_tensors(loop.model).items()}
-    loop.model.config.dtype = dtype
-    loop.model.save_pretrained(folder, state_dict=tensors)
-    loop.tokenizer.save_pretrained(folder)

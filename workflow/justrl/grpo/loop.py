@@ -18,6 +18,16 @@ from justrl.errors import UserError
 from justrl.grpo.checkpoint import TrainingState, newest_state, save_state
 from justrl.grpo.data import Question, load_questions, step_questions
 from justrl.grpo.distributed import World
+from justrl.grpo.policy import (
+    end_token_ids,
+    export_policy,
+    load_model,
+    make_deterministic,
+    make_optimizer,
+    random_state,
+    unshared_tensors,
+    warmup_schedule,
+)
 from justrl.grpo.progress import MetricsLog, Progress
 from justrl.grpo.reward import RewardFunction, Rewards
 from justrl.grpo.rollout import Rollout, RolloutBackend, Sampling, TransformersRollouts
@@ -25,27 +35,6 @@ from justrl.grpo.trainer import JustRLGRPOTrainer, NonFiniteError, RolloutBatch
 
 # SIGURG is what Slurm can be told to send before the limit, because whoever does not expect it ignores it.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGURG, signal.SIGUSR1)
-
-
-def warmup_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """A constant rate after a linear warm-up from zero, advanced once per training step, not per mini-batch.
-
-    As in verl (`get_constant_schedule_with_warmup`): the first step of a warm-up has rate 0, step s has
-    `(s - 1) / warmup_steps` of the full rate.
-    """
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda done: min(1.0, done / warmup_steps if warmup_steps else 1)
-    )
-
-
-def make_optimizer(model: torch.nn.Module, recipe: dict) -> torch.optim.AdamW:
-    """AdamW over all parameters, weight decay on each of them, as verl has it."""
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=recipe["learning_rate"],
-        betas=tuple(recipe["adam_betas"]),
-        weight_decay=recipe["weight_decay"],
-    )
 
 
 @contextmanager
@@ -58,34 +47,6 @@ def stop_signals():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def make_deterministic(threads: int | None, device: str) -> None:
-    """Fix what the result could depend on: number of threads, choice of kernels, seeds."""
-    if threads:
-        torch.set_num_threads(threads)
-    # A few CUDA kernels have no deterministic version; there it warns, on CPU nothing is left to chance.
-    torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
-    torch.manual_seed(0)
-
-
-def load_model(folder: Path, device: str, gradient_checkpointing: bool):
-    """Load a causal language model with float32 parameters, and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
-    if gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    return model.to(device), AutoTokenizer.from_pretrained(folder)
-
-
-def end_token_ids(model, tokenizer) -> list[int]:
-    """The tokens that end a response: the model's own list, or the tokenizer's end of sequence."""
-    ids = model.generation_config.eos_token_id
-    ids = tokenizer.eos_token_id if ids is None else ids
-    if ids is None:
-        raise UserError(f"{model.name_or_path}: neither generation_config nor tokenizer names an end-of-sequence token")
-    return list(ids) if isinstance(ids, list | tuple) else [ids]
 
 
 class TrainingLoop:
@@ -103,13 +64,35 @@ class TrainingLoop:
         self.questions = load_questions(request.train_file, self.tokenizer, recipe["max_prompt_length"])
         self.identity = request.identity()
         self.rows: list[dict] = []
-        self.backend: RolloutBackend = TransformersRollouts(
-            self.model,
-            Sampling(recipe["max_response_length"], recipe["temperature"], recipe["top_p"], recipe["top_k"]),
-            end_token_ids(self.model, self.tokenizer),
-            pad_id=self.tokenizer.pad_token_id or 0,
+        self.backend = self._make_backend()
+
+    def _make_backend(self) -> RolloutBackend:
+        """The sampler that `hardware.rollouts` names: transformers (to the bit reproducible) or vllm (fast)."""
+        recipe, hardware = self.recipe, self.request.hardware
+        sampling = Sampling(recipe["max_response_length"], recipe["temperature"], recipe["top_p"], recipe["top_k"])
+        end_ids, name = end_token_ids(self.model, self.tokenizer), hardware.get("rollouts", "transformers")
+        if name == "transformers":
+            return TransformersRollouts(
+                self.model,
+                sampling,
+                end_ids,
+                pad_id=self.tokenizer.pad_token_id or 0,
+                batch_size=hardware.get("rollout_batch_size"),
+                autocast=recipe["dtype"] == "bfloat16",
+            )
+        if name != "vllm" or self.world.size > 1:
+            raise UserError(f"hardware.rollouts must be transformers, or vllm in a single process; got {name!r}")
+        from justrl.grpo.vllm_rollout import VllmRollouts
+
+        return VllmRollouts(
+            self.request.model_dir,
+            sampling,
+            end_ids,
+            save_weights=lambda folder: export_policy(self.model, self.tokenizer, folder, recipe["dtype"]),
+            scratch=self.request.work_dir / "rollout_weights",
+            max_length=recipe["max_prompt_length"] + recipe["max_response_length"],
+            dtype=recipe["dtype"],
             batch_size=hardware.get("rollout_batch_size"),
-            autocast=recipe["dtype"] == "bfloat16",
         )
 
     @property
@@ -140,6 +123,10 @@ class TrainingLoop:
         if self.world.device != "cpu" and "cuda" in state.random:
             torch.cuda.set_rng_state(state.random["cuda"])
         self.rows = list(state.metrics)
+
+    def export(self, folder: Path) -> None:
+        """Write the policy as a Hugging Face folder."""
+        export_policy(self.model, self.tokenizer, folder, self.recipe["dtype"])
 
     def slots(self) -> list[int]:
         """The places in a step's batch that are this process's: an equal part of every mini-batch."""
@@ -241,25 +228,6 @@ class TrainingLoop:
         )
 
 
-def unshared_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The model's tensors, each once: tied weights appear under their first name only."""
-    seen: set[int] = set()
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            tensors[name] = tensor
-    return tensors
-
-
-def random_state() -> dict[str, torch.Tensor]:
-    """The states of torch's generators."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
 def train(request: SegmentRequest, work: WorkDir, world: World, check_lock: Callable[[], None]) -> TrainingLoop:
     """Train from the newest usable state to `request.to_step`, saving on the way.
 
@@ -267,39 +235,69 @@ def train(request: SegmentRequest, work: WorkDir, world: World, check_lock: Call
         check_lock: called before every save; raises if another trainer has taken over.
 
     Raises:
-        SegmentInterrupted: a stop signal came; the state of the step before is saved.
+        SegmentInterrupted: a stop signal came; the step that was under way is finished and saved.
         UserError: there is no state to go on from, or no room to save one.
     """
-    loop = TrainingLoop(request, world)
+    with stop_signals() as stop_requested:
+        loop = TrainingLoop(request, world)
+        spare = restore_newest(loop, work)
+        reporter = Reporter(loop, work) if world.is_main else None
+        try:
+            saved = loop.step
+            while True:
+                finished, stop = loop.step == request.to_step, world.any(stop_requested())
+                due = finished or stop or loop.step % request.hardware.get("save_every", 10) == 0
+                if world.is_main and due and loop.step != saved:
+                    check_lock()
+                    spare, saved = save_state(work.checkpoints, loop.state(), spare), loop.step
+                if finished:
+                    return loop
+                if stop:
+                    raise SegmentInterrupted(f"{request.run}: told to stop; step {loop.step} is saved")
+                row = loop.train_step()
+                if reporter:
+                    reporter.report(row)
+        finally:
+            if reporter:
+                reporter.close()
+
+
+def restore_newest(loop: TrainingLoop, work: WorkDir) -> Path | None:
+    """Go on from the newest usable state of the segment and return where it is; None at the start of a run.
+
+    Raises:
+        UserError: a later segment finds no state.
+    """
+    request = loop.request
     found = newest_state(work.checkpoints, loop.identity, request.start_step, request.to_step)
-    spare = None
     if found:
-        spare, state = found
+        path, state = found
         loop.restore(state)
-        if world.is_main:
+        if loop.world.is_main:
             print(f"{request.run}: going on from the state of step {loop.step}", flush=True)
-    elif request.start_step:
+        return path
+    if request.start_step:
         raise UserError(
             f"run {request.run}: no usable training state of step {request.start_step} or later in {work.checkpoints}; "
             "the segment before has to be trained again (remove its published model and its folder in finished/)"
         )
-    hardware = request.hardware
-    log = MetricsLog(work.path, loop.rows, hardware.get("wandb")) if world.is_main else None
-    progress = Progress(request.run, loop.step, request.to_step, hardware.get("log_every", 10), world.is_main)
-    with stop_signals() as stop_requested:
-        while loop.step < request.to_step:
-            row = loop.train_step()
-            if log:
-                log.write(row)
-            progress.update(row)
-            stop = world.any(stop_requested())
-            due = loop.step % hardware.get("save_every", 10) == 0 or loop.step == request.to_step
-            if world.is_main and (due or stop):
-                check_lock()
-                spare = save_state(work.checkpoints, loop.state(), spare)
-            if stop and loop.step < request.to_step:
-                raise SegmentInterrupted(f"{request.run}: told to stop; step {loop.step} is saved")
-    progress.close()
-    if log:
-        log.close()
-    return loop
+    return None
+
+
+class Reporter:
+    """Writes metrics and shows progress, in the one process that does."""
+
+    def __init__(self, loop: TrainingLoop, work: WorkDir):
+        request = loop.request
+        self._log = MetricsLog(work.path, loop.rows, request.hardware.get("wandb"))
+        self._progress = Progress(request.run, loop.step, request.to_step, request.hardware.get("log_every", 10))
+
+    def report(self, row: dict) -> None:
+        """Tell of one more step."""
+        self._log.write(row)
+        self._progress.update(row)
+
+    def close(self) -> None:
+        """Finish all files."""
+        self._progress.close()
+        self._log.close()

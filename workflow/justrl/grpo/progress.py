@@ -70,12 +70,12 @@ def hash_text(text: str) -> int:
 class Progress:
     """Shows step, reward and time left: a bar on a terminal, a line every `every` steps in a log file."""
 
-    def __init__(self, description: str, first: int, last: int, every: int, shown: bool):
-        self._last, self._every, self._shown = last, every, shown
+    def __init__(self, description: str, first: int, last: int, every: int):
+        self._last, self._every = last, every
         self._began, self._first = time.monotonic(), first
         self._description = description
         self._bar = None
-        if shown and sys.stderr.isatty():
+        if sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=last, initial=first, desc=description, unit="step", dynamic_ncols=True)
@@ -86,7 +86,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(summary)
             self._bar.update()
-        elif self._shown and (row["step"] % self._every == 0 or row["step"] == self._last):
+        elif row["step"] % self._every == 0 or row["step"] == self._last:
             per_step = (time.monotonic() - self._began) / (row["step"] - self._first)
             left = per_step * (self._last - row["step"])
             print(
