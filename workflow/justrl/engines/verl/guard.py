@@ -29,7 +29,7 @@ SHM = Path("/dev/shm")
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 # Between the polite and the other signal to processes that are left when the command has ended.
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 3.0
 SCAN_SECONDS = 5.0
 # Ray's sockets lie four folders below its temporary folder, and a socket's path has at most 107 characters.
 LONGEST_SCRATCH = 24
@@ -151,6 +151,8 @@ class Guard:
             )
             self._wait(child)
         finally:
+            # What the command left running may have come after the last look.
+            self._scan()
             end_all(lambda: descendants(os.getpid()), GRACE_SECONDS)
             remove_shared_memory(self.segments)
             self._forget()

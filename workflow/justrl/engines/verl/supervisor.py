@@ -20,6 +20,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGURG, signal.SIGUSR1)
 # After SIGTERM the trainer has this long to save: Slurm kills 30 s after it (KillWait).
 TERM_GRACE_SECONDS = 22.0
 POLL_SECONDS = 1.0
+# For the guard to find and end a few dozen processes on a busy machine.
+CLEANING_SECONDS = 60.0
 LINES_SHOWN = 25
 
 
@@ -141,7 +143,7 @@ class Supervisor:
         if process.poll() is None:
             process.stdin.close()
             try:
-                process.wait(timeout=guard.GRACE_SECONDS + 20)
+                process.wait(timeout=guard.GRACE_SECONDS + CLEANING_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -1,0 +1,147 @@
+"""Nothing of a guarded command outlives it, whichever way it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from justrl.engines.verl import guard
+
+# A command like Ray: a child in a session of its own, a grandchild orphaned on purpose, a mapped shared-memory segment.
+# The children ignore SIGTERM. It prints the pids and the segment's name, and then waits or ends.
+LIKE_RAY = """
+import os, subprocess, sys, time
+name = f"guarded_{os.getpid()}"
+with open(f"/dev/shm/{name}", "wb") as segment:
+    segment.truncate(4096)
+stubborn = (
+    "import mmap, signal, sys, time;"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+    "file = open('/dev/shm/' + sys.argv[1], 'r+b'); held = mmap.mmap(file.fileno(), 4096);"
+    "print('ready', flush=True); time.sleep(600)"
+)
+first = subprocess.Popen([sys.executable, "-c", stubborn, name], start_new_session=True, stdout=subprocess.PIPE)
+first.stdout.readline()
+fork = (
+    "import subprocess as s, sys;"
+    "print(s.Popen([sys.executable, '-c', *sys.argv[1:]], start_new_session=True, stdout=s.DEVNULL).pid)"
+)
+orphan = subprocess.run([sys.executable, "-c", fork, stubborn, name], stdout=subprocess.PIPE, text=True).stdout.strip()
+print(os.getpid(), first.pid, orphan, name, os.environ["TMPDIR"], file=open(sys.argv[1], "w"), flush=True)
+os.rename(sys.argv[1], sys.argv[2])
+if sys.argv[3] == "wait":
+    time.sleep(600)
+time.sleep(0.5)
+sys.exit(int(sys.argv[3]))
+"""
+
+
+GUARD = [sys.executable, "-m", "justrl.engines.verl.guard"]
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
+
+
+def wait_until(condition, seconds: float = 60.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Start a guarded command; gives the guard, the pids of all it started, its segment and its scratch folder."""
+    started = []
+
+    def run(end: str):
+        facts = tmp_path / "facts"
+        command = [sys.executable, "-c", LIKE_RAY, str(tmp_path / "facts.partial"), str(facts), end]
+        process = subprocess.Popen(
+            [*GUARD, "--record", str(tmp_path / "left"), "--make-scratch", "--watch-stdin", "--", *command],
+            stdin=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(Path(guard.__file__).parents[3])},
+        )
+        started.append(process)
+        assert wait_until(facts.is_file)
+        *pids, segment, scratch = facts.read_text().split()
+        return process, [int(pid) for pid in pids], Path("/dev/shm") / segment, Path(scratch)
+
+    monkeypatch.chdir(tmp_path)
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def record_of(folder: Path) -> list[Path]:
+    return list(folder.glob("left.*.json"))
+
+
+def assert_all_gone(pids, segment, scratch):
+    assert wait_until(lambda: not any(alive(pid) for pid in pids)), "processes survived"
+    assert wait_until(lambda: not segment.exists()), "shared memory survived"
+    assert wait_until(lambda: not scratch.exists()), "temporary folder survived"
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_everything_ends_with_the_command_and_its_status_is_ours(start, tmp_path, status):
+    process, pids, segment, scratch = start(str(status))
+    assert process.wait(timeout=120) == status
+    assert_all_gone(pids, segment, scratch)
+    assert not record_of(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["told", "starter gone"])
+def test_everything_ends_when_the_guard_is_told_or_its_starter_dies(start, how):
+    process, pids, segment, scratch = start("wait")
+    assert all(alive(pid) for pid in pids)
+    if how == "told":
+        process.send_signal(signal.SIGTERM)
+    else:
+        process.stdin.close()
+    assert process.wait(timeout=120) != 0
+    assert_all_gone(pids, segment, scratch)
+
+
+def test_what_a_killed_guard_leaves_the_next_one_removes(start, tmp_path):
+    process, pids, segment, scratch = start("wait")
+    (record,) = record_of(tmp_path)
+    assert wait_until(lambda: segment.name in json.loads(record.read_text())["segments"])
+    process.kill()
+    process.wait()
+    # The command itself dies with the guard (PR_SET_PDEATHSIG); what it had started does not always.
+    assert wait_until(lambda: not alive(pids[0]))
+    for pid in pids[1:]:
+        os.kill(pid, signal.SIGKILL)
+    assert segment.exists()
+    assert scratch.exists()
+    assert wait_until(lambda: not any(alive(pid) for pid in pids))
+    assert guard.clean_up_after(record) == [segment.name]
+    assert not segment.exists()
+    assert not scratch.exists()
+    assert not record.exists()
+
+
+def test_segments_in_use_by_others_are_left_alone(tmp_path):
+    from multiprocessing import shared_memory
+
+    segment = shared_memory.SharedMemory(create=True, size=4096)
+    try:
+        assert guard.remove_shared_memory({segment.name, "never_was"}) == []
+        assert segment.name in guard.shared_memory_of([os.getpid()])
+    finally:
+        segment.close()
+        segment.unlink()
