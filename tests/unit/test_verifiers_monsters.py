@@ -63,9 +63,9 @@ GOLDS = ("5", "\\frac{1}{2}", "\\sqrt{5}+x", "(1,2]")
 
 @pytest.fixture(scope="module")
 def graders():
-    """One of each rule grader, those with workers limited to half a second."""
+    """One of each rule grader, those with workers limited to a quarter of a second."""
     made = {"strict": get_grader("strict"), "paper": get_grader("paper")}
-    made |= {name: get_grader(name, processes=2, timeout=0.5) for name in ("paper_rules", "symbolic")}
+    made |= {name: get_grader(name, processes=2, timeout=0.25) for name in ("paper_rules", "symbolic")}
     yield made
     for grader in made.values():
         grader.close()
@@ -74,14 +74,19 @@ def graders():
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", RULE_GRADERS)
 def test_monsters_are_graded_one_by_one(graders, name):
-    """Each monster boxed, bare, and after half a megabyte of text; none is taken for the gold."""
+    """Each monster boxed, bare, and after half a megabyte of text."""
     shapes = [("\\boxed{", "}"), ("", ""), ("so " * 200_000 + "\\boxed{", "}.")]
-    pairs = [(before + monster + after, "5") for monster in MONSTERS.values() for before, after in shapes]
-    grades = graders[name].grade_many(pairs)
+    cases = {
+        (before + monster + after, gold): label
+        for label, monster in MONSTERS.items()
+        for before, after in shapes
+        # Only a gold that is no integer takes paper_rules as far as SymPy.
+        for gold in (("5", "\\sqrt{5}") if name == "paper_rules" else ("5",))
+    }
+    grades = graders[name].grade_many(list(cases))
     assert {str(grade.outcome) for grade in grades} <= OUTCOMES
-    solved = [pairs[index][0][:80] for index, grade in enumerate(grades) if grade.correct]
-    # The one box among them with a five and nothing but invisible characters or units around it.
-    assert len(solved) <= 8, solved
+    # Units are dropped, however many there are: that one is right.
+    assert {label for label, grade in zip(cases.values(), grades, strict=True) if grade.correct} <= {"units"}
     # A grader that has met monsters still knows right from wrong.
     assert [str(grade.outcome) for grade in graders[name].grade_many([("\\boxed{5}", "5"), ("\\boxed{4}", "5")])] == [
         "correct",

@@ -23,7 +23,7 @@ from justrl.verifiers.extraction import balanced_end
 from justrl.verifiers.outcome import Grade, Grader, Outcome, require_text
 from justrl.verifiers.pool import GaveUp, WorkerPool
 
-# Longer answers are compared by their LaTeX form alone.
+# Of longer answers only the LaTeX form is compared.
 MAX_ANSWER = 10_000
 MAX_REMEMBERED = 100_000
 _BRACKETS = "()[]"
@@ -67,14 +67,21 @@ class PaperRulesGrader(Grader):
             require_text(completion=completion, gold=gold)
             answers.append((boxed_answer(completion), boxed_answer(gold) if "\\boxed" in gold else gold))
         plans = {pair: _plan(*pair) for pair in set(answers)}
-        asked = {question for plan in plans.values() if isinstance(plan, tuple) for question in plan}
-        if questions := [question for question in asked if question not in self._verdicts]:
-            if len(self._verdicts) + len(questions) > MAX_REMEMBERED:
-                self._verdicts.clear()
-                questions = list(asked)
-            self._verdicts.update(zip(questions, self._pool.map(questions), strict=True))
-        outcomes = {pair: _settle(plan, self._verdicts) for pair, plan in plans.items()}
+        verdicts = self._ask({question for plan in plans.values() if isinstance(plan, tuple) for question in plan})
+        outcomes = {pair: _settle(plan, verdicts) for pair, plan in plans.items()}
         return [Grade.of(outcomes[pair], pair[0]) for pair in answers]
+
+    def _ask(self, questions: set[tuple[str, str]]) -> dict[tuple[str, str], bool | GaveUp | None]:
+        """Answers to questions, those known already from memory. Threads may call this at once."""
+        memory = self._verdicts
+        known = {question: memory[question] for question in questions if question in memory}
+        if new := list(questions - known.keys()):
+            answers = dict(zip(new, self._pool.map(new), strict=True))
+            if len(self._verdicts) > MAX_REMEMBERED:
+                self._verdicts = {}
+            self._verdicts.update(answers)
+            known |= answers
+        return known
 
     def close(self) -> None:
         """End the worker processes."""
@@ -102,7 +109,7 @@ def _plan(answer: str | None, gold: str | None) -> Outcome | tuple[tuple[str, st
     if mathd_form(gold) == mathd_form(answer):
         return Outcome.CORRECT
     if max(len(answer), len(gold)) > MAX_ANSWER:
-        return Outcome.WRONG
+        return Outcome.TIMEOUT
     gold, answer = plain_form(gold), plain_form(answer)
     if gold == answer:
         return Outcome.CORRECT

@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 START_SECONDS = 300.0
 MAX_FAILED_STARTS = 3
@@ -274,7 +274,7 @@ def _work(function: Callable[[Any], Any], cpu_seconds: float, wall_seconds: floa
         os.write(replies, (json.dumps({"item": number, **answer}) + "\n").encode("ascii"))
 
 
-def serve(target: str, cpu_seconds: float, wall_seconds: float, memory_mb: int) -> None:
+def serve(target: str, cpu_seconds: float, wall_seconds: float, memory_mb: int) -> NoReturn:
     """Be a worker: load `target`, then keep a child at work until the caller closes the pipe."""
     # Libraries may print; what they print must not be taken for an answer.
     replies = os.dup(1)
@@ -292,7 +292,8 @@ def serve(target: str, cpu_seconds: float, wall_seconds: float, memory_mb: int) 
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status == 0:
-            return
+            # Taking a large interpreter down in order would only keep the caller waiting.
+            os._exit(0)
         ended = os.waitstatus_to_exitcode(status)
         reason = {-signal.SIGPROF: "processor time", -signal.SIGALRM: "wall-clock time"}.get(ended, f"exit {ended}")
         os.write(replies, f"\n{json.dumps({'gave_up': reason})}\n".encode("ascii"))

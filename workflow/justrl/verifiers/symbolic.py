@@ -43,26 +43,35 @@ class SymbolicGrader(Grader):
         for completion, gold in pairs:
             require_text(completion=completion, gold=gold)
             answers.append((last_boxed(completion), gold.strip()))
-        if len(self._verdicts) > MAX_REMEMBERED:
-            self._verdicts.clear()
-        new = [pair for pair in dict.fromkeys(answers) if _worth_asking(*pair) and pair not in self._verdicts]
-        if new:
-            self._verdicts.update(zip(new, self._pool.map(new), strict=True))
-        return [Grade.of(self._outcome(*pair), pair[0]) for pair in answers]
+        verdicts = self._ask([pair for pair in dict.fromkeys(answers) if _worth_asking(*pair)])
+        return [Grade.of(_outcome(*pair, verdicts), pair[0]) for pair in answers]
 
-    def _outcome(self, answer: str | None, gold: str) -> Outcome:
-        if answer is None or not answer.strip():
-            return Outcome.UNPARSED
-        if answer.strip() == gold:
-            return Outcome.CORRECT
-        if not _worth_asking(answer, gold):
-            return Outcome.TIMEOUT
-        verdict = self._verdicts[answer, gold]
-        return Outcome.TIMEOUT if isinstance(verdict, GaveUp) else Outcome(verdict)
+    def _ask(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], str | GaveUp]:
+        """Verdicts on (answer, gold) pairs, those known already from memory. Threads may call this at once."""
+        memory = self._verdicts
+        known = {pair: memory[pair] for pair in pairs if pair in memory}
+        if new := [pair for pair in pairs if pair not in known]:
+            verdicts = dict(zip(new, self._pool.map(new), strict=True))
+            if len(memory) > MAX_REMEMBERED:
+                self._verdicts = {}
+            self._verdicts.update(verdicts)
+            known |= verdicts
+        return known
 
     def close(self) -> None:
         """End the worker processes."""
         self._pool.close()
+
+
+def _outcome(answer: str | None, gold: str, verdicts: dict[tuple[str, str], str | GaveUp]) -> Outcome:
+    if answer is None or not answer.strip():
+        return Outcome.UNPARSED
+    if answer.strip() == gold:
+        return Outcome.CORRECT
+    if not _worth_asking(answer, gold):
+        return Outcome.TIMEOUT
+    verdict = verdicts[answer, gold]
+    return Outcome.TIMEOUT if isinstance(verdict, GaveUp) else Outcome(verdict)
 
 
 def _worth_asking(answer: str | None, gold: str) -> bool:
