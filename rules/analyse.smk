@@ -6,6 +6,7 @@ Inputs: metrics of runs and result JSONs. Outputs: <results>/figures/, <results>
 
 localrules:
     plot_training,
+    plot_overlay,
     plot_diagnostics,
     summarise_health,
     plot_checkpoints,
@@ -37,6 +38,37 @@ rule plot_training:
         python -m justrl.analysis.figures training \
             --metrics {input:q} \
             --labels {wildcards.run:q} \
+            --experiment {params.experiment:q} \
+            --output-svg {output.svg:q} \
+            --output-png {output.png:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule plot_overlay:
+    """Draw reward, entropy and response length of several runs together."""
+    input:
+        overlay_metrics,
+    output:
+        svg=report(
+            "<results>/figures/overlays/{overlay}.svg",
+            caption="../workflow/captions/overlay.rst",
+            category="Training",
+            labels={"run": "{overlay}", "figure": "several runs together"},
+        ),
+        png="<results>/figures/overlays/{overlay}.png",
+    log:
+        "<logs>/plot_overlay/{overlay}.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        experiment=config["experiment"],
+        labels=lambda wildcards: config["overlays"][wildcards.overlay],
+    shell:
+        r"""
+        python -m justrl.analysis.figures training \
+            --metrics {input:q} \
+            --labels {params.labels:q} \
             --experiment {params.experiment:q} \
             --output-svg {output.svg:q} \
             --output-png {output.png:q} \

@@ -68,6 +68,7 @@ wildcard_constraints:
     dataset=any_of(config["datasets"]),
     benchmark=any_of(config["benchmarks"]),
     protocol=any_of(config["protocols"]),
+    overlay=any_of(config["overlays"]),
     family=any_of(sorted({run["family"] for run in RUNS.values()})),
     step=r"\d+",
     shard=r"\d+",
@@ -274,6 +275,11 @@ def base_and_last_results(wildcards):
     ]
 
 
+def overlay_metrics(wildcards):
+    """The metrics of the runs that one figure draws together."""
+    return [f"<results>/runs/{run}/metrics.jsonl" for run in config["overlays"][wildcards.overlay]]
+
+
 def family_results(wildcards):
     """Base, last checkpoint and published models of one family, on every benchmark."""
     family = wildcards.family
@@ -293,6 +299,7 @@ def analysis_results():
     """Figures, tables and provenance of the enabled runs."""
     files = [f"<results>/figures/{run}/{figure}.svg" for run in ENABLED for figure in FIGURES]
     files += [f"<results>/runs/{run}/health.json" for run in ENABLED]
+    files += [f"<results>/figures/overlays/{name}.svg" for name, runs in config["overlays"].items() if runs]
     files += [f"<results>/comparison/{family}.html" for family in families()]
     return [*files, "<results>/provenance.html"]
 

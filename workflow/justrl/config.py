@@ -182,6 +182,10 @@ def _contradictions(config: Mapping) -> Iterator[str]:
         for benchmark in evaluation[key]:
             if benchmark not in config["benchmarks"]:
                 yield f"evaluation.{key}: no benchmark {benchmark}{_did_you_mean(benchmark, config['benchmarks'])}"
+    for overlay, runs in config["overlays"].items():
+        for run in runs:
+            if run not in config["runs"]:
+                yield f"overlays.{overlay}: no run {run}{_did_you_mean(run, config['runs'])}"
     if config["canary"]["benchmark"] not in config["benchmarks"]:
         benchmark = config["canary"]["benchmark"]
         yield f"canary.benchmark: no benchmark {benchmark}{_did_you_mean(benchmark, config['benchmarks'])}"
