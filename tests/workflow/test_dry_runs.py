@@ -62,8 +62,8 @@ def test_the_slurm_profile_plans_the_same_jobs(workspace):
 
 def test_the_canary_tries_every_rule(workspace):
     every, canary = workspace.jobs(), workspace.jobs("canary")
-    # The canary's results lie under its own protocol, and provenance is of whole experiments.
-    assert set(every) - set(canary) == {"all", "score", "write_provenance"}
+    # The canary's results lie under its own protocol, and provenance and overlays are of whole experiments.
+    assert set(every) - set(canary) == {"all", "score", "write_provenance", "plot_overlay"}
     assert canary["train_segment"] == canary["score_under"] == 4
 
 
