@@ -14,9 +14,11 @@ from verl.plugin.platform import PlatformBase, PlatformRegistry
 
 
 class _Stream:
-    """A stream on a device that has none."""
+    """A stream, or an event on one, of a device that has none."""
 
     def synchronize(self) -> None: ...
+
+    def record(self, stream: Any = None) -> None: ...
 
     def wait_stream(self, other: Any) -> None: ...
 
@@ -27,16 +29,18 @@ def _device_module() -> ModuleType:
     module.__dict__.update({name: getattr(torch.cpu, name) for name in dir(torch.cpu) if not name.startswith("__")})
     nothing = {
         "empty_cache", "reset_peak_memory_stats", "set_device", "manual_seed", "manual_seed_all", "ipc_collect",
-        "set_rng_state",
+        "set_rng_state", "set_per_process_memory_fraction",
     }  # fmt: skip
     for name in nothing:
         setattr(module, name, lambda *args, **kwargs: None)
     for name in ("memory_allocated", "memory_reserved", "max_memory_allocated", "max_memory_reserved"):
         setattr(module, name, lambda *args, **kwargs: 0)
     module.is_available = lambda: True
+    module.device_count = lambda: 1
+    module.get_device_name = lambda *args: "CPU"
     module.mem_get_info = lambda *args: (0, 0)
     module.get_rng_state = lambda *args: torch.get_rng_state()
-    module.Stream = _Stream
+    module.Stream = module.Event = _Stream
     module.current_stream = lambda *args: _Stream()
     module.stream = lambda *args: nullcontext()
     return module
