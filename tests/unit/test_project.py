@@ -86,3 +86,12 @@ def test_nothing_trusts_remote_code_or_unpickles(root):
         assert not re.search(r"^\s*import pickle|pickle\.load|weights_only\s*=\s*False|shell\s*=\s*True", text, re.M), (
             path
         )
+
+
+@pytest.mark.parametrize("part", ["recipe", "speed"])
+def test_the_readme_shows_the_settings_that_verl_is_given(root, part):
+    from justrl import config
+    from justrl.engines.verl import settings, table
+
+    rows = {"recipe": settings.RECIPE, "speed": settings.SPEED}[part]
+    assert table.markdown(rows, table.request_for(config.load(), "deepseek")) in (root / "README.md").read_text()
