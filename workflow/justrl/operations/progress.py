@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 
-from justrl.analysis.health import summarize_run
+from justrl.analysis.health import COLLAPSE_FACTOR, EXPLOSION_FACTOR, summarize_run
 from justrl.analysis.metrics import series
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -116,7 +116,7 @@ def findings(run: RunProgress, now: float | None = None) -> list[str]:
     _, entropies = series(run.rows[:ENTROPY_WINDOW], "entropy")
     if recent is not None and entropies and not any("entropy" in sentence for sentence in found):
         first = fmean(entropies)
-        if recent < first / 4 or recent > first * 3:
+        if recent < first * COLLAPSE_FACTOR or recent > first * EXPLOSION_FACTOR:
             what = "collapsed" if recent < first else "ran away"
             found.append(
                 f"entropy {what} in the last {ENTROPY_WINDOW} steps: {first:.3g} at the start, {recent:.3g} now"
