@@ -91,7 +91,10 @@ class SegmentTrainer(PPOTrainerSync):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
         keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-        right = [fields["reward_extra_info"]["acc"] for fields in data["extra_fields"].tolist()]
+        # tensordict hands out a stack or, where it has unpacked one before, a plain list.
+        extra = data["extra_fields"]
+        extra = extra.tolist() if hasattr(extra, "tolist") else extra
+        right = [fields["reward_extra_info"]["acc"] for fields in extra]
         metrics["justrl/accuracy"] = float(np.mean(right))
 
 
