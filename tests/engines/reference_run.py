@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,12 +72,12 @@ FORK.set_forkserver_preload(
 )
 
 
-def make_materials(folder: Path) -> Path:
-    """Write a taught model, training data and a run file; return the folder."""
+def make_materials(folder: Path, **taught) -> Path:
+    """Write a taught model (`taught` over its settings), training data and a run file; return the folder."""
     from justrl.data import arithmetic, teach
 
     teach.main(
-        ["--settings", json.dumps(TAUGHT), "--seed", "5", "--threads", "1", "--output", str(folder / "base")],
+        ["--settings", json.dumps(TAUGHT | taught), "--seed", "5", "--threads", "1", "--output", str(folder / "base")],
     )
     # 20 questions and 8 a step: epochs end in mid-step.
     data = ["--rows", "20", "--digits", "1", "--seed", "5", "--output", str(folder / "train.parquet")]
@@ -155,7 +156,8 @@ def _child(
 
     Args:
         kill_at: ("module:name", n): SIGKILL before the n-th call of that function.
-        limits: file_bytes (no file may grow longer) and nan_reward_at (the n-th batch's rewards are not a number).
+        limits: hang_at (the n-th step's rollouts never end), file_bytes (no file may grow longer), nan_reward_at (the
+            n-th batch's rewards are not a number).
     """
     from justrl import cli, train
 
@@ -165,6 +167,10 @@ def _child(
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     if kill_at:
         _before_call(*kill_at, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if "hang_at" in limits:
+        _before_call(
+            "justrl.grpo.rollout:TransformersRollouts._generate_batch", limits["hang_at"], lambda: time.sleep(600)
+        )
     if "file_bytes" in limits:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limits["file_bytes"], limits["file_bytes"]))

@@ -51,6 +51,7 @@ def test_the_undisturbed_run_learns_and_leaves_what_it_should(undisturbed):
     assert metrics[-1]["response_length_mean"] < metrics[0]["response_length_mean"] - 1
     assert metrics[-1]["reward_mean"] > metrics[0]["reward_mean"]
     assert all(row["grad_norm"] > 0 and row["entropy"] > 0 for row in metrics)
+    assert all(0 < row["rollout_probs_diff_mean"] < 1e-5 for row in metrics)
     contract = "step reward_mean accuracy entropy response_length_mean response_clip_ratio grad_norm clip_fraction lr"
     for row in read_jsonl(undisturbed.metrics_file()):
         assert {*contract.split(), "tokens_per_second", "step_seconds"} <= row.keys()
@@ -122,6 +123,20 @@ def test_how_the_run_is_cut_into_segments_does_not_matter(run, undisturbed):
     assert run.finish(*run.arguments(5, STEPS)) == 0, run.output
     assert run.metrics(5) + run.metrics() == undisturbed.metrics()
     assert run.weights() == undisturbed.weights() != run.weights(5)
+
+
+def test_a_resumed_run_keeps_its_number_of_threads(run, undisturbed):
+    assert run.finish(kill_at=("justrl.grpo.rollout:TransformersRollouts._generate_batch", 6)) == -signal.SIGKILL
+    assert run.finish(*run.arguments(), "--threads", "2") == 0, run.output
+    assert_same(run, undisturbed)
+
+
+def test_a_step_that_hangs_ends_the_process_and_is_made_again(run, undisturbed):
+    hardware = json.dumps({"hang_timeout_minutes": 0.15})
+    assert run.finish(*run.arguments(), "--hardware", hardware, hang_at=4) == 1
+    assert "Timeout" in run.output and "_generate_batch" in run.output
+    assert run.finish() == 0, run.output
+    assert_same(run, undisturbed)
 
 
 def test_a_torn_state_is_passed_over(run, undisturbed):

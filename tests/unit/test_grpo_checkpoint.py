@@ -107,8 +107,13 @@ def test_a_foreign_state_is_refused_by_what_differs_and_left_alone(tmp_path, cap
     changed["recipe"]["learning_rate"] = 2e-6
     assert newest_state(tmp_path, changed, 0, 100) is None
     assert "recipe.learning_rate was 1e-06, is 2e-06" in capsys.readouterr().err
-    save_state(tmp_path, make_state(5, changed))
+    spare = save_state(tmp_path, make_state(5, changed))
     assert [p.name for p in list_states(tmp_path)] == ["step_000005", "step_000010"]
+    # Where both have a state of the same step, the other's is kept under another name.
+    save_state(tmp_path, make_state(10, changed), spare)
+    assert newest_state(tmp_path, changed, 0, 100)[1].step == 10
+    (aside,) = tmp_path.glob("foreign_step_000010_*")
+    assert load_state(aside, IDENTITY).step == 10
 
 
 def test_a_state_of_another_format_is_refused(tmp_path):

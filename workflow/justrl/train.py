@@ -90,7 +90,8 @@ def run_request(args: argparse.Namespace) -> SegmentRequest:
 
     base = experiment.load(args.config)
     recipe_names = set(base["recipe"])
-    general, recipe = [], []
+    recipe = []
+    general = [f"runs.{args.run}.engine={args.engine}"] if args.engine else []
     for override in args.overrides:
         if override.split(".")[0].partition("=")[0] in recipe_names:
             recipe.append(override)
@@ -98,6 +99,7 @@ def run_request(args: argparse.Namespace) -> SegmentRequest:
             recipe.append(override.removeprefix("recipe."))
         else:
             general.append(override)
+    experiment.recipe_of(base, args.run)  # an unknown run is named before its overrides
     config = experiment.load(args.config, general)
     complete = experiment.apply_overrides(experiment.recipe_of(config, args.run), recipe)
     # The changed recipe must still be one that the schema and the cross-checks accept.
@@ -106,7 +108,7 @@ def run_request(args: argparse.Namespace) -> SegmentRequest:
     run = config["runs"][args.run]
     return SegmentRequest(
         run=args.run,
-        engine=args.engine or run["engine"],
+        engine=run["engine"],
         recipe=complete,
         seed=config["seed"],
         model_dir=args.model,

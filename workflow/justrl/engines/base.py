@@ -6,6 +6,7 @@ work_dir/metrics.jsonl            live: one line per step as it happens
 work_dir/LOCK                     who trains here now
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -41,7 +42,7 @@ class SegmentInterrupted(Exception):
 class SegmentRequest:
     """Train `run` from `start_step` to `to_step` and publish model and metrics.
 
-    `model_dir` is the base model for the first segment and the published model of the segment before for the others.
+    `model_dir` is the run's base model, for later segments too: these go on from the state in `work_dir`.
     `hardware` holds what does not change the result: threads, device, save_every, ...
     """
 
@@ -71,12 +72,12 @@ class SegmentRequest:
     def identity(self) -> dict[str, Any]:
         """What makes two trainings the same: a state is only ever resumed by the training that it belongs to."""
         recipe = {key: value for key, value in self.recipe.items() if key not in EXECUTION_KEYS}
-        digest = hashlib.sha256(self.train_file.read_bytes()).hexdigest()
         identity = {
             "run": self.run,
             "engine": self.engine,
             "seed": self.seed,
-            "train_file_sha256": digest,
+            "base_model_sha256": weights_sha256(self.model_dir),
+            "train_file_sha256": file_sha256(self.train_file),
             "recipe": recipe,
         }
         return json.loads(json.dumps(identity))
@@ -91,6 +92,19 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return one SHA-256 for all weight files of a model folder."""
+    files = sorted(path.resolve() for path in folder.glob("*.safetensors"))
+    return _sums_sha256(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@functools.lru_cache(maxsize=8)
+def _sums_sha256(files: tuple[tuple[str, int, int], ...]) -> str:
+    """Hash the hashes of files; sizes and times are there to notice a change."""
+    sums = "".join(file_sha256(Path(name)) for name, _, _ in files)
+    return hashlib.sha256(sums.encode()).hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ is noticed by its sums. Nothing in it is unpickled.
 """
 
 import errno
+import hashlib
 import json
 import shutil
 import sys
@@ -39,6 +40,7 @@ class TrainingState:
     identity: dict[str, Any]
     metrics: list[dict] = field(default_factory=list)
     random: dict[str, Any] = field(default_factory=dict)
+    threads: int = 1
 
 
 def state_step(folder: Path) -> int:
@@ -97,14 +99,19 @@ def save_state(folder: Path, state: TrainingState, spare: Path | None = None) ->
     target, temporary = folder / step_name(state.step), folder / f".{step_name(state.step)}.tmp"
     for leftover in folder.glob(".step_*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
-    make_room(folder, state.identity, spare)
+    make_room(folder, state, spare)
     try:
         temporary.mkdir()
         save_file({name: tensor.contiguous() for name, tensor in state.model.items()}, temporary / "model.safetensors")
         torch.save({"optimizer": state.optimizer, "random": state.random}, temporary / "tensors.pt")
         write_json(
             temporary / "state.json",
-            {"step": state.step, "identity": state.identity, "scheduler": state.scheduler},
+            {
+                "step": state.step,
+                "identity": state.identity,
+                "scheduler": state.scheduler,
+                "threads": state.threads,
+            },
         )
         write_jsonl(temporary / "metrics.jsonl", state.metrics)
         write_manifest(temporary)
@@ -133,11 +140,20 @@ def is_disk_full(error: BaseException) -> bool:
     return any(words in text for words in ("No space left", "quota exceeded", "File too large", "unexpected pos"))
 
 
-def make_room(folder: Path, identity: dict, spare: Path | None) -> None:
-    """Remove this training's states but `spare`, and unreadable ones; leave those of other trainings alone."""
+def make_room(folder: Path, state: TrainingState, spare: Path | None) -> None:
+    """Remove this training's states but `spare`, and unreadable ones.
+
+    States of other trainings stay; one that stands where `state` belongs is moved aside, to a name that says so.
+    """
     for path in list_states(folder):
-        if path != spare and read_identity(path) in (identity, None):
+        identity = read_identity(path)
+        if path != spare and identity in (state.identity, None):
             shutil.rmtree(path)
+        elif state_step(path) == state.step:
+            digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+            aside = folder / f"foreign_{path.name}_{digest[:8]}"
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
 
 
 def read_identity(folder: Path) -> dict | None:
@@ -171,6 +187,7 @@ def load_state(folder: Path, identity: dict) -> TrainingState:
         identity=header["identity"],
         metrics=read_jsonl(folder / "metrics.jsonl"),
         random=tensors["random"],
+        threads=header["threads"],
     )
 
 

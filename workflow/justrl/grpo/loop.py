@@ -4,6 +4,7 @@ A step is a function of the policy and (seed, step): which questions it takes, a
 training that was killed anywhere and resumed ends with the same bits as one that never was, on the same machine.
 """
 
+import faulthandler
 import json
 import signal
 import time
@@ -28,7 +29,7 @@ from justrl.grpo.policy import (
     unshared_tensors,
     warmup_schedule,
 )
-from justrl.grpo.progress import MetricsLog, Progress
+from justrl.grpo.progress import Reporter
 from justrl.grpo.reward import RewardFunction, Rewards
 from justrl.grpo.rollout import Rollout, RolloutBackend, Sampling, TransformersRollouts
 from justrl.grpo.trainer import JustRLGRPOTrainer, NonFiniteError, RolloutBatch
@@ -110,6 +111,7 @@ class TrainingLoop:
             identity=self.identity,
             metrics=self.rows,
             random=random_state(),
+            threads=torch.get_num_threads(),
         )
 
     def restore(self, state: TrainingState) -> None:
@@ -122,6 +124,9 @@ class TrainingLoop:
         torch.set_rng_state(state.random["cpu"])
         if self.world.device != "cpu" and "cuda" in state.random:
             torch.cuda.set_rng_state(state.random["cuda"])
+        if self.world.device == "cpu":
+            # The order of summation, and with it the last bit, depends on the number of threads.
+            torch.set_num_threads(state.threads)
         self.rows = list(state.metrics)
 
     def export(self, folder: Path) -> None:
@@ -161,6 +166,7 @@ class TrainingLoop:
             [question.prompt for question in questions],
             responses,
             torch.tensor(rewards.totals).view(-1, self.recipe["rollouts_per_prompt"]),
+            [rollout.log_probs for rollout in rollouts],
         )
         rate = self.optimizer.param_groups[0]["lr"]
         try:
@@ -231,6 +237,9 @@ class TrainingLoop:
 def train(request: SegmentRequest, work: WorkDir, world: World, check_lock: Callable[[], None]) -> TrainingLoop:
     """Train from the newest usable state to `request.to_step`, saving on the way.
 
+    A step that takes longer than `hardware.hang_timeout_minutes` ends the process with every thread's stack on standard
+    error, so that a queue can try again.
+
     Args:
         check_lock: called before every save; raises if another trainer has taken over.
 
@@ -238,10 +247,11 @@ def train(request: SegmentRequest, work: WorkDir, world: World, check_lock: Call
         SegmentInterrupted: a stop signal came; the step that was under way is finished and saved.
         UserError: there is no state to go on from, or no room to save one.
     """
+    hang_timeout = request.hardware.get("hang_timeout_minutes")
     with stop_signals() as stop_requested:
         loop = TrainingLoop(request, world)
         spare = restore_newest(loop, work)
-        reporter = Reporter(loop, work) if world.is_main else None
+        reporter = Reporter(request, loop.rows) if world.is_main else None
         try:
             saved = loop.step
             while True:
@@ -254,10 +264,14 @@ def train(request: SegmentRequest, work: WorkDir, world: World, check_lock: Call
                     return loop
                 if stop:
                     raise SegmentInterrupted(f"{request.run}: told to stop; step {loop.step} is saved")
+                if hang_timeout:
+                    faulthandler.dump_traceback_later(hang_timeout * 60, exit=True)
                 row = loop.train_step()
+                faulthandler.cancel_dump_traceback_later()
                 if reporter:
                     reporter.report(row)
         finally:
+            faulthandler.cancel_dump_traceback_later()
             if reporter:
                 reporter.close()
 
@@ -282,22 +296,3 @@ def restore_newest(loop: TrainingLoop, work: WorkDir) -> Path | None:
             "the segment before has to be trained again (remove its published model and its folder in finished/)"
         )
     return None
-
-
-class Reporter:
-    """Writes metrics and shows progress, in the one process that does."""
-
-    def __init__(self, loop: TrainingLoop, work: WorkDir):
-        request = loop.request
-        self._log = MetricsLog(work.path, loop.rows, request.hardware.get("wandb"))
-        self._progress = Progress(request.run, loop.step, request.to_step, request.hardware.get("log_every", 10))
-
-    def report(self, row: dict) -> None:
-        """Tell of one more step."""
-        self._log.write(row)
-        self._progress.update(row)
-
-    def close(self) -> None:
-        """Finish all files."""
-        self._progress.close()
-        self._log.close()

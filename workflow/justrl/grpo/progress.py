@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+from justrl.engines.base import SegmentRequest
 from justrl.errors import UserError
 from justrl.io import write_jsonl
 
@@ -100,3 +101,26 @@ class Progress:
         """Leave the bar as it is."""
         if self._bar is not None:
             self._bar.close()
+
+
+class Reporter:
+    """Tells of a segment: metrics to files, progress to the terminal; for the one process that does.
+
+    Args:
+        rows: the metrics of the steps that are already done.
+    """
+
+    def __init__(self, request: SegmentRequest, rows: list[dict]):
+        hardware, done = request.hardware, rows[-1]["step"] if rows else 0
+        self._log = MetricsLog(request.work_dir, rows, hardware.get("wandb"))
+        self._progress = Progress(request.run, done, request.to_step, hardware.get("log_every", 10))
+
+    def report(self, row: dict) -> None:
+        """Tell of one more step."""
+        self._log.write(row)
+        self._progress.update(row)
+
+    def close(self) -> None:
+        """Finish all files."""
+        self._progress.close()
+        self._log.close()

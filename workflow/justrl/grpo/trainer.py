@@ -80,12 +80,14 @@ class GRPOConfig:
 class RolloutBatch:
     """The rollouts of one step: prompt and response token ids per sequence, a prompt's group side by side.
 
-    `rewards` is [prompts, group]; there are prompts x group sequences.
+    `rewards` is [prompts, group]; there are prompts x group sequences. `rollout_log_probs`, one per response token, are
+    what the sampler computed; they are compared with the trainer's own and enter nothing else.
     """
 
     prompts: Sequence[Sequence[int]]
     responses: Sequence[Sequence[int]]
     rewards: Tensor
+    rollout_log_probs: Sequence[Sequence[float]] | None = None
 
 
 class JustRLGRPOTrainer:
@@ -155,8 +157,8 @@ class JustRLGRPOTrainer:
         """Update the policy once per mini-batch on the rollouts of one step.
 
         Returns:
-            entropy (token mean before the update), loss, clip_fraction, clip_fraction_lower, kl and grad_norm (before
-            clipping), each the mean over the mini-batches.
+            entropy (token mean before the update); loss, clip_fraction, clip_fraction_lower, kl and grad_norm (before
+            clipping), each the mean over the mini-batches; rollout_probs_diff_mean, if the batch has what it needs.
 
         Raises:
             NonFiniteError: the loss or the gradient of a mini-batch is not finite; that update is not made.
@@ -172,7 +174,20 @@ class JustRLGRPOTrainer:
             rows = range(start, min(start + size, len(batch.responses)))
             updates.append(self._update(number, rows, batch, advantages, old_log_probs))
         means = {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
-        return {"entropy": entropy, **means}
+        difference = self._rollout_difference(batch, old_log_probs)
+        return {"entropy": entropy, **means, **difference}
+
+    def _rollout_difference(self, batch: RolloutBatch, old_log_probs: list[Tensor]) -> dict[str, float]:
+        """Mean absolute difference of each token's probability between sampler and trainer (verl's rollout_probs_diff).
+
+        More than rounding says that what is trained is not what sampled.
+        """
+        if batch.rollout_log_probs is None:
+            return {}
+        theirs = torch.tensor([x for log_probs in batch.rollout_log_probs for x in log_probs])
+        ours = torch.cat(old_log_probs).cpu()
+        total, tokens = self.world.sum([float((theirs.exp() - ours.exp()).abs().sum()), float(len(ours))])
+        return {"rollout_probs_diff_mean": total / tokens}
 
     @torch.no_grad()
     def compute_old_log_probs(self, batch: RolloutBatch) -> tuple[list[Tensor], float]:

@@ -7,11 +7,13 @@ then the same in distribution and not to the bit.
 
 import os
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from justrl.errors import UserError
+from justrl.evaluation.vllm_backend import cpu_options, set_environment
 from justrl.grpo.rollout import Rollout, Sampling
 
 
@@ -39,23 +41,19 @@ class VllmRollouts:
         batch_size: int | None = None,
         memory_share: float = 0.4,
     ):
-        # One process: the trainer's weights reach the engine by a call, and it ends when the trainer does.
+        import torch
+
+        has_gpu = torch.cuda.is_available()
+        # The engine runs in this process: it gets the weights by a call, and ends when the trainer does.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        try:
-            import torch
-            from vllm import LLM
-        except ImportError:
+        if find_spec("vllm") is None:
             raise UserError(
                 "--rollouts vllm: vLLM is not installed here; make its environment with `make gpu-env`, or use "
                 "--rollouts transformers"
-            ) from None
-        has_gpu = torch.cuda.is_available()
-        if not has_gpu:
-            from justrl.evaluation.vllm_backend import prepare_for_cpu
+            )
+        set_environment(has_gpu)
+        from vllm import LLM
 
-            prepare_for_cpu()
         self._sampling, self._end_ids = sampling, sorted(set(end_ids))
         self._save_weights, self._scratch = save_weights, scratch
         self._llm = LLM(
@@ -63,11 +61,11 @@ class VllmRollouts:
             dtype=dtype,
             max_model_len=max_length,
             gpu_memory_utilization=memory_share,
-            enforce_eager=not has_gpu,
             generation_config="vllm",
             trust_remote_code=False,
             disable_log_stats=True,
             **({"max_num_seqs": batch_size} if batch_size else {}),
+            **({} if has_gpu else cpu_options(max_length)),
         )
 
     def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[Rollout]:
