@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from workflow_run import WorkflowRun
 
@@ -31,6 +32,16 @@ def _until_ended(run: WorkflowRun, job: str, *states: str, running: bool = True)
     return run.wait_for(ended, f"job {job} is {'/'.join(states)}", running=running)
 
 
+def _until_dead(run: WorkflowRun, processes: list[int]) -> None:
+    """Wait until none of these processes is left; one that has ended and waits for its parent does not count."""
+
+    def dead():
+        states = [Path(f"/proc/{process}/stat") for process in processes]
+        return all(not path.exists() or path.read_text().rpartition(")")[2].split()[0] == "Z" for path in states)
+
+    run.wait_for(dead, "the processes of the job are dead")
+
+
 def _limit(run: WorkflowRun, job: str) -> None:
     """Bring a job's time limit forward to the next minute but one, so that no test waits for a real one."""
     hours, minutes, _ = map(int, run.cluster.job(job)["RunTime"].split(":"))
@@ -50,10 +61,12 @@ def warned_before_the_limit(run: WorkflowRun) -> str:
 def time_limit(run: WorkflowRun) -> str:
     """No warning, and a step that outlasts the grace: killed at the limit."""
     job = _hold_at(run, MIDDLE)
+    processes = run.job_processes(job)
     _limit(run, job)
     state = _until_ended(run, job, "TIMEOUT")
+    _until_dead(run, processes)
     run.pause(0)
-    return state
+    return f"{state}, killed in mid-step"
 
 
 def cancelled(run: WorkflowRun) -> str:
@@ -76,14 +89,17 @@ def preempted(run: WorkflowRun) -> str:
 
 
 def node_lost(run: WorkflowRun) -> str:
-    """The node goes down under the job, and comes back."""
+    """The node goes down under the job, and comes back when nothing of the job is left on it."""
     job = _hold_at(run, MIDDLE)
-    node = run.cluster.job(job)["BatchHost"]
-    run.cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=fault test")
+    node, processes = run.cluster.job(job)["BatchHost"], run.job_processes(job)
+    # Drained as well: the machine is alive, so a node that is only down would report for duty again within seconds.
+    for state in ("drain", "down"):
+        run.cluster.run("scontrol", "update", f"nodename={node}", f"state={state}", "reason=fault test")
     run.wait_for(lambda: run.cluster.job(job).get("Restarts") == "1", f"job {job} is requeued")
+    _until_dead(run, processes)
     run.pause(0)
     run.cluster.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
-    return f"{node} down, requeued"
+    return f"{node} down, requeued on another node"
 
 
 def job_killed(run: WorkflowRun) -> str:

@@ -160,6 +160,7 @@ def test_no_more_full_states_than_planned(outcomes, name):
         ("Snakemake SIGKILLed", 0),
         ("Snakemake gone", 0),
         ("job SIGKILLed", 1),
+        ("time limit", 1),
         # Step 5 and those since the state before the torn one.
         ("checkpoint torn", 3),
     ],
