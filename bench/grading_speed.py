@@ -4,13 +4,15 @@
 
 Makes completions of `--length` characters for golds in the forms of the nine benchmarks (integers, fractions, roots,
 tuples, polynomials, powers of ten, words): half of them right, often in another form, four in ten wrong, one in ten
-without a box. "distinct" grades one sample of each question with fresh workers already started; "avg@k" grades
+without a box. "distinct" grades one sample of each question with workers already started, per second of wall clock and
+per second of processor time (all processes; it does not depend on what else the machine does); "avg@k" grades
 `--samples` samples of each, whose answers repeat, as in an evaluation.
 """
 
 import argparse
 import os
 import random
+import resource
 import time
 
 from justrl.verifiers import get_grader
@@ -77,23 +79,39 @@ def main() -> None:
         f"{arguments.questions} questions x {arguments.samples} samples of {arguments.length} characters, "
         f"{arguments.processes} worker processes, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
     )
-    print(f"{'grader':<12} {'distinct/s':>11} {'avg@k/s':>9} {'correct':>8} {'timeout':>8}")
+    print(f"{'grader':<12} {'distinct/s':>11} {'per cpu s':>10} {'avg@k/s':>9} {'correct':>8} {'timeout':>8}")
     for name in GRADERS:
         options = {"processes": arguments.processes} if name in ("paper_rules", "symbolic") else {}
-        with get_grader(name, **options) as grader:
-            # Starts the workers: their imports are paid once an evaluation.
-            grader.grade_many(
-                [(f"\\boxed{{(y+{n})(y+2)}}", f"y^2+{n + 2}y+{2 * n}") for n in range(2 * arguments.processes)]
-            )
-            start = time.perf_counter()
-            grader.grade_many(pairs[0])
-            distinct = len(pairs[0]) / (time.perf_counter() - start)
-            start = time.perf_counter()
-            grades = grader.grade_many(everything)
-            repeated = len(everything) / (time.perf_counter() - start)
+        idle = measure(name, options, [])[1]
+        distinct, busy, _ = measure(name, options, pairs[0])
+        repeated, busy_longer, grades = measure(name, options, everything)
+        # Without workers every completion costs the same, and one of each question is too short to measure.
+        per_second = len(pairs[0]) / (busy - idle) if options else len(everything) / (busy_longer - idle)
         correct = sum(grade.correct for grade in grades) / len(grades)
         gave_up = sum(grade.outcome == "timeout" for grade in grades)
-        print(f"{name:<12} {distinct:>11.0f} {repeated:>9.0f} {correct:>8.1%} {gave_up:>8}")
+        print(
+            f"{name:<12} {len(pairs[0]) / distinct:>11.0f} {per_second:>10.0f} "
+            f"{len(everything) / repeated:>9.0f} {correct:>8.1%} {gave_up:>8}"
+        )
+
+
+def measure(name: str, options: dict, pairs: list[tuple[str, str]]) -> tuple[float, float, list]:
+    """Wall seconds of grading, processor seconds of that and of starting and ending the workers, and the grades."""
+    processes = options.get("processes", 1)
+    before = processor_seconds()
+    with get_grader(name, **options) as grader:
+        # Starts the workers: their imports are paid once an evaluation.
+        grader.grade_many([(f"\\boxed{{(y+{n})(y+2)}}", f"y^2+{n + 2}y+{2 * n}") for n in range(2 * processes)])
+        start = time.perf_counter()
+        grades = grader.grade_many(pairs)
+        seconds = time.perf_counter() - start
+    return seconds, processor_seconds() - before, grades
+
+
+def processor_seconds() -> float:
+    """Processor time of this process and of those it has waited for."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 if __name__ == "__main__":
