@@ -16,6 +16,7 @@ from justrl.engines.base import SegmentInterrupted, SegmentRequest, WorkDir
 from justrl.engines.verl import checkpoints, environment, metrics, translate
 from justrl.engines.verl.request import Request
 from justrl.engines.verl.supervisor import Supervisor
+from justrl.envcheck import require_verl_stack
 from justrl.errors import UserError
 from justrl.io import atomic_write, read_json, write_json, write_jsonl
 
@@ -31,6 +32,7 @@ def train_segment(request: SegmentRequest) -> None:
             training failed or made no progress; the message names the log.
     """
     translate.require_verl()
+    require_verl_stack()
     work = WorkDir(request.work_dir)
     with work.hold(request.hardware.get("wait_for_owner_minutes", 0)) as lock:
         if not work.has_archive(request):

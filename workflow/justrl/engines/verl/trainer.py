@@ -34,8 +34,9 @@ class SegmentTrainer(PPOTrainerSync):
     """verl's trainer for one segment of a run."""
 
     def __init__(self, config):
-        super().__init__(config)
         self._progress = Progress.of_this_attempt()
+        self._progress.report(0, "start")
+        super().__init__(config)
         self._position: dict = {}
         self._saved_step = -1
         self._watch_rollouts()
@@ -54,8 +55,10 @@ class SegmentTrainer(PPOTrainerSync):
         buffer._wait_for_next_poll = wait_and_watch
 
     def _load_checkpoint(self):
+        self._progress.report(0, "load state")
         super()._load_checkpoint()
         self._saved_step = self.global_steps
+        self._progress.report(self.global_steps, "load weights into vLLM")
 
     def on_step_begin(self):
         self._position = self.train_dataloader.state_dict()
