@@ -194,7 +194,7 @@ def test_captions_render_without_a_warning(root, experiment):
     class Wildcards(dict):
         __getattr__ = dict.__getitem__
 
-    wildcards = Wildcards(run="deepseek", family="deepseek", benchmark="aime", name="deepseek")
+    wildcards = Wildcards(run="deepseek", family="deepseek", overlay="models", benchmark="aime", name="deepseek")
     job = SimpleNamespace(wildcards=wildcards, config={"experiment": experiment})
     captions = sorted((root / "workflow" / "captions").glob("*.rst"))
     assert len(captions) >= 11
