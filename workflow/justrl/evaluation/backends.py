@@ -57,6 +57,9 @@ class Backend(Protocol):
     def generate(self, requests: Iterable[Request]) -> Iterator[Completed]:
         """Yield every request's answer as it finishes, in any order."""
 
+    def close(self) -> None:
+        """Give the model's memory back; the backend is of no use afterwards."""
+
 
 def load_backend(
     name: str,

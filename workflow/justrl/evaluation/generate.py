@@ -168,19 +168,20 @@ def generate(job: GenerationJob, backend: Backend | None = None) -> Path:
     if missing:
         if done:
             _say(f"{len(done)} of {len(plan)} samples are there from an earlier try")
+        loaded = backend or load_backend(
+            job.backend,
+            job.model,
+            revision=revision,
+            dtype=job.dtype,
+            max_model_len=max_model_len,
+            tensor_parallel_size=job.tensor_parallel_size,
+            seed=job.seed,
+            batch_size=job.batch_size,
+            engine_options=job.engine_options,
+        )
+        _generate_missing(job, loaded, missing, len(plan), stops, store)
         if backend is None:
-            backend = load_backend(
-                job.backend,
-                job.model,
-                revision=revision,
-                dtype=job.dtype,
-                max_model_len=max_model_len,
-                tensor_parallel_size=job.tensor_parallel_size,
-                seed=job.seed,
-                batch_size=job.batch_size,
-                engine_options=job.engine_options,
-            )
-        _generate_missing(job, backend, missing, len(plan), stops, store)
+            loaded.close()
         done, environments = store.read()
     rows = [{**done[item.question.id, item.index], "answer": item.question.answer} for item in plan]
     write_table(make_table(rows, {**settings, "environments": environments}), job.output)

@@ -67,6 +67,12 @@ class TransformersBackend:
             for row in batch.remove_finished():
                 yield self._completed(row)
 
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self.model = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     @staticmethod
     def _take(waiting: deque[Request], free: int) -> list["_Row"]:
         """The next rows to prefill: no more than are free, nor than the mask's memory allows, but at least one."""

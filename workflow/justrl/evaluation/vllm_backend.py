@@ -4,6 +4,7 @@ vLLM's own loop (`LLM.generate`) returns only when the last answer is there; ste
 finishes, so that what is done can be written down. `generation_config="vllm"` keeps the model's generation_config out.
 """
 
+import gc
 import os
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -98,6 +99,13 @@ class VllmBackend:
         finally:
             if open_requests:
                 engine.abort_request(list(open_requests))
+
+    def close(self) -> None:
+        """Stop the engine and give its memory back, which otherwise ends the process with a page of warnings."""
+        if self.llm is not None:
+            self.llm.llm_engine.engine_core.shutdown()
+            self.llm = None
+            gc.collect()
 
     def _completed(self, request: Request, output) -> Completed:
         if output.finish_reason not in ("stop", "length"):

@@ -126,6 +126,8 @@ class ModelGrader(Grader):
 
     def close(self) -> None:
         """Give the model's memory back."""
+        if self._judge is not None:
+            self._judge.backend.close()
         self._judge = None
 
 
