@@ -35,11 +35,13 @@ def _until_ended(run: WorkflowRun, job: str, *states: str, running: bool = True)
 def _until_dead(run: WorkflowRun, processes: list[int]) -> None:
     """Wait until none of these processes is left; one that has ended and waits for its parent does not count."""
 
-    def dead():
-        states = [Path(f"/proc/{process}/stat") for process in processes]
-        return all(not path.exists() or path.read_text().rpartition(")")[2].split()[0] == "Z" for path in states)
+    def alive(process: int) -> bool:
+        try:
+            return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
 
-    run.wait_for(dead, "the processes of the job are dead")
+    run.wait_for(lambda: not any(map(alive, processes)), "the processes of the job are dead")
 
 
 def _limit(run: WorkflowRun, job: str) -> None:
