@@ -52,6 +52,8 @@ test: lint  ## Set up, then lint and all tests that need neither verl nor Slurm.
 verl-env: .venv-verl/.ready  ## Make .venv-verl: verl, Ray and vLLM for a machine without a GPU.
 
 test-verl: .venv-verl/.ready  ## The tests of verl and vLLM, on the CPU.
+	. .venv-verl/bin/activate && python -m pytest tests/unit/test_verifiers_strict.py tests/unit/test_grpo_advantages.py \
+		tests/unit/test_grpo_loss.py
 	. .venv-verl/bin/activate && python -m pytest -m verl tests/engines tests/workflow
 
 test-slurm: .venv/.ready  ## The workflow, and everything that goes wrong on a cluster, on a real Slurm.
