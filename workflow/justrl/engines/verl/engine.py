@@ -89,6 +89,9 @@ class Segment:
                 f"run {self.request.run}: stopped as told; saved up to step {saved[-1].step if saved else 0}, start "
                 "again to go on"
             )
+        # `ray symmetric-run` ends with status 0 when Ray does not start.
+        if self.request.to_step not in [state.step for state in checkpoints.states(self.work.checkpoints)]:
+            raise UserError(f"verl ended without reaching step {self.request.to_step}: see {supervisor.output}")
 
     def _wanted(self) -> Request:
         """The request to verl, with this machine's paths."""
