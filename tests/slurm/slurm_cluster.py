@@ -181,16 +181,20 @@ class SlurmCluster:
     def _wait(self, ready, complaint: str, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not ready():
-            dead = [process.args[0] for process in self.processes if process.poll() is not None]
+            dead = [" ".join(process.args) for process in self.processes if process.poll() is not None]
             if dead or time.monotonic() > deadline:
                 raise RuntimeError(f"{complaint}; died: {dead or 'none'}; logs in {self.state}/log")
             time.sleep(0.1)
 
     def _spawn(self, *command: str) -> None:
+        # A daemon must not outlive its test, however that ends.
+        bound = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
         with (self.state / "log" / f"{command[0]}.out").open("ab") as log:
             # A session of its own: a Ctrl-C at the tests must reach Snakemake and not the daemons.
             self.processes.append(
-                subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+                subprocess.Popen(
+                    [*bound, *command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                )
             )
 
     def _write_configuration(self) -> None:

@@ -162,7 +162,7 @@ class WorkflowRun:
 
     def job_processes(self, job_id: str) -> list[int]:
         """All processes of a Slurm job on this machine but Slurm's own."""
-        wanted = f"SLURM_JOB_ID={job_id}".encode()
+        wanted = {f"SLURM_JOB_ID={job_id}".encode(), f"SLURM_SUBMIT_DIR={self.folder}".encode()}
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -170,7 +170,7 @@ class WorkflowRun:
                 name = (process / "comm").read_text().strip()
             except OSError:
                 continue
-            if wanted in words and name not in ("slurmstepd", "srun"):
+            if wanted.issubset(words) and name not in ("slurmstepd", "srun"):
                 found.append(int(process.name))
         return found
 
