@@ -1,6 +1,7 @@
 """The processes of an attempt: what they are told by environment variables, and the commands that start them."""
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,11 @@ def variables(request: Request, attempt: Path, log: Path) -> dict[str, str]:
         ATTEMPT_VARIABLE: str(attempt.resolve()),
         "JUSTRL_STACKS": str(attempt.resolve() / "stacks"),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray asks every process for a token; one of its own for each attempt, the same on all its nodes.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        # Nodes of a busy cluster do not all start within the half minute that is the default.
+        "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT": "600",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -1,0 +1,199 @@
+"""verl's whole stack on this machine's processor: two ranks, two segments, killed, told to stop, stuck, and finished.
+
+One story in one test module, since each start of Ray, FSDP and vLLM costs a minute: every test goes on where the one
+before it ended.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from justrl import config as experiment
+from justrl.engines.verl import checkpoints, guard
+from justrl.io import read_jsonl, write_json
+
+pytest.importorskip("verl")
+
+pytestmark = [pytest.mark.verl, pytest.mark.timeout(1500)]
+
+RECIPE = {
+    "prompts_per_step": 8,
+    "rollouts_per_prompt": 4,
+    "mini_batch_prompts": 4,
+    "micro_batch_per_gpu": 64,
+    "learning_rate": 1e-3,
+    "warmup_steps": 3,
+    "max_prompt_length": 64,
+    "max_response_length": 24,
+    "dtype": "float32",
+    "gradient_checkpointing": False,
+}
+HARDWARE = {"gpu": "none", "nodes": 1, "gpus_per_node": 2, "save_every": 2, "keep_rollouts": True}
+FIRST, LAST = 4, 6
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a tiny model, questions, and the description of a run."""
+    from justrl.data import arithmetic, teach
+
+    folder = tmp_path_factory.mktemp("verl_run")
+    recipe = experiment.recipe_of(experiment.load(), "deepseek") | RECIPE
+    settings = {
+        "source": "taught", "context_length": 128, "hidden_size": 64, "intermediate_size": 128, "layers": 2,
+        "heads": 2, "key_value_heads": 1, "steps": 60, "batch_size": 32, "learning_rate": 4e-3, "digits": 1,
+        "wrong_share": 0.4, "harder_share": 0.0, "slip_share": 0.1,
+    }  # fmt: skip
+    teach.main(["--settings", json.dumps(settings), "--seed", "1", "--output", str(folder / "model")])
+    # 5 steps an epoch, so that the second segment goes over its end.
+    sums = arithmetic.training_rows(40, digits=1, seed=1)
+    questions = arithmetic.as_training_examples(sums, recipe["prompt_suffix"], recipe["prompt_separator"])
+    arithmetic.write_parquet(questions, folder / "train.parquet")
+    write_json(folder / "run.json", {"run": "tiny", "engine": "verl", "seed": 7, "recipe": recipe})
+    return folder
+
+
+def start(place: Path, first: int, last: int, hang_minutes: float = 20) -> subprocess.Popen:
+    """Start a segment as the workflow does."""
+    hardware = HARDWARE | {"hang_timeout_minutes": hang_minutes, "cpus_per_node": 2}
+    command = [sys.executable, "-m", "justrl.train", "segment", "--run-file", str(place / "run.json")]
+    command += ["--model", str(place / "model"), "--data", str(place / "train.parquet")]
+    command += ["--hardware", json.dumps(hardware), "--start-step", str(first), "--to-step", str(last)]
+    command += ["--work-dir", str(place / "work"), "--model-out", str(place / f"{last}" / "model")]
+    command += ["--metrics-out", str(place / f"{last}" / "metrics.jsonl")]
+    output = (place / "output.txt").open("a")
+    return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def progress(place: Path) -> dict:
+    """The latest report of the newest attempt."""
+    newest = sorted((place / "work" / "verl").glob("attempt_*/"))[-1:]
+    try:
+        return json.loads((newest[0] / "progress.json").read_text())
+    except (IndexError, FileNotFoundError, ValueError):
+        return {"step": 0, "phase": "none"}
+
+
+def wait_for(place: Path, process: subprocess.Popen, step: int, phase: str | None = None) -> None:
+    """Wait until the trainer is at `step`, and in `phase` if given."""
+    while process.poll() is None:
+        now = progress(place)
+        if now["step"] > step or (now["step"] == step and phase in (None, now["phase"])):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"ended with {process.returncode}:\n{(place / 'output.txt').read_text()[-4000:]}")
+
+
+def finish(place: Path, process: subprocess.Popen) -> int:
+    """Wait for the end; return the exit status."""
+    try:
+        return process.wait(timeout=1200)
+    finally:
+        if process.poll() is None:
+            process.kill()
+
+
+def survivors(pids: list[int]) -> list[int]:
+    deadline = time.monotonic() + 90
+    while (alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return alive
+
+
+def test_killed_with_everything_it_goes_on_from_the_last_save(place):
+    process = start(place, 0, FIRST)
+    wait_for(place, process, step=3, phase="rollout")
+    tree = [process.pid, *guard.descendants(process.pid)]
+    assert len(tree) > 10
+    for pid in tree:
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    assert survivors(tree[1:]) == []
+    assert checkpoints.states(place / "work" / "checkpoints")[-1].step == 2
+    assert finish(place, start(place, 0, FIRST)) == 0, (place / "output.txt").read_text()[-4000:]
+    log = (place / "output.txt").read_text()
+    assert f"from step 2 to {FIRST}" in log
+    assert [row["step"] for row in read_jsonl(place / f"{FIRST}" / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def test_told_to_stop_it_saves_in_the_middle_of_a_step_and_asks_to_be_started_again(place):
+    process = start(place, FIRST, LAST)
+    wait_for(place, process, step=FIRST + 2, phase="rollout")
+    tree = guard.descendants(process.pid)
+    process.send_signal(signal.SIGURG)
+    status = finish(place, process)
+    # Where the step was over before the trainer looked, it has trained to its end.
+    assert status == 75 or (place / f"{LAST}" / "metrics.jsonl").is_file()
+    assert checkpoints.states(place / "work" / "checkpoints")[-1].step >= FIRST + 1
+    assert survivors(tree) == []
+
+
+def test_stuck_it_is_stopped_with_a_diagnosis(place):
+    if (place / f"{LAST}" / "metrics.jsonl").is_file():
+        pytest.skip("the segment was over before it could be told to stop")
+    process = start(place, FIRST, LAST, hang_minutes=2)
+    wait_for(place, process, step=LAST, phase="rollout")
+    tree = guard.descendants(process.pid)
+    # The first rank's trainer stands still, as in a collective that never ends.
+    stuck = next(pid for pid in tree if b"WorkerDict" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(stuck, signal.SIGSTOP)
+    assert finish(place, process) == 2
+    output = (place / "output.txt").read_text()
+    assert "made no progress for" in output
+    (report,) = (place / "work" / "verl").glob("attempt_*/hang.txt")
+    text = report.read_text()
+    assert "stacks of process" in text
+    assert "trainer_base.py" in text, "the trainer's own stack is not in the report"
+    assert "GPU memory" in text
+    assert survivors(tree) == []
+
+
+def test_it_ends_as_if_nothing_had_happened(place):
+    assert finish(place, start(place, FIRST, LAST)) == 0, (place / "output.txt").read_text()[-4000:]
+    rows = [row for end in (FIRST, LAST) for row in read_jsonl(place / f"{end}" / "metrics.jsonl")]
+    assert [row["step"] for row in rows] == list(range(1, LAST + 1))
+    # Warm-up from 0 over three steps, then constant, across segments and attempts.
+    expected = [1e-3 * min(1, step / 3) for step in range(LAST)]
+    assert [row["lr"] for row in rows] == pytest.approx(expected)
+    # verl's log has the rate after each step.
+    logged = {
+        line["step"]: line["data"]["actor/lr"]
+        for file in sorted((place / "work" / "verl").glob("attempt_*.jsonl"))
+        for line in map(json.loads, file.read_text().splitlines())
+    }
+    assert [logged[step] for step in range(1, LAST + 1)] == pytest.approx([*expected[1:], 1e-3])
+    assert all(row["rollout_probs_diff_mean"] < 1e-3 for row in rows), "vLLM and FSDP disagree about the policy"
+    assert rows[-1]["epoch"] == 1
+    assert len(checkpoints.states(place / "work" / "checkpoints")) <= 2
+    for end in (FIRST, LAST):
+        assert (place / f"{end}" / "model" / "model.safetensors").is_file()
+        assert (place / f"{end}" / "model" / "tokenizer.json").is_file()
+
+
+def test_every_score_of_verls_own_dumps_is_the_papers_reward(place):
+    from justrl.verifiers import get_reward
+
+    reward = get_reward("paper")
+    metrics = {row["step"]: row for end in (FIRST, LAST) for row in read_jsonl(place / f"{end}" / "metrics.jsonl")}
+    for step in range(1, LAST + 1):
+        rollouts = read_jsonl(place / "work" / "rollouts" / f"{step}.jsonl")
+        assert len(rollouts) == RECIPE["prompts_per_step"] * RECIPE["rollouts_per_prompt"]
+        scores = [reward(rollout["output"], rollout["gts"]) for rollout in rollouts]
+        assert scores == [rollout["score"] for rollout in rollouts]
+        assert metrics[step]["reward_mean"] == pytest.approx(sum(scores) / len(scores), abs=1e-6)
+        assert metrics[step]["accuracy"] == pytest.approx(sum(s > 0 for s in scores) / len(scores), abs=1e-6)
+
+
+def test_each_epoch_asks_every_question_once(place):
+    asked = [
+        sorted({rollout["input"] for rollout in read_jsonl(place / "work" / "rollouts" / f"{step}.jsonl")})
+        for step in range(1, 6)
+    ]
+    assert all(len(step) == RECIPE["prompts_per_step"] for step in asked)
+    assert len({question for step in asked for question in step}) == 40
