@@ -102,6 +102,9 @@ def cluster(request: Request, head: str) -> list[str]:
         str(request.ranks_per_node),
         "--disable-usage-stats",
         "--",
+        # symmetric-run does not tell the program about the cluster, which would then start another.
+        "env",
+        f"RAY_ADDRESS={head}:{RAY_PORT}",
     ]
 
 

@@ -123,6 +123,13 @@ def reap() -> None:
             pass
 
 
+def reap_all_but(pid: int) -> None:
+    """Collect the ends of orphans, as `ray stop` waits for, but leave that of `pid` to whoever asks for its status."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid != pid:
+            os.waitpid(ended.si_pid, os.WNOHANG)
+
+
 class Guard:
     """One guarded command."""
 
@@ -164,7 +171,7 @@ class Guard:
     def _wait(self, child: subprocess.Popen) -> None:
         next_scan = 0.0
         while not self.told_to_stop and not self._parent_gone():
-            # Only the command itself is waited for by name: poll() would lose its status to reap().
+            reap_all_but(child.pid)
             self.status = child.poll()
             if self.status is not None:
                 return
