@@ -20,7 +20,13 @@ from justrl.io import read_jsonl, write_json
 
 pytest.importorskip("verl")
 
-pytestmark = [pytest.mark.verl, pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.verl,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(
+        "JUSTRL_LONG_VERL" not in os.environ, reason="five starts of verl, ten minutes: set JUSTRL_LONG_VERL=1"
+    ),
+]
 
 RECIPE = {
     "prompts_per_step": 8,
