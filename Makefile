@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 PIP_INSTALL = bin/python -m pip install --quiet --disable-pip-version-check
 ACTIVATE = . .venv/bin/activate
 
-.PHONY: help mini test lint format verl-env test-verl test-slurm clean-mini
+.PHONY: help mini test lint format verl-env gpu-env test-verl test-slurm clean-mini
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,17 @@ test: lint  ## Set up, then lint and all tests that need neither verl nor Slurm.
 	$(ACTIVATE) && python -m pytest tests/unit tests/engines tests/workflow -m "not verl and not slurm"
 
 verl-env: .venv-verl/.ready  ## Make .venv-verl: verl, Ray and vLLM for a machine without a GPU.
+
+.venv-gpu/.ready: envs/gpu.txt envs/flash-attn.txt pyproject.toml
+	@echo "Making .venv-gpu; flash-attn is compiled with nvcc against the torch that is there, which takes its time."
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/$(PIP_INSTALL) "$(TORCH)"
+	.venv-gpu/$(PIP_INSTALL) --require-hashes --no-deps -r envs/gpu.txt
+	.venv-gpu/$(PIP_INSTALL) --require-hashes --no-deps --no-build-isolation -r envs/flash-attn.txt
+	.venv-gpu/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+gpu-env: .venv-gpu/.ready  ## Make .venv-gpu: verl, Ray, vLLM and flash-attn for NVIDIA GPUs.
 
 test-verl: .venv-verl/.ready  ## The tests of verl and vLLM, on the CPU.
 	. .venv-verl/bin/activate && python -m pytest tests/unit/test_verifiers_strict.py tests/unit/test_grpo_advantages.py \
