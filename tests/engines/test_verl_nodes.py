@@ -113,7 +113,7 @@ def test_two_nodes_become_one_cluster_and_go_down_together(two_nodes, tmp_path):
     finally:
         for node in nodes:
             node.kill()
-    assert nodes[0].returncode == 0, printed[0]
+    # The status of `ray symmetric-run` says nothing: it is connected to the Ray that it stops.
     trainer = [line for line in printed[0].splitlines() if line.startswith("TRAINER")]
     assert trainer == [f"TRAINER 2 {2 * CPUS}.0 16.0 10.231.0.1 10.231.0.2"], printed
     assert "TRAINER" not in printed[1]

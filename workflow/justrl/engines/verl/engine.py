@@ -80,6 +80,7 @@ class Segment:
             idle_seconds=self.request.hardware["hang_timeout_minutes"] * 60,
             on_metrics=self._write_live_metrics,
             log=log,
+            is_done=self._is_done,
         )
         stopped = supervisor.run()
         self._write_live_metrics()
@@ -90,8 +91,15 @@ class Segment:
                 "again to go on"
             )
         # `ray symmetric-run` ends with status 0 when Ray does not start.
-        if self.request.to_step not in [state.step for state in checkpoints.states(self.work.checkpoints)]:
+        if not self._is_done():
             raise UserError(f"verl ended without reaching step {self.request.to_step}: see {supervisor.output}")
+
+    def _is_done(self) -> bool:
+        """Whether the segment's last step is saved whole, and logged."""
+        saved = [state.step for state in checkpoints.states(self.work.checkpoints)]
+        return self.request.to_step in saved and self.request.to_step in metrics.read_attempts(
+            self.logs, self.request.recipe
+        )
 
     def _wanted(self) -> Request:
         """The request to verl, with this machine's paths."""

@@ -35,6 +35,7 @@ class Supervisor:
         idle_seconds: how long the trainer may go without reporting progress.
         on_metrics: called after each step that verl logged.
         log: verl's own log of metrics.
+        is_done: whether the segment's last step is saved and logged; how the processes end does not matter then.
     """
 
     def __init__(
@@ -45,9 +46,11 @@ class Supervisor:
         idle_seconds: float,
         on_metrics: Callable[[], None],
         log: Path,
+        is_done: Callable[[], bool],
     ):
         self.attempt, self.command, self.variables = attempt, command, variables
         self.idle_seconds, self.on_metrics, self.log = idle_seconds, on_metrics, log
+        self.is_done = is_done
         self.progress = Progress(attempt)
         self.output = attempt / "launch.log"
         self.kill_at: float | None = None
@@ -77,7 +80,8 @@ class Supervisor:
             raise UserError(hang)
         if self.stopping:
             return True
-        if process.returncode != 0:
+        # `ray symmetric-run` ends with status 1 when the Ray that it is itself connected to is stopped at the end.
+        if process.returncode != 0 and not self.is_done():
             raise UserError(
                 f"verl ended with status {process.returncode}; the end of {self.output}:\n{self._last_lines()}"
             )
