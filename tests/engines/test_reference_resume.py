@@ -134,7 +134,7 @@ def test_a_resumed_run_keeps_its_number_of_threads(run, undisturbed):
 def test_a_step_that_hangs_ends_the_process_and_is_made_again(run, undisturbed):
     hardware = json.dumps({"hang_timeout_minutes": 0.5})
     assert run.finish(*run.arguments(), "--hardware", hardware, hang_at=4) == 1
-    assert "Timeout" in run.output and "_generate_batch" in run.output
+    assert "Timeout" in run.output and "grpo/rollout.py" in run.output
     assert run.finish() == 0, run.output
     assert_same(run, undisturbed)
 
