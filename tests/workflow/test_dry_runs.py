@@ -29,8 +29,14 @@ def test_the_paper_asks_for_every_job(workspace):
     }.items() <= jobs.items()
     # Base and last checkpoint on nine benchmarks; 14 and 17 checkpoints between on three.
     results = 2 * 2 * 9 + (14 + 17) * 3
-    assert jobs["score"] == jobs["grade"] == jobs["grade_by_model"] == results
-    assert jobs["generate"] == 2 * results
+    assert jobs["score"] == jobs["grade"] == jobs["grade_by_model"] == jobs["generate"] == results
+
+
+def test_an_evaluation_is_spread_over_any_number_of_jobs(workspace):
+    overlay = workspace.folder / "shards.yaml"
+    overlay.write_text("evaluation: {shards: 5}\n")
+    jobs = workspace.jobs("results/aime_deepseek@base.json", "--configfile", str(overlay))
+    assert jobs["generate"] == 5 and jobs["grade"] == jobs["grade_by_model"] == 1
 
 
 def test_one_result_needs_only_its_own_run(workspace):
@@ -49,7 +55,7 @@ def test_an_external_model_is_evaluated_without_training(workspace):
     overlay = workspace.folder / "external.yaml"
     overlay.write_text("external: {justrl_deepseek: {model: hbx/JustRL-DeepSeek-1.5B, family: deepseek}}\n")
     jobs = workspace.jobs("results/aime_justrl_deepseek.json", "--configfile", str(overlay))
-    assert "train_segment" not in jobs and jobs["download_model"] == 2 and jobs["generate"] == 2
+    assert "train_segment" not in jobs and jobs["download_model"] == 2 and jobs["generate"] == 1
 
 
 def test_ablations_run_when_asked_for(workspace):
