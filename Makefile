@@ -3,7 +3,8 @@
 PYTHON ?= python3.11
 # torch is installed first and apart from the lock: its CPU and CUDA builds carry one version and different hashes.
 TORCH ?= torch==2.13.0
-PIP_INSTALL = bin/python -m pip install --quiet --disable-pip-version-check
+# Modules are compiled when they are first imported: most never are. A lock is complete, so nothing has to be resolved.
+PIP_INSTALL = bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 ACTIVATE = . .venv/bin/activate
 
 .PHONY: help mini test lint format verl-env gpu-env test-verl test-slurm clean-mini
@@ -12,15 +13,15 @@ help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.ready: envs/mini.txt pyproject.toml
-	@echo "Making .venv (torch, then $$(grep -c '==' envs/mini.txt) locked packages): about two minutes, once."
+	@echo "Making .venv (torch, then $$(grep -c '==' envs/mini.txt) locked packages): a minute or two, once."
 	$(PYTHON) -m venv .venv
 	.venv/$(PIP_INSTALL) "$(TORCH)"
-	.venv/$(PIP_INSTALL) --require-hashes -r envs/mini.txt
+	.venv/$(PIP_INSTALL) --require-hashes --no-deps -r envs/mini.txt
 	.venv/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv-verl/.ready: envs/verl-cpu.txt envs/vllm-name/pyproject.toml pyproject.toml
-	@echo "Making .venv-verl (torch, then $$(grep -c '==' envs/verl-cpu.txt) locked packages): about four minutes, once."
+	@echo "Making .venv-verl (torch, then $$(grep -c '==' envs/verl-cpu.txt) locked packages): two to four minutes, once."
 	$(PYTHON) -m venv .venv-verl
 	.venv-verl/$(PIP_INSTALL) "$(TORCH)"
 	.venv-verl/$(PIP_INSTALL) --require-hashes --no-deps -r envs/verl-cpu.txt

@@ -116,7 +116,7 @@ def _evaluation_rows(config: Mapping, run: Mapping, gpu: Gpu) -> dict[str, Estim
             jobs,
             "jobs",
             f"base and last on {len(evaluation['benchmarks'])} benchmarks, {between} checkpoints on {few}, "
-            f"{evaluation['shards']} shards each",
+            f"{'one job' if evaluation['shards'] == 1 else str(evaluation['shards']) + ' jobs'} each",
         ),
     }
 
