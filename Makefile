@@ -3,8 +3,10 @@
 PYTHON ?= python3.11
 # torch is installed first and apart from the lock: its CPU and CUDA builds carry one version and different hashes.
 TORCH ?= torch==2.13.0
-# Modules are compiled when they are first imported: most never are. A lock is complete, so nothing has to be resolved.
+# A lock is complete, so nothing has to be resolved; modules are compiled afterwards, on all cores.
 PIP_INSTALL = bin/python -m pip install --quiet --disable-pip-version-check --no-compile
+# Left out is what nothing here imports. compileall's status tells of files that are templates; it is not looked at.
+COMPILE = bin/python -m compileall -q -q -j 0 -x '/tests?/|/transformers/models/(?!auto/|qwen2/)|/torch/testing/'
 ACTIVATE = . .venv/bin/activate
 
 .PHONY: help mini test lint format verl-env gpu-env test-verl test-slurm clean-mini
@@ -18,6 +20,7 @@ help:  ## List the targets.
 	.venv/$(PIP_INSTALL) "$(TORCH)"
 	.venv/$(PIP_INSTALL) --require-hashes --no-deps -r envs/mini.txt
 	.venv/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	-@.venv/$(COMPILE) .venv/lib
 	@touch $@
 
 .venv-verl/.ready: envs/verl-cpu.txt envs/vllm-name/pyproject.toml pyproject.toml
@@ -27,6 +30,7 @@ help:  ## List the targets.
 	.venv-verl/$(PIP_INSTALL) --require-hashes --no-deps -r envs/verl-cpu.txt
 	.venv-verl/$(PIP_INSTALL) --no-deps --no-build-isolation ./envs/vllm-name
 	.venv-verl/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	-@.venv-verl/$(COMPILE) .venv-verl/lib
 	@touch $@
 
 mini: .venv/.ready  ## Run the mini experiment on this machine's CPU and write its report.
@@ -59,6 +63,7 @@ verl-env: .venv-verl/.ready  ## Make .venv-verl: verl, Ray and vLLM for a machin
 	.venv-gpu/$(PIP_INSTALL) --require-hashes --no-deps -r envs/gpu.txt
 	.venv-gpu/$(PIP_INSTALL) --require-hashes --no-deps --no-build-isolation -r envs/flash-attn.txt
 	.venv-gpu/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	-@.venv-gpu/$(COMPILE) .venv-gpu/lib
 	@touch $@
 
 gpu-env: .venv-gpu/.ready  ## Make .venv-gpu: verl, Ray, vLLM and flash-attn for NVIDIA GPUs.
