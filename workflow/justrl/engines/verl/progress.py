@@ -9,6 +9,8 @@ from pathlib import Path
 ATTEMPT_VARIABLE = "JUSTRL_ATTEMPT"
 # Seconds between two looks at the rollouts under way, where verl's own 2.0 would be most of a tiny step.
 POLL_VARIABLE = "JUSTRL_POLL_SECONDS"
+# The phases before the first step of an attempt.
+START, LOAD_STATE, LOAD_WEIGHTS = STARTING = ("start", "load state", "load weights into vLLM")
 
 
 class Progress:

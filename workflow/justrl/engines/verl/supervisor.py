@@ -12,7 +12,7 @@ from pathlib import Path
 
 from justrl.engines.verl import guard
 from justrl.engines.verl.diagnosis import diagnose
-from justrl.engines.verl.progress import Progress
+from justrl.engines.verl.progress import STARTING, Progress
 from justrl.errors import UserError
 
 # SIGURG is what Slurm can be told to send before the limit; SIGTERM comes when it is reached, or with a preemption.
@@ -20,6 +20,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGURG, signal.SIGUSR1)
 # After SIGTERM the trainer has this long to save: Slurm kills 30 s after it (KillWait).
 TERM_GRACE_SECONDS = 22.0
 POLL_SECONDS = 1.0
+# Before its first step a trainer imports, starts Ray and loads models for minutes without a word.
+START_SECONDS = 900.0
 # For the guard to find and end a few dozen processes on a busy machine.
 CLEANING_SECONDS = 60.0
 LINES_SHOWN = 25
@@ -32,7 +34,8 @@ class Supervisor:
         attempt: its folder; launch.log, progress.json, stacks/ and, after a hang, hang.txt go there.
         command: starts the trainer under guard.
         variables: the environment of all its processes.
-        idle_seconds: how long the trainer may go without reporting progress.
+        idle_seconds: how long the trainer may go without reporting progress; before its first step, START_SECONDS if
+            that is longer.
         on_metrics: called after each step that verl logged.
         log: verl's own log of metrics.
         is_done: whether the segment's last step is saved and logged; how the processes end does not matter then.
@@ -109,7 +112,8 @@ class Supervisor:
         logged = 0
         while process.poll() is None:
             time.sleep(POLL_SECONDS)
-            now = (self.progress.last().get("time"), self._log_size())
+            last = self.progress.last()
+            now = (last.get("time"), self._log_size())
             if now != seen:
                 seen, last_change = now, time.monotonic()
             if now[1] != logged:
@@ -118,7 +122,8 @@ class Supervisor:
             if self.kill_at is not None and time.monotonic() > self.kill_at:
                 return None
             idle = time.monotonic() - last_change
-            if idle > self.idle_seconds:
+            stepping = last.get("phase", "start") not in STARTING
+            if idle > (self.idle_seconds if stepping else max(self.idle_seconds, START_SECONDS)):
                 return self._report_hang(process.pid, idle)
         return None
 

@@ -13,7 +13,7 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from justrl.engines.verl import checkpoints
-from justrl.engines.verl.progress import POLL_VARIABLE, Progress
+from justrl.engines.verl.progress import LOAD_STATE, LOAD_WEIGHTS, POLL_VARIABLE, START, Progress
 
 
 class SegmentStopped(Exception):
@@ -35,7 +35,7 @@ class SegmentTrainer(PPOTrainerSync):
 
     def __init__(self, config):
         self._progress = Progress.of_this_attempt()
-        self._progress.report(0, "start")
+        self._progress.report(0, START)
         super().__init__(config)
         self._position: dict = {}
         self._saved_step = -1
@@ -55,10 +55,10 @@ class SegmentTrainer(PPOTrainerSync):
         buffer._wait_for_next_poll = wait_and_watch
 
     def _load_checkpoint(self):
-        self._progress.report(0, "load state")
+        self._progress.report(0, LOAD_STATE)
         super()._load_checkpoint()
         self._saved_step = self.global_steps
-        self._progress.report(self.global_steps, "load weights into vLLM")
+        self._progress.report(self.global_steps, LOAD_WEIGHTS)
 
     def on_step_begin(self):
         self._position = self.train_dataloader.state_dict()
