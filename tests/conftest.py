@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import justrl  # noqa: F401  sets how OpenMP waits, before a test imports torch
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

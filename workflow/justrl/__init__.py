@@ -4,7 +4,12 @@ The names below are the package's public face. They are imported on first use, s
 does not pay for importing it.
 """
 
+import os
 from importlib import import_module
+
+# OpenMP's waiting threads sleep instead of spinning: where anything else wants the cores, or the host takes one away,
+# spinning makes a small model several times slower. It counts only before torch is imported; a user's own value stands.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _PUBLIC = {
     "JustRLGRPOTrainer": "justrl.grpo.trainer",

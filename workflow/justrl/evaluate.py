@@ -10,7 +10,7 @@ from pathlib import Path
 
 from justrl import cli
 from justrl.errors import UserError
-from justrl.generate import add_backend_arguments, engine_options, share_processors
+from justrl.generate import add_backend_arguments, engine_options
 
 SUFFIX = "Please reason step by step, and put your final answer within \\boxed{}."
 
@@ -69,7 +69,6 @@ def _installed_backend() -> str:
 def main(argv: list[str] | None = None) -> None:
     """Evaluate, write the result, print the headline."""
     args = parse_arguments(argv)
-    share_processors()
     from justrl.evaluation import grade as grading
     from justrl.evaluation.completions import read_completions
     from justrl.evaluation.generate import GenerationJob, generate

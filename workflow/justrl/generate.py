@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from justrl import cli
@@ -66,18 +65,9 @@ def engine_options(text: str) -> dict:
     return options
 
 
-def share_processors() -> None:
-    """Let OpenMP's idle threads sleep: where jobs share cores, spinning ones slow a small model down tenfold.
-
-    Takes effect only before torch is imported; a user's own OMP_WAIT_POLICY stands.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
 def main(argv: list[str] | None = None) -> None:
     """Generate one shard."""
     args = parse_arguments(argv)
-    share_processors()
     from justrl.evaluation.generate import GenerationJob, generate, read_benchmark
     from justrl.evaluation.protocol import load_protocol
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from justrl import cli
 from justrl.errors import UserError
-from justrl.generate import add_backend_arguments, engine_options, share_processors
+from justrl.generate import add_backend_arguments, engine_options
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,7 +46,6 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.grader and not args.model:
         raise UserError("--grader model needs --model, the judge's folder or hub id")
-    share_processors()
     from justrl.evaluation import grade as grading
     from justrl.evaluation.completions import read_completions
     from justrl.evaluation.generate import read_benchmark
