@@ -7,9 +7,9 @@ does not pay for importing it.
 import os
 from importlib import import_module
 
-# GNU OpenMP's waiting threads spin for milliseconds; these sleep after some microseconds. Alone on a machine that costs a
-# small model nothing, and where something else wants the cores it is half as slow again. It counts only before torch is
-# imported; what a user has set stands.
+# GNU OpenMP's waiting threads spin for milliseconds; these sleep after some microseconds. Alone on a machine that costs
+# a small model nothing; where something else wants the cores, spinning makes it half as slow again. It counts only
+# before torch is imported; what a user has set stands.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "5000"
 
