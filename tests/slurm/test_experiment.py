@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 
 import pytest
-from workflow_run import WorkflowRun
+from workflow_run import PAPER_GRANT, WorkflowRun, granted
 
 from justrl import config as experiment
 from justrl.operations import checks
@@ -48,7 +48,7 @@ def test_training_asked_for_what_the_paper_needs_and_got_it(finished):
     for job in jobs_of(finished):
         if rule_of(job) == "train_segment":
             assert job["TresPerJob"] == "gres:gpu:8"
-            assert job["TRES"].startswith("cpu=64,mem=512000M,node=1")
+            assert granted(job) == PAPER_GRANT
             assert job["TimeLimit"] == "00:30:00"
             assert job["Partition"] == "gpu"
 

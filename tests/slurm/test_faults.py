@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import faults
 import pytest
-from workflow_run import WorkflowRun
+from workflow_run import PAPER_GRANT, WorkflowRun, granted
 
 from justrl.operations.plan import most_full_states
 
@@ -144,7 +144,7 @@ def test_jobs_went_through_slurm_with_the_papers_request(outcomes, name):
     assert len(jobs) >= 2
     for job in jobs:
         assert job["TresPerJob"] == "gres:gpu:8"
-        assert job["TRES"].startswith("cpu=64,mem=512000M,node=1")
+        assert granted(job) == PAPER_GRANT
 
 
 @pytest.mark.parametrize("name", list(FAULTS))

@@ -19,6 +19,7 @@ PARTS = ("Snakefile", "config.yaml", "rules", "workflow", "envs", "mini", "slurm
 TIMINGS = ("step_seconds", "tokens_per_second", "rollout_seconds", "update_seconds")
 # What the paper's training job asks for: one node's 8 GPUs, 64 cores, 512 GB.
 PAPER_REQUEST = ("gpu=8", "cpus_per_task=64", "mem_mb=512000")
+PAPER_GRANT = {"cpu": 64, "node": 1, "mem": 512_000}
 TRAINED = ("results/faults/runs/mini/metrics.jsonl", "results/faults/runs/mini/segments/12/model")
 
 
@@ -194,6 +195,13 @@ class WorkflowRun:
             for path in sorted((self.run / "segments" / str(segment) / "model").glob("*.safetensors"))
         }
         return {"metrics": kept, "weights": weights}
+
+
+def granted(job: dict[str, str]) -> dict[str, int]:
+    """What a Slurm job was given: CPUs, nodes and MiB of memory, which Slurm writes as 512000M or as 500G."""
+    given = dict(word.split("=") for word in job["TRES"].split(","))
+    scale = {"M": 1, "G": 1024, "T": 1024**2}[given["mem"][-1]]
+    return {"cpu": int(given["cpu"]), "node": int(given["node"]), "mem": round(float(given["mem"][:-1]) * scale)}
 
 
 def read_rows(path: Path) -> list[dict]:
