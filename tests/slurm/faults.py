@@ -60,8 +60,8 @@ def warned_before_the_limit(run: WorkflowRun) -> str:
     _limit(run, job)
     run.wait_for(lambda: "SIGURG" in run.signals(), "the trainer has the warning")
     run.pause(0)
-    # The trainer's status 75 makes the job a failed one, before its time is up.
-    return f"SIGURG, saved, {_until_ended(run, job, 'FAILED')}"
+    # The trainer's status 75 makes the job a failed one; on a busy machine its time may be up before all of it has ended.
+    return f"SIGURG, saved, {_until_ended(run, job, 'FAILED', 'TIMEOUT')}"
 
 
 def time_limit(run: WorkflowRun) -> str:
