@@ -60,7 +60,7 @@ def warned_before_the_limit(run: WorkflowRun) -> str:
     _limit(run, job)
     run.wait_for(lambda: "SIGURG" in run.signals(), "the trainer has the warning")
     run.pause(0)
-    # The trainer's status 75 makes the job a failed one; on a busy machine its time may be up before all of it has ended.
+    # The trainer's status 75 makes the job a failed one; on a busy machine its time may be up before it has ended.
     return f"SIGURG, saved, {_until_ended(run, job, 'FAILED', 'TIMEOUT')}"
 
 
