@@ -40,6 +40,8 @@ include: "rules/analyse.smk"
 
 
 refuse_changed_recipes()
+if any(word.partition("=")[0] == "--report" for word in sys.argv):
+    refuse_empty_report()
 
 
 report: "workflow/captions/workflow.rst"

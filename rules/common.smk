@@ -119,6 +119,15 @@ def refuse_changed_recipes():
             )
 
 
+def refuse_empty_report():
+    """Stop where there is nothing to report, which Snakemake would say of the first missing file alone."""
+    if not any((RESULTS / part).exists() for part in ("data", "benchmarks", "figures")):
+        raise WorkflowError(
+            f"nothing of the experiment {config['experiment']} is in {RESULTS} yet: run it first, or add the profile of one "
+            "that was run (`--profile mini`). Of an unfinished one, name the finished files after the report's own name."
+        )
+
+
 def base_model(wildcards):
     """The folder of the run's base model."""
     return f"<results>/models/{RUNS[wildcards.run]['model']}"

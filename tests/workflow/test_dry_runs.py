@@ -116,3 +116,9 @@ def test_a_changed_recipe_never_trains_over_a_run(workspace):
         shutil.rmtree(workspace.folder / "results/runs")
     assert result.returncode != 0
     assert "run deepseek has trained steps" in result.stdout + result.stderr
+
+
+def test_a_report_of_nothing_says_what_to_run(workspace):
+    result = workspace.run("--report", "report.html", check=False)
+    assert result.returncode != 0
+    assert "nothing of the experiment paper is in results yet" in result.stdout + result.stderr
