@@ -304,9 +304,15 @@ def families():
     return sorted({RUNS[run]["family"] for run in ENABLED} | set(published))
 
 
+def figures_of(runs, protocol):
+    """The figures of runs that are evaluated under a protocol; of single samples no pass@k can be drawn."""
+    figures = [name for name in FIGURES if name != "pass_at_k" or config["protocols"][protocol]["samples"] != 1]
+    return [f"<results>/figures/{run}/{figure}.svg" for run in runs for figure in figures]
+
+
 def analysis_results():
     """Figures, tables and provenance of the enabled runs."""
-    files = [f"<results>/figures/{run}/{figure}.svg" for run in ENABLED for figure in FIGURES]
+    files = figures_of(ENABLED, EVALUATION["protocol"])
     files += [f"<results>/runs/{run}/health.json" for run in ENABLED]
     files += [f"<results>/figures/overlays/{name}.svg" for name, runs in config["overlays"].items() if runs]
     files += [f"<results>/comparison/{family}.html" for family in families()]
@@ -316,7 +322,7 @@ def analysis_results():
 def canary_results():
     """What `snakemake canary` asks for: every rule of the DAG, on two short steps of each enabled run."""
     runs = [name for name in RUNS if is_canary(name)]
-    files = [f"<results>/figures/{run}/{figure}.svg" for run in runs for figure in FIGURES]
+    files = figures_of(runs, "canary")
     files += [f"<results>/runs/{run}/health.json" for run in runs]
     return [file for run in runs for file in results_of(run, [])] + files + ["<results>/comparison/canary.html"]
 

@@ -62,6 +62,13 @@ def test_ablations_run_when_asked_for(workspace):
     assert workspace.jobs("results/aime_deepseek_overlong.json")["train_segment"] == 50
 
 
+def test_of_single_samples_no_pass_at_k_is_drawn(workspace):
+    overlay = workspace.folder / "greedy.yaml"
+    overlay.write_text("evaluation: {protocol: greedy}\n")
+    jobs = workspace.jobs("--configfile", str(overlay))
+    assert "plot_pass_at_k" not in jobs and jobs["plot_checkpoints"] == 2
+
+
 def test_the_slurm_profile_plans_the_same_jobs(workspace):
     assert workspace.jobs("--profile", "slurm") == workspace.jobs()
 
