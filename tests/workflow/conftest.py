@@ -24,7 +24,7 @@ class Workspace:
             elif source.is_file():
                 shutil.copy(source, folder / part)
 
-    def run(self, *arguments: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess:
+    def run(self, *arguments: str, check: bool = True, timeout: float = 1800) -> subprocess.CompletedProcess:
         """Run snakemake with these arguments; with `check`, a failure shows the end of its output."""
         # The copy's own package must be found, not the one of the repository that is installed.
         environment = os.environ | {"PYTHONPATH": str(self.folder / "workflow")}

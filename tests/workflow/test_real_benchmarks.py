@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pandas as pd
+import pytest
 import yaml
 
 FILES = {
@@ -26,6 +27,7 @@ OVERLAY = {
 }
 
 
+@pytest.mark.timeout(1800)
 def test_nine_real_benchmarks_flow_through(mini, real_benchmarks, tmp_path):
     config = yaml.safe_load((mini.folder / "config.yaml").read_text())
     for name, file in FILES.items():
