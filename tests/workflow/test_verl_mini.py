@@ -14,7 +14,7 @@ def verl_mini(tmp_path_factory):
     from conftest import Workspace
 
     copy = Workspace(tmp_path_factory.mktemp("verl"))
-    copy.run("--profile", "mini", "--configfile", "mini/verl.yaml", timeout=1500)
+    copy.run("--profile", "mini", "--configfile", "mini/verl.yaml", timeout=2700)
     return copy
 
 
