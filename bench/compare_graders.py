@@ -3,7 +3,7 @@
 The authors' grader is not part of this project. Take `evals/utils.py` from thunlp/JustRL, install `pylatexenc==2.10`
 somewhere on PYTHONPATH, and run
 
-    python bench/compare_graders.py --authors-grader utils.py --benchmarks ../shared/benchmarks
+    python bench/compare_graders.py --authors-grader FILE --benchmarks DIR
 
 It prints how many of the comparisons agree and every one that does not. Theirs runs in worker processes with a time
 limit, as it has none of its own. It evaluates the text it is given: it sees nothing here but golds and their forms.

@@ -212,7 +212,8 @@ def _add_new(environments: list[dict[str, str]], more: Iterable[dict[str, str]])
             environments.append(environment)
 
 
-def _read_parquet(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
+def read_columns(path: Path, columns: Iterable[str], kind: str) -> "pandas.DataFrame":
+    """Read columns of a Parquet file; a UserError names a file that is none, or the column that a `kind` file has."""
     import pyarrow
     from pyarrow import parquet
 
@@ -220,10 +221,14 @@ def _read_parquet(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
         table = parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{path} is not a Parquet file: {error}") from error
-    missing = [column for column in COLUMNS if column not in table.column_names]
+    missing = [column for column in columns if column not in table.column_names]
     if missing:
-        raise UserError(f"{path} is not a completions file: it has no column {missing[0]}")
-    return table.select(list(COLUMNS)).to_pandas(), table_settings(path)
+        raise UserError(f"{path} is not a {kind} file: it has no column {missing[0]}")
+    return table.select(list(columns)).to_pandas()
+
+
+def _read_parquet(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
+    return read_columns(path, COLUMNS, "completions"), table_settings(path)
 
 
 def _read_released(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:

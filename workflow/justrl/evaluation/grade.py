@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from justrl.errors import UserError
-from justrl.evaluation.completions import KEY, METADATA_KEY, digest, match_questions, table_settings, write_table
+from justrl.evaluation.completions import (
+    KEY,
+    METADATA_KEY,
+    digest,
+    match_questions,
+    read_columns,
+    table_settings,
+    write_table,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -186,19 +194,9 @@ def _grade_chunk(grader, name: str, rows: "pandas.DataFrame") -> list:
 
 
 def _read_grades_file(path: Path) -> "pandas.DataFrame":
-    import pyarrow
-    from pyarrow import parquet
-
     if not path.is_file():
         raise UserError(f"there is no grades file {path}")
-    try:
-        table = parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path} is not a Parquet file: {error}") from error
-    missing = [column for column in COLUMNS if column not in table.column_names]
-    if missing:
-        raise UserError(f"{path} is not a grades file: it has no column {missing[0]}")
-    frame = table.select(COLUMNS).to_pandas()
+    frame = read_columns(path, COLUMNS, "grades")
     strange = frame[~frame["outcome"].isin(OUTCOMES)]
     if len(strange):
         raise UserError(f"{path}: outcome {strange.iloc[0].outcome!r} is none of {', '.join(OUTCOMES)}")
