@@ -71,7 +71,9 @@ gpu-env: .venv-gpu/.ready  ## Make .venv-gpu: verl, Ray, vLLM and flash-attn for
 test-verl: .venv-verl/.ready  ## The tests of verl and vLLM, on the CPU.
 	. .venv-verl/bin/activate && python -m pytest tests/unit/test_verifiers_strict.py tests/unit/test_grpo_advantages.py \
 		tests/unit/test_grpo_loss.py
-	. .venv-verl/bin/activate && python -m pytest -m verl tests/engines tests/workflow
+	. .venv-verl/bin/activate && python -m pytest -m verl tests/engines tests/workflow --durations=10 \
+		--ignore tests/engines/test_verl_nodes.py --ignore tests/engines/test_generate_vllm.py
+	. .venv-verl/bin/activate && python -m pytest tests/engines/test_verl_nodes.py tests/engines/test_generate_vllm.py
 
 test-slurm: .venv/.ready  ## The workflow, and everything that goes wrong on a cluster, on a real Slurm.
 	sh tests/slurm/install.sh
