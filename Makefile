@@ -73,7 +73,8 @@ test-verl: .venv-verl/.ready  ## The tests of verl and vLLM, on the CPU.
 		tests/unit/test_grpo_loss.py
 	. .venv-verl/bin/activate && python -m pytest -m verl tests/engines tests/workflow --durations=10 \
 		--ignore tests/engines/test_verl_nodes.py --ignore tests/engines/test_generate_vllm.py
-	. .venv-verl/bin/activate && python -m pytest tests/engines/test_verl_nodes.py tests/engines/test_generate_vllm.py
+	. .venv-verl/bin/activate && python -m pytest tests/engines/test_verl_nodes.py tests/engines/test_generate_vllm.py \
+		tests/engines/test_reference_vllm.py
 
 test-slurm: .venv/.ready  ## The workflow, and everything that goes wrong on a cluster, on a real Slurm.
 	sh tests/slurm/install.sh
