@@ -211,6 +211,14 @@ def test_what_is_refused(text, error):
         RationalAlgebra().power(value, Fraction(9))
 
 
+@pytest.mark.parametrize("text", ["121e2121212121", "1e-2121212121", "1.5E+10001", "0.0e99999", "9**9**9", "2**1e9"])
+def test_what_sympy_would_write_out_is_refused(text):
+    from justrl.verifiers.sympy_algebra import SympyAlgebra
+
+    with pytest.raises(TooLargeError):
+        evaluate(text, SympyAlgebra())
+
+
 FRAGMENTS = "1 2 3 12 0.5 1.5 .5 x y ab x2 pi sqrt( ln( ( ) ) + - * / ** ! 2x 3( j 2j mu x_1 e 1e2 i"
 EXPRESSIONS = st.lists(st.sampled_from(FRAGMENTS.split()), min_size=1, max_size=9).map("".join)
 

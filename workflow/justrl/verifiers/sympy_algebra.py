@@ -23,6 +23,10 @@ class SympyAlgebra:
         return sympy.Integer(value)
 
     def decimal(self, text: str) -> sympy.Expr:
+        # SymPy writes the power of ten out.
+        exponent = text.lower().partition("e")[2]
+        if exponent and abs(int(exponent)) > MAX_EXPONENT:
+            raise TooLargeError("the exponent of a decimal is too large")
         return sympy.Float(text)
 
     def imaginary_unit(self) -> sympy.Expr:
