@@ -24,9 +24,7 @@ class SympyAlgebra:
 
     def decimal(self, text: str) -> sympy.Expr:
         # SymPy writes the power of ten out.
-        exponent = text.lower().partition("e")[2]
-        if exponent and abs(int(exponent)) > MAX_EXPONENT:
-            raise TooLargeError("the exponent of a decimal is too large")
+        check_power(Fraction(10), int(text.lower().partition("e")[2] or 0))
         return sympy.Float(text)
 
     def imaginary_unit(self) -> sympy.Expr:
