@@ -205,3 +205,11 @@ def test_captions_render_without_a_warning(root, experiment):
         assert not re.search(r"\{\{|\{%", body), path
         if path.name == "workflow.rst":
             assert ("not a paper result" in body) == (experiment != "paper")
+
+
+@pytest.mark.parametrize("experiment", ["mini-verl", "an-experiment-of-a-rather-long-name"])
+def test_title_and_stamp_stand_side_by_side(experiment):
+    figure = style.new_figure(5.6, 3)
+    style.add_header(figure, "Accuracy of mini_verl over training", experiment, "grader: exact match")
+    title, stamp, _ = (text.get_window_extent() for text in figure.texts)
+    assert title.x0 > 0 and title.x1 + 8 < stamp.x0 and stamp.x1 < figure.bbox.x1

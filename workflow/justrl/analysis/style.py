@@ -69,22 +69,23 @@ def new_figure(width: float, height: float, header: float = 0.62, footer: float 
 
 
 def add_header(figure: Figure, title: str, experiment: str, subtitle: str = "") -> None:
-    """Title at the upper left, subtitle below it, and the stamp that tells a small experiment from the paper's."""
+    """Title at the upper left, subtitle below it, and the stamp that tells a small experiment from the paper's.
+
+    A figure too narrow for title and stamp on one line becomes wider.
+    """
     width, height = figure.get_size_inches()
-    figure.text(0.12 / width, 1 - 0.10 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")
+    texts = [figure.text(0, 1 - 0.10 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")]
+    if experiment != "paper":
+        box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": STAMP, "linewidth": 0.8}
+        look = {"fontsize": 8, "color": STAMP, "bbox": box}
+        texts.append(figure.text(1, 1 - 0.12 / height, stamp(experiment), ha="right", va="top", **look))
+    # Half an inch is for the margins, the box and the space between.
+    width = max(width, sum(text.get_window_extent().width for text in texts) / figure.dpi + 0.5)
+    figure.set_figwidth(width)
+    for text, x in zip(texts, (0.12, width - 0.14), strict=False):
+        text.set_x(x / width)
     if subtitle:
         figure.text(0.12 / width, 1 - 0.35 / height, subtitle, ha="left", va="top", fontsize=8.5, color=MUTED)
-    if experiment != "paper":
-        figure.text(
-            1 - 0.14 / width,
-            1 - 0.12 / height,
-            stamp(experiment),
-            ha="right",
-            va="top",
-            fontsize=8,
-            color=STAMP,
-            bbox={"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": STAMP, "linewidth": 0.8},
-        )
 
 
 def add_footer(figure: Figure, text: str) -> None:
