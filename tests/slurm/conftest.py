@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import SlurmCluster, why_unavailable
+from workflow_run import WorkflowRun
 
-# As many as there are faults, so that all disturbed runs go on side by side, each on a node of its own.
-NODES = 12
+# All disturbed runs and the whole experiment go on side by side, each on a node of its own; one is spare.
+NODES = 13
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of the whole experiment come last: it takes minutes, mostly of waiting, beside the other tests."""
+    items.sort(key=lambda item: "experiment" in item.fixturenames)
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +30,20 @@ def cluster():
             yield running
     finally:
         shutil.rmtree(state, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def experiment(cluster, tmp_path_factory):
+    """A project in which `snakemake all --profile slurm` has been started."""
+    run = WorkflowRun(tmp_path_factory.mktemp("experiment"), cluster)
+    run.start("all")
+    yield run
+    if run.process.poll() is None:
+        run.kill_snakemake()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def experiment_starts_first(request):
+    """Start the whole experiment before the first test, if one of them will ask for it."""
+    if any("experiment" in item.fixturenames for item in request.session.items):
+        request.getfixturevalue("experiment")

@@ -1,6 +1,7 @@
 """What goes wrong on a cluster, done to a running experiment; each returns what happened, in a few words."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -9,8 +10,8 @@ from pathlib import Path
 
 from workflow_run import WorkflowRun
 
-# A fault lands in the middle of the first segment (steps 1 to 6, saved at 2 and 4).
-MIDDLE = 3
+# A fault lands in the middle of the second segment (steps 7 to 12, saved at 8 and 10); the first is trained already.
+MIDDLE = 9
 # Long enough that nothing goes on until a test lets it.
 HELD = 600
 
@@ -179,9 +180,11 @@ def disk_full(run: WorkflowRun) -> str:
 
 
 def mount_small_disk(run: WorkflowRun) -> None:
-    """Put the working folder on a file system of its own, of 8 MB."""
-    run.work.mkdir(parents=True)
+    """Put the working folder, and what is in it, on a file system of its own, of 8 MB."""
+    before = run.work.rename(run.work.with_name("work_before"))
+    run.work.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(run.work)], check=True)
+    shutil.copytree(before, run.work, dirs_exist_ok=True)
 
 
 def unmount(run: WorkflowRun) -> None:

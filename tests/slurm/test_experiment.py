@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from workflow_run import PAPER_GRANT, WorkflowRun, granted
 
-from justrl import config as experiment
+from justrl import config
 from justrl.operations import checks
 from justrl.operations.checks import FAILED, OK
 
@@ -21,12 +21,10 @@ HARDWARE = {"gpu": "A800-80GB", "nodes": 1, "gpus_per_node": 8, "cpus_per_node":
 
 
 @pytest.fixture(scope="module")
-def finished(cluster, tmp_path_factory):
-    """A project in which `snakemake all --profile slurm` has run to its end."""
-    run = WorkflowRun(tmp_path_factory.mktemp("experiment"), cluster)
-    run.start("all")
-    assert run.finish(1500) == 0, run.tail()
-    return run
+def finished(experiment):
+    """The project in which `snakemake all --profile slurm` has run to its end."""
+    assert experiment.finish(1500) == 0, experiment.tail()
+    return experiment
 
 
 def jobs_of(run) -> list[dict]:
@@ -98,5 +96,4 @@ def test_the_papers_own_training_job_would_be_granted(cluster, tmp_path):
     training = next(block for block in text.split("\n\n") if "rule train_segment:" in block)
     for request in ("gpu=8", "cpus_per_task=64", "mem_mb=512000", "slurm_partition=gpu", "slurm_extra=--signal=URG@"):
         assert request in training
-    config = experiment.load()
-    assert config["hardware"]["gpus_per_node"] == 8
+    assert config.load()["hardware"]["gpus_per_node"] == 8

@@ -15,7 +15,7 @@ from justrl.operations.plan import most_full_states
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 STEPS = 12
-MODEL_AND_DATA = "results/faults/runs/mini/preflight.json"
+FIRST_SEGMENT = "results/faults/runs/mini/segments/6/metrics.jsonl"
 
 
 @dataclass
@@ -47,9 +47,9 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def prepared(cluster, tmp_path_factory):
-    """A project with model, data and a passed preflight; the disturbed runs start from copies of it."""
+    """A project in which the first of two segments is trained; the disturbed runs go on in copies of it."""
     run = WorkflowRun(tmp_path_factory.mktemp("prepared"), cluster)
-    run.prepare(MODEL_AND_DATA)
+    run.prepare(FIRST_SEGMENT)
     return run
 
 
@@ -70,7 +70,7 @@ def disturb(prepared, cluster, folder, name) -> Outcome:
     fault, options = FAULTS[name]
     shutil.copytree(prepared.folder, folder, symlinks=True)
     run = WorkflowRun(folder, cluster, **options)
-    run.pause(0.5)
+    run.pause(1)
     if fault is faults.disk_full:
         faults.mount_small_disk(run)
     states = StateCounter(run)
@@ -100,7 +100,7 @@ class StateCounter(threading.Thread):
             checkpoints = self.run_.work / "checkpoints"
             found = [path for path in checkpoints.glob("*") if "step_" in path.name] if checkpoints.is_dir() else []
             self.most = max(self.most, len(found))
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def stop(self) -> int:
         self.stopped.set()
@@ -141,7 +141,7 @@ def test_no_step_is_in_the_metrics_twice(outcomes, name):
 @pytest.mark.parametrize("name", list(FAULTS))
 def test_jobs_went_through_slurm_with_the_papers_request(outcomes, name):
     jobs = outcomes[name].jobs
-    assert len(jobs) >= 2
+    assert jobs
     for job in jobs:
         assert job["TresPerJob"] == "gres:gpu:8"
         assert granted(job) == PAPER_GRANT
@@ -155,13 +155,13 @@ def test_no_more_full_states_than_planned(outcomes, name):
 @pytest.mark.parametrize(
     ("name", "lost"),
     [
-        # The state of step 2 is the last one; step 3 is repeated, and whatever was begun.
+        # The state of step 8 is the last one; step 9 is repeated, and whatever was begun.
         ("undisturbed", 0),
         ("Snakemake SIGKILLed", 0),
         ("Snakemake gone", 0),
         ("job SIGKILLed", 1),
         ("time limit", 1),
-        # Step 5 and those since the state before the torn one.
+        # Step 11 and those since the state before the torn one.
         ("checkpoint torn", 3),
     ],
 )

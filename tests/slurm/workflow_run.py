@@ -137,7 +137,7 @@ class WorkflowRun:
                 raise AssertionError(f"Snakemake ended with {self.process.returncode} before: {what}\n{self.tail()}")
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {seconds:.0f} s: {what}\n{self.tail()}")
-            time.sleep(0.1)
+            time.sleep(0.3)
         return value
 
     def live_step(self) -> int:
