@@ -100,7 +100,7 @@ class StateCounter(threading.Thread):
             checkpoints = self.run_.work / "checkpoints"
             found = [path for path in checkpoints.glob("*") if "step_" in path.name] if checkpoints.is_dir() else []
             self.most = max(self.most, len(found))
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def stop(self) -> int:
         self.stopped.set()
@@ -141,7 +141,8 @@ def test_no_step_is_in_the_metrics_twice(outcomes, name):
 @pytest.mark.parametrize("name", list(FAULTS))
 def test_jobs_went_through_slurm_with_the_papers_request(outcomes, name):
     jobs = outcomes[name].jobs
-    assert jobs
+    # Slurm runs a requeued job under its old number; after any other fault the segment is submitted again.
+    assert len(jobs) >= (1 if name in ("undisturbed", "preempted", "node down") else 2)
     for job in jobs:
         assert job["TresPerJob"] == "gres:gpu:8"
         assert granted(job) == PAPER_GRANT

@@ -67,7 +67,7 @@ def variables(request: Request, attempt: Path, log: Path) -> dict[str, str]:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": "1",
-            # Or vLLM compiles a comparison for the log-probabilities of its samples, at each start, 13 s long.
+            # Else vLLM runs a C++ compiler at each start, for one comparison of its samples' log-probabilities.
             "TORCH_COMPILE_DISABLE": "1",
             POLL_VARIABLE: "0.05",
         }
