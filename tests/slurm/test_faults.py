@@ -141,8 +141,8 @@ def test_no_step_is_in_the_metrics_twice(outcomes, name):
 @pytest.mark.parametrize("name", list(FAULTS))
 def test_jobs_went_through_slurm_with_the_papers_request(outcomes, name):
     jobs = outcomes[name].jobs
-    # Slurm runs a requeued job under its old number; after any other fault the segment is submitted again.
-    assert len(jobs) >= (1 if name in ("undisturbed", "preempted", "node down") else 2)
+    # A requeued job keeps its number, an orphan left alone ends by itself; after other faults there is another job.
+    assert len(jobs) >= (1 if name in ("undisturbed", "preempted", "node down", "Snakemake gone") else 2)
     for job in jobs:
         assert job["TresPerJob"] == "gres:gpu:8"
         assert granted(job) == PAPER_GRANT
