@@ -1,36 +1,24 @@
 # Everything a fresh machine needs: `make mini` runs the mini experiment, `make test` the tests.
 
-PYTHON ?= python3.11
-# torch is installed first and apart from the lock: its CPU and CUDA builds carry one version and different hashes.
-TORCH ?= torch==2.13.0
-# A lock is complete, so nothing has to be resolved; modules are compiled afterwards, on all cores.
-PIP_INSTALL = bin/python -m pip install --quiet --disable-pip-version-check --no-compile
-# Left out is what nothing here imports. compileall's status tells of files that are templates; it is not looked at.
-COMPILE = bin/python -m compileall -q -q -j 0 -x '/tests?/|/transformers/models/(?!auto/|qwen2/)|/torch/testing/'
+# The environments are made by a script: `make mini PYTHON=python3.12`, `make mini UV=` (by pip alone); see there.
+INSTALL = sh envs/install.sh
+# What a module was compiled to is kept: torch and transformers take 13 s to compile, in each process that imports them.
+unexport PYTHONDONTWRITEBYTECODE
 ACTIVATE = . .venv/bin/activate
 
-.PHONY: help mini test lint format verl-env gpu-env test-verl test-slurm clean-mini
+.PHONY: help mini test lint format docs verl-env gpu-env test-verl test-slurm audit clean-mini
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.venv/.ready: envs/mini.txt pyproject.toml
-	@echo "Making .venv (torch, then $$(grep -c '==' envs/mini.txt) locked packages): a minute or two, once."
-	$(PYTHON) -m venv .venv
-	.venv/$(PIP_INSTALL) "$(TORCH)"
-	.venv/$(PIP_INSTALL) --require-hashes --no-deps -r envs/mini.txt
-	.venv/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
-	-@.venv/$(COMPILE) .venv/lib
+.venv/.ready: envs/mini.txt envs/install.sh pyproject.toml
+	@echo "Making .venv (torch, then $$(grep -c '==' envs/mini.txt) locked packages), once: 20 seconds by uv, a minute by pip, and the downloads."
+	@$(INSTALL) .venv envs/mini.txt
 	@touch $@
 
-.venv-verl/.ready: envs/verl-cpu.txt envs/vllm-name/pyproject.toml pyproject.toml
-	@echo "Making .venv-verl (torch, then $$(grep -c '==' envs/verl-cpu.txt) locked packages): two to four minutes, once."
-	$(PYTHON) -m venv .venv-verl
-	.venv-verl/$(PIP_INSTALL) "$(TORCH)"
-	.venv-verl/$(PIP_INSTALL) --require-hashes --no-deps -r envs/verl-cpu.txt
-	.venv-verl/$(PIP_INSTALL) --no-deps --no-build-isolation ./envs/vllm-name
-	.venv-verl/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
-	-@.venv-verl/$(COMPILE) .venv-verl/lib
+.venv-verl/.ready: envs/verl-cpu.txt envs/vllm-name/pyproject.toml envs/install.sh pyproject.toml
+	@echo "Making .venv-verl (torch, then $$(grep -c '==' envs/verl-cpu.txt) locked packages), once."
+	@$(INSTALL) .venv-verl envs/verl-cpu.txt ./envs/vllm-name
 	@touch $@
 
 mini: .venv/.ready  ## Run the mini experiment on this machine's CPU and write its report.
@@ -43,42 +31,62 @@ mini: .venv/.ready  ## Run the mini experiment on this machine's CPU and write i
 	@echo "tables   results/mini/comparison/mini.md"
 	@echo "report   results/mini/report.html"
 
-lint: .venv/.ready  ## Check format and style of Python and Snakemake code.
+lint: .venv/.ready  ## Check format, style and types of Python and Snakemake code.
 	$(ACTIVATE) && ruff format --check . && ruff check .
+	$(ACTIVATE) && mypy
 	$(ACTIVATE) && snakefmt --check --compact-diff Snakefile rules
 	$(ACTIVATE) && snakemake --lint
 
 format:  .venv/.ready  ## Format Python and Snakemake code.
 	$(ACTIVATE) && ruff format . && ruff check --fix . && snakefmt Snakefile rules
 
+docs: .venv/.ready  ## Write the generated parts of docs/: settings of verl, configuration keys, the map.
+	$(ACTIVATE) && python docs/generate.py
+
 test: lint  ## Set up, then lint and all tests that need neither verl nor Slurm.
-	$(ACTIVATE) && python -m pytest tests/unit tests/engines tests/workflow -m "not verl and not slurm"
+	$(ACTIVATE) && python -m pytest tests/unit tests/engines tests/workflow -m "not verl and not slurm" \
+		--durations=15
 
 verl-env: .venv-verl/.ready  ## Make .venv-verl: verl, Ray and vLLM for a machine without a GPU.
 
-.venv-gpu/.ready: envs/gpu.txt envs/flash-attn.txt pyproject.toml
-	@echo "Making .venv-gpu; flash-attn is compiled with nvcc against the torch that is there, which takes its time."
-	$(PYTHON) -m venv .venv-gpu
-	.venv-gpu/$(PIP_INSTALL) "$(TORCH)"
-	.venv-gpu/$(PIP_INSTALL) --require-hashes --no-deps -r envs/gpu.txt
-	.venv-gpu/$(PIP_INSTALL) --require-hashes --no-deps --no-build-isolation -r envs/flash-attn.txt
-	.venv-gpu/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
-	-@.venv-gpu/$(COMPILE) .venv-gpu/lib
+# CUDA=12: for NVIDIA drivers older than 580. ATTENTION=sdpa: without flash-attn. GPU_ARCH=90: for GPUs of compute
+# capability 9.0, on a machine that has none. flash-attn comes last, and goes on where an interrupted make stopped.
+GPU_ENV = gpu$(if $(filter 12,$(CUDA)),-cu12)
+FLASH_ATTENTION = $(if $(filter sdpa,$(ATTENTION)),,yes)
+export GPU_ARCH MAX_JOBS
+
+.venv-gpu/.ready .venv-gpu-cu12/.ready: .venv-%/.ready: envs/%.txt envs/install.sh pyproject.toml
+	@$(if $(FLASH_ATTENTION),sh envs/flash_attn.sh check)
+	@echo "Making .venv-$* (torch, then $$(grep -c '==' $<) locked packages), once: gigabytes."
+	@$(INSTALL) .venv-$* $<
+	@sh envs/flash_attn.sh fetch .venv-$*
 	@touch $@
 
-gpu-env: .venv-gpu/.ready  ## Make .venv-gpu: verl, Ray, vLLM and flash-attn for NVIDIA GPUs.
+.venv-gpu/.flash-attn .venv-gpu-cu12/.flash-attn: .venv-%/.flash-attn: .venv-%/.ready envs/flash-attn.txt
+	@sh envs/flash_attn.sh build .venv-$*
+	@touch $@
+
+GPU_STAMPS = .venv-$(GPU_ENV)/.ready $(if $(FLASH_ATTENTION),.venv-$(GPU_ENV)/.flash-attn)
+
+gpu-env: $(GPU_STAMPS)  ## Make .venv-gpu: verl, Ray, vLLM and flash-attn for NVIDIA GPUs.
+
+# What needs verl in pytest's own process, and what starts it. vLLM in pytest's process goes with a call of its own, since
+# it is never quite unloaded; the rest of tests/engines/test_verl_*.py needs no verl.
+VERL_TESTS = $(addprefix tests/unit/test_,verifiers_exact.py train_advantages.py train_loss.py) \
+	$(addprefix tests/engines/test_verl_,data_order.py equivalence.py losses.py reward.py run.py translation.py) \
+	tests/workflow/test_verl_mini.py
+VLLM_TESTS = $(addprefix tests/engines/test_,verl_nodes.py generate_vllm.py reference_vllm.py)
 
 test-verl: .venv-verl/.ready  ## The tests of verl and vLLM, on the CPU.
-	. .venv-verl/bin/activate && python -m pytest tests/unit/test_verifiers_strict.py tests/unit/test_grpo_advantages.py \
-		tests/unit/test_grpo_loss.py
-	. .venv-verl/bin/activate && python -m pytest -m verl tests/engines tests/workflow --durations=10 \
-		--ignore tests/engines/test_verl_nodes.py --ignore tests/engines/test_generate_vllm.py
-	. .venv-verl/bin/activate && python -m pytest tests/engines/test_verl_nodes.py tests/engines/test_generate_vllm.py \
-		tests/engines/test_reference_vllm.py
+	. .venv-verl/bin/activate && python -m pytest $(VERL_TESTS) --durations=15
+	. .venv-verl/bin/activate && python -m pytest $(VLLM_TESTS) --durations=5
 
-test-slurm: .venv/.ready  ## The workflow, and everything that goes wrong on a cluster, on a real Slurm.
+test-slurm: .venv/.ready .venv-verl/.ready  ## The workflow, and everything that goes wrong on a cluster, on a real Slurm.
 	sh tests/slurm/install.sh
 	$(ACTIVATE) && python -m pytest -s tests/slurm
+
+audit:  ## Ask an advisory database about every pinned package; status 2 where none can be reached.
+	@sh envs/audit.sh
 
 clean-mini:  ## Remove the mini experiment's results.
 	rm -rf results/mini

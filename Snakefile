@@ -3,8 +3,11 @@
 snakemake --profile mini                    the whole experiment, tiny, on a CPU
 snakemake --profile slurm                   the paper's experiment on a cluster
 snakemake results/aime_deepseek.json        one benchmark of one run
+snakemake golden --profile slurm            the released weights, without training
+snakemake first_1000 --profile slurm        the paper's first 1,000 steps
 """
 
+import os
 import shlex
 import sys
 
@@ -15,15 +18,36 @@ min_version("9.27.1")
 
 # Every job parses this file, so every job finds the package, whichever environment it runs in. Standard error goes to
 # the terminal and to the rule's log; the copy outlives the signals that end a job, so that its last words are kept.
-PACKAGE = f"{workflow.basedir}/workflow"
+# Its own folder is asked for, which is not the main workflow's where this is a module of another one.
+HERE = str(workflow.current_basedir)
+PACKAGE = f"{HERE}/workflow"
 sys.path.insert(0, PACKAGE)
+if set("{}") & set(HERE):
+    raise WorkflowError(f"{HERE} has a brace in its name, which Snakemake takes for a wildcard's: move this folder")
+
+import slurm_executor
+
+slurm_executor.install()
 shell.prefix(
     f"export PYTHONPATH={shlex.quote(PACKAGE)}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
     "log_to() {{ trap '' HUP INT TERM; exec tee \"$1\" >&2; }}; "
 )
 
 
-configfile: "config.yaml"
+if HERE == workflow.basedir and not os.path.samefile(HERE, os.getcwd()):
+    raise WorkflowError(
+        f"start Snakemake in {HERE}, where config.yaml and the profiles are, or import the workflow from your own "
+        f"(docs/change.md); the working folder is {os.getcwd()}"
+    )
+
+# Jobs read what their start has frozen (rules/experiment.smk), not a file that may be edited meanwhile.
+if workflow.is_main_process:
+
+    configfile: "config.yaml"
+
+
+# Asked for by `--sdm apptainer` alone; envs/justrl.def makes it.
+container: "justrl.sif"
 
 
 pathvars:
@@ -31,6 +55,7 @@ pathvars:
     timings="<results>/timings",
 
 
+include: "rules/experiment.smk"
 include: "rules/common.smk"
 include: "rules/data.smk"
 include: "rules/models.smk"
@@ -39,35 +64,53 @@ include: "rules/evaluate.smk"
 include: "rules/analyse.smk"
 
 
-refuse_changed_recipes()
-if any(word.partition("=")[0] == "--report" for word in sys.argv):
-    refuse_empty_report()
-
-
 report: "workflow/captions/workflow.rst"
+
+
+onstart:
+    slurm_executor.end_like_ctrl_c()
+
+
+# Above it, Snakemake shows each failed job's command and log; the reason would be a hundred lines away.
+onerror:
+    print("", *last_words.sentences(failed_jobs()), sep="\n", file=sys.stderr)
 
 
 localrules:
     all,
     data,
     canary,
+    golden,
+    first_1000,
 
 
 rule all:
     """Everything: trained runs, evaluations of base, checkpoints and last step, figures, tables, provenance."""
     default_target: True
     input:
-        evaluation_results(),
-        analysis_results(),
+        LAYOUT.evaluation_results(),
+        LAYOUT.analysis_results(),
 
 
 rule data:
     """Models, training data and benchmarks only: what a machine with network prepares for compute nodes without."""
     input:
-        downloads(),
+        LAYOUT.downloads(),
 
 
 rule canary:
     """Two real steps with short responses and one small evaluation of each enabled run, through every rule."""
     input:
-        canary_results(),
+        LAYOUT.canary_results(),
+
+
+rule golden:
+    """Released weights and base models on every benchmark, no training: does this installation find the numbers?"""
+    input:
+        LAYOUT.golden_results(),
+
+
+rule first_1000:
+    """The first 1,000 steps of each enabled run, which the whole run goes on from, and what must show by then."""
+    input:
+        LAYOUT.first_thousand_results(),

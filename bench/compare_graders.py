@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from justrl.verifiers import get_grader
-from justrl.verifiers.pool import GaveUp, WorkerPool
+from justrl.verifiers.workers import GaveUp, WorkerPool
 
 PATH_VARIABLE = "JUSTRL_AUTHORS_GRADER"
 

@@ -72,7 +72,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dapo.parquet"
         write_file(path, arguments.rows, arguments.distinct)
-        command = [sys.executable, "-m", "justrl.prepare_data", "--dataset_name", str(path), "--output_dir", folder]
+        command = [
+            sys.executable,
+            "-m",
+            "justrl",
+            "data",
+            "prepare",
+            "--dataset_name",
+            str(path),
+            "--output_dir",
+            folder,
+        ]
         command += ["--tokenizer", arguments.tokenizer] if arguments.tokenizer else []
         start = time.perf_counter()
         process = subprocess.Popen(command)

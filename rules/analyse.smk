@@ -1,22 +1,33 @@
 """Figures, the comparison with the published numbers, and how everything was made.
 
-Inputs: metrics of runs and result JSONs. Outputs: <results>/figures/, <results>/comparison/, <results>/provenance.html.
+Inputs: metrics of runs and result JSONs. Outputs: <results>/figures/, <results>/comparison/, <results>/provenance.html,
+<results>/ro-crate-metadata.json, model cards.
 """
 
 
 localrules:
     plot_training,
     plot_overlay,
+    plot_forecast,
+    plot_early_forecast,
     plot_diagnostics,
     summarise_health,
     plot_checkpoints,
     plot_pass_at_k,
     compare_with_published,
+    compare_golden,
+    plot_first_thousand,
+    compare_settings,
+    judge_claims,
+    judge_golden_claims,
+    judge_first_thousand,
     write_provenance,
+    write_model_card,
+    write_card,
 
 
 rule plot_training:
-    """Draw reward, entropy and response length over the steps of a run."""
+    """Draw the metrics of a run over its steps: reward, entropy and response length."""
     input:
         "<results>/runs/{run}/metrics.jsonl",
     output:
@@ -32,21 +43,19 @@ rule plot_training:
     conda:
         "../envs/workflow.yaml"
     params:
-        experiment=lambda wildcards: experiment_of(wildcards.run),
+        panels=["reward", "entropy", "length"],
     shell:
         r"""
-        python -m justrl.analysis.figures training \
+        python -m justrl report training \
             --metrics {input:q} \
-            --labels {wildcards.run:q} \
-            --experiment {params.experiment:q} \
-            --output-svg {output.svg:q} \
-            --output-png {output.png:q} \
+            --panels {params.panels} \
+            --output {output.svg:q} {output.png:q} \
             2> >(log_to {log:q})
         """
 
 
-rule plot_overlay:
-    """Draw reward, entropy and response length of several runs together."""
+# Several runs together.
+use rule plot_training as plot_overlay with:
     input:
         overlay_metrics,
     output:
@@ -59,27 +68,61 @@ rule plot_overlay:
         png="<results>/figures/overlays/{overlay}.png",
     log:
         "<logs>/plot_overlay/{overlay}.log",
+
+
+rule plot_forecast:
+    """Fit a saturating curve to the first half of a run and to its checkpoints, and say what the rest should bring."""
+    input:
+        metrics="<results>/runs/{run}/metrics.jsonl",
+        results=checkpoint_results,
+    output:
+        svg=report(
+            "<results>/figures/{run}/forecast.svg",
+            caption="../workflow/captions/forecast.rst",
+            category="Training",
+            labels={"run": "{run}", "figure": "forecast"},
+        ),
+        png="<results>/figures/{run}/forecast.png",
+        json="<results>/figures/{run}/forecast.json",
+    log:
+        "<logs>/plot_forecast/{run}.log",
     conda:
         "../envs/workflow.yaml"
     params:
-        experiment=config["experiment"],
-        labels=lambda wildcards: config["overlays"][wildcards.overlay],
+        steps=run_steps,
+        labels=benchmark_labels,
     shell:
         r"""
-        python -m justrl.analysis.figures training \
-            --metrics {input:q} \
-            --labels {params.labels:q} \
-            --experiment {params.experiment:q} \
-            --output-svg {output.svg:q} \
-            --output-png {output.png:q} \
+        python -m justrl report forecast \
+            --metrics {input.metrics:q} \
+            --results {input.results:q} \
+            --benchmark-labels {params.labels:q} \
+            --steps {params.steps} \
+            --output {output:q} \
             2> >(log_to {log:q})
         """
 
 
-rule plot_diagnostics:
-    """Draw what tells a sick run from a healthy one: truncation, clipping, gradient norm, rate, speed."""
+# Stop or go on after the first 1,000 steps.
+use rule plot_forecast as plot_early_forecast with:
     input:
-        "<results>/runs/{run}/metrics.jsonl",
+        metrics=of(LAYOUT.first_thousand_metrics, "run"),
+        results=[],
+    output:
+        svg=report(
+            "<results>/first_1000/{run}/forecast.svg",
+            caption="../workflow/captions/forecast.rst",
+            category="First 1,000 steps",
+            labels={"run": "{run}", "what": "forecast"},
+        ),
+        png="<results>/first_1000/{run}/forecast.png",
+        json="<results>/first_1000/{run}/forecast.json",
+    log:
+        "<logs>/plot_early_forecast/{run}.log",
+
+
+# What tells a sick run from a healthy one.
+use rule plot_training as plot_diagnostics with:
     output:
         svg=report(
             "<results>/figures/{run}/diagnostics.svg",
@@ -90,21 +133,8 @@ rule plot_diagnostics:
         png="<results>/figures/{run}/diagnostics.png",
     log:
         "<logs>/plot_diagnostics/{run}.log",
-    conda:
-        "../envs/workflow.yaml"
     params:
-        experiment=lambda wildcards: experiment_of(wildcards.run),
-    shell:
-        r"""
-        python -m justrl.analysis.figures training \
-            --metrics {input:q} \
-            --labels {wildcards.run:q} \
-            --panels accuracy truncation clip_fraction grad_norm learning_rate throughput step_time \
-            --experiment {params.experiment:q} \
-            --output-svg {output.svg:q} \
-            --output-png {output.png:q} \
-            2> >(log_to {log:q})
-        """
+        panels=["accuracy", "truncation", "clip_fraction", "grad_norm", "learning_rate", "throughput", "step_time"],
 
 
 rule summarise_health:
@@ -117,13 +147,10 @@ rule summarise_health:
         "<logs>/summarise_health/{run}.log",
     conda:
         "../envs/workflow.yaml"
-    params:
-        experiment=lambda wildcards: experiment_of(wildcards.run),
     shell:
         r"""
-        python -m justrl.analysis.metrics summary \
+        python -m justrl report health \
             --metrics {input:q} \
-            --experiment {params.experiment:q} \
             --output {output:q} \
             2> >(log_to {log:q})
         """
@@ -146,22 +173,20 @@ rule plot_checkpoints:
     conda:
         "../envs/workflow.yaml"
     params:
-        experiment=lambda wildcards: experiment_of(wildcards.run),
-        labels=benchmark_labels(),
+        figure="checkpoints",
+        labels=benchmark_labels,
     shell:
         r"""
-        python -m justrl.analysis.figures checkpoints \
+        python -m justrl report {params.figure} \
             --results {input:q} \
-            --experiment {params.experiment:q} \
-            {params.labels:q} \
-            --output-svg {output.svg:q} \
-            --output-png {output.png:q} \
+            --benchmark-labels {params.labels:q} \
+            --output {output.svg:q} {output.png:q} \
             2> >(log_to {log:q})
         """
 
 
-rule plot_pass_at_k:
-    """Draw pass@k of base and last checkpoint: what training found, and what it only made more likely."""
+# pass@k of base and last checkpoint: what training found, and what it only made more likely.
+use rule plot_checkpoints as plot_pass_at_k with:
     input:
         base_and_last_results,
     output:
@@ -174,21 +199,9 @@ rule plot_pass_at_k:
         png="<results>/figures/{run}/pass_at_k.png",
     log:
         "<logs>/plot_pass_at_k/{run}.log",
-    conda:
-        "../envs/workflow.yaml"
     params:
-        experiment=lambda wildcards: experiment_of(wildcards.run),
-        labels=benchmark_labels(),
-    shell:
-        r"""
-        python -m justrl.analysis.figures pass-at-k \
-            --results {input:q} \
-            --experiment {params.experiment:q} \
-            {params.labels:q} \
-            --output-svg {output.svg:q} \
-            --output-png {output.png:q} \
-            2> >(log_to {log:q})
-        """
+        figure="pass-at-k",
+        labels=benchmark_labels,
 
 
 rule compare_with_published:
@@ -216,29 +229,169 @@ rule compare_with_published:
     conda:
         "../envs/workflow.yaml"
     params:
-        experiment=lambda wildcards: experiment_of(wildcards.family),
-        labels=benchmark_labels(),
+        labels=benchmark_labels,
     shell:
         r"""
-        python -m justrl.analysis.comparison \
+        python -m justrl report comparison \
             --results {input:q} \
             --family {wildcards.family:q} \
-            --experiment {params.experiment:q} \
-            {params.labels:q} \
-            --output-html {output.html:q} \
-            --output-csv {output.csv:q} \
-            --output-md {output.markdown:q} \
-            --output-svg {output.svg:q} \
-            --output-png {output.png:q} \
+            --benchmark-labels {params.labels:q} \
+            --output {output:q} \
             2> >(log_to {log:q})
         """
+
+
+# Models that nobody trains here: does this installation find the published numbers?
+use rule compare_with_published as compare_golden with:
+    input:
+        of(LAYOUT.golden_family, "family"),
+    output:
+        html=report(
+            "<results>/golden/{family}.html",
+            caption="../workflow/captions/comparison.rst",
+            category="Released weights",
+            labels={"family": "{family}", "form": "table"},
+        ),
+        csv="<results>/golden/{family}.csv",
+        markdown="<results>/golden/{family}.md",
+        svg=report(
+            "<results>/golden/{family}.svg",
+            caption="../workflow/captions/comparison.rst",
+            category="Released weights",
+            labels={"family": "{family}", "form": "figure"},
+        ),
+        png="<results>/golden/{family}.png",
+    log:
+        "<logs>/compare_golden/{family}.log",
+
+
+rule compare_settings:
+    """Two settings on the same questions, over seeds and questions."""
+    input:
+        results=of(LAYOUT.pair_results, "pair"),
+        metrics=of(LAYOUT.pair_metrics, "pair"),
+    output:
+        html=report(
+            "<results>/compared/{pair}.html",
+            caption="../workflow/captions/compared.rst",
+            category="Compared",
+            labels={"pair": "{pair}", "form": "table"},
+        ),
+        json="<results>/compared/{pair}.json",
+        markdown="<results>/compared/{pair}.md",
+        svg=report(
+            "<results>/compared/{pair}.svg",
+            caption="../workflow/captions/compared.rst",
+            category="Compared",
+            labels={"pair": "{pair}", "form": "figure"},
+        ),
+        png="<results>/compared/{pair}.png",
+    log:
+        "<logs>/compare_settings/{pair}.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        sides=pair_options,
+        labels=benchmark_labels,
+    shell:
+        r"""
+        python -m justrl report pair \
+            {params.sides:q} \
+            --results {input.results:q} \
+            --metrics {input.metrics:q} \
+            --benchmark-labels {params.labels:q} \
+            --output {output:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule judge_claims:
+    """Judge each claim of the paper by the results and trainings at hand."""
+    input:
+        results=LAYOUT.evaluation_results(),
+        metrics=[LAYOUT.metrics(run) for run in EXPERIMENT.enabled],
+    output:
+        html=report(
+            "<results>/claims.html",
+            caption="../workflow/captions/claims.rst",
+            category="Claims",
+            labels={"what": "claims of the paper"},
+        ),
+        json="<results>/claims.json",
+        markdown="<results>/claims.md",
+    log:
+        "<logs>/judge_claims.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        released=[f"{family}={name}" for family, name in LAYOUT.released().items()],
+        experiment=EXPERIMENT.experiment,
+    shell:
+        r"""
+        python -m justrl report claims \
+            --results {input.results:q} \
+            --metrics {input.metrics:q} \
+            --released {params.released:q} \
+            --experiment {params.experiment:q} \
+            --output {output:q} \
+            2> >(log_to {log:q})
+        """
+
+
+use rule judge_claims as judge_golden_claims with:
+    input:
+        results=LAYOUT.golden_evaluations(),
+        metrics=[],
+    output:
+        html=report(
+            "<results>/golden/claims.html",
+            caption="../workflow/captions/claims.rst",
+            category="Released weights",
+            labels={"family": "both", "form": "claims of the paper"},
+        ),
+        json="<results>/golden/claims.json",
+        markdown="<results>/golden/claims.md",
+    log:
+        "<logs>/judge_golden_claims.log",
+
+
+use rule judge_claims as judge_first_thousand with:
+    input:
+        results=LAYOUT.first_thousand_evaluations(),
+        metrics=[LAYOUT.first_thousand_metrics(run) for run in EXPERIMENT.enabled],
+    output:
+        html=report(
+            "<results>/first_1000/claims.html",
+            caption="../workflow/captions/claims.rst",
+            category="First 1,000 steps",
+            labels={"run": "all", "what": "claims of the paper"},
+        ),
+        json="<results>/first_1000/claims.json",
+        markdown="<results>/first_1000/claims.md",
+    log:
+        "<logs>/judge_first_thousand.log",
+
+
+use rule plot_training as plot_first_thousand with:
+    input:
+        of(LAYOUT.first_thousand_metrics, "run"),
+    output:
+        svg=report(
+            "<results>/first_1000/{run}/training.svg",
+            caption="../workflow/captions/training.rst",
+            category="First 1,000 steps",
+            labels={"run": "{run}", "what": "reward, entropy and length"},
+        ),
+        png="<results>/first_1000/{run}/training.png",
+    log:
+        "<logs>/plot_first_thousand/{run}.log",
 
 
 rule write_provenance:
     """Say how the results were made: commit, configuration, versions, revisions, seeds, hardware."""
     input:
-        results=evaluation_results(),
-        sources=hub_folders(),
+        results=LAYOUT.evaluation_results(),
+        sources=LAYOUT.hub_folders(),
     output:
         html=report(
             "<results>/provenance.html",
@@ -251,15 +404,70 @@ rule write_provenance:
     conda:
         "../envs/workflow.yaml"
     params:
-        config=json.dumps(config, sort_keys=True, default=str),
-        sources=collect("{folder}/source.json", folder=hub_folders()),
+        config=literal(EXPERIMENT.model_dump_json()),
+        sources=collect("{folder}/source.json", folder=LAYOUT.hub_folders()),
     shell:
         r"""
-        python -m justrl.analysis.provenance \
-            --config-json {params.config:q} \
+        python -m justrl report provenance \
+            --config {params.config:q} \
             --results {input.results:q} \
             --sources {params.sources:q} \
-            --output-json {output.json:q} \
-            --output-html {output.html:q} \
+            --output {output.json:q} {output.html:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule write_model_card:
+    """Write the Hugging Face model card of a run's last checkpoint, beside the run."""
+    input:
+        run="<results>/runs/{run}/run.json",
+        metrics="<results>/runs/{run}/metrics.jsonl",
+        results=base_and_last_results,
+        sources=ancient(card_sources),
+    output:
+        "<results>/runs/{run}/model_card.md",
+    log:
+        "<logs>/write_model_card/{run}.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        family=lambda wildcards: RUNS[wildcards.run].family,
+        labels=benchmark_labels,
+    shell:
+        r"""
+        python -m justrl report model-card \
+            --run {input.run:q} \
+            --results {input.results:q} \
+            --sources {input.sources:q} \
+            --family {params.family:q} \
+            --benchmark-labels {params.labels:q} \
+            --output {output:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule write_card:
+    """Describe the finished experiment to machines: inputs, configuration, results, cost and verdicts as an RO-Crate."""
+    input:
+        results=LAYOUT.evaluation_results(),
+        pages=LAYOUT.pages(),
+        hardware="<results>/hardware.json",
+        inputs=ancient([*LAYOUT.downloads(), *LAYOUT.hub_folders()]),
+    output:
+        "<results>/ro-crate-metadata.json",
+    log:
+        "<logs>/write_card.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        config=literal(json.dumps(config)),
+        timings=literal(workflow.pathvars.apply("<timings>")),
+        folder=subpath(output[0], parent=True),
+    shell:
+        r"""
+        python -m justrl report card \
+            --config {params.config:q} \
+            --timings {params.timings:q} \
+            --results {params.folder:q} \
             2> >(log_to {log:q})
         """

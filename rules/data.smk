@@ -16,7 +16,7 @@ localrules:
 
 
 rule download_dataset:
-    """Fetch a training dataset at its pinned revision."""
+    """Fetch a training dataset, a benchmark or a model at its pinned revision."""
     output:
         folder=directory("<results>/data/{dataset}/raw"),
     log:
@@ -24,16 +24,17 @@ rule download_dataset:
     benchmark:
         "<timings>/download_dataset/{dataset}.tsv"
     wildcard_constraints:
-        dataset=names_of(config["datasets"], "hub"),
+        dataset=names_of(EXPERIMENT.datasets, "hub"),
     conda:
         "../envs/workflow.yaml"
     params:
-        hub_id=lambda wildcards: config["datasets"][wildcards.dataset]["hub_id"],
-        revision=lambda wildcards: config["datasets"][wildcards.dataset]["revision"] or "main",
-        options=hub_options(),
+        kind="dataset",
+        hub_id=lambda wildcards: EXPERIMENT.datasets[wildcards.dataset].hub_id,
+        revision=lambda wildcards: EXPERIMENT.datasets[wildcards.dataset].revision or "main",
+        options=literal(hub_options()),
     shell:
         r"""
-        python -m justrl.data.download dataset \
+        python -m justrl data download {params.kind} \
             --hub-id {params.hub_id:q} \
             --revision {params.revision:q} \
             --lock data.lock.json \
@@ -52,17 +53,19 @@ rule generate_dataset:
     benchmark:
         "<timings>/generate_dataset/{dataset}.tsv"
     wildcard_constraints:
-        dataset=names_of(config["datasets"], "arithmetic"),
+        dataset=names_of(EXPERIMENT.datasets, "arithmetic"),
     conda:
         "../envs/workflow.yaml"
     params:
-        digits=lambda wildcards: config["datasets"][wildcards.dataset]["digits"],
-        rows=lambda wildcards: config["datasets"][wildcards.dataset]["rows"],
-        seed=config["seed"],
+        digits=lambda wildcards: EXPERIMENT.datasets[wildcards.dataset].digits,
+        harder_share=lambda wildcards: EXPERIMENT.datasets[wildcards.dataset].harder_share,
+        rows=lambda wildcards: EXPERIMENT.datasets[wildcards.dataset].rows,
+        seed=EXPERIMENT.seed,
     shell:
         r"""
-        python -m justrl.data.arithmetic train \
+        python -m justrl data arithmetic train \
             --digits {params.digits} \
+            --harder-share {params.harder_share} \
             --rows {params.rows} \
             --seed {params.seed} \
             --output {output.folder:q} \
@@ -91,19 +94,19 @@ rule prepare_training_data:
         "../envs/workflow.yaml"
     params:
         folder=subpath(output.data, parent=True),
-        suffix=config["recipe"]["prompt_suffix"],
-        separator=config["recipe"]["prompt_separator"],
-        max_prompt_length=config["recipe"]["max_prompt_length"],
+        suffix=literal(EXPERIMENT.recipe.prompt_suffix),
+        separator=literal(EXPERIMENT.recipe.prompt_separator),
+        max_prompt_length=EXPERIMENT.recipe.max_prompt_length,
         options=cleaning_options,
     shell:
         r"""
-        python -m justrl.prepare_data \
-            --dataset_name {input.raw:q} \
+        python -m justrl data prepare \
+            --dataset-name {input.raw:q} \
             --tokenizer {input.model:q} \
-            --prompt_suffix {params.suffix:q} \
-            --prompt_separator {params.separator:q} \
-            --max_prompt_length {params.max_prompt_length} \
-            --output_dir {params.folder:q} \
+            --prompt-suffix {params.suffix:q} \
+            --prompt-separator {params.separator:q} \
+            --max-prompt-length {params.max_prompt_length} \
+            --output-dir {params.folder:q} \
             {params.options:q} \
             2> >(log_to {log:q})
         """
@@ -113,7 +116,7 @@ rule check_contamination:
     """Count training questions that equal a benchmark question or share 13 words in a row with one."""
     input:
         data="<results>/data/{dataset}/{model}/prepared/train.parquet",
-        benchmarks=expand("<results>/benchmarks/{benchmark}/questions.parquet", benchmark=EVALUATION["benchmarks"]),
+        benchmarks=expand("<results>/benchmarks/{benchmark}/questions.parquet", benchmark=EVALUATION.benchmarks),
     output:
         data="<results>/data/{dataset}/{model}/train.parquet",
         summary="<results>/data/{dataset}/{model}/contamination.json",
@@ -130,22 +133,20 @@ rule check_contamination:
     conda:
         "../envs/workflow.yaml"
     params:
+        folder=subpath(output.data, parent=True),
         options=contamination_options,
     shell:
         r"""
-        python -m justrl.data.contamination \
+        python -m justrl data contamination \
             --train {input.data:q} \
             --benchmarks {input.benchmarks:q} \
-            --output-train {output.data:q} \
-            --output-json {output.summary:q} \
-            --output-csv {output.pairs:q} \
+            --output-dir {params.folder:q} \
             {params.options:q} \
             2> >(log_to {log:q})
         """
 
 
-rule download_benchmark:
-    """Fetch a benchmark at its locked revision."""
+use rule download_dataset as download_benchmark with:
     output:
         folder=directory("<results>/benchmarks/{benchmark}/raw"),
     log:
@@ -153,23 +154,12 @@ rule download_benchmark:
     benchmark:
         "<timings>/download_benchmark/{benchmark}.tsv"
     wildcard_constraints:
-        benchmark=names_of(config["benchmarks"], "hub"),
-    conda:
-        "../envs/workflow.yaml"
+        benchmark=names_of(EXPERIMENT.benchmarks, "hub"),
     params:
-        hub_id=lambda wildcards: config["benchmarks"][wildcards.benchmark]["hub_id"],
-        revision=lambda wildcards: config["benchmarks"][wildcards.benchmark]["revision"] or "main",
-        options=lambda wildcards: hub_options(config["benchmarks"][wildcards.benchmark]["hub_config"]),
-    shell:
-        r"""
-        python -m justrl.data.download benchmark \
-            --hub-id {params.hub_id:q} \
-            --revision {params.revision:q} \
-            --lock data.lock.json \
-            --output {output.folder:q} \
-            {params.options:q} \
-            2> >(log_to {log:q})
-        """
+        kind="benchmark",
+        hub_id=lambda wildcards: EXPERIMENT.benchmarks[wildcards.benchmark].hub_id,
+        revision=lambda wildcards: EXPERIMENT.benchmarks[wildcards.benchmark].revision or "main",
+        options=lambda wildcards: hub_options(EXPERIMENT.benchmarks[wildcards.benchmark].hub_config),
 
 
 rule generate_benchmark:
@@ -181,16 +171,16 @@ rule generate_benchmark:
     benchmark:
         "<timings>/generate_benchmark/{benchmark}.tsv"
     wildcard_constraints:
-        benchmark=names_of(config["benchmarks"], "arithmetic"),
+        benchmark=names_of(EXPERIMENT.benchmarks, "arithmetic"),
     conda:
         "../envs/workflow.yaml"
     params:
-        digits=lambda wildcards: config["benchmarks"][wildcards.benchmark]["digits"],
-        rows=lambda wildcards: config["benchmarks"][wildcards.benchmark]["rows"],
-        seed=config["seed"],
+        digits=lambda wildcards: EXPERIMENT.benchmarks[wildcards.benchmark].digits,
+        rows=lambda wildcards: EXPERIMENT.benchmarks[wildcards.benchmark].rows,
+        seed=EXPERIMENT.seed,
     shell:
         r"""
-        python -m justrl.data.arithmetic benchmark \
+        python -m justrl data arithmetic benchmark \
             --digits {params.digits} \
             --rows {params.rows} \
             --seed {params.seed} \
@@ -212,11 +202,11 @@ rule format_benchmark:
     conda:
         "../envs/workflow.yaml"
     params:
-        rows=lambda wildcards: config["benchmarks"][wildcards.benchmark]["rows"],
+        rows=lambda wildcards: EXPERIMENT.benchmarks[wildcards.benchmark].rows,
         options=benchmark_options,
     shell:
         r"""
-        python -m justrl.data.benchmarks \
+        python -m justrl data benchmark \
             --name {wildcards.benchmark:q} \
             --input {input.folder:q} \
             --rows {params.rows} \

@@ -25,28 +25,29 @@ rule generate:
         shards=r"\d+",
     conda:
         "../envs/evaluate.yaml"
-    threads: HARDWARE["cpus_per_evaluation"]
+    threads: HARDWARE.cpus_per_evaluation
     resources:
-        gpu=HARDWARE["gpus_per_evaluation"],
-        cpus_per_task=HARDWARE["cpus_per_evaluation"],
-        mem_mb=HARDWARE["memory_per_evaluation_gb"] * 1000,
-        runtime=720,
+        nodes=1,  # else Slurm may grant the GPUs of several nodes
+        gpu=HARDWARE.gpus_per_evaluation,
+        cpus_per_task=HARDWARE.cpus_per_evaluation,
+        mem_mb=HARDWARE.memory_per_evaluation_gb * 1000,
+        runtime=generation_runtime,
     params:
         protocol=protocol_json,
         samples=samples_of,
-        backend=EVALUATION["backend"],
-        dtype=EVALUATION["dtype"],
-        seed=config["seed"],
+        shard=lambda wildcards: ["--shard", wildcards.shard, "--shards", wildcards.shards],
+        backend=EVALUATION.backend,
+        dtype=EVALUATION.dtype,
+        seed=EXPERIMENT.seed,
     shell:
         r"""
-        python -m justrl.operations.gpus --count {resources.gpu} -- \
-            python -m justrl.generate \
+        python -m justrl gpus --count {resources.gpu} -- \
+            python -m justrl generate \
             --model {input.model:q} \
             --benchmark {input.questions:q} \
             --protocol {params.protocol:q} \
             --samples {params.samples} \
-            --shard {wildcards.shard} \
-            --shards {wildcards.shards} \
+            {params.shard:q} \
             --backend {params.backend:q} \
             --dtype {params.dtype:q} \
             --run {wildcards.target:q} \
@@ -54,6 +55,33 @@ rule generate:
             --output {output:q} \
             2> >(log_to {log:q})
         """
+
+
+ruleorder: generate_together > generate
+
+
+use rule generate as generate_together with:
+    input:
+        model=ancient(target_model),
+        questions=ancient(expand("<results>/benchmarks/{benchmark}/questions.parquet", benchmark=EVALUATION.benchmarks)),
+    output:
+        expand(
+            "<results>/evaluations/{{target}}/{benchmark}/{{protocol}}/completions/0-of-1.parquet",
+            benchmark=EVALUATION.benchmarks,
+        ),
+    log:
+        "<logs>/generate/{target}_{protocol}.log",
+    benchmark:
+        "<timings>/generate/{target}_{protocol}.tsv"
+    wildcard_constraints:
+        protocol=any_of([EVALUATION.protocol] if EVALUATION.together else []),
+    params:
+        protocol=protocol_json,
+        samples=lambda wildcards: [EXPERIMENT.samples(name, wildcards.protocol) for name in EVALUATION.benchmarks],
+        shard=[],
+        backend=EVALUATION.backend,
+        dtype=EVALUATION.dtype,
+        seed=EXPERIMENT.seed,
 
 
 rule grade:
@@ -69,11 +97,13 @@ rule grade:
     conda:
         "../envs/workflow.yaml"
     params:
-        graders=",".join(EVALUATION["graders"]),
+        config=generation_json,
+        graders=",".join(EVALUATION.graders),
     shell:
         r"""
-        python -m justrl.grade \
+        python -m justrl grade \
             --completions {input:q} \
+            --config {params.config:q} \
             --graders {params.graders:q} \
             --output {output:q} \
             2> >(log_to {log:q})
@@ -94,22 +124,25 @@ rule grade_by_model:
         "<timings>/grade_by_model/{target}_{benchmark}_{protocol}.tsv"
     conda:
         "../envs/evaluate.yaml"
-    threads: HARDWARE["cpus_per_evaluation"]
+    threads: HARDWARE.cpus_per_evaluation
     resources:
-        gpu=HARDWARE["gpus_per_evaluation"],
-        cpus_per_task=HARDWARE["cpus_per_evaluation"],
-        mem_mb=HARDWARE["memory_per_evaluation_gb"] * 1000,
-        runtime=720,
+        nodes=1,  # else Slurm may grant the GPUs of several nodes
+        gpu=HARDWARE.gpus_per_evaluation,
+        cpus_per_task=HARDWARE.cpus_per_evaluation,
+        mem_mb=HARDWARE.memory_per_evaluation_gb * 1000,
+        runtime=judge_runtime,
     params:
-        backend=EVALUATION["backend"],
-        dtype=EVALUATION["dtype"],
-        max_tokens=EVALUATION["model_grader"]["max_tokens"],
-        options=[] if EVALUATION["model_grader"]["fill_question"] else ["--empty-question"],
+        config=generation_json,
+        backend=EVALUATION.backend,
+        dtype=EVALUATION.dtype,
+        max_tokens=EVALUATION.model_grader.max_tokens,
+        options=judge_options(),
     shell:
         r"""
-        python -m justrl.operations.gpus --count {resources.gpu} -- \
-            python -m justrl.grade \
+        python -m justrl gpus --count {resources.gpu} -- \
+            python -m justrl grade \
             --completions {input.completions:q} \
+            --config {params.config:q} \
             --grader model \
             --rejected-by {input.rules:q} \
             --model {input.model:q} \
@@ -125,8 +158,8 @@ rule grade_by_model:
 rule score:
     """Turn verdicts into avg@k with its interval, pass@k, maj@k, lengths and provenance."""
     input:
-        completions=scored_completions(EVALUATION["protocol"]),
-        grades=scored_grades(EVALUATION["protocol"]),
+        completions=scored_completions,
+        grades=scored_grades,
         questions="<results>/benchmarks/{benchmark}/questions.parquet",
     output:
         "<results>/{benchmark}_{name}.json",
@@ -135,31 +168,27 @@ rule score:
     conda:
         "../envs/workflow.yaml"
     params:
-        headline=EVALUATION["headline_grader"],
+        config=result_json,
+        headline=EVALUATION.headline_grader,
         experiment=lambda wildcards: experiment_of(wildcards.name),
-        options=score_options,
-        seed=config["seed"],
+        family=family_option,
     shell:
         r"""
-        python -m justrl.score \
+        python -m justrl score \
             --completions {input.completions:q} \
             --grades {input.grades:q} \
             --benchmark {input.questions:q} \
+            --config {params.config:q} \
             --headline {params.headline:q} \
             --experiment {params.experiment:q} \
             --name {wildcards.name:q} \
-            --seed {params.seed} \
             --output {output:q} \
-            {params.options:q} \
+            {params.family:q} \
             2> >(log_to {log:q})
         """
 
 
 use rule score as score_under with:
-    input:
-        completions=lambda wildcards: scored_completions(wildcards.protocol)(wildcards),
-        grades=lambda wildcards: scored_grades(wildcards.protocol)(wildcards),
-        questions="<results>/benchmarks/{benchmark}/questions.parquet",
     output:
         "<results>/{protocol}/{benchmark}_{name}.json",
     log:

@@ -8,8 +8,7 @@ localrules:
     download_model,
 
 
-rule download_model:
-    """Fetch a model at its locked revision."""
+use rule download_dataset as download_model with:
     output:
         folder=directory("<results>/models/{model}"),
     log:
@@ -18,22 +17,11 @@ rule download_model:
         "<timings>/download_model/{model}.tsv"
     wildcard_constraints:
         model=names_of(MODEL_SOURCES, "hub"),
-    conda:
-        "../envs/workflow.yaml"
     params:
-        hub_id=lambda wildcards: MODEL_SOURCES[wildcards.model]["hub_id"],
-        revision=lambda wildcards: MODEL_SOURCES[wildcards.model]["revision"] or "main",
-        options=hub_options(),
-    shell:
-        r"""
-        python -m justrl.data.download model \
-            --hub-id {params.hub_id:q} \
-            --revision {params.revision:q} \
-            --lock data.lock.json \
-            --output {output.folder:q} \
-            {params.options:q} \
-            2> >(log_to {log:q})
-        """
+        kind="model",
+        hub_id=lambda wildcards: MODEL_SOURCES[wildcards.model].hub_id,
+        revision=lambda wildcards: MODEL_SOURCES[wildcards.model].revision or "main",
+        options=literal(hub_options()),
 
 
 rule teach_model:
@@ -48,13 +36,13 @@ rule teach_model:
         model=names_of(MODEL_SOURCES, "taught"),
     conda:
         "../envs/workflow.yaml"
-    threads: HARDWARE["cpus_per_node"]
+    threads: HARDWARE.cpus_per_node
     params:
-        settings=lambda wildcards: json.dumps(MODEL_SOURCES[wildcards.model], sort_keys=True),
-        seed=config["seed"],
+        settings=lambda wildcards: json.dumps(MODEL_SOURCES[wildcards.model].as_dict(), sort_keys=True),
+        seed=EXPERIMENT.seed,
     shell:
         r"""
-        python -m justrl.data.teach \
+        python -m justrl data warm-start \
             --settings {params.settings:q} \
             --seed {params.seed} \
             --output {output.folder:q} \

@@ -11,6 +11,8 @@ localrules:
     write_run,
     write_hardware,
     merge_metrics,
+    write_first_run,
+    merge_first_thousand,
 
 
 rule write_run:
@@ -22,23 +24,19 @@ rule write_run:
     conda:
         "../envs/workflow.yaml"
     params:
-        run=run_file,
+        content=run_file,
     shell:
-        "printf '%s\n' {params.run:q} > {output:q} 2> {log:q}"
+        "printf '%s\n' {params.content:q} > {output:q} 2> {log:q}"
 
 
-rule write_hardware:
-    """Write the hardware apart from the run: a run that moves to other nodes in its middle is not trained again."""
+# Apart from the run: a run that moves to other nodes in its middle is not trained again.
+use rule write_run as write_hardware with:
     output:
         "<results>/hardware.json",
     log:
         "<logs>/write_hardware.log",
-    conda:
-        "../envs/workflow.yaml"
     params:
-        hardware=json.dumps(HARDWARE, sort_keys=True),
-    shell:
-        "printf '%s\n' {params.hardware:q} > {output:q} 2> {log:q}"
+        content=literal(json.dumps(HARDWARE.as_dict(), sort_keys=True)),
 
 
 rule resolve_verl_config:
@@ -55,12 +53,12 @@ rule resolve_verl_config:
     conda:
         "../envs/train.yaml"
     params:
-        hardware=json.dumps(HARDWARE, sort_keys=True),
+        hardware=literal(json.dumps(HARDWARE.as_dict(), sort_keys=True)),
     shell:
         r"""
-        python -m justrl.engines.verl.translate \
+        python -m justrl verl config \
             --run {input.run:q} \
-            --hardware "$(cat {input.hardware:q})" \
+            --hardware {input.hardware:q} \
             --output {output:q} \
             2> >(log_to {log:q})
         """
@@ -83,16 +81,17 @@ rule preflight:
     conda:
         "../envs/train.yaml"
     resources:
-        gpu=HARDWARE["gpus_per_node"],
+        nodes=1,
+        gpu=HARDWARE.gpus_per_node,
     params:
-        hardware=json.dumps(HARDWARE, sort_keys=True),
+        hardware=literal(json.dumps(HARDWARE.as_dict(), sort_keys=True)),
     shell:
         r"""
-        python -m justrl.preflight \
+        python -m justrl preflight \
             --run {input.run:q} \
             --model {input.model:q} \
             --data {input.data:q} \
-            --hardware "$(cat {input.hardware:q})" \
+            --hardware {input.hardware:q} \
             --output {output:q} \
             2> >(log_to {log:q})
         """
@@ -117,31 +116,33 @@ rule train_segment:
         "<timings>/train_segment/{run}_{step}.tsv"
     conda:
         "../envs/train.yaml"
-    threads: HARDWARE["cpus_per_node"]
+    threads: HARDWARE.cpus_per_node
     resources:
-        nodes=HARDWARE["nodes"],
-        gpu=HARDWARE["nodes"] * HARDWARE["gpus_per_node"],
-        cpus_per_task=HARDWARE["cpus_per_node"],
-        mem_mb=HARDWARE["memory_per_node_gb"] * 1000,
+        **SEVERAL_NODES,
+        nodes=HARDWARE.nodes,
+        gpu=HARDWARE.nodes * HARDWARE.gpus_per_node,
+        cpus_per_task=HARDWARE.cpus_per_node,
+        mem_mb=HARDWARE.memory_per_node_gb * 1000,
         runtime=segment_runtime,
-        slurm_extra=segment_warning,
+        slurm_extra=segment_options,
     params:
         work=subpath(output.model, ancestor=3),
         start=start_step,
     shell:
         r"""
-        python -m justrl.operations.gpus --count {resources.gpu} -- \
-            python -m justrl.train segment \
+        # The executor takes Slurm's own from jobs that start their steps themselves.
+        SLURM_JOB_NUM_NODES={resources.nodes} python -m justrl gpus --count {resources.gpu} -- \
+            python -m justrl train segment \
             --run-file {input.run:q} \
             --model {input.model:q} \
             --data {input.data:q} \
-            --hardware "$(cat {input.hardware:q})" \
+            --hardware {input.hardware:q} \
             --start-step {params.start} \
             --to-step {wildcards.step} \
             --work-dir {params.work:q}/work \
             --model-out {output.model:q} \
             --metrics-out {output.metrics:q} \
-            --wait-for-owner-minutes {resources.runtime} \
+            --wait-for-owner-minutes 20 \
             2> >(log_to {log:q})
         """
 
@@ -164,4 +165,22 @@ rule merge_metrics:
     conda:
         "../envs/workflow.yaml"
     shell:
-        "python -m justrl.analysis.metrics merge --output {output:q} {input.segments:q} 2> >(log_to {log:q})"
+        "python -m justrl report metrics --output {output:q} {input.segments:q} 2> >(log_to {log:q})"
+
+
+# The first 1,000 steps by themselves; the whole run goes on from the same segments.
+use rule write_run as write_first_run with:
+    output:
+        "<results>/first_1000/{run}/run.json",
+    log:
+        "<logs>/write_first_run/{run}.log",
+
+
+use rule merge_metrics as merge_first_thousand with:
+    input:
+        segments=of(LAYOUT.first_thousand_segments, "run"),
+        run="<results>/first_1000/{run}/run.json",
+    output:
+        "<results>/first_1000/{run}/metrics.jsonl",
+    log:
+        "<logs>/merge_first_thousand/{run}.log",

@@ -15,8 +15,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from justrl.engines.base import TIMING_FIELDS
 from justrl.io import read_jsonl, write_json
+from justrl.train.segment import TIMING_FIELDS
 
 STEPS = 8
 RECIPE = {
@@ -50,7 +50,8 @@ RECIPE = {
     "dtype": "float32",
     "gradient_checkpointing": False,
 }
-TAUGHT = {
+WARM_START = {
+    "family": "deepseek",
     "context_length": 64,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -68,20 +69,19 @@ TAUGHT = {
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
-    ["reference_run", "justrl.grpo.loop", "torch.utils.tensorboard", "transformers.models.qwen2"]
+    ["reference_run", "justrl.train.reference.loop", "torch.utils.tensorboard", "transformers.models.qwen2"]
 )
 
 
-def make_materials(folder: Path, **taught) -> Path:
-    """Write a taught model (`taught` over its settings), training data and a run file; return the folder."""
-    from justrl.data import arithmetic, teach
+def make_materials(folder: Path, **settings) -> Path:
+    """Write a warm-started model (`settings` over its own), training data and a run file; return the folder."""
+    from justrl.commands.main import main as justrl
 
-    teach.main(
-        ["--settings", json.dumps(TAUGHT | taught), "--seed", "5", "--threads", "1", "--output", str(folder / "base")],
-    )
+    described = ["--settings", json.dumps(WARM_START | settings)]
+    justrl(["data", "warm-start", *described, "--seed", "5", "--threads", "1", "--output", str(folder / "base")])
     # 20 questions and 8 a step: epochs end in mid-step.
     data = ["--rows", "20", "--digits", "1", "--seed", "5", "--output", str(folder / "train.parquet")]
-    arithmetic.main(["train", "--formatted", *data])
+    justrl(["data", "arithmetic", "train", "--formatted", *data])
     write_json(folder / "run.json", {"run": "tiny", "engine": "reference", "seed": 11, "recipe": RECIPE})
     return folder
 
@@ -152,14 +152,14 @@ def _child(
     kill_at: tuple[str, int] | None,
     limits: dict,
 ) -> None:
-    """Run `python -m justrl.train` in this process.
+    """Run `justrl train` in this process.
 
     Args:
         kill_at: ("module:name", n): SIGKILL before the n-th call of that function.
-        limits: hang_at (the n-th step's rollouts never end), file_bytes (no file may grow longer), nan_reward_at (the
-            n-th batch's rewards are not a number).
+        limits: hang_at (the n-th step's rollouts never end), stop_at (SIGSTOP before the n-th step's), file_bytes (no
+            file may grow longer), nan_reward_at (the n-th batch's rewards are not a number).
     """
-    from justrl import cli, train
+    from justrl.commands.main import console
 
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
@@ -169,19 +169,28 @@ def _child(
         _before_call(*kill_at, lambda: os.kill(os.getpid(), signal.SIGKILL))
     if "hang_at" in limits:
         _before_call(
-            "justrl.grpo.rollout:TransformersRollouts._generate_batch", limits["hang_at"], lambda: time.sleep(600)
+            "justrl.train.reference.rollout:TransformersRollouts.generate",
+            limits["hang_at"],
+            lambda: time.sleep(6000),
         )
+    if "stop_at" in limits:
+        rollouts = "justrl.train.reference.rollout:TransformersRollouts.generate"
+        _before_call(rollouts, limits["stop_at"], lambda: os.kill(os.getpid(), signal.SIGSTOP))
     if "file_bytes" in limits:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limits["file_bytes"], limits["file_bytes"]))
     if "nan_reward_at" in limits:
-        from justrl.verifiers.paper import PaperVerifier
+        from justrl.verifiers.rewards import Mark, Reward
 
-        calls = iter(range(10**9))
-        first = limits["nan_reward_at"] * RECIPE["prompts_per_step"] * RECIPE["rollouts_per_prompt"]
-        real = PaperVerifier.verify
-        PaperVerifier.verify = lambda *a: float("nan") if next(calls) >= first else real(*a)
-    cli.run(lambda: train.main(arguments))
+        batches, real = iter(range(10**9)), Reward.mark
+
+        def mark(reward, pairs):
+            marks = real(reward, pairs)
+            return [Mark(float("nan"))] * len(marks) if next(batches) >= limits["nan_reward_at"] else marks
+
+        Reward.mark = mark
+    sys.argv = ["justrl", "train", *arguments]
+    console()
 
 
 def _before_call(target: str, count: int, action) -> None:

@@ -37,7 +37,7 @@ def command(tmp_path, monkeypatch):
         arguments = ["--model", model, "--benchmark", tmp_path / "b.parquet", "--protocol", tmp_path / "protocol.json"]
         arguments += ["--run", "toy", "--seed", 3, "--backend", "transformers", "--dtype", "float64"]
         arguments += ["--batch-size", batch_size, "--output", tmp_path / output]
-        return [sys.executable, "-m", "justrl.generate", *map(str, arguments)]
+        return [sys.executable, "-m", "justrl", "generate", *map(str, arguments)]
 
     return build
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import pandas
 import pytest
 
-from justrl.data.benchmarks import format_benchmark, write_benchmark
-from justrl.evaluation.backends import Request, Sampling, load_backend, load_tokenizer
+from justrl.config import EvalProtocol
+from justrl.data.benchmarks import format_benchmark
 from justrl.evaluation.completions import read_completions
-from justrl.evaluation.generate import GenerationJob, generate, read_benchmark
-from justrl.evaluation.protocol import Protocol
-from justrl.io import write_json
+from justrl.evaluation.generating import GenerationJob, generate, read_benchmark
+from justrl.generation import load_backend
+from justrl.generation.base import Sampling, SamplingRequest, load_tokenizer
+from justrl.io import write_json, write_parquet
 from tiny_model import make_tiny_model
 
 pytestmark = [
@@ -39,7 +40,13 @@ NINE = {
     "brumo25": ("BRUMO25", 30),
     "cmimc25": ("CMIMC25", 40),
 }
-PROTOCOL = Protocol(0.7, 0.9, 4, " ", "Put your final answer within \\boxed{}.", name="short")
+PROTOCOL = EvalProtocol(
+    temperature=0.7,
+    top_p=0.9,
+    max_tokens=4,
+    prompt_separator=" ",
+    prompt_suffix="Put it in \\boxed{}.",
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +55,7 @@ def model_dir(tmp_path_factory):
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    folder = make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+    folder = make_tiny_model(tmp_path_factory.mktemp("model") / "tiny", family="deepseek")
     # A generation config that would change everything, were it heeded.
     GenerationConfig(
         eos_token_id=2, temperature=0.01, top_k=1, top_p=0.1, do_sample=True, repetition_penalty=5.0, max_new_tokens=2
@@ -68,7 +75,7 @@ def backend(model_dir):
 
 def some_requests(tokenizer, count, sampling):
     return [
-        Request(f"r{i}", tokenizer.encode(f"What is {i} + {i}?" * (1 + i % 6)), 2**62 + i, sampling)
+        SamplingRequest(f"r{i}", tokenizer.encode(f"What is {i} + {i}?" * (1 + i % 6)), 2**62 + i, sampling)
         for i in range(count)
     ]
 
@@ -101,8 +108,8 @@ def test_a_seed_decides_whatever_the_order_and_the_company(backend, tokenizer):
 
 def test_answers_come_as_they_end(backend, tokenizer):
     prompt = tokenizer.encode("What is it?")
-    long = Request("long", prompt, 1, Sampling(1.0, 1.0, -1, 400, (0,)))
-    short = [Request(f"s{i}", prompt, 2 + i, Sampling(1.0, 1.0, -1, 2, (0,))) for i in range(20)]
+    long = SamplingRequest("long", prompt, 1, Sampling(1.0, 1.0, -1, 400, (0,)))
+    short = [SamplingRequest(f"s{i}", prompt, 2 + i, Sampling(1.0, 1.0, -1, 2, (0,))) for i in range(20)]
     assert [answer.id for answer in backend.generate([long, *short])][-1] == "long"
 
 
@@ -117,15 +124,15 @@ def test_tokens_are_drawn_with_the_models_probabilities(backend, model_dir, toke
     import torch
     from scipy.stats import chisquare
 
-    from justrl.evaluation.transformers_backend import filtered_probabilities
+    from justrl.generation.transformers_backend import filter_probabilities
 
     prompt, draws = tokenizer.encode("What is the sum of it?"), 2000
-    requests = [Request(str(i), prompt, 7_000_000 + i, Sampling(0.7, 0.9, -1, 1, (2,))) for i in range(draws)]
+    requests = [SamplingRequest(str(i), prompt, 7_000_000 + i, Sampling(0.7, 0.9, -1, 1, (2,))) for i in range(draws)]
     counts = Counter(answer.token_ids[0] for answer in backend.generate(requests))
     other = load_backend("transformers", model_dir, dtype="float32")
     with torch.no_grad():
         logits = other.model(torch.tensor([prompt])).logits[:, -1]
-    probabilities = filtered_probabilities(logits, [0.7], [0.9], [-1])[0].numpy()
+    probabilities = filter_probabilities((logits / 0.7).softmax(-1), [0.9], [-1])[0].double().numpy()
     probabilities /= probabilities.sum()
     assert all(probabilities[token] > 0 for token in counts)
     frequent = [token for token, p in enumerate(probabilities) if p * draws >= 5]
@@ -141,7 +148,7 @@ def test_tokens_are_drawn_with_the_models_probabilities(backend, model_dir, toke
 @pytest.mark.parametrize("name", NINE)
 def test_a_real_benchmark_flows_through(name, backend, model_dir, real_benchmarks, tmp_path):
     file, rows = NINE[name]
-    write_benchmark(format_benchmark(name, real_benchmarks / f"{file}.parquet", rows=rows), tmp_path / "b.parquet")
+    write_parquet(format_benchmark(name, real_benchmarks / f"{file}.parquet", rows=rows), tmp_path / "b.parquet")
     benchmark, questions = read_benchmark(tmp_path / "b.parquet")
     job = GenerationJob(
         model=str(model_dir),
@@ -192,7 +199,7 @@ def test_a_killed_generation_goes_on_where_it_was(model_dir, tmp_path):
     write_json(tmp_path / "protocol.json", protocol)
     arguments = ["--model", model_dir, "--benchmark", tmp_path / "b.parquet", "--protocol", tmp_path / "protocol.json"]
     arguments += ["--run", "toy", "--seed", 3, "--dtype", "float32", "--output", tmp_path / "out.parquet"]
-    command = [sys.executable, "-m", "justrl.generate", "--batch-size", "64", *map(str, arguments)]
+    command = [sys.executable, "-m", "justrl", "generate", "--batch-size", "64", *map(str, arguments)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     parts = tmp_path / "out.parquet.parts"
     while not list(parts.glob("*/part-*.parquet")):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from reference_run import Run, make_materials
 
-from justrl import train
+from justrl.commands.main import parse
+from justrl.commands.train import run_request
 from justrl.errors import UserError
 from justrl.io import read_jsonl
 
@@ -32,17 +33,17 @@ def materials(tmp_path_factory):
 
 
 def request_for(*overrides, run="deepseek"):
-    """What `python -m justrl.train run` would train; model and data are not looked at yet."""
-    args = train.build_parser().parse_args(
-        ["run", "--run", run, "--model", "tests", "--data", "tests", "--output", "out", *overrides]
-    )
-    return train.run_request(args)
+    """What `justrl train run` would train; model and data are not looked at yet."""
+    args = parse(["train", "run", run, "--model", "tests", "--data", "tests", "--output", "out", *overrides])
+    return run_request(args)
 
 
 def test_help_says_what_there_is_without_importing_torch():
-    done = subprocess.run([sys.executable, "-m", "justrl.train", "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "justrl", "train", "--help"], capture_output=True, text=True, check=True
+    )
     assert "segment" in done.stdout and "torchrun" in done.stdout
-    script = "import sys, justrl.train; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    script = "import sys, justrl.commands.train; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
@@ -80,6 +81,9 @@ def test_trains_a_run_of_the_configuration_with_overrides_and_resumes(materials,
         ("learning_rate", "dotted.key=value"),
         ("recipe.learning_rate=fast", "learning_rate"),
         ("kl_coefficient=0.1", "2512.16649"),
+        ("kl_coef=0.1", "2512.16649"),
+        ("train_files=x.parquet", "--data FILE"),
+        ("n_rollouts=1", "rollouts_per_prompt"),
         ("mini_batch_prompts=100", "must divide prompts_per_step"),
         ("max_response_length=999999", "context_length"),
     ],
@@ -87,6 +91,14 @@ def test_trains_a_run_of_the_configuration_with_overrides_and_resumes(materials,
 def test_overrides_are_checked(override, message):
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
         request_for(override)
+
+
+def test_overrides_may_have_other_names(materials):
+    arguments = ["--model", str(materials / "base"), "--data", str(materials / "train.parquet"), "--output", "out"]
+    others = ["n_rollouts=4", "clip_range_high=1.3", "total_steps=120", "save_freq=5"]
+    request = run_request(parse(["train", "run", "--run", "deepseek", *arguments, *others]))
+    assert (request.recipe.rollouts_per_prompt, request.recipe.clip_ratio_high) == (4, 0.3)
+    assert (request.to_step, request.hardware.save_every) == (120, 5)
 
 
 def test_an_unknown_run_is_named():
@@ -97,8 +109,8 @@ def test_an_unknown_run_is_named():
 def test_an_override_wins_over_the_runs_own_recipe(materials):
     arguments = ["--model", str(materials / "base"), "--data", str(materials / "train.parquet"), "--output", "out"]
     for override in ("recipe.overlong_penalty.enabled=false", "overlong_penalty.enabled=false"):
-        args = train.build_parser().parse_args(["run", "--run", "deepseek_overlong", *arguments, override])
-        assert train.run_request(args).recipe["overlong_penalty"]["enabled"] is False
+        args = parse(["train", "run", "--run", "deepseek_overlong", *arguments, override])
+        assert run_request(args).recipe.overlong_penalty.enabled is False
 
 
 def test_what_is_missing_is_said_in_a_sentence(materials, tmp_path):

@@ -8,8 +8,12 @@ import time
 import pytest
 from reference_run import STEPS, Run, make_materials
 
-from justrl.grpo.checkpoint import list_states
+from justrl.config import load
+from justrl.config_files import ROOT
 from justrl.io import read_jsonl
+from justrl.operations import trained
+from justrl.train.reference.checkpoint import list_states
+from justrl.train.segment import WorkDir
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,13 @@ def assert_same(run, undisturbed):
     assert [row["step"] for row in run.metrics()] == list(range(1, STEPS + 1))
     assert run.metrics() == undisturbed.metrics()
     assert run.weights() == undisturbed.weights()
+
+
+def endings(run):
+    """How the attempts ended; None for one that was killed."""
+    attempts = WorkDir(run.work).read_attempts()
+    assert all(attempt["to_step"] == STEPS and attempt["gpus"] == 0 for attempt in attempts)
+    return [attempt.get("how") for attempt in attempts]
 
 
 def wait_for_step(run, step, process):
@@ -72,16 +83,16 @@ def test_two_runs_of_the_same_seed_are_the_same(run, undisturbed):
 
 
 KILLS = [
-    ("justrl.grpo.rollout:TransformersRollouts._generate_batch", 2),  # in the second step, before any save
-    ("justrl.grpo.trainer:JustRLGRPOTrainer._update", 4),  # between the mini-batches of the second step
-    ("justrl.grpo.checkpoint:write_manifest", 1),  # in mid-save
-    ("justrl.grpo.checkpoint:make_room", 2),  # after the save of step 2, before that of step 4
-    ("justrl.grpo.checkpoint:sync_folder", 1),  # before the rename of step 4
-    ("justrl.grpo.progress:MetricsLog.write", 3),  # step 5 is trained but neither logged nor saved
-    ("justrl.engines.base:write_json", 1),  # all steps done and saved, the archive half written
-    ("justrl.engines.base:replace_folder", 1),  # before the archive appears
-    ("justrl.engines.base:replace_folder", 2),  # archived, before the model is published
-    ("justrl.engines.base:WorkDir.publish", 1),  # the same, found on a restart
+    ("justrl.train.reference.rollout:TransformersRollouts.generate", 2),  # in the second step, before any save
+    ("justrl.train.reference.step:GRPOTrainer._update", 4),  # between the mini-batches of the second step
+    ("justrl.train.reference.checkpoint:write_manifest", 1),  # in mid-save
+    ("justrl.train.reference.checkpoint:make_room", 2),  # after the save of step 2, before that of step 4
+    ("justrl.io:sync_folder", 1),  # before the rename of step 4
+    ("justrl.train.reference.training_log:MetricsLog.write", 3),  # step 5 is trained but neither logged nor saved
+    ("justrl.train.segment:write_json", 1),  # all steps done and saved, the archive half written
+    ("justrl.io:replace_folder", 1),  # before the archive appears
+    ("justrl.io:replace_folder", 2),  # archived, before the model is published
+    ("justrl.train.segment:WorkDir.publish", 1),  # the same, found on a restart
 ]
 
 
@@ -89,12 +100,15 @@ def test_sigkill_again_and_again_changes_nothing(run, undisturbed):
     for kill in KILLS:
         assert run.finish(kill_at=kill) == -signal.SIGKILL, f"{kill} was not reached: {run.output}"
         assert len(list_states(run.work / "checkpoints")) <= 2
+    with (run.work / "attempts.jsonl").open("a") as record:
+        record.write('{"attempt": "torn')  # as a machine that lost power leaves it
     assert run.finish() == 0, run.output
     assert_same(run, undisturbed)
+    assert endings(run) == [None] * len(KILLS) + ["finished"]
 
 
 def test_sigkill_between_publishing_model_and_metrics(run, undisturbed):
-    assert run.finish(kill_at=("justrl.engines.base:read_jsonl", 1)) == -signal.SIGKILL
+    assert run.finish(kill_at=("justrl.train.segment:read_jsonl", 1)) == -signal.SIGKILL
     assert run.model().exists() and not run.metrics_file().exists()
     assert run.finish() == 0, run.output
     assert_same(run, undisturbed)
@@ -115,6 +129,7 @@ def test_a_warning_saves_at_the_end_of_the_step_and_asks_to_be_retried(run, undi
     assert not (run.work / "LOCK").exists() and not run.model().exists()
     assert run.finish() == 0, run.output
     assert_same(run, undisturbed)
+    assert endings(run) == ["stopped", "finished"]
 
 
 def test_how_the_run_is_cut_into_segments_does_not_matter(run, undisturbed):
@@ -125,22 +140,58 @@ def test_how_the_run_is_cut_into_segments_does_not_matter(run, undisturbed):
     assert run.weights() == undisturbed.weights() != run.weights(5)
 
 
+def test_another_segment_length_in_mid_run_goes_on_to_the_same_bits(run, undisturbed):
+    """Cut by fours: killed in the second segment, at step 7; then by threes, which goes on from what is there."""
+    assert run.finish(*run.arguments(0, 4)) == 0, run.output
+    kill = ("justrl.train.reference.rollout:TransformersRollouts.generate", 4)
+    assert run.finish(*run.arguments(4, 8), kill_at=kill) == -signal.SIGKILL
+    folder = run.folder / "results/runs/mini"
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(run.folder)
+    run.folder.joinpath("segments").symlink_to(run.folder)
+    experiment = load([ROOT / "mini/experiment.yaml"], ["runs.mini.steps=9", "runs.mini.segment_steps=3"])
+    ends = trained.segment_ends(experiment, run.folder / "results")["mini"]
+    assert ends == [4, 6, 9], "what is finished stays, and the state of step 6 is an end"
+    assert run.finish(*run.arguments(4, 6)) == 0 and run.finish(*run.arguments(6, STEPS)) == 0, run.output
+    assert run.metrics(4) + run.metrics(6) + run.metrics() == undisturbed.metrics()
+    assert run.weights() == undisturbed.weights()
+    assert run.output.count(" 5/") <= 2 and "going on from the state of step 6" in run.output
+
+
+def test_a_segment_that_the_run_has_left_behind_is_not_trained_again(run):
+    """As where another segment length made the workflow plan it again: its first save would delete the newer states."""
+    assert run.finish() == 0, run.output
+    shutil.rmtree(run.work / "finished")
+    states = list_states(run.work / "checkpoints")
+    assert run.finish(*run.arguments(0, 3)) == 2
+    assert "holds the training state of step 8, and the segment that ends at step 3" in run.output
+    assert list_states(run.work / "checkpoints") == states
+
+
 def test_a_resumed_run_keeps_its_number_of_threads(run, undisturbed):
-    assert run.finish(kill_at=("justrl.grpo.rollout:TransformersRollouts._generate_batch", 6)) == -signal.SIGKILL
+    assert run.finish(kill_at=("justrl.train.reference.rollout:TransformersRollouts.generate", 6)) == -signal.SIGKILL
     assert run.finish(*run.arguments(), "--threads", "2") == 0, run.output
     assert_same(run, undisturbed)
 
 
-def test_a_step_that_hangs_ends_the_process_and_is_made_again(run, undisturbed):
-    hardware = json.dumps({"hang_timeout_minutes": 0.5})
-    assert run.finish(*run.arguments(), "--hardware", hardware, hang_at=4) == 1
-    assert "Timeout" in run.output and "grpo/rollout.py" in run.output
+@pytest.mark.parametrize("how", ["hang_at", "stop_at"])
+def test_a_step_that_hangs_or_is_stopped_ends_the_process_and_is_made_again(run, undisturbed, tmp_path, how):
+    hardware = tmp_path / "hardware.json"
+    hardware.write_text(json.dumps({"hang_timeout_minutes": 0.5}))
+    process = run.start(*run.arguments(), "--hardware", str(hardware), **{how: 4})
+    process.join(timeout=600)
+    assert process.exitcode == -signal.SIGKILL
+    assert "error: run tiny: no progress for" in run.output and "in step 4" in run.output
+    if how == "stop_at":
+        assert "is stopped (SIGSTOP) and is ended" in run.output
+    else:
+        assert "waits and is ended" in run.output and "reference/loop.py" in run.output  # of its stacks
     assert run.finish() == 0, run.output
     assert_same(run, undisturbed)
 
 
 def test_a_torn_state_is_passed_over(run, undisturbed):
-    assert run.finish(kill_at=("justrl.grpo.rollout:TransformersRollouts._generate_batch", 6)) == -signal.SIGKILL
+    assert run.finish(kill_at=("justrl.train.reference.rollout:TransformersRollouts.generate", 6)) == -signal.SIGKILL
     tensors = run.work / "checkpoints" / "step_000004" / "tensors.pt"
     tensors.write_bytes(tensors.read_bytes()[:-1000])
     assert run.finish() == 0, run.output
@@ -150,12 +201,13 @@ def test_a_torn_state_is_passed_over(run, undisturbed):
 
 
 def test_a_full_disk_is_said_so_and_survived(run, undisturbed):
-    assert run.finish(kill_at=("justrl.grpo.rollout:TransformersRollouts._generate_batch", 4)) == -signal.SIGKILL
+    assert run.finish(kill_at=("justrl.train.reference.rollout:TransformersRollouts.generate", 4)) == -signal.SIGKILL
     assert run.finish(file_bytes=20_000) == 2
     assert "error: no room to save the training state of step 4" in run.output
     assert "intact states: step_000002" in run.output and "Traceback" not in run.output
     assert run.finish() == 0, run.output
     assert_same(run, undisturbed)
+    assert endings(run) == [None, "failed", "finished"]
 
 
 def test_a_finished_segment_is_restored_not_trained(run, undisturbed):
@@ -184,7 +236,7 @@ def test_a_finished_segment_of_another_recipe_is_not_used(run, undisturbed, mate
     (run.folder / "changed.json").write_text(json.dumps(changed))
     assert run.finish(*run.arguments(), "--run-file", str(run.folder / "changed.json")) == 0, run.output
     assert "step_000008 is not used: it belongs to another training" in run.output
-    assert "recipe.learning_rate was 0.001, is 0.002" in run.output
+    assert "recipe.learning_rate: 0.001 -> 0.002" in run.output
     assert run.weights() != undisturbed.weights()
 
 
@@ -216,7 +268,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_state(run, un
     assert "error: step 5: the loss of mini-batch 1 is nan" in run.output
     dump = json.loads((run.work / "nonfinite_step_5.json").read_text())
     assert (dump["step"], dump["mini_batch"], len(dump["sequences"])) == (5, 1, 32)
-    assert dump["sequences"][31]["mini_batch"] == 2 and dump["sequences"][0]["prompt"].startswith("<|im_start|>user")
+    assert dump["sequences"][31]["mini_batch"] == 2 and "<｜User｜>What is" in dump["sequences"][0]["prompt"]
     assert [path.name for path in list_states(run.work / "checkpoints")] == ["step_000002", "step_000004"]
     assert run.finish() == 0, run.output
     assert_same(run, undisturbed)

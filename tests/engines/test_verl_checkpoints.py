@@ -4,10 +4,12 @@ import json
 
 import pytest
 
-from justrl.engines.verl import checkpoints, metrics
+from justrl.config import load
 from justrl.errors import UserError
+from justrl.train.verl import checkpoints
+from justrl.train.verl import step_log as metrics
 
-RECIPE = {"learning_rate": 1e-6, "warmup_steps": 10}
+RECIPE = load().recipe
 
 
 def write_state(folder, step: int, ranks: int = 2, missing: str = "") -> None:
@@ -49,6 +51,13 @@ def test_a_state_whose_last_step_was_not_logged_is_passed_over(tmp_path):
     for step in (10, 20):
         write_state(tmp_path, step)
     assert checkpoints.choose(tmp_path, 2, 0, 30, logged=set(range(1, 20))) == 10
+
+
+def test_a_segment_that_the_run_has_left_behind_is_not_trained_again(tmp_path):
+    """Trained again, its start would remove every state of the run."""
+    write_state(tmp_path, 600)
+    with pytest.raises(UserError, match="training state of step 600, and the segment that ends at step 60"):
+        checkpoints.choose(tmp_path, 2, 0, 60, logged=set(range(1, 601)))
 
 
 def test_only_this_segments_steps_need_metrics(tmp_path):

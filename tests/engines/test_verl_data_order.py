@@ -5,18 +5,27 @@ verl's own data set, sampler, loader and saved position are used, as its trainer
 
 import io
 import os
+import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 pytest.importorskip("verl")
+from tensordict import TensorDict
 from transformers import AutoTokenizer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils import tensordict_utils
+from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
 
 from justrl import config as experiment
 from justrl.data import arithmetic
-from justrl.engines.verl import translate
-from justrl.engines.verl.request import Request
+from justrl.train.published_entropy import balanced_parts
+from justrl.train.verl import translate
+from justrl.train.verl.agent_loop import builder_model_type
+from justrl.train.verl.progress import Progress
+from justrl.train.verl.request import VerlRequest
+from justrl.train.verl.segment_trainer import SegmentTrainer, TrainingProblem
 from tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.verl
@@ -32,21 +41,17 @@ def make_trainer(tmp_path_factory):
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     make_tiny_model(folder / "model")
     config = experiment.load()
-    recipe = experiment.recipe_of(config, "deepseek")
+    recipe = config.runs["deepseek"].recipe
     sums = arithmetic.training_rows(ROWS, digits=2, seed=1)
-    questions = arithmetic.as_training_examples(sums, recipe["prompt_suffix"], recipe["prompt_separator"])
+    questions = arithmetic.as_training_examples(sums, recipe.prompt_suffix, recipe.prompt_separator)
     arithmetic.write_parquet(questions, folder / "train.parquet")
-    recipe |= {
-        "prompts_per_step": BATCH,
-        "mini_batch_prompts": 2,
-        "max_prompt_length": 200,
-    }
+    recipe = recipe.model_copy(update={"prompts_per_step": BATCH, "mini_batch_prompts": 2, "max_prompt_length": 200})
 
     def make(seed: int = 42):
-        request = Request(
+        request = VerlRequest(
             recipe=recipe,
             seed=seed,
-            hardware=config["hardware"],
+            hardware=config.hardware,
             to_step=STEPS,
             model=str(folder / "model"),
             train_file=str(folder / "train.parquet"),
@@ -123,3 +128,85 @@ def test_a_save_in_the_middle_of_the_rollouts_repeats_the_step(make_trainer, unb
     again = make_trainer()
     again.train_dataloader.load_state_dict(torch.load(position, weights_only=False))
     assert draw(again, 2) == unbroken[4:6]
+
+
+def test_trajectories_go_back_to_the_order_of_prompts_and_samples(make_trainer):
+    """verl's own batch of keys, as it comes: in the order in which rollouts were put; the names are ours."""
+    from transfer_queue import KVBatchMeta
+
+    trainer = SegmentTrainer.__new__(SegmentTrainer)
+    trainer.__dict__ |= vars(make_trainer())
+    trainer.global_steps = 7
+    names = list(trainer._fetch_one_gen_batch()["uid"])
+    assert names == ["7-0", "7-1", "7-2", "7-3"]
+    samples = trainer.config.actor_rollout_ref.rollout.n
+    keys = [f"{name}_{sample}_0" for name in names for sample in range(samples)]
+    finished = random.Random(1).sample(keys, len(keys))
+    trainer.actor_rollout_wg, trainer.use_critic = SimpleNamespace(_dispatch_info={"actor": [0]}), False
+    metrics = {}
+    tags = [{"seq_len": 10 + i} for i in range(len(keys))]
+    batch = trainer._balance_batch(KVBatchMeta(keys=finished, tags=tags, partition_id="train"), metrics)
+    assert batch.keys == keys and metrics["justrl/rollouts"] == len(keys)
+
+
+def test_a_step_that_lacks_rollouts_ends_the_training_with_a_sentence(make_trainer, tmp_path):
+    from transfer_queue import KVBatchMeta
+
+    trainer = SegmentTrainer.__new__(SegmentTrainer)
+    trainer.__dict__ |= vars(make_trainer())
+    trainer.global_steps, trainer._progress = 7, Progress(tmp_path)
+    keys = [f"7-{prompt}_{sample}_0" for prompt in range(BATCH) for sample in range(8)]
+    keys.remove("7-2_5_0")
+    batch = KVBatchMeta(keys=keys, tags=[{"seq_len": 9}] * len(keys), partition_id="train")
+    with pytest.raises(TrainingProblem, match=r"step 7: 1 of 32 rollouts are missing \(prompt 2 of the step, sample 5"):
+        trainer._balance_batch(batch, {})
+    assert "1 of 32 rollouts are missing" in Progress(tmp_path).problem()
+
+
+def test_a_gradient_that_is_not_finite_ends_the_training_with_a_sentence(make_trainer, tmp_path):
+    """verl has skipped the update by then and would go on."""
+    trainer = SegmentTrainer.__new__(SegmentTrainer)
+    trainer.__dict__ |= vars(make_trainer())
+    trainer.global_steps, trainer._progress = 3, Progress(tmp_path)
+    output = TensorDict({}, [])
+    numbers = {"grad_norm": [1.0, float("inf")], "pg_loss": [0.1, 0.1], "mfu": [0.0]}
+    tensordict_utils.assign_non_tensor_data(output, "metrics", numbers)
+    trainer.actor_rollout_wg = SimpleNamespace(update_actor=lambda batch: output)
+    with pytest.raises(TrainingProblem, match=r"step 3: actor/grad_norm is inf, so verl skipped an update"):
+        trainer._update_actor(SimpleNamespace(extra_info={}), {})
+    assert "verl skipped an update" in Progress(tmp_path).problem()
+
+
+@pytest.mark.parametrize(
+    ("family", "model_type", "builder"),
+    [
+        ("nemotron", "qwen2", "QwenContinuousTokenBuilder"),
+        ("deepseek", "qwen2", "DeepSeekContinuousTokenBuilder"),
+        ("deepseek", "llama", "ContinuousTokenBuilder"),
+    ],
+)
+def test_prompts_are_built_by_what_the_tokenizer_has(tmp_path, family, model_type, builder):
+    """By the model's type alone verl would look for `<|im_end|>` in DeepSeek's tokenizer, and fail."""
+    from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+
+    tokenizer = AutoTokenizer.from_pretrained(make_tiny_model(tmp_path / "model", family=family))
+    chosen = builder_model_type(model_type, tokenizer.get_vocab())
+    made = create_continuous_token_builder(tokenizer, hf_model_type=chosen)
+    assert type(made).__name__ == builder
+    message = [{"role": "user", "content": "What is 1 + 1?"}]
+    expected = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
+    assert made.build_initial_tokens(message) == expected
+    if (family, model_type) == ("deepseek", "qwen2"):
+        with pytest.raises(ValueError, match="im_end"):
+            create_continuous_token_builder(tokenizer, hf_model_type=model_type)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shares_and_micro_batches_are_those_of_verl(seed):
+    """Of which the entropy as published is made; ties included."""
+    source = random.Random(seed)
+    lengths = [source.randrange(1, 12 if seed % 2 else 16_000) for _ in range(96)]
+    for parts in (1, 5, 8, 32):
+        assert balanced_parts(lengths, parts, False) == get_seqlen_balanced_partitions(lengths, parts, False)
+        if 96 % parts == 0:
+            assert balanced_parts(lengths, parts, True) == get_seqlen_balanced_partitions(lengths, parts, True)

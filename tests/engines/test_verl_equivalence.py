@@ -1,6 +1,7 @@
 """One recipe, two engines: on the same batch our functions and verl's give the same numbers, to 1e-6 in float32."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,11 +19,12 @@ from verl.utils.torch_functional import (
 )
 from verl.workers.config import FSDPActorConfig
 
-from justrl.engines.verl.metrics import learning_rate
-from justrl.grpo.advantages import compute_group_advantages
-from justrl.grpo.logprobs import chunked_log_probs
-from justrl.grpo.loop import warmup_schedule
-from justrl.grpo.loss import clipped_policy_loss
+from justrl.config import AGGREGATION, load
+from justrl.train.reference.advantages import compute_group_advantages
+from justrl.train.reference.logprobs import chunked_log_probs
+from justrl.train.reference.loop import warmup_schedule
+from justrl.train.reference.loss import clipped_policy_loss, policy_loss
+from justrl.train.verl.step_log import learning_rate
 
 pytestmark = pytest.mark.verl
 
@@ -68,19 +70,19 @@ def batches(draw):
     return {"mask": mask, "rewards": rewards, "old": old, "new": old + chosen.log()}
 
 
-def verl_advantages(batch) -> torch.Tensor:
+def verl_advantages(batch, scale: bool = True) -> torch.Tensor:
     """verl's advantages, [rows, longest]; the reward stands on each response's last token."""
     mask, rewards = batch["mask"], batch["rewards"]
     token_rewards = torch.zeros_like(mask)
     last = mask.sum(1).long() - 1
     token_rewards[torch.arange(len(mask)), last] = rewards.flatten()
     index = np.repeat(np.arange(rewards.shape[0]), rewards.shape[1])
-    advantages, _ = core_algos.compute_grpo_outcome_advantage(token_rewards, mask, index)
+    advantages, _ = core_algos.compute_grpo_outcome_advantage(token_rewards, mask, index, norm_adv_by_std_in_grpo=scale)
     return advantages
 
 
-def our_advantages(batch) -> torch.Tensor:
-    return compute_group_advantages(batch["rewards"]).flatten()[:, None] * batch["mask"]
+def our_advantages(batch, scale: bool = True) -> torch.Tensor:
+    return compute_group_advantages(batch["rewards"], scale=scale).flatten()[:, None] * batch["mask"]
 
 
 @EXAMPLES
@@ -165,7 +167,7 @@ def test_micro_batches_add_up_to_the_mini_batch_in_both(batch, cuts):
     for rows in torch.arange(len(batch["mask"])).chunk(cuts):
         part = {key: batch[key][rows] for key in ("new", "old", "mask")}
         ours = ours + clipped_policy_loss(
-            part["new"], part["old"], advantages[rows], part["mask"], total_tokens=total, **options
+            part["new"], part["old"], advantages[rows], part["mask"], divisor=total, **options
         )[0]  # fmt: skip
         theirs = theirs + core_algos.compute_policy_loss_vanilla(
             part["old"], part["new"], advantages[rows], part["mask"], config=config
@@ -173,6 +175,50 @@ def test_micro_batches_add_up_to_the_mini_batch_in_both(batch, cuts):
     whole, _ = clipped_policy_loss(batch["new"], batch["old"], advantages, batch["mask"], **options)
     torch.testing.assert_close(ours, theirs, **TOLERANCE)
     torch.testing.assert_close(ours, whole, rtol=1e-5, atol=1e-5)
+
+
+RECIPE = load().recipe.model_copy(update={"max_response_length": 12})
+VERLS = {
+    "vanilla": core_algos.compute_policy_loss_vanilla,
+    "dr_grpo": core_algos.compute_policy_loss_vanilla,
+    "gspo": core_algos.compute_policy_loss_gspo,
+}
+
+
+@pytest.mark.parametrize("loss", sorted(AGGREGATION))
+@EXAMPLES
+@given(batches(), st.integers(1, 5), st.integers(1, 2))
+def test_each_loss_is_verls_however_it_is_cut(loss, batch, cuts, ranks):
+    """Advantages, loss, gradient and metrics over ragged micro-batches of several ranks; verl's are times the ranks."""
+    recipe = RECIPE.model_copy(update={"loss": loss})
+    mask, scale = batch["mask"], loss != "dr_grpo"
+    advantages = verl_advantages(batch, scale)
+    torch.testing.assert_close(our_advantages(batch, scale), advantages, **TOLERANCE)
+    total = {"tokens": mask.sum(), "sequences": len(mask)}
+    config = verl_actor_config()
+    constant = recipe.max_response_length if loss == "dr_grpo" else None
+    # What verl's ppo_loss fills in from the mini-batch, before it calls the loss that its configuration names.
+    config.global_batch_info.update(
+        dp_size=ranks, batch_num_tokens=mask.sum(), global_batch_size=len(mask), loss_scale_factor=constant
+    )
+    new, verls = (batch["new"].clone().requires_grad_() for _ in range(2))
+    ours = theirs = torch.zeros(())
+    for rows in torch.arange(len(mask)).chunk(cuts):
+        part = (new[rows], batch["old"][rows], advantages[rows], mask[rows])
+        own, sums = policy_loss(recipe, *part, **total)
+        verl_loss, metrics = VERLS[loss](
+            part[1], verls[rows], part[2], part[3], loss_agg_mode=AGGREGATION[loss], config=config
+        )
+        ours, theirs = ours + own, theirs + verl_loss / ranks
+        for name, verl_name in (("clipped", "pg_clipfrac"), ("clipped_lower", "pg_clipfrac_lower"), ("kl", "ppo_kl")):
+            mean = float(sums[name]) / float(sums["tokens"])
+            assert math.isclose(mean, metrics[f"actor/{verl_name}"], rel_tol=1e-5, abs_tol=1e-5), name
+    torch.testing.assert_close(ours, theirs, **TOLERANCE)
+    whole, _ = policy_loss(recipe, batch["new"], batch["old"], advantages, mask)
+    torch.testing.assert_close(ours, whole, rtol=1e-5, atol=1e-5)
+    ours.backward()
+    theirs.backward()
+    torch.testing.assert_close(new.grad, verls.grad, **TOLERANCE)
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 2, 10])
@@ -187,7 +233,7 @@ def test_learning_rate_of_every_step_is_verls(warmup):
 
     verls = list(rates(lambda optimizer: get_constant_schedule_with_warmup(optimizer, num_warmup_steps=warmup)))
     ours = list(rates(lambda optimizer: warmup_schedule(optimizer, warmup)))
-    recipe = {"learning_rate": 1e-6, "warmup_steps": warmup}
+    recipe = SimpleNamespace(learning_rate=1e-6, warmup_steps=warmup)  # what is read of a Recipe
     assert ours == pytest.approx(verls, rel=1e-12)
     assert [learning_rate(recipe, step) for step in range(1, 16)] == pytest.approx(verls, rel=1e-12)
 

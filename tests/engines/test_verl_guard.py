@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from justrl.engines.verl import guard
+from justrl.errors import UserError
+from justrl.train.verl import guard, supervisor
 
 # A command like Ray: a child in a session of its own, a grandchild orphaned on purpose, a mapped shared-memory segment.
 # The children ignore SIGTERM. It prints the pids and the segment's name, and then waits or ends.
@@ -41,7 +42,7 @@ sys.exit(int(sys.argv[3]))
 """
 
 
-GUARD = [sys.executable, "-m", "justrl.engines.verl.guard"]
+GUARD = [sys.executable, "-m", "justrl.train.verl.guard"]
 
 
 def alive(pid: int) -> bool:
@@ -145,3 +146,52 @@ def test_segments_in_use_by_others_are_left_alone(tmp_path):
     finally:
         segment.close()
         segment.unlink()
+
+
+@pytest.mark.parametrize("scratch", ["{}", "{}/jrl-12345678/../thesis", "{}/jrl-12345678/..", "{}/jrl-linked12"])
+def test_a_record_that_names_something_else_deletes_nothing(tmp_path, scratch):
+    (tmp_path / "jrl-12345678").mkdir()
+    (tmp_path / "thesis").mkdir()
+    text = tmp_path / "thesis" / "years.tex"
+    text.write_text("of work")
+    (tmp_path / "jrl-linked12").symlink_to(text.parent)
+    segments = [f"../..{text}", str(text), "..", ""]
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps({"scratch": scratch.format(tmp_path), "segments": segments}))
+    assert guard.clean_up_after(record) == []
+    assert text.read_text() == "of work"
+
+
+# Stops the process in its first argument, a guard or itself, once it has started a process in a session of its own.
+STOPS = """
+import os, signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+open("child.partial", "w").write(str(child.pid))
+os.rename("child.partial", "child")
+os.kill({"guard": os.getppid(), "driver": os.getpid()}[sys.argv[1]], signal.SIGSTOP)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("who", ["guard", "driver"])
+def test_a_stopped_guard_or_driver_is_ended_and_all_it_started(tmp_path, monkeypatch, who, done):
+    monkeypatch.setattr(supervisor, "START_SECONDS", 3.0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log").touch()
+    watching = supervisor.Supervisor(
+        attempt=tmp_path,
+        command=[*GUARD, "--record", "left", "--watch-stdin", "--", sys.executable, "-c", STOPS, who],
+        variables=os.environ | {"PYTHONPATH": str(Path(guard.__file__).parents[3])},
+        idle_seconds=3.0,
+        on_metrics=lambda: None,
+        log=tmp_path / "log",
+        is_done=lambda: done and (tmp_path / "child").is_file(),
+    )
+    if done:
+        assert watching.run() is False
+    else:
+        with pytest.raises(UserError, match="made no progress for"):
+            watching.run()
+    child = tmp_path / "child"
+    assert not child.is_file() or wait_until(lambda: not alive(int(child.read_text())))

@@ -1,29 +1,34 @@
-"""A job on two nodes: what srun would start on each is started in two network namespaces of this machine."""
+"""More than one node, without Slurm: what srun would start on each is started in two namespaces of this machine.
+
+tests/slurm/test_nodes.py is the whole of it, on a Slurm of four.
+"""
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from justrl import config as experiment
-from justrl.engines.verl import environment
-from justrl.engines.verl.request import Request
 from justrl.errors import UserError
+from justrl.train.verl import diagnosis, environment, nodes
+from justrl.train.verl.request import VerlRequest
+from justrl.train.verl.supervisor import Supervisor
 
 CPUS = 3
 
 
-def request(nodes: int) -> Request:
-    config = experiment.load()
-    hardware = config["hardware"] | {"nodes": nodes, "gpus_per_node": 8}
-    return Request(recipe=experiment.recipe_of(config, "deepseek"), seed=42, hardware=hardware, cpus=CPUS)
+def request(nodes: int) -> VerlRequest:
+    config = experiment.load(overrides=[f"hardware.nodes={nodes}"])
+    return VerlRequest(recipe=config.runs["deepseek"].recipe, seed=42, hardware=config.hardware, cpus=CPUS)
 
 
 def test_more_than_one_node_needs_slurm(monkeypatch):
-    monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(UserError, match=r"hardware.nodes is 4, but this is no Slurm job"):
         environment.command(request(4), Path("config.yaml"), Path("left"))
 
@@ -31,16 +36,72 @@ def test_more_than_one_node_needs_slurm(monkeypatch):
 def test_one_node_starts_no_srun():
     command = environment.command(request(1), Path("config.yaml"), Path("left"))
     assert "srun" not in command
-    assert "symmetric-run" not in command
+
+
+def test_a_step_on_all_nodes_asks_for_what_the_job_has_there():
+    hardware = request(4).hardware
+    step = nodes.srun(hardware, cpus=hardware.cpus_per_node)
+    wanted = {"--nodes=4", "--ntasks=4", "--ntasks-per-node=1", f"--cpus-per-task={hardware.cpus_per_node}"}
+    assert wanted | {f"--gpus-per-node={hardware.gpus_per_node}", "--mem=0", "--kill-on-bad-exit=1"} <= set(step)
+    assert "--cpus-per-task=3" in nodes.srun(hardware, cpus=3)
+
+
+def test_what_slurm_says_of_one_step_is_no_wish_for_the_next(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    given = environment.variables(request(4), tmp_path, tmp_path / "log")
+    assert given["SLURM_JOB_ID"] == "7" and "SLURM_NTASKS" not in given
+
+
+def watched(tmp_path, program: str) -> Supervisor:
+    """A supervisor of a program that knows the attempt's folder."""
+    return Supervisor(
+        attempt=tmp_path,
+        command=[sys.executable, "-c", f"import pathlib, sys; attempt = pathlib.Path({str(tmp_path)!r}); {program}"],
+        variables=dict(os.environ),
+        idle_seconds=600,
+        on_metrics=lambda: None,
+        log=tmp_path / "log",
+        is_done=lambda: False,
+    )
+
+
+def test_when_the_trainer_has_ended_a_lost_node_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("justrl.train.verl.supervisor.ENDING_SECONDS", 0.5)
+    lost = watched(tmp_path, "(attempt / 'ended').touch(); sys.stdin.read(); sys.exit(1)")
+    with pytest.raises(UserError, match="verl ended with status 1"):
+        lost.run()
+
+
+def test_a_warning_that_only_the_nodes_have_heard_is_one(tmp_path):
+    assert watched(tmp_path, "(attempt / 'stop').touch(); sys.exit(1)").run()
 
 
 def test_cpus_are_those_of_the_allocation(monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "48")
-    assert environment.cpus({"cpus_per_node": 64}) == 48
-    assert environment.cpus({"cpus_per_node": 32}) == 32
+    hardware = experiment.load().hardware
+    assert environment.cpus(hardware.model_copy(update={"cpus_per_node": 64})) == 48
+    assert environment.cpus(hardware.model_copy(update={"cpus_per_node": 32})) == 32
     # Ray needs a few to place its actors at all.
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
-    assert environment.cpus({"cpus_per_node": 64}) == environment.LEAST_CPUS
+    assert environment.cpus(hardware.model_copy(update={"cpus_per_node": 64})) == environment.LEAST_CPUS
+
+
+def test_a_process_that_is_no_child_is_asked_for_its_stack(tmp_path):
+    """As those that srun starts: the daemon of a node is their parent."""
+    program = "import sys; from justrl.train.verl.plugin import dump_stacks_on_signal as d; d(sys.argv[1]); input()"
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=Path(environment.__file__).parents[3]) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while diagnosis.answering(tmp_path) != [process.pid]:
+                assert time.monotonic() < deadline
+            (tmp_path / f"{socket.gethostname()}-{os.getpid()}.txt").touch()
+            report = diagnosis.dump_stacks(tmp_path)
+        finally:
+            process.kill()
+    assert f"stacks of process {process.pid}" in report
+    assert f"process {os.getpid()}" not in report, "a process without its file open would be ended by the signal"
 
 
 def namespaces_possible() -> bool:
@@ -73,7 +134,7 @@ def two_nodes():
 
 
 ON_THE_HEAD = """
-import os, ray
+import os, pathlib, signal, time, ray
 assert os.environ.get("RAY_ADDRESS"), "the trainer must join the cluster, not start one"
 ray.init()
 nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -81,24 +142,27 @@ nodes = [node for node in ray.nodes() if node["Alive"]]
 def where():
     return ray.util.get_node_ip_address()
 addresses = sorted(ray.get([where.remote() for _ in nodes]))
+# Slurm's warning reaches all processes of a step.
+os.kill(os.getppid(), signal.SIGURG)
+while not (pathlib.Path(os.environ["JUSTRL_ATTEMPT"]) / "stop").exists():
+    time.sleep(0.1)
 print("TRAINER", len(nodes), ray.cluster_resources()["CPU"], ray.cluster_resources()["GPU"], *addresses, flush=True)
 """
 
 
 @pytest.mark.verl
 def test_two_nodes_become_one_cluster_and_go_down_together(two_nodes, tmp_path):
-    """Ray on both by `ray symmetric-run`, the program on the head only, nothing left when it ends."""
+    """Ray on both, the program on the head only, nothing left when it ends."""
     pytest.importorskip("ray")
-    head = two_nodes[0][1]
-    cluster = environment.cluster(request(2), head)
+    cluster = nodes.commands(request(2).hardware, f"{two_nodes[0][1]}:6399", CPUS, gpus=8)
     variables = environment.variables(request(2), tmp_path, tmp_path / "log") | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    nodes = [
+    machines = [
         subprocess.Popen(
             [
                 *("ip", "netns", "exec", name, "unshare", "--pid", "--fork", "--mount-proc", "--kill-child"),
-                *(sys.executable, "-m", "justrl.engines.verl.guard", "--record", str(tmp_path / name)),
+                *(sys.executable, "-m", "justrl.train.verl.guard", "--record", str(tmp_path / name)),
                 *("--make-scratch", "--", *cluster, sys.executable, "-c", ON_THE_HEAD),
             ],
             env=variables,
@@ -109,11 +173,11 @@ def test_two_nodes_become_one_cluster_and_go_down_together(two_nodes, tmp_path):
         for name, _ in two_nodes
     ]
     try:
-        printed = [node.communicate(timeout=500)[0] for node in nodes]
+        printed = [machine.communicate(timeout=500)[0] for machine in machines]
     finally:
-        for node in nodes:
-            node.kill()
-    # The status of `ray symmetric-run` says nothing: it is connected to the Ray that it stops.
+        for machine in machines:
+            machine.kill()
+    assert [machine.returncode for machine in machines] == [0, 0], printed
     trainer = [line for line in printed[0].splitlines() if line.startswith("TRAINER")]
     assert trainer == [f"TRAINER 2 {2 * CPUS}.0 16.0 10.231.0.1 10.231.0.2"], printed
     assert "TRAINER" not in printed[1]

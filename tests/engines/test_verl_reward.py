@@ -12,9 +12,9 @@ from verl import DataProto
 from verl.trainer.ppo.reward import load_reward_manager
 
 from justrl import config as experiment
-from justrl.engines.verl import translate
-from justrl.engines.verl.request import Request
-from justrl.grpo.reward import RewardFunction
+from justrl.train.reward import RewardFunction
+from justrl.train.verl import translate
+from justrl.train.verl.request import VerlRequest
 from tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.verl
@@ -39,12 +39,10 @@ def tokenizer(tmp_path_factory):
     return AutoTokenizer.from_pretrained(folder)
 
 
-def recipe_of(run: str) -> dict:
+def recipe_of(run: str) -> experiment.Recipe:
     """The recipe of a run, with lengths that fit the tiny texts of this test."""
-    recipe = experiment.recipe_of(experiment.load(), run)
-    recipe["max_response_length"] = LIMIT
-    recipe["overlong_penalty"] = recipe["overlong_penalty"] | {"buffer": BUFFER}
-    return recipe
+    lengths = ["recipe.max_response_length=" + str(LIMIT), "recipe.overlong_penalty.buffer=" + str(BUFFER)]
+    return experiment.load(overrides=lengths).runs[run].recipe
 
 
 def rollout(ids: list[int], gold: str) -> DataProto:
@@ -74,7 +72,7 @@ def responses(tokenizer) -> list[list[int]]:
 @pytest.mark.parametrize("run", ["deepseek", "deepseek_overlong", "deepseek_overlong_robust"])
 def test_every_rollout_earns_the_same_in_both_engines(tokenizer, run):
     recipe = recipe_of(run)
-    configuration = translate.resolve(Request(recipe=recipe, seed=42, hardware=experiment.load()["hardware"], run=run))
+    configuration = translate.resolve(VerlRequest(recipe=recipe, seed=42, hardware=experiment.load().hardware, run=run))
     manager = load_reward_manager(configuration, tokenizer)
     reference = RewardFunction(recipe)
     scores = set()
@@ -89,8 +87,8 @@ def test_every_rollout_earns_the_same_in_both_engines(tokenizer, run):
         scores.add(round(float(paid["reward_score"]), 6))
     # Right and wrong both occur, and under the ablations penalties between none and all.
     assert {1.0, -1.0} <= scores
-    assert (len(scores) > 2) == recipe["overlong_penalty"]["enabled"]
-    assert (min(scores) == -2.0) == recipe["overlong_penalty"]["enabled"]
+    assert (len(scores) > 2) == recipe.overlong_penalty.enabled
+    assert (min(scores) == -2.0) == recipe.overlong_penalty.enabled
 
 
 def test_the_lenient_rule_accepts_more(tokenizer):

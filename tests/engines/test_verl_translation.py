@@ -3,21 +3,22 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from justrl import config as experiment
-from justrl.engines.verl.request import Request, Row
 from justrl.errors import UserError
+from justrl.train.verl.request import Row, VerlRequest
 
 pytest.importorskip("verl")
 from omegaconf import OmegaConf
 
-from justrl.engines.verl import settings, translate
+from justrl.train.verl import chunked_logprobs, settings, translate
 
 pytestmark = pytest.mark.verl
 
-RUNS = ("deepseek", "nemotron", "deepseek_overlong", "deepseek_overlong_robust")
+RUNS = ("deepseek", "nemotron", "deepseek_overlong", "deepseek_overlong_robust", "deepseek_literal")
 ACTOR, ROLLOUT, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.model"
 
 # Written down from the paper and from `run_scaling_ssh_distill.sh` by hand, not computed from config.yaml.
@@ -102,6 +103,7 @@ DIFFERENCES = {
     "nemotron": {"enable": False, "reward": "paper"},
     "deepseek_overlong": {"enable": True, "reward": "paper"},
     "deepseek_overlong_robust": {"enable": True, "reward": "robust"},
+    "deepseek_literal": {"enable": False, "reward": "paper"},
 }
 
 
@@ -110,16 +112,15 @@ def experiment_config():
     return experiment.load()
 
 
+def request_for(config, run: str) -> VerlRequest:
+    """What a run asks of verl."""
+    return VerlRequest(recipe=config.runs[run].recipe, seed=42, hardware=config.hardware, run=run)
+
+
 @pytest.fixture(scope="module")
 def resolved(experiment_config):
     """The resolved configuration of each run, by name."""
-    hardware = experiment_config["hardware"]
-    return {
-        run: translate.resolve(
-            Request(recipe=experiment.recipe_of(experiment_config, run), seed=42, hardware=hardware, run=run)
-        )
-        for run in RUNS
-    }
+    return {run: translate.resolve(request_for(experiment_config, run)) for run in RUNS}
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -138,12 +139,14 @@ def test_runs_differ_in_reward_and_penalty_only(resolved, run):
         "enable": reward.reward_kwargs.overlong_buffer_cfg.enable,
         "reward": reward.custom_reward_function.reward_kwargs.reward,
     } == DIFFERENCES[run]
-    assert reward.custom_reward_function.path == "pkg://justrl.engines.verl.reward"
+    assert reward.custom_reward_function.path == "pkg://justrl.train.verl.reward_function"
     assert reward.reward_kwargs.max_resp_len == 15360
     plain = OmegaConf.to_container(resolved[run])
     base = OmegaConf.to_container(resolved["deepseek"])
     for tree in (plain, base):
         tree["reward"].pop("reward_kwargs"), tree["reward"]["custom_reward_function"].pop("reward_kwargs")
+        # The letter of the authors' run: the order that their data loader draws by default.
+        assert tree["data"].pop("seed") == (1 if tree is plain and run == "deepseek_literal" else 42)
         text = json.dumps(tree, sort_keys=True)
         assert text.count(f'"{run}"' if tree is plain else '"deepseek"') > 0
     same = json.dumps(plain, sort_keys=True).replace(f'"{run}"', '"deepseek"')
@@ -152,10 +155,8 @@ def test_runs_differ_in_reward_and_penalty_only(resolved, run):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_every_row_of_the_table_is_in_the_resolved_configuration(resolved, experiment_config, run):
-    """The table in the README is made of these rows, so what it says is what verl gets."""
-    request = Request(
-        recipe=experiment.recipe_of(experiment_config, run), seed=42, hardware=experiment_config["hardware"], run=run
-    )
+    """The tables of docs/verl.md are made of these rows, so what it says is what verl gets."""
+    request = request_for(experiment_config, run)
     for row in settings.rows(request):
         value = OmegaConf.select(resolved[run], row.key, default="missing")
         value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
@@ -193,33 +194,40 @@ def test_an_unknown_key_is_refused():
 
 
 @pytest.mark.parametrize(
+    ("loss", "mode", "aggregation", "constant", "by_deviation"),
+    [
+        ("vanilla", "vanilla", "token-mean", None, True),
+        ("dr_grpo", "vanilla", "seq-mean-token-sum-norm", 15360, False),
+        ("gspo", "gspo", "seq-mean-token-mean", None, True),
+    ],
+)
+def test_each_loss_is_one_of_verls(experiment_config, loss, mode, aggregation, constant, by_deviation):
+    request = request_for(experiment_config, "deepseek")
+    asked = translate.resolve(replace(request, recipe=request.recipe.model_copy(update={"loss": loss})))
+    actor = asked.actor_rollout_ref.actor
+    assert (actor.policy_loss.loss_mode, actor.loss_agg_mode, actor.loss_scale_factor) == (mode, aggregation, constant)
+    assert asked.algorithm.norm_adv_by_std_in_grpo is by_deviation
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"advantage_epsilon": 1e-8}, "advantage_epsilon"),
         ({"mini_batch_prompts": 60}, "must divide prompts_per_step"),
-        ({"loss_aggregation": "token-median"}, "token-median"),
         ({"dtype": "float64"}, "float64"),
-        ({"algorithm": "reinforce"}, "reinforce"),
     ],
 )
 def test_what_verl_would_not_do_as_asked_is_refused(experiment_config, change, message):
-    recipe = experiment.recipe_of(experiment_config, "deepseek") | change
+    request = request_for(experiment_config, "deepseek")
     with pytest.raises(UserError, match=message):
-        translate.resolve(Request(recipe=recipe, seed=42, hardware=experiment_config["hardware"]))
+        translate.resolve(replace(request, recipe=request.recipe.model_copy(update=change)))
 
 
 def test_segments_have_their_own_rollout_seeds_and_the_same_data_seed(experiment_config):
-    recipe = experiment.recipe_of(experiment_config, "deepseek")
-    first, second = (
-        translate.resolve(
-            Request(
-                recipe=recipe, seed=42, hardware=experiment_config["hardware"], start_step=start, to_step=start + 60
-            )
-        )
-        for start in (0, 60)
-    )
+    request = request_for(experiment_config, "deepseek")
+    first, second = (translate.resolve(replace(request, start_step=start, to_step=start + 60)) for start in (0, 60))
     assert first.data.seed == second.data.seed == 42
-    replicas = experiment_config["hardware"]["nodes"] * experiment_config["hardware"]["gpus_per_node"]
+    replicas = experiment_config.hardware.gpus
     seeds = [{c.actor_rollout_ref.rollout.seed + rank for rank in range(replicas)} for c in (first, second)]
     assert not seeds[0] & seeds[1]
     assert (first.trainer.total_training_steps, second.trainer.total_training_steps) == (60, 120)
@@ -239,12 +247,37 @@ def test_speed_settings_are_on(resolved):
     assert config.rollout.max_num_seqs * 8 >= 2 * 256 * 8
 
 
+def test_attention_without_flash_attn_stays_packed(experiment_config):
+    """transformers masks the packed sequences from each other; padded ones would hold far more logits."""
+    request = request_for(experiment_config, "deepseek")
+    for attention in ("flash_attention_2", "sdpa"):
+        hardware = request.hardware.model_copy(update={"attention": attention})
+        model = translate.resolve(replace(request, hardware=hardware)).actor_rollout_ref.model
+        assert model.override_config.attn_implementation == attention and model.use_remove_padding
+
+
+def test_log_probabilities_that_verl_takes_without_flash_attn(monkeypatch):
+    import torch
+    from verl.utils import torch_functional
+
+    monkeypatch.setattr(torch_functional, "FLAH_ATTN_CROSS_ENTROPY_LOSS_AVAILABLE", False)
+    monkeypatch.setattr(torch_functional, "logprobs_from_logits_v2", torch_functional.logprobs_from_logits_v2)
+    logits, labels = torch.randn(40, 50), torch.randint(50, (40,))
+    before = torch_functional.logprobs_from_logits(logits, labels)
+    half = torch_functional.logprobs_from_logits(logits.bfloat16(), labels)
+    chunked_logprobs.install()
+    assert torch.equal(torch_functional.logprobs_from_logits(logits, labels), before)
+    ours = torch_functional.logprobs_from_logits(logits.bfloat16(), labels)
+    assert ours.dtype == torch.float32
+    # Two neighbours among bfloat16's numbers below 8 are 0.03 apart.
+    torch.testing.assert_close(ours, half.float(), atol=0.04, rtol=0)
+
+
 def test_command_writes_a_file_that_loads_back(tmp_path, experiment_config, resolved):
-    run = {"run": "deepseek", "seed": 42, "experiment": "paper", "engine": "verl"}
-    run["recipe"] = experiment.recipe_of(experiment_config, "deepseek")
-    (tmp_path / "run.json").write_text(json.dumps(run))
+    (tmp_path / "run.json").write_text(experiment_config.described("deepseek").model_dump_json())
     output = tmp_path / "verl.yaml"
-    command = [sys.executable, "-m", "justrl.engines.verl.translate", "--run", str(tmp_path / "run.json")]
-    command += ["--hardware", json.dumps(experiment_config["hardware"]), "--output", str(output)]
+    command = [sys.executable, "-m", "justrl", "verl", "config", "--run", str(tmp_path / "run.json")]
+    (tmp_path / "hardware.json").write_text(experiment_config.hardware.model_dump_json())
+    command += ["--hardware", str(tmp_path / "hardware.json"), "--output", str(output)]
     subprocess.run(command, check=True, timeout=300)
     assert OmegaConf.load(output) == resolved["deepseek"]

@@ -2,7 +2,7 @@
 # Install the Debian packages that the Slurm tests start by hand; nothing is enabled or left running.
 # Exits 0 where that is impossible (not root, no apt-get, no network), with the reason: the tests then skip with theirs.
 set -u
-packages="slurmctld slurmd slurm-client munge"
+packages="slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core"
 
 say() { printf 'tests/slurm: %s\n' "$1" >&2; }
 

@@ -5,7 +5,7 @@ are granted as on a cluster while the jobs use what the machine has. The GPUs ar
 `CUDA_VISIBLE_DEVICES` is set in jobs as on a real node. State lives in one folder; the only thing outside it is
 /etc/slurm/slurm.conf, which job steps read whatever SLURM_CONF says; it is removed at the end.
 
-`python tests/slurm/slurm_cluster.py FOLDER` keeps a cluster up until Ctrl-C, for looking around by hand.
+`python tests/slurm/slurm_cluster.py FOLDER [NODES [MACHINES]]` keeps a cluster up until Ctrl-C, for a look around.
 """
 
 import os
@@ -16,9 +16,14 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import accounting
+from machines import Machine, Machines
+
+NAME = "justrl-tests"
 SYSTEM_CONF = Path("/etc/slurm/slurm.conf")
 SYSTEM_GRES = Path("/etc/slurm/gres.conf")
 MARK = "# written by tests/slurm/slurm_cluster.py and removed when its tests end; process"
@@ -64,20 +69,34 @@ class SlurmCluster:
     """One slurmctld and `nodes` slurmd processes on this machine; a context manager.
 
     The first node takes jobs by default; the others exist so that several disturbed runs can go on side by side.
-    Two partitions cover all nodes: `gpu` (the default) and `urgent`, whose jobs preempt and requeue those of `gpu`.
+    All partitions cover all nodes: `gpu` (the default), `cpu`, and `urgent`, whose jobs preempt and requeue all others.
+    `machines` are nodes with addresses of their own, in a partition `machines` of their own.
+    `accounts` says whether there is accounting; `min_job_age` for how many seconds a job that has ended is remembered.
     """
 
     state: Path
     nodes: int = 1
+    machines: Machines | None = None
     gpus: int = 8
     cpus: int = 128
     memory_mb: int = 2_000_000
     requeue_delay: int = 5
+    min_job_age: int = 3600
+    accounts: bool = False
+    more_configuration: tuple[str, ...] = ()
     processes: list[subprocess.Popen] = field(default_factory=list)
 
     @property
     def node_names(self) -> list[str]:
         return [f"node{index}" for index in range(1, self.nodes + 1)]
+
+    @property
+    def _machines(self) -> list[Machine]:
+        return self.machines.machines if self.machines else []
+
+    def slurmd_of(self, machine: Machine) -> tuple[list[str], Path]:
+        """The command that makes a machine a node, and the log for it."""
+        return ["slurmd", "-D", "-N", machine.name], self.state / "log" / f"{machine.name}.out"
 
     @property
     def completed_jobs_file(self) -> Path:
@@ -125,9 +144,13 @@ class SlurmCluster:
             f"--seed-file={munge}/munged.seed",
         )
         self._wait(lambda: (munge / "munge.socket").exists(), "munged did not open its socket")
-        self._spawn("slurmctld", "-D", "-i")
+        if self.accounts:
+            self._start_accounting()
+        self.start_daemon("slurmctld")
         for name in self.node_names:
             self._spawn("slurmd", "-D", "-N", name)
+        for machine in self._machines:
+            machine.start(*self.slurmd_of(machine))
         self._wait(self._all_idle, "the nodes did not come up")
 
     def stop(self) -> None:
@@ -145,9 +168,35 @@ class SlurmCluster:
                 process.kill()
                 process.wait()
         self.processes.clear()
+        for machine in self._machines:
+            machine.kill()
         if configuration_owner() == str(os.getpid()):
             SYSTEM_CONF.unlink()
+            SYSTEM_CONF.with_name("slurmdbd.conf").unlink(missing_ok=True)
             SYSTEM_GRES.unlink(missing_ok=True)
+
+    def _start_accounting(self) -> None:
+        folder = self.state / "database"
+        self._spawn(*accounting.database_command(folder, self.database_port))
+        self._wait(lambda: (folder / "socket").exists(), "the database did not open its socket")
+        self.start_daemon("slurmdbd")
+        self._wait(lambda: self.run("sacctmgr", "show", "cluster", check=False), "slurmdbd did not answer")
+        self.run("sacctmgr", "-i", "add", "cluster", NAME)
+
+    def start_daemon(self, name: str) -> None:
+        """Start slurmctld or slurmdbd, for the first time or again."""
+        self._spawn(name, "-D")
+
+    def end_daemon(self, name: str) -> None:
+        """End slurmctld or slurmdbd, and nothing else."""
+        (daemon,) = (process for process in self.processes if name in process.args)
+        self.processes.remove(daemon)
+        daemon.terminate()
+        daemon.wait(timeout=20)
+
+    def wait_until_it_answers(self) -> None:
+        """Wait until slurmctld answers."""
+        self._wait(lambda: self.run("scontrol", "ping", check=False).count(" UP"), "slurmctld does not answer")
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a Slurm command and return what it printed."""
@@ -170,7 +219,7 @@ class SlurmCluster:
     def _all_idle(self) -> bool:
         words = self.run("sinfo", "--noheader", "--Node", "--format=%N %T", check=False).split()
         states = dict(zip(words[::2], words[1::2], strict=False))
-        return all(states.get(name) == "idle" for name in self.node_names)
+        return all(states.get(name) == "idle" for name in [*self.node_names, *(m.name for m in self._machines)])
 
     def _settle(self) -> None:
         """Give cancelled jobs a moment to die, so that none outlives the cluster."""
@@ -201,8 +250,8 @@ class SlurmCluster:
         state, host = self.state, socket.gethostname()
         lines = [
             f"{MARK} {os.getpid()}",
-            "ClusterName=justrl-tests",
-            f"SlurmctldHost={host}(127.0.0.1)",
+            f"ClusterName={NAME}",
+            f"SlurmctldHost={host}({self.machines.address if self.machines else '127.0.0.1'})",
             f"SlurmctldPort={free_port()}",
             "SlurmUser=root",
             "SlurmdUser=root",
@@ -224,7 +273,7 @@ class SlurmCluster:
             "SelectTypeParameters=CR_Core_Memory",
             "GresTypes=gpu",
             "ReturnToService=2",
-            "MinJobAge=3600",
+            f"MinJobAge={self.min_job_age}",
             "JobRequeue=1",
             "KillWait=10",
             "InactiveLimit=0",
@@ -234,18 +283,34 @@ class SlurmCluster:
             "JobCompType=jobcomp/filetxt",
             f"JobCompLoc={self.completed_jobs_file}",
         ]
-        for name in self.node_names:
-            lines.append(
-                f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs={self.cpus} Boards=1 "
-                f"SocketsPerBoard=2 CoresPerSocket={self.cpus // 2} ThreadsPerCore=1 RealMemory={self.memory_mb} "
-                f"Gres=gpu:{self.gpus}"
-            )
+        if self.accounts:
+            port, self.database_port = free_port(), free_port()
+            lines += accounting.cluster_lines(state, port)
+            # slurmdbd reads a file that nobody else may read, beside the one that SLURM_CONF names for it.
+            conf = SYSTEM_CONF.with_name("slurmdbd.conf")
+            conf.write_text(f"{MARK} {os.getpid()}\n" + accounting.slurmdbd_conf(state, port, self.database_port))
+            conf.chmod(0o600)
+        size = (
+            f"CPUs={self.cpus} Boards=1 SocketsPerBoard=2 CoresPerSocket={self.cpus // 2} ThreadsPerCore=1 "
+            f"RealMemory={self.memory_mb} Gres=gpu:{self.gpus}"
+        )
+        lines += [
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} {size}"
+            for name in self.node_names
+        ]
+        lines += [f"NodeName={machine.name} NodeAddr={machine.address} {size}" for machine in self._machines]
         nodes = ",".join(self.node_names)
         lines.append(f"PartitionName=gpu Nodes={nodes} Default=YES MaxTime=1-00:00:00 PriorityTier=1 GraceTime=0")
+        lines.append(f"PartitionName=cpu Nodes={nodes} MaxTime=1-00:00:00 PriorityTier=1")
         lines.append(f"PartitionName=urgent Nodes={nodes} MaxTime=1-00:00:00 PriorityTier=10 PreemptMode=OFF")
+        lines += self.more_configuration
+        if self._machines:
+            names = ",".join(machine.name for machine in self._machines)
+            lines.append(f"PartitionName=machines Nodes={names} MaxTime=1-00:00:00 PriorityTier=1")
         # Counted GPUs without files leave the node INVAL, so each needs a device.
         devices = f"{state}/dev/nvidia[0-{self.gpus - 1}]"
-        gres = [f"NodeName={name} Name=gpu File={devices} Flags=nvidia_gpu_env" for name in self.node_names]
+        all_names = [*self.node_names, *(machine.name for machine in self._machines)]
+        gres = [f"NodeName={name} Name=gpu File={devices} Flags=nvidia_gpu_env" for name in all_names]
         SYSTEM_CONF.parent.mkdir(parents=True, exist_ok=True)
         SYSTEM_CONF.write_text("\n".join(lines) + "\n")
         SYSTEM_GRES.write_text("\n".join([f"{MARK} {os.getpid()}", *gres]) + "\n")
@@ -253,8 +318,9 @@ class SlurmCluster:
 
 def main() -> None:
     """Keep a cluster up for a look around."""
-    nodes = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    with SlurmCluster(Path(sys.argv[1]), nodes=nodes) as cluster:
+    nodes, machines = (int(word) for word in (sys.argv[2:4] + ["1", "0"][len(sys.argv[2:4]) :]))
+    joined = Machines(machines) if machines else nullcontext()
+    with joined as network, SlurmCluster(Path(sys.argv[1]), nodes, network) as cluster:
         print(cluster.run("sinfo", "--Node", "--long"))
         print("up; Ctrl-C stops it")
         signal.pause()

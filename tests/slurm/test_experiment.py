@@ -1,6 +1,7 @@
 """The whole experiment through Slurm: every rule, with the requests of the paper's training job."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,20 +11,19 @@ import pytest
 from workflow_run import PAPER_GRANT, WorkflowRun, granted
 
 from justrl import config
-from justrl.operations import checks
 from justrl.operations.checks import FAILED, OK
+from justrl.operations.queue_checks import Request, check_queue
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(2700)]
 
 # What must not run on the machine that submits: everything that computes.
-THROUGH_SLURM = {"teach_model": 1, "preflight": 1, "train_segment": 2, "generate": 6, "grade": 6}
-HARDWARE = {"gpu": "A800-80GB", "nodes": 1, "gpus_per_node": 8, "cpus_per_node": 64, "memory_per_node_gb": 512}
+THROUGH_SLURM = {"teach_model": 1, "preflight": 1, "train_segment": 2, "generate_together": 3, "grade": 6}
 
 
 @pytest.fixture(scope="module")
 def finished(experiment):
     """The project in which `snakemake all --profile slurm` has run to its end."""
-    assert experiment.finish(1500) == 0, experiment.tail()
+    assert experiment.finish(2400) == 0, experiment.tail()
     return experiment
 
 
@@ -40,6 +40,11 @@ def test_what_computes_went_through_slurm(finished):
     jobs = jobs_of(finished)
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
     assert Counter(map(rule_of, jobs)) == THROUGH_SLURM
+
+
+def test_jobs_without_a_gpu_went_to_their_own_partition(finished):
+    for job in jobs_of(finished):
+        assert (job["Partition"] == "cpu") == ("TresPerJob" not in job), rule_of(job)
 
 
 def test_training_asked_for_what_the_paper_needs_and_got_it(finished):
@@ -76,14 +81,22 @@ def test_a_second_call_does_nothing(finished):
 
 
 def test_the_preflight_asks_the_queue(cluster):
-    granted = checks.check_slurm(HARDWARE, 1410, {"slurm_partition": "gpu"})
-    assert granted.status == OK, granted
-    too_many = checks.check_slurm({**HARDWARE, "gpus_per_node": 16}, 1410, {"slurm_partition": "gpu"})
+    def asked(gpus, minutes, **resources):
+        resources = {"slurm_partition": "gpu"} | resources
+        kinds = [Request("training", 1, gpus, 64, 512, minutes), Request("without GPU", 1, 0, 4, 16, 60)]
+        return check_queue(kinds, resources)
+
+    training, small, *others = asked(8, 1410, cpu_partition="cpu")
+    assert training.status == OK and small.status == OK, (training, small)
+    assert [check.status for check in others] == [OK, OK, OK]
+    assert "partition cpu: PreemptMode=REQUEUE" in others[1].found and "3600 s (MinJobAge)" in others[2].found
+    too_many = asked(16, 1410)[0]
     assert too_many.status == FAILED and "refuses 1 node(s) with 16 GPUs" in too_many.found
-    too_long = checks.check_slurm(HARDWARE, 3000, {"slurm_partition": "gpu"})
+    too_long = asked(8, 3000)[0]
     assert too_long.status == FAILED and "partition gpu allows 1-00:00:00" in too_long.found
-    nowhere = checks.check_slurm(HARDWARE, 60, {"slurm_partition": "hopper"})
-    assert nowhere.status == FAILED and "one of gpu, urgent" in nowhere.remedy
+    nowhere = asked(8, 60, slurm_partition="hopper")[0]
+    assert nowhere.status == FAILED and re.search("one of cpu, gpu, .*urgent", nowhere.remedy)
+    assert "no partition fast" in asked(8, 60, cpu_partition="fast")[1].found
 
 
 def test_the_papers_own_training_job_would_be_granted(cluster, tmp_path):
@@ -96,4 +109,4 @@ def test_the_papers_own_training_job_would_be_granted(cluster, tmp_path):
     training = next(block for block in text.split("\n\n") if "rule train_segment:" in block)
     for request in ("gpu=8", "cpus_per_task=64", "mem_mb=512000", "slurm_partition=gpu", "slurm_extra=--signal=URG@"):
         assert request in training
-    assert config.load()["hardware"]["gpus_per_node"] == 8
+    assert config.load().hardware.gpus_per_node == 8

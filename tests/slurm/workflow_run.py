@@ -17,6 +17,9 @@ HERE = Path(__file__).resolve().parent
 PARTS = ("Snakefile", "config.yaml", "rules", "workflow", "envs", "mini", "slurm")
 # Fields that depend on the machine and the hour; all others must not depend on what happened to the run.
 TIMINGS = ("step_seconds", "tokens_per_second", "rollout_seconds", "update_seconds")
+# A mean of differences that are rounding themselves: seen to differ by 1e-11 between two attempts at a step, with equal
+# weights after it.
+ROUNDING = "rollout_probs_diff_mean"
 # What the paper's training job asks for: one node's 8 GPUs, 64 cores, 512 GB.
 PAPER_REQUEST = ("gpu=8", "cpus_per_task=64", "mem_mb=512000")
 PAPER_GRANT = {"cpu": 64, "node": 1, "mem": 512_000}
@@ -31,6 +34,10 @@ class WorkflowRun:
     cluster: SlurmCluster
     runtime_minutes: int = 30
     warning: str = "--signal=URG@120"
+    partition: str = "gpu"
+    more_resources: tuple[str, ...] = ()
+    more_requests: tuple[str, ...] = ()
+    python: str = sys.executable
     process: subprocess.Popen | None = None
     started: int = field(default=0)
 
@@ -55,27 +62,24 @@ class WorkflowRun:
 
     def command(self, *targets: str, config: Path = HERE / "faults.yaml") -> list[str]:
         """The Snakemake command: the profile as it is, but for what makes a test short."""
-        requests = [f"train_segment:{request}" for request in PAPER_REQUEST]
-        requests += [f"train_segment:runtime={self.runtime_minutes}", f"train_segment:slurm_extra='{self.warning}'"]
+        wanted = [
+            *PAPER_REQUEST,
+            f"runtime={self.runtime_minutes}",
+            f"slurm_extra='{self.warning}'",
+            *self.more_requests,
+        ]
+        requests = [f"train_segment:{request}" for request in wanted]
         return [
-            *(sys.executable, "-m", "snakemake", *targets, "--profile", "slurm", "--configfile", str(config)),
+            *(self.python, "-m", "snakemake", *targets, "--profile", "slurm", "--configfile", str(config)),
             *("--set-resources", *requests),
-            *("--default-resources", "slurm_partition=gpu", "cpus_per_task=1", "mem_mb=2000", "runtime=10", "gpu=0"),
+            *("--default-resources", f"slurm_partition={self.partition}", "cpus_per_task=1", "mem_mb=2000"),
+            *("runtime=10", "gpu=0", *self.more_resources),
             *("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10", "--local-cores", "1"),
         ]
 
-    def prepare(self, *targets: str) -> None:
+    def prepare(self, *targets: str, config: Path = HERE / "faults.yaml") -> None:
         """Make targets here and now, without Slurm."""
-        command = [
-            sys.executable,
-            "-m",
-            "snakemake",
-            *targets,
-            "--cores",
-            "2",
-            "--configfile",
-            str(HERE / "faults.yaml"),
-        ]
+        command = [self.python, "-m", "snakemake", *targets, "--cores", "2", "--configfile", str(config)]
         done = subprocess.run(command, cwd=self.folder, env=self.environment(), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
@@ -83,7 +87,7 @@ class WorkflowRun:
         """As in an activated environment: `python` in rules is the one that runs the tests."""
         return {
             **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{self.folder / 'bin'}:{Path(self.python).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(HERE / "slow_steps"),
             "JUSTRL_TEST_TRACE": str(self.folder / "trace"),
             "OMP_NUM_THREADS": "1",
@@ -109,7 +113,7 @@ class WorkflowRun:
         path.with_suffix(".new").write_text(str(seconds))
         path.with_suffix(".new").replace(path)
 
-    def finish(self, seconds: float = 900) -> int:
+    def finish(self, seconds: float = 1800) -> int:
         """Wait for Snakemake and return its status."""
         try:
             return self.process.wait(timeout=seconds)
@@ -129,7 +133,7 @@ class WorkflowRun:
             f"== {log}\n" + "\n".join(log.read_text().splitlines()[-lines:]) for log in logs if log.exists()
         )
 
-    def wait_for(self, ready, what: str, seconds: float = 600, running: bool = True):
+    def wait_for(self, ready, what: str, seconds: float = 1500, running: bool = True):
         """Poll until `ready()` is true and return it; Snakemake must not have ended before if it is `running`."""
         deadline = time.monotonic() + seconds
         while not (value := ready()):
@@ -139,6 +143,10 @@ class WorkflowRun:
                 raise AssertionError(f"not within {seconds:.0f} s: {what}\n{self.tail()}")
             time.sleep(0.3)
         return value
+
+    def wait_until_said(self, words: str) -> None:
+        """Wait until Snakemake has said something."""
+        self.wait_for(lambda: words in self.log.read_text(), f"Snakemake says: {words}", seconds=120)
 
     def live_step(self) -> int:
         """The last step that the trainer has logged."""
@@ -161,9 +169,11 @@ class WorkflowRun:
 
         return self.wait_for(running, "a training job runs")[-1]
 
-    def job_processes(self, job_id: str) -> list[int]:
-        """All processes of a Slurm job on this machine but Slurm's own."""
-        wanted = {f"SLURM_JOB_ID={job_id}".encode(), f"SLURM_SUBMIT_DIR={self.folder}".encode()}
+    def job_processes(self, job_id: str | None = None) -> list[int]:
+        """All processes of a Slurm job, or of all jobs of this run, on this machine but Slurm's own."""
+        wanted = {f"SLURM_SUBMIT_DIR={self.folder}".encode()}
+        if job_id:
+            wanted.add(f"SLURM_JOB_ID={job_id}".encode())
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -189,6 +199,9 @@ class WorkflowRun:
         """What must not depend on what happened: deterministic metrics of all steps, and the bytes of the weights."""
         rows = [json.loads(line) for line in (self.run / "metrics.jsonl").read_text().splitlines()]
         kept = [{name: value for name, value in row.items() if name not in TIMINGS} for row in rows]
+        for row in kept:
+            if row.get(ROUNDING) is not None:
+                row[ROUNDING] = round(row[ROUNDING], 8)
         weights = {
             f"{segment}/{path.name}": path.read_bytes()
             for segment in (6, 12)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import asdict
 
 import numpy as np
 
@@ -40,7 +41,8 @@ def metrics_rows(steps, seed=0, first=1, scale="paper"):
                 "step": step,
                 "reward_mean": reward,
                 "accuracy": (reward + 1) / 2,
-                "entropy": entropy,
+                "entropy": entropy / 0.68 if scale == "paper" else entropy,
+                "entropy_as_published": entropy,
                 "response_length_mean": length,
                 "response_clip_ratio": max(0.0, 0.12 * math.exp(-5 * progress) + source.gauss(0, 0.01)),
                 "grad_norm": abs(source.gauss(0.15, 0.03)),
@@ -69,7 +71,7 @@ def result(benchmark, run, step, means, experiment="paper", questions=None, samp
         scores = scores_with_mean(mean, questions, samples, seed=seed + 100 * index)
         none, every = solve_counts(scores)
         graders[grader] = {
-            "avg_at_k": avg_at_k(scores, resamples=1000).as_dict(),
+            "avg_at_k": asdict(avg_at_k(scores, resamples=1000)),
             "pass_at_k": {str(k): value for k, value in pass_at_k_curve(scores).items()},
             "solve_none": none,
             "solve_all": every,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from analysis_examples import metrics_rows, result
 
-from justrl.analysis import style
+from justrl.analysis import figure_style as style
 from justrl.analysis.accuracy_figures import plot_checkpoints, plot_comparison
 from justrl.analysis.comparison import compare
 from justrl.analysis.pass_at_k_figure import plot_pass_at_k
@@ -78,7 +78,10 @@ def test_only_the_papers_experiment_is_unstamped_and_has_its_bands(experiment):
 def test_training_figure_draws_the_numbers_it_was_given():
     rows = metrics_rows(300)
     figure = plot_training({"a": rows}, "mini", ["entropy"])
-    raw, smooth = figure.axes[0].get_lines()
+    raw, smooth, as_published = figure.axes[0].get_lines()
+    theirs = [row["entropy_as_published"] for row in rows]
+    assert np.allclose(as_published.get_ydata(), moving_mean(theirs, smoothing_window({"a": rows})))
+    assert "Dotted: entropy as the authors' code would have logged it" in texts(figure)
     assert np.allclose(raw.get_ydata(), [row["entropy"] for row in rows])
     window = smoothing_window({"a": rows})
     middle = 150
@@ -161,21 +164,25 @@ def test_equal_input_gives_equal_bytes(tmp_path):
 def test_command_line_draws_without_dates_or_paths(tmp_path):
     write_jsonl(tmp_path / "metrics.jsonl", metrics_rows(50))
     words = ["training", "--metrics", tmp_path / "metrics.jsonl", "--labels", "mini", "--experiment", "mini"]
-    words += ["--panels", "reward", "--output-svg", tmp_path / "one.svg"]
-    subprocess.run([sys.executable, "-m", "justrl.analysis.figures", *map(str, words)], check=True)
+    words += ["--panels", "reward", "--output", tmp_path / "one.svg"]
+    subprocess.run([sys.executable, "-m", "justrl", "report", *map(str, words)], check=True)
     svg = (tmp_path / "one.svg").read_text()
     assert "<dc:date>" not in svg and str(tmp_path) not in svg
 
 
-def test_command_line_says_what_is_missing(tmp_path):
+def test_command_line_says_what_it_cannot_write(tmp_path):
+    write_jsonl(tmp_path / "metrics.jsonl", metrics_rows(5))
     done = subprocess.run(
         [
             sys.executable,
             "-m",
-            "justrl.analysis.figures",
+            "justrl",
+            "report",
             "training",
             "--metrics",
-            "none.jsonl",
+            str(tmp_path / "metrics.jsonl"),
+            "--output",
+            "none.pdf",
             "--experiment",
             "mini",
         ],
@@ -184,7 +191,7 @@ def test_command_line_says_what_is_missing(tmp_path):
         cwd=tmp_path,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: nothing to write: give --output-png, --output-svg or both\n"
+    assert done.stderr == "error: --output none.pdf: this writes .svg, .png, by the file's ending\n"
 
 
 @pytest.mark.parametrize("experiment", ["paper", "mini"])
@@ -194,10 +201,13 @@ def test_captions_render_without_a_warning(root, experiment):
     class Wildcards(dict):
         __getattr__ = dict.__getitem__
 
-    wildcards = Wildcards(run="deepseek", family="deepseek", overlay="models", benchmark="aime", name="deepseek")
+    names = ("run", "family", "overlay", "benchmark", "name", "pair")
+    wildcards = Wildcards(dict.fromkeys(names, "deepseek"))
     job = SimpleNamespace(wildcards=wildcards, config={"experiment": experiment})
     captions = sorted((root / "workflow" / "captions").glob("*.rst"))
-    assert len(captions) >= 11
+    rules = [root / "Snakefile", *(root / "rules").glob("*.smk")]
+    named = {name for path in rules for name in re.findall(r"captions/(\w+\.rst)", path.read_text())}
+    assert {path.name for path in captions} == named
     for path in captions:
         text = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(path.read_text()).render(snakemake=job)
         settings = {"halt_level": 2, "report_level": 2}

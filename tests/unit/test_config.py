@@ -1,10 +1,15 @@
 """The experiment's configuration: what the paper says, what is refused, and how overlays are merged."""
 
+from pathlib import Path
+
+import jsonschema
 import pytest
 import yaml
 
 from justrl import config as experiment
+from justrl import config_files
 from justrl.errors import UserError
+from justrl.operations import start_checks
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +38,20 @@ def paper():
 )
 @pytest.mark.parametrize("run", ["deepseek", "nemotron"])
 def test_recipe_is_the_papers(paper, run, key, value):
-    assert experiment.recipe_of(paper, run)[key] == value
+    assert getattr(paper.runs[run].recipe, key) == value
 
 
 def test_runs_are_the_papers(paper):
-    assert {name: run["steps"] for name, run in paper["runs"].items() if run["enabled"]} == {
+    assert {name: paper.runs[name].steps for name in paper.enabled} == {
         "deepseek": 4380,
         "nemotron": 3440,
     }
-    assert sum(paper["benchmarks"][name]["rows"] for name in paper["evaluation"]["benchmarks"]) == 1646
+    assert sum(paper.benchmarks[name].rows for name in paper.evaluation.benchmarks) == 1646
 
 
 def test_ablations_change_only_what_the_paper_ablates(paper):
-    base = experiment.recipe_of(paper, "deepseek")
-    overlong = experiment.recipe_of(paper, "deepseek_overlong")
-    robust = experiment.recipe_of(paper, "deepseek_overlong_robust")
+    names = ("deepseek", "deepseek_overlong", "deepseek_overlong_robust")
+    base, overlong, robust = (paper.runs[name].recipe.as_dict() for name in names)
     penalty = {"enabled": True, "buffer": 4096, "factor": 1.0}
     assert overlong == base | {"overlong_penalty": penalty}
     assert robust == base | {"overlong_penalty": penalty, "reward": "robust"}
@@ -62,9 +66,19 @@ def test_ablations_change_only_what_the_paper_ablates(paper):
         ("recipe.prompts_per_step=100", "mini_batch_prompts (64) must divide prompts_per_step (100)"),
         ("recipe.kl_coefficient=0.001", "2512.16649"),
         ("recipe.entropy_coefficient=0.001", "2512.16649"),
+        ("recipe.loss_aggregation=token-median", "recipe.loss_aggregation: input should be 'token-mean'"),
+        ("recipe.loss_aggregation=seq-mean-token-mean", "loss_aggregation: loss vanilla goes with token-mean; leave"),
+        ("recipe.loss=grpo", "recipe.loss: input should be 'vanilla', 'dr_grpo' or 'gspo', got 'grpo'"),
+        ("recipe.clip_ratio_c=1.0", "recipe.clip_ratio_c: input should be greater than 1"),
+        ("recipe.dtype=float16", "recipe.dtype: input should be 'bfloat16' or 'float32'"),
+        ("recipe.algorithm=reinforce", "recipe.algorithm: input should be 'grpo'"),
+        ("recipe.prompts_per_step=256.5", "recipe.prompts_per_step: input should be a valid integer"),
+        ("recipe.prompts_per_step=true", "recipe.prompts_per_step: a number is wanted, got True"),
+        ("recipe.gradient_clip=.inf", "recipe.gradient_clip: must be a finite number, got inf"),
+        ("runs.deepseek.enabled=1", "runs.deepseek.enabled: true or false is wanted, got 1"),
+        ("evaluation.benchmarks=[aime, aime]", "evaluation.benchmarks: aime stands there twice"),
         ("recipe.max_response_length=131072", "do not fit the context_length of models.deepseek (131072)"),
         ("runs.deepseek_overlong.recipe.overlong_penalty.buffer=1", "unknown key 'buffer'"),
-        ("recipe.overlong_penalty.buffer=20000", "overlong_penalty.buffer (20000) must be below"),
         ("runs.deepseek.model=depseek", "no such entry in models: depseek: did you mean deepseek?"),
         ("evaluation.benchmarks=[aime, aimee]", "no benchmark aimee: did you mean aime"),
         ("evaluation.protocol=papr", "did you mean paper?"),
@@ -80,35 +94,111 @@ def test_mistakes_are_named(override, message):
     assert message in str(caught.value)
 
 
-def test_unknown_keys_and_textual_numbers_are_explained(paper):
-    broken = experiment.merge(paper, {"recipe": {"learnin_rate": 1.0, "learning_rate": "1e-6"}})
-    broken = experiment.merge(broken, {"benchmarks": {"aime": {"row": 30}}})
+@pytest.mark.parametrize(
+    ("loss", "aggregation"),
+    [("vanilla", "token-mean"), ("dr_grpo", "seq-mean-token-sum-norm"), ("gspo", "seq-mean-token-mean")],
+)
+def test_a_loss_brings_its_aggregation(loss, aggregation):
+    """run.json states both, and is read again as it is; a run's own loss leaves the others theirs."""
+    changes = {"runs": {"deepseek_overlong": {"recipe": {"loss": loss}}}}
+    given = experiment.Experiment.from_mapping(config_files.merge(config_files.read(), changes))
+    described = given.described("deepseek_overlong")
+    assert (described.recipe.loss, described.recipe.loss_aggregation) == (loss, aggregation)
+    assert experiment.read_part(experiment.RunDescription, described.model_dump_json(), "run.json") == described
+    assert (given.recipe.loss, given.runs["deepseek"].recipe.loss_aggregation) == ("vanilla", "token-mean")
+
+
+def test_a_loss_that_contradicts_the_common_aggregation_is_named():
+    changes = {"recipe": {"loss_aggregation": "token-mean"}, "runs": {"deepseek": {"recipe": {"loss": "gspo"}}}}
     with pytest.raises(UserError) as caught:
-        experiment.validate(broken)
-    message = str(caught.value)
-    assert "unknown key learnin_rate in recipe: did you mean learning_rate?" in message
-    assert "unknown key row in benchmarks.aime: did you mean rows?" in message
-    assert "YAML reads 1e-6 as text; write 1.0e-6" in message
+        experiment.Experiment.from_mapping(config_files.merge(config_files.read(), changes))
+    assert str(caught.value).startswith(
+        "config: runs.deepseek.recipe.loss_aggregation: loss gspo goes with seq-mean-token-mean; leave this null"
+    )
 
 
-def test_every_schema_key_is_described(root):
-    schema = yaml.safe_load((root / "workflow/schemas/config.schema.yaml").read_text())
+def test_each_problem_is_a_line_of_its_own():
+    changes = {
+        "recipe": {"learnin_rate": 1.0, "learning_rate": "fast"},
+        "benchmarks": {"aime": {"row": 30}},
+        "runs": {"deepseek": {"recipe": {"clip_ratio_hig": 0.3}, "steps": None}},
+        "hub": {"offline": "maybe"},
+    }
+    with pytest.raises(UserError) as caught:
+        experiment.Experiment.from_mapping(config_files.merge(config_files.read(), changes))
+    lines = str(caught.value).splitlines()
+    # A problem of the common recipe is told once, not for each of the four runs that share it.
+    assert len(lines) == 6
+    for sentence in (
+        "unknown key learnin_rate in recipe: did you mean learning_rate?",
+        "unknown key row in benchmarks.aime: did you mean rows?",
+        "unknown key clip_ratio_hig in runs.deepseek.recipe: did you mean clip_ratio_high?",
+        "recipe.learning_rate: input should be a valid number",
+        "runs.deepseek.steps: input should be a valid integer, got None (Training steps.)",
+        "hub.offline: true or false is wanted, got 'maybe'",
+    ):
+        assert any(sentence in line for line in lines), (sentence, lines)
 
-    def undescribed(node, path):
-        for key, value in node.get("properties", {}).items():
-            if "$ref" not in value and "description" not in value and value.get("type") != "object":
-                yield f"{path}.{key}"
-            yield from undescribed(value, f"{path}.{key}")
 
-    places = [("", schema), *((f"$defs.{name}", value) for name, value in schema["$defs"].items())]
-    assert [key for path, node in places for key in undescribed(node, path)] == []
+def test_numbers_in_text_are_converted_as_the_command_line_gives_them():
+    changes = {"recipe": {"learning_rate": "1e-5", "prompts_per_step": "128"}, "hub": {"offline": "true"}}
+    given = experiment.Experiment.from_mapping(config_files.merge(config_files.read(), changes))
+    assert (given.recipe.learning_rate, given.recipe.prompts_per_step, given.hub.offline) == (1e-5, 128, True)
+    assert given.runs["deepseek"].recipe.prompts_per_step == 128
+    assert experiment.load(overrides=["recipe.prompts_per_step=128.0"]).recipe.prompts_per_step == 128
+
+
+def test_a_penalty_that_begins_before_the_response_is_refused_where_it_is_on():
+    assert experiment.load(overrides=["recipe.overlong_penalty.buffer=20000"])
+    with pytest.raises(UserError, match=r"overlong_penalty.buffer \(20000\) must be below max_response_length"):
+        experiment.load(overrides=["recipe.overlong_penalty.buffer=20000", "runs.deepseek_overlong.enabled=true"])
+
+
+def test_what_is_off_may_contradict_itself_until_it_is_asked_for():
+    given = experiment.load(overrides=["runs.deepseek_overlong.steps=3001"])
+    (problem,) = given.run_contradictions("deepseek_overlong")
+    assert "runs.deepseek_overlong.steps must be a multiple of segment_steps (60), got 3001" in problem
+
+
+def test_every_field_is_described():
+    undescribed = []
+    for part in experiment.Part.__subclasses__():
+        if part is not experiment.RunDescription:
+            for name, field in part.model_fields.items():
+                whole = isinstance(field.annotation, type) and issubclass(field.annotation, experiment.Part)
+                if not field.description and not whole:
+                    undescribed.append(f"{part.__name__}.{name}")
+    assert undescribed == []
+
+
+def test_the_schema_file_takes_the_papers_experiment_and_refuses_an_unknown_key(root):
+    written = yaml.safe_load((root / "workflow/schemas/config.schema.yaml").read_text())
+    validator = jsonschema.Draft202012Validator(written)
+    assert list(validator.iter_errors(config_files.read())) == []
+    assert list(validator.iter_errors(config_files.read([root / "mini/verl.yaml"]))) == []
+    unknown = config_files.merge(config_files.read(), {"recipe": {"learnin_rate": 1}})
+    assert [error.validator for error in validator.iter_errors(unknown)] == ["additionalProperties"]
+    for change in (
+        {"experiment": "mini\n"},
+        {"overlays": {"both\n": []}},
+        {"models": {"deepseek": {"hub_id": "a/b\n"}}},
+    ):
+        assert not validator.is_valid(config_files.merge(config_files.read(), change)), change
 
 
 def test_overlays_merge_in_order(tmp_path):
     (tmp_path / "low.yaml").write_text("seed: 1\nrecipe: {learning_rate: 2.0e-6, temperature: 0.9}\n")
     (tmp_path / "high.yaml").write_text(f"extends: {tmp_path}/low.yaml\nrecipe: {{learning_rate: 3.0e-6}}\n")
-    config = experiment.load([tmp_path / "high.yaml"], ["seed=2"])
-    assert (config["seed"], config["recipe"]["learning_rate"], config["recipe"]["temperature"]) == (2, 3e-6, 0.9)
+    given = experiment.load([tmp_path / "high.yaml"], ["seed=2"])
+    assert (given.seed, given.recipe.learning_rate, given.recipe.temperature) == (2, 3e-6, 0.9)
+
+
+def test_braces_in_a_folder_are_refused_by_their_key():
+    """Snakemake would take them for a wildcard, and name no key."""
+    with pytest.raises(UserError, match=r"pathvars\.results: .* got 'results/\{x\}'"):
+        experiment.Experiment.from_mapping(
+            config_files.merge(config_files.read(), {"pathvars": {"results": "results/{x}"}})
+        )
 
 
 def test_circular_overlays_are_refused(tmp_path):
@@ -118,22 +208,21 @@ def test_circular_overlays_are_refused(tmp_path):
         experiment.load([tmp_path / "a.yaml"])
 
 
-@pytest.mark.parametrize(("text", "value"), [("1e-6", 1e-6), ("2E3", 2000.0), ("true", True), ("[1, 2]", [1, 2])])
-def test_override_values_are_read_as_meant(text, value):
-    assert experiment.apply_overrides({"key": None}, [f"key={text}"]) == {"key": value}
+@pytest.mark.parametrize(("text", "value"), [("2.0e-6", 2e-6), ("true", True), ("[1, 2]", [1, 2])])
+def test_override_values_are_read_as_yaml(text, value):
+    assert config_files.apply_overrides({"key": None}, [f"key={text}"]) == {"key": value}
 
 
 def test_segments_and_checkpoints_cover_the_run(paper):
-    run = paper["runs"]["deepseek"]
-    ends = experiment.segment_ends(run)
-    assert (ends[0], ends[-1], len(ends)) == (60, 4380, 73)
-    assert set(experiment.evaluated_steps(run)) <= set(ends)
-    assert experiment.evaluated_steps(run)[-1] == 4380
+    run = paper.runs["deepseek"]
+    assert (run.segment_ends[0], run.segment_ends[-1], len(run.segment_ends)) == (60, 4380, 73)
+    assert set(run.evaluated_steps) <= set(run.segment_ends)
+    assert run.evaluated_steps[-1] == 4380
 
 
 def test_the_mini_overlay_keeps_the_recipe_but_for_its_sizes_and_rate(root, paper):
     mini = experiment.load([root / "mini/experiment.yaml"])
-    changed = {key for key, value in mini["recipe"].items() if value != paper["recipe"][key]}
+    changed = {key for key, value in mini.recipe if value != getattr(paper.recipe, key)}
     assert changed <= {
         "prompts_per_step",
         "mini_batch_prompts",
@@ -146,4 +235,76 @@ def test_the_mini_overlay_keeps_the_recipe_but_for_its_sizes_and_rate(root, pape
         "dtype",
         "gradient_checkpointing",
     }
-    assert mini["experiment"] == "mini" and mini["pathvars"]["results"] == "results/mini"
+    assert mini.experiment == "mini" and str(mini.results) == "results/mini"
+
+
+@pytest.mark.parametrize("key", ["prompt_separator", "prompt_suffix", "max_prompt_length"])
+def test_what_the_training_data_is_made_with_is_not_a_runs_own(key, tmp_path):
+    """The data is prepared once for all runs: a run's own suffix would be named in its result and never be used."""
+    value = 512 if key == "max_prompt_length" else "Box it."
+    assert experiment.load(overrides=[f"recipe.{key}={value}"])
+    overlay = tmp_path / "own.yaml"
+    overlay.write_text(f"runs: {{deepseek: {{recipe: {{{key}: {value}}}}}}}")
+    with pytest.raises(UserError, match=rf"runs.deepseek.recipe.{key}: the training data is prepared for all runs"):
+        experiment.load([overlay])
+
+
+def test_the_letter_of_the_authors_run_takes_the_file_as_it_is_released():
+    config = experiment.load()
+    run = config.runs["deepseek_literal"]
+    data = config.datasets[run.dataset]
+    assert not (run.enabled or data.remove_wrapper or data.remove_duplicates or data.remove_contradictions)
+    assert data.hub_id == config.datasets["dapo"].hub_id and data.revision == config.datasets["dapo"].revision
+    # One pass: the steps that they made take fewer rows than 100 copies of the questions have.
+    assert run.steps * run.recipe.prompts_per_step < 1_791_700
+
+
+def test_nodes_that_an_engine_would_leave_idle_are_not_asked_for():
+    overrides = ["hardware.nodes=2", "hardware.gpus_per_node=8"]
+    assert experiment.load(overrides=overrides)
+    with pytest.raises(
+        UserError, match=r"runs.deepseek: the reference engine trains on one node, so hardware.nodes = 2"
+    ):
+        experiment.load(overrides=[*overrides, "runs.deepseek.engine=reference"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"experiment": "mini\n"},
+        {"overlays": {"both\n": []}},
+        {"models": {"deepseek": {"hub_id": "../secret"}}},
+        {"models": {"deepseek": {"hub_id": "owner/.."}}},
+        {"evaluation": {"model_grader": {"model": "../secret"}}},
+        {"external": {"theirs": {"model": "/etc/passwd"}}},
+        {"external": {"theirs": {"model": "owner/name", "family": "a/b"}}},
+        {"runs": {"deepseek": {"family": "../../x"}}},
+    ],
+)
+def test_names_that_become_paths_are_names(change):
+    with pytest.raises(UserError, match="should match pattern"):
+        experiment.Experiment.from_mapping(config_files.merge(config_files.read(), change))
+
+
+@pytest.mark.parametrize("folder", ["results", "results/../results", "./results/", "{here}/results"])
+def test_the_papers_folder_is_known_however_it_is_spelled(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    mini = experiment.load(overrides=["experiment=mini"])
+    with pytest.raises(UserError, match="where the paper's experiment lives"):
+        start_checks.check_results_folder(mini, Path(folder.format(here=tmp_path)))
+    start_checks.check_results_folder(mini, Path("results/mini"))
+
+
+def test_a_run_cannot_take_the_name_of_a_canary():
+    """It would be the canary then, and its own steps would never be trained."""
+    paper = experiment.load()
+    named = paper.model_copy(update={"runs": paper.runs | {"canary_nemotron": paper.runs["deepseek"]}})
+    with pytest.raises(UserError, match=r"runs\.canary_nemotron: that is the name of nemotron's canary"):
+        named.with_canaries()
+
+
+def test_a_run_of_before_a_key_was_there_had_its_default(paper):
+    described = paper.described("deepseek").as_dict()
+    before = {**described, "recipe": {key: value for key, value in described["recipe"].items() if key != "data_seed"}}
+    assert experiment.completed(before) == described
+    assert experiment.completed({"recipe": {}}) == {"recipe": {}}

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from justrl.config import load
+from justrl.config import Experiment, load
 from justrl.data.benchmarks import BENCHMARK_SCHEMA, benchmark_name, format_benchmark, load_eval_dataset
-from justrl.data.prompts import DEFAULT_SUFFIX
+from justrl.data.messages import DEFAULT_SUFFIX
 from justrl.errors import UserError
 
 # The authors' file of each benchmark of config.yaml, a gold in the middle of it, and its first question's first words.
@@ -30,32 +30,32 @@ REAL = {
 
 
 @pytest.fixture(scope="session")
-def config() -> dict:
+def config() -> Experiment:
     return load()
 
 
 @pytest.fixture(scope="session")
-def mirror(real_benchmarks: Path, config: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mirror(real_benchmarks: Path, config: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real files laid out as a mirror of the hub."""
     folder = tmp_path_factory.mktemp("mirror")
     for name, (file, *_) in REAL.items():
-        place = folder / config["benchmarks"][name]["hub_id"]
+        place = folder / config.benchmarks[name].hub_id
         place.mkdir(parents=True)
         shutil.copy(real_benchmarks / f"{file}.parquet", place / "test.parquet")
     return folder
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_the_real_files_go_through(real_benchmarks: Path, config: dict, name: str) -> None:
+def test_the_real_files_go_through(real_benchmarks: Path, config: Experiment, name: str) -> None:
     file, row, gold, start = REAL[name]
-    entry = config["benchmarks"][name]
-    options = {key: entry[key] for key in ("question_column", "answer_column", "id_column", "split", "rows")}
+    entry = config.benchmarks[name]
+    options = {key: getattr(entry, key) for key in ("question_column", "answer_column", "id_column", "split", "rows")}
     table = format_benchmark(name, real_benchmarks / f"{file}.parquet", **options)
     assert table.schema == BENCHMARK_SCHEMA
     rows = table.to_pylist()
     assert rows[row]["answer"] == gold
     assert rows[0]["question"].startswith(start)
-    assert len({row["id"] for row in rows}) == len(rows) == entry["rows"]
+    assert len({row["id"] for row in rows}) == len(rows) == entry.rows
     for item in rows:
         assert item["benchmark"] == name
         assert item["question"] == item["question"].strip() != ""
@@ -72,10 +72,10 @@ def test_money_and_lists_of_formulas_in_real_golds(real_benchmarks: Path) -> Non
 
 
 @pytest.mark.parametrize("name", [*REAL, "aime2024", "AIME24", "MATH-500", "Olympiad-Bench", "HMMT25", "minerva_math"])
-def test_every_name_loads_from_the_mirror(mirror: Path, config: dict, tmp_path: Path, name: str) -> None:
-    rows = load_eval_dataset(name, config=config, mirror=mirror, offline=True, lock=tmp_path / "lock.json")
-    expected = benchmark_name(name, config["benchmarks"])
-    assert len(rows) == config["benchmarks"][expected]["rows"]
+def test_every_name_loads_from_the_mirror(mirror: Path, config: Experiment, tmp_path: Path, name: str) -> None:
+    rows = load_eval_dataset(name, experiment=config, mirror=mirror, offline=True, lock=tmp_path / "lock.json")
+    expected = benchmark_name(name, config.benchmarks)
+    assert len(rows) == config.benchmarks[expected].rows
     assert set(rows[0]) == {"question", "ground_truth"}
     assert rows[REAL[expected][1]]["ground_truth"] == REAL[expected][2]
 
@@ -84,14 +84,14 @@ def test_a_path_loads_as_well(real_benchmarks: Path) -> None:
     assert load_eval_dataset(real_benchmarks / "AIME24.parquet")[0]["ground_truth"] == "204"
 
 
-def test_unknown_names_are_answered_with_the_known(config: dict) -> None:
+def test_unknown_names_are_answered_with_the_known(config: Experiment) -> None:
     with pytest.raises(UserError, match="no benchmark 'gsm8k': the configuration has aime, aime25, amc23"):
-        load_eval_dataset("gsm8k", config=config)
+        load_eval_dataset("gsm8k", experiment=config)
 
 
-def test_what_is_not_in_the_mirror_is_named(config: dict, tmp_path: Path) -> None:
+def test_what_is_not_in_the_mirror_is_named(config: Experiment, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="HuggingFaceH4/MATH-500 at revision main is not here and offline mode is on"):
-        load_eval_dataset("math500", config=config, mirror=tmp_path, offline=True, lock=tmp_path / "lock.json")
+        load_eval_dataset("math500", experiment=config, mirror=tmp_path, offline=True, lock=tmp_path / "lock.json")
 
 
 # One row as each hub repository has it.
@@ -163,7 +163,7 @@ def test_an_empty_question_or_gold_is_refused(tmp_path: Path, row: dict) -> None
 
 def test_the_command(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([HUB_ROWS["MATH-500"]]), tmp_path / "test.parquet")
-    command = [sys.executable, "-m", "justrl.data.benchmarks", "--name", "math500", "--input", str(tmp_path)]
+    command = [sys.executable, "-m", "justrl", "data", "benchmark", "--name", "math500", "--input", str(tmp_path)]
     command += ["--split", "test", "--question-column", "problem", "--id-column", "unique_id"]
     output = tmp_path / "out" / "questions.parquet"
     subprocess.run([*command, "--output", str(output), "--rows", "1"], check=True, capture_output=True)

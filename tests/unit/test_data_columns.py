@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from justrl.data import columns
+from justrl.data import tables
 from justrl.errors import UserError
 
 
@@ -22,20 +22,20 @@ from justrl.errors import UserError
     ],
 )
 def test_the_question_column_is_found(found: list[str], asked: str | None, expected: str) -> None:
-    assert columns.pick_column(found, columns.QUESTION_COLUMNS, asked, "question", "file") == expected
+    assert tables.pick_column(found, tables.QUESTION_COLUMNS, asked, "question", "file") == expected
 
 
 def test_an_answer_goes_before_a_worked_solution() -> None:
-    assert columns.pick_column(["solution", "answer"], columns.ANSWER_COLUMNS, None, "answer", "file") == "answer"
+    assert tables.pick_column(["solution", "answer"], tables.ANSWER_COLUMNS, None, "answer", "file") == "answer"
 
 
 def test_unknown_columns_are_named_with_what_is_accepted() -> None:
     with pytest.raises(UserError) as error:
-        columns.pick_column(["query", "label"], columns.QUESTION_COLUMNS, None, "question", "data.parquet")
+        tables.pick_column(["query", "label"], tables.QUESTION_COLUMNS, None, "question", "data.parquet")
     for word in ("data.parquet", "query, label", "question, problem, prompt", "--question-column"):
         assert word in str(error.value)
     with pytest.raises(UserError, match=r"no column 'q'.*it has query, label"):
-        columns.pick_column(["query", "label"], columns.QUESTION_COLUMNS, "q", "question", "data.parquet")
+        tables.pick_column(["query", "label"], tables.QUESTION_COLUMNS, "q", "question", "data.parquet")
 
 
 def message(content: str, role: str = "user") -> dict[str, str]:
@@ -52,18 +52,18 @@ def message(content: str, role: str = "user") -> dict[str, str]:
     ],
 )
 def test_questions_are_text_or_messages(values: list, expected: list) -> None:
-    assert columns.question_texts(pa.array(values)) == expected
+    assert tables.question_texts(pa.array(values)) == expected
 
 
 def test_messages_of_a_slice_are_those_of_its_rows() -> None:
     column = pa.array([[message(str(i))] for i in range(10)]).slice(4, 3)
-    assert columns.question_texts(column) == ["4", "5", "6"]
+    assert tables.question_texts(column) == ["4", "5", "6"]
 
 
 @pytest.mark.parametrize("values", [[1, 2], [["a"]], [{"role": "user", "content": "a"}]])
 def test_other_question_columns_are_refused(values: list) -> None:
     with pytest.raises(UserError, match="a question column must hold text or lists"):
-        columns.question_texts(pa.array(values))
+        tables.question_texts(pa.array(values))
 
 
 @pytest.mark.parametrize(
@@ -79,20 +79,20 @@ def test_other_question_columns_are_refused(values: list) -> None:
     ],
 )
 def test_golds_become_text(values: list, expected: list) -> None:
-    assert columns.answer_texts(pa.array(values)) == expected
+    assert tables.answer_texts(pa.array(values)) == expected
 
 
 @pytest.mark.parametrize("value", [2.0**60, float("nan"), float("inf")])
 def test_a_gold_that_has_lost_digits_is_refused(value: float) -> None:
     with pytest.raises(UserError, match="lost its digits"):
-        columns.answer_texts(pa.array([value]))
+        tables.answer_texts(pa.array([value]))
 
 
 def test_a_struct_without_ground_truth_is_refused() -> None:
     with pytest.raises(UserError, match="needs a field ground_truth"):
-        columns.answer_texts(pa.array([{"style": "rule"}]))
+        tables.answer_texts(pa.array([{"style": "rule"}]))
     with pytest.raises(UserError, match="no field 'truth'"):
-        columns.take_column(pa.table({"reward_model": [{"style": "rule"}]}), "reward_model.truth")
+        tables.take_column(pa.table({"reward_model": [{"style": "rule"}]}), "reward_model.truth")
 
 
 @pytest.mark.parametrize(
@@ -116,19 +116,19 @@ def test_a_struct_without_ground_truth_is_refused() -> None:
     ],
 )
 def test_golds_are_unboxed_and_undollared(gold: str, expected: str) -> None:
-    assert columns.clean_gold(gold) == expected
+    assert tables.clean_gold(gold) == expected
 
 
 @given(st.text(alphabet="$\\.ab {}") | st.text())
 def test_cleaning_leaves_no_delimiter_and_nothing_else_to_clean(gold: str) -> None:
-    cleaned = columns.clean_gold(gold)
+    cleaned = tables.clean_gold(gold)
     assert cleaned == cleaned.strip()
     # Whatever dollar is left is escaped: the backslashes before it are odd in number.
     assert all(len(match[1]) % 2 for match in re.finditer(r"(\\*)\$", cleaned))
-    assert columns.clean_gold(cleaned) == cleaned
+    assert tables.clean_gold(cleaned) == cleaned
 
 
 @given(st.integers(-(10**40), 10**40))
 def test_integers_of_any_size_stay_as_they_are(number: int) -> None:
-    assert columns.clean_gold(str(number)) == str(number)
-    assert columns.clean_gold(f"\\boxed{{{number}}}") == str(number)
+    assert tables.clean_gold(str(number)) == str(number)
+    assert tables.clean_gold(f"\\boxed{{{number}}}") == str(number)

@@ -81,13 +81,12 @@ def test_the_command_reports_and_removes(tmp_path: Path, remove: bool) -> None:
     for name in ("aime", "amc23"):
         table = pa.Table.from_pylist([{"benchmark": name, "id": "7", "question": LONG, "answer": "1"}])
         pq.write_table(table if name == "aime" else table.slice(1), tmp_path / f"{name}.parquet")
-    command = [sys.executable, "-m", "justrl.data.contamination", "--train", str(tmp_path / "train.parquet")]
+    command = [sys.executable, "-m", "justrl", "data", "contamination", "--train", str(tmp_path / "train.parquet")]
     command += ["--benchmarks", str(tmp_path / "aime.parquet"), str(tmp_path / "amc23.parquet")]
-    for what, name in (("json", "report.json"), ("csv", "pairs.csv"), ("train", "clean.parquet")):
-        command += [f"--output-{what}", str(tmp_path / name)]
+    command += ["--output-dir", str(tmp_path / "clean")]
     subprocess.run([*command, *(["--remove"] if remove else [])], check=True, capture_output=True)
 
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "clean" / "contamination.json").read_text())
     assert report["ngram"] == NGRAM
     assert report["train_rows"] == {"in": 4, "met": 2, "removed": 2 * remove, "out": 4 - 2 * remove}
     assert report["benchmarks"]["aime"] == {
@@ -98,9 +97,9 @@ def test_the_command_reports_and_removes(tmp_path: Path, remove: bool) -> None:
         "train_rows": 2,
     }
     assert [(p["train_row"], p["kind"]) for p in report["pairs"]] == [(1, "equal"), (3, "ngram")]
-    with (tmp_path / "pairs.csv").open() as handle:
+    with (tmp_path / "clean" / "contamination.csv").open() as handle:
         assert [row["train_question"] for row in csv.DictReader(handle)] == [questions[1], questions[3]]
-    clean = pq.read_table(tmp_path / "clean.parquet")
+    clean = pq.read_table(tmp_path / "clean" / "train.parquet")
     kept = [info["question"] for info in clean["extra_info"].to_pylist()]
     assert kept == ([questions[0], questions[2]] if remove else questions)
     assert clean.schema == pq.read_schema(tmp_path / "train.parquet")

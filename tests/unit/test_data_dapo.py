@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from justrl.data.dapo import TRAIN_SCHEMA, WRAPPER_PREFIX, WRAPPER_SUFFIX, process_dapo_dataset, unwrap
 from justrl.data.duplicates import choose_rows
-from justrl.data.prompts import DEFAULT_SUFFIX, apply_chat_template
+from justrl.data.messages import DEFAULT_SUFFIX, build_messages
 from justrl.errors import UserError
 
 TEMPLATE = (
@@ -130,7 +130,7 @@ def test_what_is_written_is_verls_schema(tmp_path: Path) -> None:
             "extra_info": {"index": 0, "question": "What is $1+1$?"},
         }
     ]
-    assert card["wrapper"] == {"full": 3, "partial": 0, "none": 0}
+    assert card["wrapper"] == {"full": 3, "partial": 0, "none": 0, "remains": 0}
     assert card["rows"] == {
         "in": 3,
         "incomplete": 0,
@@ -155,11 +155,44 @@ def test_copies_and_contradictions_can_be_kept(tmp_path: Path) -> None:
     source = write(tmp_path / "in.parquet", [dapo_row(*row) for row in rows])
     card = process_dapo_dataset(source, tmp_path, remove_duplicates=False, remove_contradictions=False)
     assert read(tmp_path) == rows
-    assert card["removed"] == {"duplicates": False, "contradictions": False}
+    assert card["removed"] == {"wrapper": True, "duplicates": False, "contradictions": False}
     process_dapo_dataset(source, tmp_path, remove_duplicates=False)
     assert read(tmp_path) == [("Sum?", "3"), ("Sum?", "3")]
     process_dapo_dataset(source, tmp_path, remove_contradictions=False)
     assert read(tmp_path) == [("Which?", "1"), ("Sum?", "3")]
+
+
+def test_the_file_can_be_taken_as_it_is_released(tmp_path: Path) -> None:
+    """For the run that follows the authors to the letter: the suffix goes behind DAPO's own instruction."""
+    source = write(tmp_path / "in.parquet", [dapo_row("Q?", "1")] * 2)
+    keep = {"remove_wrapper": False, "remove_duplicates": False, "remove_contradictions": False}
+    card = process_dapo_dataset(source, tmp_path, suffix="Box it.", **keep)
+    rows = pq.read_table(tmp_path / "train.parquet").to_pylist()
+    assert [row["prompt"][0]["content"] for row in rows] == [f"{WRAPPED}\n\nBox it."] * 2
+    assert card["removed"] == {"wrapper": False, "duplicates": False, "contradictions": False}
+    assert card["wrapper"] == {"full": 2, "partial": 0, "none": 0, "remains": 2}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text + " ",
+        lambda text: "\n" + text,
+        lambda text: text.replace(". ", ".  "),
+        lambda text: WRAPPER_PREFIX + text + WRAPPER_SUFFIX,
+        lambda text: text.replace(" should", " SHOULD").replace("Remember", "remember"),
+    ],
+)
+def test_a_wrapper_that_does_not_come_off_whole_is_refused(tmp_path: Path, spoil) -> None:
+    rows = [dapo_row(f"{i}?", "1") for i in range(2000)]
+    for row in rows[5:8]:
+        row["prompt"][0]["content"] = spoil(row["prompt"][0]["content"])
+    with pytest.raises(UserError, match=r"does not come off whole in 3 of 2000 rows \(0.15%; at most 0.1%.*5\?"):
+        process_dapo_dataset(write(tmp_path / "in.parquet", rows), tmp_path)
+    assert not (tmp_path / "train.parquet").exists()
+    card = process_dapo_dataset(write(tmp_path / "in.parquet", rows[7:]), tmp_path)
+    assert card["wrapper"]["remains"] == 1 and card["rows"]["out"] == 1993
 
 
 WRAPPED = WRAPPER_PREFIX + "Q?" + WRAPPER_SUFFIX
@@ -174,7 +207,7 @@ BIG = "340282366920938463463374607431768211457"
         {"problem": "Q?", "answer": BIG, "solution": "Think."},
         {"prompt": WRAPPED, "solution": f"\\boxed{{{BIG}}}"},
         {"prompt": "Q?", "reward_model": {"ground_truth": BIG}},
-        {"prompt": apply_chat_template("Q?"), "answer": f"${BIG}$"},
+        {"prompt": build_messages("Q?"), "answer": f"${BIG}$"},
     ],
     ids=lambda row: "+".join(row)[:40],
 )
@@ -264,7 +297,7 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path, byte_tok
 
 def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     source = write(tmp_path / "in.parquet", [dapo_row("Q?", "1")] * 5)
-    command = [sys.executable, "-m", "justrl.prepare_data", "--output_dir", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "justrl", "data", "prepare", "--output_dir", str(tmp_path / "out")]
     done = subprocess.run([*command, "--dataset-name", str(source)], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("5 rows: 0 incomplete, 4 duplicates, 0 questions with contradictory answers")
     write(source, [{"query": "Q?"}])

@@ -7,9 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import justrl
+from justrl.data.messages import build_messages
 from justrl.data.parquet import ParquetDataset, collate_fn
-from justrl.data.prompts import apply_chat_template
 from justrl.errors import UserError
 
 
@@ -18,7 +17,7 @@ def train(tmp_path: Path) -> Path:
     rows = [
         {
             "data_source": "math_dapo",
-            "prompt": apply_chat_template(f"Question {i}?"),
+            "prompt": build_messages(f"Question {i}?"),
             "ability": "MATH",
             "reward_model": {"style": "rule", "ground_truth": str(i)},
             "extra_info": {"index": 10 + i, "question": f"Question {i}?"},
@@ -34,7 +33,7 @@ def test_a_training_file(train: Path) -> None:
     assert len(data) == 5
     assert data[1] == {
         "question": "Question 1?",
-        "prompt": apply_chat_template("Question 1?"),
+        "prompt": build_messages("Question 1?"),
         "ground_truth": "1",
         "index": 11,
         "data_source": "math_dapo",
@@ -51,7 +50,7 @@ def test_a_benchmark_file(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "aime.parquet")
     assert ParquetDataset(tmp_path / "aime.parquet")[0] == {
         "question": "Why?",
-        "prompt": apply_chat_template("Why?"),
+        "prompt": build_messages("Why?"),
         "ground_truth": "204",
         "index": "60",
         "data_source": "aime",
@@ -65,22 +64,12 @@ def test_the_authors_files_are_read(real_benchmarks: Path) -> None:
     assert data[0]["ground_truth"] == r"\boxed{204}"
 
 
-def test_batches_are_lists_by_key(train: Path) -> None:
-    batch = collate_fn([justrl.ParquetDataset(train)[i] for i in (3, 0)])
-    assert batch["ground_truth"] == ["3", "0"]
-    assert batch["prompt"][1] == apply_chat_template("Question 0?")
-    with pytest.raises(UserError, match="empty batch"):
-        collate_fn([])
-    with pytest.raises(UserError, match="same keys"):
-        collate_fn([{"a": 1}, {"b": 1}])
-
-
 def test_torch_loads_it_in_worker_processes(train: Path) -> None:
     from torch.utils.data import DataLoader
 
     data = pickle.loads(pickle.dumps(ParquetDataset(train)))
     batches = list(DataLoader(data, batch_size=2, collate_fn=collate_fn, num_workers=1))
-    assert [batch["ground_truth"] for batch in batches] == [["0", "1"], ["2", "3"], ["4"]]
+    assert [[item["ground_truth"] for item in batch] for batch in batches] == [["0", "1"], ["2", "3"], ["4"]]
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

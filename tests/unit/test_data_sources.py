@@ -17,6 +17,7 @@ from justrl.data import lock as locks
 from justrl.data.sources import Hub as HubOptions
 from justrl.data.sources import local_source, locate, wanted_files
 from justrl.errors import UserError
+from justrl.io import file_sha256
 
 ROWS = b'{"question": "Why?", "answer": "1"}\n'
 MODEL = {
@@ -39,7 +40,7 @@ def hub() -> Iterator[Hub]:
 def download(folder: Path, endpoint: str, kind: str, *options: str, name: str = "out") -> subprocess.CompletedProcess:
     """Run the download command with a lock file and a cache of its own below `folder`."""
     environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-m", "justrl.data.download", kind, "--lock", str(folder / "data.lock.json")]
+    command = [sys.executable, "-m", "justrl", "data", "download", kind, "--lock", str(folder / "data.lock.json")]
     command += ["--output", str(folder / name), *options]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
@@ -111,7 +112,7 @@ def test_of_a_model_neither_pickles_nor_code_come(hub: Hub, tmp_path: Path) -> N
     [
         (["--hub-id", "org/none"], "the hub has no dataset org/none"),
         (["--hub-id", "org/set", "--revision", "v9"], "org/set has no revision 'v9'"),
-        (["--hub-id", "org/empty"], "org/empty has no Parquet or JSON file"),
+        (["--hub-id", "org/empty"], "org/empty has no Parquet, JSON or CSV file"),
     ],
 )
 def test_what_the_hub_lacks_is_said(hub: Hub, tmp_path: Path, options: list[str], message: str) -> None:
@@ -177,7 +178,7 @@ def test_a_mirror_goes_before_the_network(tmp_path: Path) -> None:
 def test_a_mirror_must_hold_the_locked_bytes(tmp_path: Path) -> None:
     mirror = make_mirror(tmp_path / "mirror", "org/set", {"train.jsonl": ROWS})
     lock, revision = tmp_path / "lock.json", "a" * 40
-    files = {"README.md": "1" * 64, "train.jsonl": locks.sha256_file(mirror / "org/set/train.jsonl")}
+    files = {"README.md": "1" * 64, "train.jsonl": file_sha256(mirror / "org/set/train.jsonl")}
     locks.add_entry(lock, "dataset:org/set", {"hub_id": "org/set", "revision": revision, "files": files})
     hub = HubOptions(mirror, offline=True)
     # The same bytes are the locked revision, with or without the card.
@@ -252,3 +253,78 @@ def test_a_folder_that_is_no_download_is_not_replaced(tmp_path: Path) -> None:
     options = ["--hub-id", "org/set", "--mirror", str(mirror), "--offline"]
     assert "holds files that are no download" in refusal(download(tmp_path, "http://127.0.0.1:9", "dataset", *options))
     assert (tmp_path / "out" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("hub_id", ["../secret", "org/../../secret", "org/..", "/secret/set", ""])
+def test_a_hub_id_does_not_leave_the_mirror(tmp_path: Path, hub_id: str) -> None:
+    make_mirror(tmp_path, "secret", {"train.jsonl": ROWS})
+    make_mirror(tmp_path, "mirror/org/set", {"train.jsonl": ROWS})
+    with pytest.raises(UserError, match=r"neither a hub id \(owner/name\)"):
+        locate("dataset", hub_id, hub=HubOptions(tmp_path / "mirror", offline=True))
+
+
+def test_a_link_out_of_the_mirror_is_not_followed(tmp_path: Path) -> None:
+    mirror = make_mirror(tmp_path / "mirror", "org/set", {"train.jsonl": ROWS, "../other.jsonl": ROWS})
+    (mirror / "org/set/near.jsonl").symlink_to("../other.jsonl")
+    locate("dataset", "org/set", hub=HubOptions(mirror, offline=True))
+    (tmp_path / "mine.jsonl").write_bytes(ROWS)
+    (mirror / "org/set/far.jsonl").symlink_to(tmp_path / "mine.jsonl")
+    with pytest.raises(UserError, match=r"far\.jsonl is a link out of the mirror, to .*mine\.jsonl"):
+        locate("dataset", "org/set", hub=HubOptions(mirror, offline=True))
+
+
+def test_the_lock_follows_no_link_and_leaves_nothing_in_the_temporary_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    lock, entry = tmp_path / "lock.json", {"hub_id": "x", "revision": "a" * 40, "files": {}}
+    locks.add_entry(lock, "dataset:a", entry)
+    assert not list((tmp_path / "tmp").iterdir())
+    (guard,) = tmp_path.glob(".*.guard")
+    guard.unlink()
+    (tmp_path / "thesis.tex").write_text("years of work")
+    guard.symlink_to(tmp_path / "thesis.tex")
+    with pytest.raises(OSError, match=guard.name):
+        locks.add_entry(lock, "dataset:b", entry)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b'{"hub_id": "\xe9"}', "is not JSON"),
+        (b"[]", "must be a JSON object"),
+        (b"{}", "is no record of a download"),
+        (b'{"files": {}, "hub_id": "a/b"}', "is no record of a download"),
+    ],
+    ids=["cut", "nested", "not UTF-8", "list", "empty", "incomplete"],
+)
+def test_a_broken_record_is_told_in_a_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "train.jsonl").write_bytes(ROWS)
+    (tmp_path / "raw" / "source.json").write_bytes(content)
+    with pytest.raises(UserError, match=rf"source\.json.*{message}"):
+        local_source(tmp_path / "raw")
+
+
+def test_a_mirror_with_a_broken_record_is_told_in_a_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "org" / "set"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_bytes(ROWS)
+    (folder / "source.json").write_bytes(b"[]")
+    with pytest.raises(UserError, match=r"source\.json must be a JSON object"):
+        locate("dataset", "org/set", hub=HubOptions(tmp_path))
+
+
+def test_downloaded_data_that_was_edited_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "train.jsonl").write_bytes(ROWS)
+    record = {"kind": "dataset", "hub_id": "org/set", "requested": "main", "revision": "c" * 40, "origin": "hub"}
+    files = {"train.jsonl": file_sha256(folder / "train.jsonl")}
+    (folder / "source.json").write_text(json.dumps(record | {"files": files}))
+    assert local_source(folder).files == files
+    (folder / "train.jsonl").write_bytes(ROWS.replace(b"1", b"2"))
+    with pytest.raises(UserError, match=r"train\.jsonl is not the file that was downloaded"):
+        local_source(folder)

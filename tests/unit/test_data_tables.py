@@ -17,8 +17,8 @@ def fill(folder: Path, *names: str) -> Path:
     return folder
 
 
-def names_of(folder: Path, config: str | None = None, split: str | None = None) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in tables.find_data_files(folder, config, split)]
+def names_of(folder: Path, subset: str | None = None, split: str | None = None) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in tables.find_data_files(folder, subset, split)]
 
 
 def test_descriptions_and_hidden_files_hold_no_rows(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_descriptions_and_hidden_files_hold_no_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "split", "expected"),
+    ("subset", "split", "expected"),
     [
         (None, "train", ["data/train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl"]),
         (None, "test", ["data/test-00000-of-00001.jsonl"]),
@@ -36,12 +36,10 @@ def test_descriptions_and_hidden_files_hold_no_rows(tmp_path: Path) -> None:
         ("other", "test", ["other/val.jsonl"]),
     ],
 )
-def test_names_tell_split_and_configuration(
-    tmp_path: Path, config: str | None, split: str, expected: list[str]
-) -> None:
+def test_names_tell_split_and_subset(tmp_path: Path, subset: str | None, split: str, expected: list[str]) -> None:
     fill(tmp_path, *(f"data/train-0000{i}-of-00002.jsonl" for i in (0, 1)), "data/test-00000-of-00001.jsonl")
     fill(tmp_path, "other/val.jsonl")
-    assert names_of(tmp_path, config, split) == expected
+    assert names_of(tmp_path, subset, split) == expected
 
 
 def test_a_single_file_is_taken_whatever_its_name(tmp_path: Path) -> None:
@@ -70,18 +68,18 @@ def test_the_card_goes_before_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "config", "split", "message"),
+    ("names", "subset", "split", "message"),
     [
         ([], None, None, "holds no data file: accepted are .parquet, .json, .jsonl"),
-        (["a.jsonl", "b.jsonl"], "c", None, "no data file of configuration 'c': found a.jsonl, b.jsonl"),
+        (["a.jsonl", "b.jsonl"], "c", None, "no data file of subset 'c': found a.jsonl, b.jsonl"),
         (["train.jsonl", "val.jsonl"], None, "test", "no data file of split 'test': found train.jsonl, val.jsonl"),
     ],
 )
 def test_what_is_missing_is_said(
-    tmp_path: Path, names: list[str], config: str | None, split: str | None, message: str
+    tmp_path: Path, names: list[str], subset: str | None, split: str | None, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        tables.find_data_files(fill(tmp_path, *names), config, split)
+        tables.find_data_files(fill(tmp_path, *names), subset, split)
 
 
 def test_paths_that_are_not_data_are_refused(tmp_path: Path) -> None:

@@ -1,19 +1,21 @@
-"""The one-command evaluation, with the seed design's arguments."""
+"""The one-command evaluation: its arguments, its data sets, its results."""
 
 import json
 
 import pandas
 import pytest
 
+from justrl.commands.evaluate import read_questions
+from justrl.commands.main import main as justrl
+from justrl.commands.main import parse
 from justrl.errors import UserError
-from justrl.evaluate import main, parse_arguments, read_questions
 from tiny_model import make_tiny_model
 
 pytest.importorskip("torch")
 
 
 def test_the_defaults_are_the_seed_designs():
-    arguments = parse_arguments(["--model_path", "m", "--dataset", "aime2024", "--output_file", "out.json"])
+    arguments = parse(["evaluate", "--model_path", "m", "--dataset", "aime2024", "--output_file", "out.json"])
     assert (arguments.temperature, arguments.max_tokens, arguments.samples) == (0.0, 15360, 1)
     assert (arguments.tensor_parallel_size, arguments.graders, arguments.prompt_separator) == (1, "strict", "\n\n")
 
@@ -25,7 +27,7 @@ def test_a_model_is_evaluated_greedily(tmp_path, capsys):
     dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = ["--model_path", str(model), "--dataset", str(dataset), "--tensor_parallel_size", "1"]
     arguments += ["--max_tokens", "8", "--temperature", "0.0", "--output_file", str(tmp_path / "out.json")]
-    main([*arguments, "--backend", "transformers", "--limit", "4"])
+    justrl(["evaluate", *arguments, "--backend", "transformers", "--limit", "4"])
     result = json.loads((tmp_path / "out.json").read_text())
     assert (result["benchmark"], result["n_questions"], result["samples_per_question"]) == ("sums", 4, 1)
     assert result["protocol"]["name"] == "greedy" and result["headline_grader"] == "strict"
@@ -34,6 +36,21 @@ def test_a_model_is_evaluated_greedily(tmp_path, capsys):
     assert list(kept["answer"]) == ["0", "2", "4", "6"]
     assert kept["prompt"].str.contains("?\n\nPlease reason step by step", regex=False).all()
     assert "sums" in capsys.readouterr().out
+
+
+def test_json_lines_hold_every_answer(tmp_path):
+    model = make_tiny_model(tmp_path / "tiny")
+    dataset, output = tmp_path / "sums.jsonl", tmp_path / "out.jsonl"
+    dataset.write_text(json.dumps({"problem": "What is 1 + 1?", "answer": "2"}) + "\n")
+    arguments = ["--model-path", str(model), "--dataset", str(dataset), "--max_tokens", "8", "--samples", "2"]
+    arguments += ["--temperature", "1.0", "--graders", "strict,paper", "--backend", "transformers"]
+    justrl(["evaluate", *arguments, "--output_file", str(output)])
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["sample"] for line in lines] == [0, 1]
+    for line in lines:
+        assert (line["question"], line["ground_truth"]) == ("What is 1 + 1?", "2")
+        assert isinstance(line["completion"], str) and line["outcome"].keys() == {"strict", "paper"}
+        assert line["extracted"] is None
 
 
 def test_the_authors_benchmark_files_are_read_as_they_are(real_benchmarks):

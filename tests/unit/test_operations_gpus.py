@@ -1,16 +1,19 @@
 """GPU leases: each job its own devices, whatever ends the job."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
 from justrl.errors import UserError
-from justrl.operations import gpus
+from justrl.operations import gpu_lease as gpus
 
 DEVICES = ["0", "1", "2", "3"]
 
@@ -24,10 +27,12 @@ with open(sys.argv[1], "a") as log:
 """
 
 
-def leased(count, *command, folder, devices=DEVICES):
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(devices), "TMPDIR": str(folder)}
-    environment.pop("SLURM_JOB_ID", None)
-    module = [sys.executable, "-m", "justrl.operations.gpus", "--count", str(count), "--"]
+def leased(count, *command, folder, devices=DEVICES, **variables):
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(devices), gpus.FOLDER_VARIABLE: str(folder / "locks")}
+    for name in ("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES"):
+        environment.pop(name, None)
+    environment |= variables
+    module = [sys.executable, "-m", "justrl", "gpus", "--count", str(count), "--"]
     return subprocess.Popen([*module, *command], env=environment, text=True, stderr=subprocess.PIPE)
 
 
@@ -54,7 +59,7 @@ def test_a_killed_holder_frees_its_devices(tmp_path):
     while not marker.exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    locks = tmp_path / gpus.LOCK_FOLDER
+    locks = tmp_path / "locks"
     with pytest.raises(UserError, match="did not come free"), gpus.lease(1, DEVICES, locks, wait_seconds=0):
         pass
     holder.send_signal(signal.SIGKILL)
@@ -77,10 +82,92 @@ def test_more_devices_than_there_are_is_refused_at_once(tmp_path):
     assert stderr.startswith("error: 5 GPUs wanted, 4 visible (0,1,2,3)")
 
 
-def test_no_gpu_is_leased_for_none_or_under_slurm(tmp_path):
-    job = leased(0, "true", folder=tmp_path)
-    assert job.wait(timeout=20) == 0
-    assert not gpus.under_slurm({}) and gpus.under_slurm({"SLURM_JOB_ID": "7"})
+def test_no_gpu_is_leased_for_none_or_for_a_job_of_several_nodes(tmp_path):
+    assert leased(0, "true", folder=tmp_path).wait(timeout=20) == 0
+    spread = leased(32, "true", folder=tmp_path, SLURM_JOB_ID="7", SLURM_JOB_NUM_NODES="4")
+    assert spread.wait(timeout=20) == 0
+    assert not (tmp_path / "locks").exists()
+
+
+def test_the_devices_of_an_allocation_are_shared_out(tmp_path):
+    log = tmp_path / "log"
+    # Two allocations on one node may both call their devices 2 and 3, and never wait for each other.
+    jobs = [
+        leased(1, sys.executable, "-c", HOLDER, str(log), "1", folder=tmp_path, devices=["2", "3"], SLURM_JOB_ID=job)
+        for job in ("7", "7", "8", "8")
+    ]
+    assert [job.wait(timeout=60) for job in jobs] == [0] * 4
+    assert sorted(json.loads(line)[0] for line in log.read_text().splitlines()) == ["2", "2", "3", "3"]
+    assert {folder.name for folder in (tmp_path / "locks").iterdir()} == {"slurm-7", "slurm-8"}
+
+
+NOBODY = 65534
+
+
+def as_user(user, check):
+    """Run `check` in a child process of that user, its umask the strictest; what it returns is the exit status."""
+    child = os.fork()
+    if not child:
+        status = 99
+        try:
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+            os.umask(0o077)
+            status = check()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture
+def shared_folder():
+    """A folder that every user reaches, as none of pytest's is."""
+    if os.geteuid():
+        pytest.skip("only root can be two users")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o1777)
+        yield Path(folder) / "locks"
+
+
+@pytest.mark.parametrize(("first", "second"), [(NOBODY, NOBODY - 1), (0, NOBODY), (NOBODY, 0)])
+def test_a_lease_holds_against_another_user(shared_folder, first, second):
+    def make():
+        with gpus.lease(2, ["0", "1"], shared_folder, wait_seconds=0):
+            return 0
+
+    def take():
+        with gpus.lease(1, ["0", "1"], shared_folder, wait_seconds=0) as devices:
+            return 10 + int(devices[0])
+
+    def hold():
+        with gpus.lease(1, ["0", "1"], shared_folder, wait_seconds=0):
+            return as_user(second, take) if first == 0 else 0
+
+    assert as_user(first, make) == 0
+    assert as_user(second, take) == 10
+    # The first user's lock files, and a lock on the first device that the second user cannot take.
+    if first == 0:
+        assert as_user(first, hold) == 11
+    else:
+        descriptor = os.open(shared_folder / "0.lock", os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        assert as_user(second, take) == 11
+        os.close(descriptor)
+    assert as_user(second, take) == 10
+
+
+def test_locks_out_of_reach_are_one_sentence(shared_folder):
+    shared_folder.mkdir(mode=0o700)
+
+    def take():
+        try:
+            with gpus.lease(1, ["0"], shared_folder, wait_seconds=0):
+                return 1
+        except UserError as error:
+            return 0 if gpus.FOLDER_VARIABLE in str(error) and "Permission denied" in str(error) else 2
+
+    assert as_user(NOBODY, take) == 0
 
 
 def test_the_command_keeps_the_process_id_and_its_status(tmp_path):

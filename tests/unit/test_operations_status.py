@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import time
 
 import pytest
 
-from justrl.operations import progress
+from justrl import config
+from justrl.operations import run_status as progress
 
 
 def row(step, **changes):
@@ -83,6 +85,106 @@ def test_silence_is_a_finding_until_the_run_has_finished(tmp_path):
     assert progress.findings(progress.read_run(folder, total=10), now=later) == []
 
 
+def owned(now, **changes):
+    """An owner on another machine that took the lock at that time."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+    return {"host": "node-77", "pid": 7, "slurm_job_id": "77", "since": since, **changes}
+
+
+def write_hang_timeout(folder, minutes):
+    """Give the run at results/runs/NAME the files that its trainer gets."""
+    paper = config.load()
+    (folder / "run.json").write_text(json.dumps(paper.described("deepseek").as_dict()))
+    hardware = paper.hardware.as_dict() | {"hang_timeout_minutes": minutes}
+    (folder.parents[1] / "hardware.json").write_text(json.dumps(hardware))
+
+
+@pytest.mark.parametrize(("minutes", "alarm"), [(1, False), (3, True)])
+def test_no_step_for_longer_than_the_hang_timeout_is_a_finding(tmp_path, minutes, alarm):
+    now = time.time()
+    folder = write_run(tmp_path / "runs" / "deepseek", [row(s) for s in range(1, 11)], owner=owned(now))
+    write_hang_timeout(folder, 2)
+    found = progress.findings(progress.read_run(folder, total=20), now=now + 60 * minutes)
+    assert bool(found) is alarm
+    assert not alarm or "no step for 3 min, longer than its hang timeout of 2 min" in found[0]
+
+
+@pytest.mark.parametrize(("minutes", "alarm"), [(14, False), (16, True)])
+def test_a_run_that_never_makes_its_first_step_is_a_finding(tmp_path, minutes, alarm):
+    now = time.time()
+    folder = write_run(tmp_path / "runs" / "deepseek", owner=owned(now))
+    (folder / "work" / "metrics.jsonl").unlink()
+    write_hang_timeout(folder, 2)
+    run = progress.read_run(folder, total=20)
+    assert ("no step for" in progress.render([run], now=now + 60 * minutes)) is alarm
+
+
+def test_after_hours_in_the_queue_a_trainer_has_its_time(tmp_path):
+    now = time.time()
+    folder = write_run(tmp_path / "run", [row(s) for s in range(1, 11)], owner=owned(now + 36000))
+    assert progress.findings(progress.read_run(folder, total=20), now=now + 36060) == []
+
+
+def test_a_stopped_trainer_is_a_finding_at_once_and_a_silent_one_is_called_so(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        owner = {"host": socket.gethostname(), "pid": process.pid}
+        folder = write_run(tmp_path / "run", [row(s) for s in range(1, 11)], owner=owner)
+        found = "".join(progress.findings(progress.read_run(folder, total=20)))
+        process.kill()
+    assert "is stopped (SIGSTOP)" in found and f"kill -CONT {process.pid}" in found
+    assert "no sign of life for 60 min" in progress.owner_state(owned(time.time()), 3600)
+
+
+def test_a_finished_run_and_five_steps_raise_no_alarm(tmp_path):
+    folder = write_run(tmp_path / "run", [row(s) for s in range(1, 61)])
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row(s)) + "\n" for s in range(1, 61)))
+    run = progress.read_run(folder)  # of an experiment that the command was not told of
+    assert run.finished and progress.findings(run, now=time.time() + 1e6) == []
+    five = progress.read_run(write_run(tmp_path / "five", [row(s, reward_mean=-0.5) for s in range(1, 6)]), total=20)
+    assert progress.findings(five) == []
+
+
+def make_unreadable(path, text):
+    if path.is_file():
+        path.unlink()
+    if text is None:
+        path.mkdir()
+    else:
+        path.write_bytes(text)
+
+
+TORN = {
+    "folder": None,
+    "empty": b"",
+    "cut": b'{"host": ',
+    "list": b"[1]",
+    "bytes": b"\xff\xfe\x00",
+    "deep": b"[" * 100_000,
+}
+FILES = ("run.json", "work/LOCK", "work/metrics.jsonl", "metrics.jsonl", "hardware.json")
+
+
+@pytest.mark.parametrize("text", TORN.values(), ids=TORN)
+@pytest.mark.parametrize("name", FILES)
+def test_a_torn_or_foreign_file_is_a_sentence_at_most(tmp_path, name, text):
+    folder = write_run(tmp_path / "runs" / "run", [row(s) for s in range(1, 11)])
+    write_hang_timeout(folder, 2)
+    file = (tmp_path if name == "hardware.json" else folder) / name
+    make_unreadable(file, text)
+    shown = progress.render([progress.read_run(folder, total=20)])
+    assert "step 10 of 20" in shown
+    assert not name.endswith(".json") or f"{file}" in shown
+
+
+def test_a_work_folder_that_is_a_file_is_shown(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "run" / "work").write_text("foreign")
+    assert "step 0" in progress.render([progress.read_run(tmp_path / "run", total=20)])
+
+
 def test_a_live_owner_is_not_called_dead():
     assert "dead" not in progress.owner_state({"host": socket.gethostname(), "pid": os.getpid()})
 
@@ -103,7 +205,7 @@ def test_duration(seconds, text):
 
 def test_the_command_finds_runs_one_level_down(tmp_path):
     write_run(tmp_path / "mini" / "runs" / "deepseek", [row(s) for s in range(1, 11)])
-    command = [sys.executable, "-m", "justrl.status", "--results", str(tmp_path)]
+    command = [sys.executable, "-m", "justrl", "status", "--results", str(tmp_path)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "deepseek (paper)  step 10 of 4,380" in shown
     listed = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)

@@ -2,6 +2,7 @@ r"""No completion hangs, crashes or fools a grader, and none is evaluated as cod
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -42,6 +43,10 @@ MONSTERS = {
     "lone surrogates": "5\ud800\udfff",
     "broken LaTeX": "\\frac{\\sqrt{\\left( \\begin{pmatrix} 1 & \\end{cases} }{",
     "macro soup": "\\" * 999,
+    "macros that do not close": "\\newcommand{9" * 30,
+    "roots that do not close": "\\sqrt[\\end{pmatrix}" * 30,
+    "matrices in matrices": "\\begin{pmatrix}1&" * 20 + "\\\\2\\end{pmatrix}" * 20,
+    "hats on hats": "\\hat{" * 30 + "x" + "}" * 30,
     "other scripts' digits": "٣٫١٤ ५ ５ Ⅷ ½ 五",
     "right to left": "\u202e5\u202c",
     "combining marks": "5" + "\u0301" * 500,
@@ -123,6 +128,17 @@ def test_generated_monsters(graders, pairs):
                 assert grade.outcome in OUTCOMES
                 if grade.extracted is not None:
                     grade.extracted.encode("utf-8")
+
+
+@pytest.mark.timeout(120)
+def test_a_small_campaign_fools_symbolic_with_nothing():
+    """bench/grader_campaign.py makes answers whose verdict is known by construction; it prints what is wrong."""
+    campaign = Path(__file__).parents[2] / "bench" / "grader_campaign.py"
+    result = subprocess.run(
+        [sys.executable, campaign, "--count", "40", "--cheap", "40", "--seed", "7"], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "symbolic: 120 answers" in result.stdout and "false reject" not in result.stdout.partition("symbolic:")[2]
 
 
 WATCHED = """

@@ -4,12 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from dry_run import dry_run
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ["Snakefile", "config.yaml", "rules", "workflow", "envs", "mini", "slurm", "data.lock.json"]
+# Where lanes of CI that go on side by side leave each other the mini experiment's base model: a minute's teaching.
+CACHE = os.environ.get("JUSTRL_TEST_CACHE")
+PARTS = ["Snakefile", "config.yaml", "rules", "workflow", "envs", "mini", "one_gpu", "slurm", "data.lock.json"]
 
 
 class Workspace:
@@ -17,6 +22,7 @@ class Workspace:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.counted: dict[tuple[str, ...], dict[str, int]] = {}
         for part in PARTS:
             source = ROOT / part
             if source.is_dir():
@@ -24,10 +30,16 @@ class Workspace:
             elif source.is_file():
                 shutil.copy(source, folder / part)
 
-    def run(self, *arguments: str, check: bool = True, timeout: float = 1800) -> subprocess.CompletedProcess:
-        """Run snakemake with these arguments; with `check`, a failure shows the end of its output."""
+    def run(
+        self, *arguments: str, check: bool = True, timeout: float = 1800, plugins: Path | None = None
+    ) -> subprocess.CompletedProcess:
+        """Run snakemake with these arguments; with `check`, a failure shows the end of its output.
+
+        `plugins` is a folder of modules that jobs find, too.
+        """
         # The copy's own package must be found, not the one of the repository that is installed.
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "workflow")}
+        places = [str(self.folder / "workflow"), *([str(plugins)] if plugins else [])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
         result = subprocess.run(
             [sys.executable, "-m", "snakemake", *arguments],
             cwd=self.folder,
@@ -41,18 +53,44 @@ class Workspace:
             pytest.fail(f"snakemake {' '.join(arguments)} exited {result.returncode}:\n{output}")
         return result
 
+    def run_experiment(self, results: str, *arguments: str, **options) -> None:
+        """Run a mini experiment with results in `results`, with the base model of another lane where there is one."""
+        model, kept = self.folder / results / "models" / "tiny", CACHE and Path(CACHE) / "tiny"
+        if kept and kept.is_dir():
+            shutil.copytree(kept, model)
+        self.run("--profile", "mini", *arguments, **options)
+        if kept and not kept.is_dir():
+            unfinished = Path(tempfile.mkdtemp(dir=CACHE))
+            shutil.copytree(model, unfinished / "tiny")
+            with suppress(OSError):  # the other lane was first
+                (unfinished / "tiny").rename(kept)
+
+    def dry_run(self, *arguments: str) -> tuple[int, str]:
+        """Status and output of a dry run with these arguments."""
+        output = self.folder / "dry_run.txt"
+        status = dry_run(self.folder, (*arguments, "--dry-run"), output)
+        return status, output.read_text()
+
     def jobs(self, *arguments: str) -> dict[str, int]:
-        """The number of jobs of each rule that a dry run would start."""
-        output = self.run(*arguments, "--dry-run", "--quiet", "rules")
-        counts, table = {}, False
-        for line in (output.stdout + output.stderr).splitlines():
-            words = line.split()
-            if words == ["job", "count"]:
-                counts, table = {}, True
-            elif table and len(words) == 2 and words[1].isdigit():
-                counts[words[0]] = int(words[1])
-                table = words[0] != "total"
-        return counts
+        """The number of jobs of each rule that a dry run would start; the same question is asked once."""
+        if arguments not in self.counted:
+            status, output = self.dry_run(*arguments, "--quiet", "rules")
+            assert status == 0, f"snakemake {' '.join(arguments)} exited {status}:\n{output[-6000:]}"
+            self.counted[arguments] = _job_counts(output)
+        return self.counted[arguments]
+
+
+def _job_counts(output: str) -> dict[str, int]:
+    """The table of jobs that Snakemake prints."""
+    counts, table = {}, False
+    for line in output.splitlines():
+        words = line.split()
+        if words == ["job", "count"]:
+            counts, table = {}, True
+        elif table and len(words) == 2 and words[1].isdigit():
+            counts[words[0]] = int(words[1])
+            table = words[0] != "total"
+    return counts
 
 
 @pytest.fixture(scope="session")
@@ -61,9 +99,21 @@ def workspace(tmp_path_factory) -> Workspace:
     return Workspace(tmp_path_factory.mktemp("dry"))
 
 
+@pytest.fixture
+def make_workspace():
+    """A function that makes a copy in a folder, for one test."""
+    return Workspace
+
+
+@pytest.fixture
+def own_workspace(tmp_path) -> Workspace:
+    """A copy in `tmp_path` for one test."""
+    return Workspace(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def mini(tmp_path_factory) -> Workspace:
     """A copy in which the mini experiment has been run, once for all tests."""
     copy = Workspace(tmp_path_factory.mktemp("mini"))
-    copy.run("--profile", "mini")
+    copy.run_experiment("results/mini")
     return copy

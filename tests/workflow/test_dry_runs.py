@@ -1,9 +1,14 @@
 """The paper's DAG, job by job, and the mistakes that are caught before a job starts."""
 
 import json
+import re
+import shlex
 import shutil
 
 import pytest
+import yaml
+
+from justrl.config import load
 
 
 def test_the_paper_asks_for_every_job(workspace):
@@ -25,6 +30,7 @@ def test_the_paper_asks_for_every_job(workspace):
         "plot_training": 2,
         "plot_checkpoints": 2,
         "compare_with_published": 2,
+        "judge_claims": 1,
         "write_provenance": 1,
     }.items() <= jobs.items()
     # Base and last checkpoint on nine benchmarks; 14 and 17 checkpoints between on three.
@@ -58,6 +64,37 @@ def test_an_external_model_is_evaluated_without_training(workspace):
     assert "train_segment" not in jobs and jobs["download_model"] == 2 and jobs["generate"] == 1
 
 
+def test_the_golden_rung_evaluates_released_weights_and_trains_nothing(workspace):
+    jobs = workspace.jobs("golden")
+    assert not {"train_segment", "preflight", "download_dataset"} & jobs.keys()
+    # Two released and two base models on nine benchmarks; the judge is the fifth model.
+    assert jobs["score"] == jobs["generate"] == 4 * 9 and jobs["download_model"] == 5
+    assert jobs["compare_golden"] == 2 and jobs["judge_golden_claims"] == 1
+    # A model of one's own is one line more, whatever it is compared with.
+    mine = workspace.folder / "mine.yaml"
+    mine.write_text("external: {mine: {model: someone/mine}}\n")
+    assert workspace.jobs("golden", "--configfile", str(mine))["score"] == 5 * 9
+
+
+def test_the_first_thousand_steps_are_segments_of_the_whole_run(workspace):
+    jobs = workspace.jobs("first_1000")
+    # Up to step 1,020 in segments of 60, and 1,000 in segments of 40; base, 3 and 5 checkpoints on three benchmarks.
+    assert jobs["train_segment"] == 17 + 25 and jobs["score"] == (4 + 6) * 3
+    assert jobs["plot_first_thousand"] == 2 and jobs["judge_first_thousand"] == 1
+
+
+@pytest.mark.parametrize(
+    ("card", "segments", "results", "folder"),
+    [("", 4, 9, "one_gpu"), ("48gb", 4, 9, "one_gpu"), ("24gb", 8, 7, "one_gpu_24gb")],
+)
+def test_the_one_gpu_rung_has_an_overlay_for_each_card(workspace, card, segments, results, folder):
+    overlay = ("--configfile", f"one_gpu/{card}.yaml") if card else ()
+    jobs = workspace.jobs("--profile", "one_gpu", *overlay)
+    assert jobs["train_segment"] == segments and jobs["score"] == results
+    status, output = workspace.dry_run("--profile", "one_gpu", *overlay)
+    assert status == 0 and f"results/{folder}/" in output and "results/runs" not in output
+
+
 def test_ablations_run_when_asked_for(workspace):
     assert workspace.jobs("results/aime_deepseek_overlong.json")["train_segment"] == 50
 
@@ -75,8 +112,9 @@ def test_the_slurm_profile_plans_the_same_jobs(workspace):
 
 def test_the_canary_tries_every_rule(workspace):
     every, canary = workspace.jobs(), workspace.jobs("canary")
-    # The canary's results lie under its own protocol, and provenance and overlays are of whole experiments.
-    assert set(every) - set(canary) == {"all", "score", "write_provenance", "plot_overlay"}
+    # The canary's results lie under its own protocol, and what is of whole experiments it does not make.
+    whole = {"write_provenance", "plot_overlay", "judge_claims", "write_card", "write_model_card"}
+    assert set(every) - set(canary) == {"all", "score", *whole}
     assert canary["train_segment"] == canary["score_under"] == 4
 
 
@@ -90,26 +128,47 @@ def test_the_canary_tries_every_rule(workspace):
 def test_a_mistake_in_the_configuration_stops_before_any_job(workspace, overlay, message):
     path = workspace.folder / "mistake.yaml"
     path.write_text(overlay + "\n")
-    result = workspace.run("--dry-run", "--configfile", str(path), check=False)
-    assert result.returncode != 0
-    assert message in result.stdout + result.stderr
-    assert "Traceback" not in result.stdout + result.stderr
+    status, output = workspace.dry_run("--configfile", str(path))
+    assert status != 0
+    assert message in output
+    assert "Traceback" not in output
 
 
 def test_an_overlay_can_extend_another(workspace):
     path = workspace.folder / "longer.yaml"
     path.write_text(
         "extends: mini/experiment.yaml\npathvars: {results: results/longer}\n"
-        "runs: {mini: {steps: 160}}\nevaluation: {benchmarks: [sums_heldout]}\n"
+        "runs: {mini: {steps: 120}}\nevaluation: {benchmarks: [sums_heldout]}\n"
     )
     jobs = workspace.jobs("--profile", "mini", "--configfile", str(path))
     assert jobs["train_segment"] == 4
 
 
+def test_braces_in_configured_text_are_text(workspace):
+    """As wildcards they would be filled in, or be an error, while run.json and results record the text."""
+    suffix, label = "What {model} {x} {{y}} $HOME is, in \\boxed{}.", "Sums {run} {family} {name} 'held' out"
+    path = workspace.folder / "braces.yaml"
+    changes = {
+        "recipe": {"prompt_suffix": suffix, "prompt_separator": " {dataset}\n"},
+        "protocols": {"paper": {"prompt_suffix": suffix}},
+        "benchmarks": {"sums_heldout": {"label": label}},
+        "hardware": {"gpu": "none"},
+    }
+    path.write_text(yaml.safe_dump({"extends": "mini/experiment.yaml", "pathvars": {"results": "results/b"}} | changes))
+    how = ("--profile", "mini", "--configfile", str(path), "--quiet", "host", "--printshellcmds")
+    status, output = workspace.dry_run(*how)
+    assert status == 0, output[-3000:]
+    for words in (f"--prompt-suffix {shlex.quote(suffix)}", shlex.quote(f"sums_heldout={label}")):
+        assert words in output
+    assert "--prompt-separator ' {dataset}\n" in output
+    assert json.dumps(suffix) in output.partition("--protocol")[2]
+    assert json.dumps(label).replace("'", "'\"'\"'") in output.partition("report provenance")[2]
+
+
 def test_another_experiment_cannot_write_where_the_papers_results_are(workspace):
-    result = workspace.run("--dry-run", "--config", "experiment=other", check=False)
-    assert result.returncode != 0
-    assert "experiment other would write to results/" in result.stdout + result.stderr
+    status, output = workspace.dry_run("--config", "experiment=other")
+    assert status != 0
+    assert "experiment other would write to results/" in output
 
 
 def test_a_changed_recipe_never_trains_over_a_run(workspace):
@@ -118,14 +177,73 @@ def test_a_changed_recipe_never_trains_over_a_run(workspace):
     (run / "segments/60/metrics.jsonl").write_text("{}\n")
     (run / "run.json").write_text(json.dumps({"recipe": {}}))
     try:
-        result = workspace.run("--dry-run", check=False)
+        status, output = workspace.dry_run()
     finally:
         shutil.rmtree(workspace.folder / "results/runs")
-    assert result.returncode != 0
-    assert "run deepseek has trained steps" in result.stdout + result.stderr
+    assert status != 0
+    assert "run deepseek has trained 60 steps" in output
+
+
+@pytest.fixture
+def trained(workspace):
+    """A run of which two segments of 60 steps are finished, as far as Snakemake looks."""
+    results = workspace.folder / "results"
+    run, segments = results / "runs/deepseek", results / "runs/deepseek/segments"
+    for folder in ("models/deepseek", "data/dapo/deepseek", "runs/deepseek"):
+        (results / folder).mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps(load().described("deepseek").as_dict()))
+    for file in ("data/dapo/deepseek/train.parquet", "hardware.json"):
+        (results / file).touch()
+    for file in ("verl.yaml", "preflight.json"):
+        (run / file).touch()
+    for step in (60, 120):
+        (segments / f"{step}/model").mkdir(parents=True)
+        (segments / f"{step}/metrics.jsonl").write_text(f'{{"step": {step}, "step_seconds": 300.0}}\n')
+    yield segments
+    shutil.rmtree(results)
+
+
+def test_another_segment_length_trains_nothing_again(workspace, trained):
+    """Today's 120 steps stay; the next segment goes from there to the next multiple of the new length."""
+    overlay = workspace.folder / "length.yaml"
+    overlay.write_text("runs: {deepseek: {segment_steps: 100, steps: 4400, evaluate_every: 200}}\n")
+    status, output = workspace.dry_run("results/aime_deepseek@400.json", "--configfile", str(overlay))
+    assert status == 0, output
+    planned = re.findall(r"^ +output: results/runs/deepseek/segments/(\d+)/model", output, re.M)
+    assert sorted(map(int, planned)) == [200, 300, 400]
+
+
+def test_a_step_that_no_segment_ends_at_is_refused_with_the_nearest(workspace):
+    status, output = workspace.dry_run("results/aime_deepseek@70.json")
+    assert status != 0 and "train_segment" not in output
+    assert "the nearest to ask for: deepseek@60 and deepseek@120" in output
 
 
 def test_a_report_of_nothing_says_what_to_run(workspace):
     result = workspace.run("--report", "report.html", check=False)
     assert result.returncode != 0
     assert "nothing of the experiment paper is in results yet" in result.stdout + result.stderr
+
+
+def requests(workspace, rule: str, *config: str) -> set[str]:
+    """What the first job of a rule asks of Slurm, as a dry run of the profile prints it."""
+    status, output = workspace.dry_run("results/aime_deepseek@60.json", "--profile", "slurm", "--config", *config)
+    assert status == 0, output[-3000:]
+    described = output.partition(f"rule {rule}:")[2].splitlines()
+    line = next(line for line in described if "resources:" in line)
+    return set(line.partition(":")[2].strip().split(", "))
+
+
+def test_a_job_on_one_node_says_so(workspace):
+    """Without it Slurm may grant the GPUs of one job on several nodes."""
+    for rule in ("train_segment", "preflight", "generate", "grade_by_model"):
+        assert "nodes=1" in requests(workspace, rule), rule
+    assert not [request for request in requests(workspace, "train_segment") if request.startswith(("mpi", "tasks"))]
+
+
+def test_training_on_more_nodes_starts_its_own_steps_and_has_as_many_gpus_on_each(workspace):
+    training = requests(workspace, "train_segment", "hardware={nodes: 4}")
+    assert {"nodes=4", "gpu=32", "mpi=srun", "tasks=4", "tasks_per_gpu=0", "cpus_per_task=64"} <= training
+    (extra,) = (request for request in training if request.startswith("slurm_extra="))
+    assert extra.endswith(" --gpus-per-node=8") and "--signal=URG@" in extra
+    assert "nodes=1" in requests(workspace, "generate", "hardware={nodes: 4}")

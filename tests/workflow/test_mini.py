@@ -1,8 +1,12 @@
 """The mini experiment, end to end, as `make mini` runs it."""
 
 import json
+import shutil
 
 import pandas as pd
+from huggingface_hub import ModelCard
+
+import ro_crate
 
 
 def result(mini, name):
@@ -22,7 +26,7 @@ def test_it_really_learns(mini):
 
 def test_every_checkpoint_is_evaluated_on_both_benchmarks(mini):
     for benchmark in ("sums_heldout", "sums_harder"):
-        for name in ("mini@base", "mini@40", "mini"):
+        for name in ("mini@base", "mini@30", "mini"):
             assert result(mini, f"{benchmark}_{name}")["n_questions"] == 100
 
 
@@ -38,7 +42,7 @@ def test_the_metrics_cover_each_step_once(mini):
     rows = [
         json.loads(line) for line in (mini.folder / "results/mini/runs/mini/metrics.jsonl").read_text().splitlines()
     ]
-    assert [row["step"] for row in rows] == list(range(1, 81))
+    assert [row["step"] for row in rows] == list(range(1, 61))
     needed = {
         "reward_mean",
         "accuracy",
@@ -75,9 +79,75 @@ def test_results_say_how_they_were_made(mini):
     assert len(provenance["config_sha256"]) == 64
 
 
+def test_the_card_describes_the_experiment_to_machines(mini):
+    folder = mini.folder / "results/mini"
+    assert ro_crate.problems(folder) == []
+    card = ro_crate.read_crate(folder)
+    assert "mini experiment – not a paper result" in card["./"]["description"]
+    inputs = {
+        "models/tiny/",
+        "data/sums/raw/",
+        "data/sums/tiny/train.parquet",
+        "benchmarks/sums_harder/questions.parquet",
+    }
+    results = {"sums_heldout_mini@30.json", "comparison/mini.csv", "claims.json", "figures/mini/training.png"}
+    assert inputs | results | {"runs/mini/model_card.md", "runs/mini/segments/60/model/"} <= card.keys()
+    assert {path.relative_to(folder).as_posix() for path in (folder / "experiments").glob("*.json")} <= card.keys()
+    provenance = json.loads((folder / "provenance.json").read_text())
+    values = {entity["name"]: entity["value"] for entity in card.values() if entity["@type"] == "PropertyValue"}
+    assert values["configuration SHA-256"] == provenance["config_sha256"]
+    assert card["#code"]["sha256"] == values["code SHA-256 of the results"] == provenance["code"]["sha256"]
+    packages = {(entity["name"], entity.get("softwareVersion")) for entity in card.values() if "name" in entity}
+    assert ("torch", provenance["packages"]["torch"]) in packages
+    assert values["steps"] == 60 and values["hours of the steps"] > 0 and values["hours of the jobs"] > 0
+    assert values["GPU hours of the steps"] == 0 and values["energy in kWh"] == "not measured"
+    assert values["attempts"] == 2 and values["interruptions survived"] == 0
+    reviews = [entity for entity in card.values() if entity["@type"] == "ClaimReview"]
+    assert len(reviews) == len(json.loads((folder / "claims.json").read_text())["claims"])
+    assert str(mini.folder) not in (folder / "ro-crate-metadata.json").read_text()
+
+
+def test_the_model_card_says_how_the_run_was_made_and_scored(mini):
+    card = ModelCard.load(mini.folder / "results/mini/runs/mini/model_card.md")
+    found = {(one.dataset_type, one.metric_args["grader"]): one.metric_value for one in card.data.eval_results}
+    assert found["sums_heldout", "strict"] == round(100 * accuracy(mini, "sums_heldout_mini")["value"], 2)
+    assert len(found) == 6 and "mini experiment – not a paper result" in card.text
+
+
 def test_the_report_holds_figures_tables_and_provenance(mini):
     report = mini.folder / "results/mini/report.html"
     mini.run("--profile", "mini", "--report", str(report))
     text = report.read_text()
     for part in ("Data", "Training", "Benchmarks", "Comparison", "Provenance", "training.svg", "mini.html"):
         assert part in text
+
+
+def test_a_model_that_nobody_trained_goes_through_the_golden_rung(mini):
+    """Its folder comes from a mirror, as released weights do on a machine without network."""
+    mirror, base = mini.folder / "mirror/someone/theirs", mini.folder / "results/mini/models/tiny"
+    shutil.copytree(base, mirror, ignore=shutil.ignore_patterns("source.json"))
+    overlay = mini.folder / "golden.yaml"
+    overlay.write_text(
+        f"extends: mini/experiment.yaml\nhub: {{mirror: {json.dumps(str(mini.folder / 'mirror'))}}}\n"
+        "external: {theirs: {model: someone/theirs, family: mini}}\n"
+    )
+    mini.run("--profile", "mini", "golden", "--configfile", str(overlay))
+    golden = mini.folder / "results/mini/golden"
+    claims = json.loads((golden / "claims.json").read_text())
+    assert claims["experiment"] == "mini" and {claim["verdict"] for claim in claims["claims"]} == {"not run"}
+    page = (golden / "mini.html").read_text()
+    assert "not a paper result" in page and "theirs" in page
+    # The same weights as the base, so the same answers to the same questions.
+    base = {name: accuracy(mini, f"{name}_mini@base") for name in ("sums_heldout", "sums_harder")}
+    for name, expected in base.items():
+        assert abs(accuracy(mini, f"{name}_theirs")["value"] - expected["value"]) < 0.1
+
+
+def test_the_first_steps_are_judged_without_training_anything_again(mini):
+    output = mini.run("--profile", "mini", "first_1000")
+    assert "train_segment" not in output.stdout + output.stderr
+    folder = mini.folder / "results/mini/first_1000"
+    assert (folder / "mini/metrics.jsonl").read_text() == (
+        mini.folder / "results/mini/runs/mini/metrics.jsonl"
+    ).read_text()
+    assert "not a paper result" in (folder / "mini/training.svg").read_text() and (folder / "claims.md").is_file()

@@ -1,8 +1,12 @@
 """The mini experiment on real verl, Ray, FSDP2 and vLLM, on a CPU."""
 
 import json
+import os
 
 import pytest
+
+from conftest import ROOT
+from recorded_steps import read_steps
 
 pytestmark = pytest.mark.verl
 pytest.importorskip("verl", reason="verl is not installed: make verl-env, then make test-verl")
@@ -14,7 +18,9 @@ def verl_mini(tmp_path_factory):
     from conftest import Workspace
 
     copy = Workspace(tmp_path_factory.mktemp("verl"))
-    copy.run("--profile", "mini", "--configfile", "mini/verl.yaml", timeout=2700)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "VERL_USE_EXTERNAL_MODULES", "mini_batch_spy")
+        copy.run_experiment("results/mini-verl", "--configfile", "mini/verl.yaml", timeout=2700, plugins=ROOT / "tests")
     return copy
 
 
@@ -53,3 +59,27 @@ def test_rollout_and_trainer_agree_on_the_policy(verl_mini):
 
 def test_both_engines_are_drawn_together(verl_mini):
     assert (verl_mini.folder / "results/mini-verl/figures/overlays/engines.png").stat().st_size > 10_000
+
+
+def test_each_mini_batch_is_whole_prompts_in_order_with_its_share_of_the_tokens(verl_mini):
+    """On one rank, as on the reference engine; as they finish, the first of four would hold a tenth of the tokens."""
+    steps = read_steps(verl_mini.folder / "results/mini-verl/runs/mini_verl/work/verl")
+    assert sorted(steps) == list(range(1, 17))
+    tokens = [0, 0, 0, 0]
+    for step in steps.values():
+        for mini_batch in range(4):
+            rows = step[mini_batch, 0]
+            prompts = range(4 * mini_batch, 4 * mini_batch + 4)
+            assert [row.place for row in rows] == [(prompt, sample) for prompt in prompts for sample in range(8)]
+            tokens[mini_batch] += sum(len(row.response_ids) for row in rows)
+    assert all(abs(share / sum(tokens) - 0.25) < 0.02 for share in tokens), tokens
+    lengths = [len(row.response_ids) for step in steps.values() for rows in step.values() for row in rows]
+    assert max(lengths) > 3 * min(lengths), "answers of even lengths show nothing"
+
+
+def test_the_merged_model_has_its_bases_tokenizer_byte_for_byte(verl_mini):
+    models = verl_mini.folder / "results/mini-verl"
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        merged = models / "runs/mini_verl/segments/16/model" / name
+        assert merged.read_bytes() == (models / "models/tiny" / name).read_bytes()
+    assert "LlamaTokenizerFast" in (models / "models/tiny/tokenizer_config.json").read_text()

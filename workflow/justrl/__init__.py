@@ -14,16 +14,16 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "5000"
 
 _PUBLIC = {
-    "JustRLGRPOTrainer": "justrl.grpo.trainer",
-    "MathRuleVerifier": "justrl.verifiers.strict",
-    "PaperVerifier": "justrl.verifiers.paper",
+    "JustRLGRPOTrainer": "justrl.public",
+    "MathRuleVerifier": "justrl.verifiers.exact",
+    "PaperVerifier": "justrl.verifiers.exact",
     "ParquetDataset": "justrl.data.parquet",
-    "apply_chat_template": "justrl.data.prompts",
+    "apply_chat_template": "justrl.public",
     "collate_fn": "justrl.data.parquet",
-    "compute_group_advantages": "justrl.grpo.advantages",
-    "extract_question": "justrl.data.prompts",
+    "compute_group_advantages": "justrl.train.reference.advantages",
+    "extract_question": "justrl.public",
     "load_eval_dataset": "justrl.data.benchmarks",
-    "log_training_metrics": "justrl.analysis.metrics",
+    "log_training_metrics": "justrl.public",
     "process_dapo_dataset": "justrl.data.dapo",
 }
 

@@ -1,308 +1,760 @@
-"""The experiment as one mapping: loading, overlays, validation, and what a run is made of.
+"""The experiment, typed: `config.yaml` and its overlays become one `Experiment`.
 
-`config.yaml` holds every number; an overlay changes some of them. What is allowed stands in
-workflow/schemas/config.schema.yaml; the rules that tie several keys together stand here.
+`config.yaml` holds every number; an overlay changes some of them. What each key may hold is declared here, once: the
+JSON schema and the table of keys in the documentation are made from these classes. Rules that tie several keys together
+are in `Experiment.contradictions`.
 """
 
-import copy
-import difflib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from justrl.errors import UserError
-
-Config = dict[str, Any]
-
-ROOT = Path(__file__).resolve().parents[2]
-DEFAULT_CONFIG = ROOT / "config.yaml"
-# The C loader reads the same safe subset ten times as fast, which every job of the workflow pays for.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
-
-
-def merge(base: Mapping, overlay: Mapping) -> Config:
-    """A deep copy of `base` in which mappings are merged with `overlay` and everything else is replaced by it."""
-    merged = copy.deepcopy(dict(base))
-    for key, value in overlay.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
-        else:
-            merged[key] = copy.deepcopy(value)
-    return merged
+from justrl.config_files import DEFAULT_CONFIG, merge, read
+from justrl.config_problems import explain
+from justrl.errors import UserError, did_you_mean
+from justrl.gpu_specs import Gpu, find_gpu
 
 
-def read_yaml(path: str | Path) -> Config:
-    """Read a YAML mapping; a missing file, broken YAML or anything but a mapping is a UserError."""
-    path = Path(path)
-    try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such configuration file") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: a configuration is a mapping of keys to values, got {type(value).__name__}")
+def _not_a_switch(value: Any) -> Any:
+    """Refuse true and false, which Python would silently take for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted")
     return value
 
 
-def read_overlay(path: str | Path) -> Config:
-    """Read an overlay with the overlays it extends (paths relative to the repository) merged beneath it."""
-    seen: list[str] = []
-    layers = []
-    current: str | None = str(path)
-    while current:
-        if current in seen:
-            raise UserError(f"{path}: `extends` goes round in a circle: {' -> '.join([*seen, current])}")
-        seen.append(current)
-        layer = read_yaml(current if Path(current).is_file() else ROOT / current)
-        current = layer.pop("extends", None)
-        layers.append(layer)
-    merged: Config = {}
-    for layer in reversed(layers):
-        merged = merge(merged, layer)
-    return merged
+def _switch(value: Any) -> Any:
+    """Take true and false, also as text from the command line; nothing else."""
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise ValueError("true or false is wanted")
+    return value
+
+
+def _top_k(value: int) -> int:
+    """Refuse 0, which keeps no token."""
+    if value == 0:
+        raise ValueError("must be -1 (off) or at least 1")
+    return value
+
+
+# Text is converted ("80", "1e-6"): overrides on Snakemake's command line arrive as text.
+Whole = Annotated[int, BeforeValidator(_not_a_switch)]
+Number = Annotated[float, BeforeValidator(_not_a_switch)]
+Switch = Annotated[bool, BeforeValidator(_switch)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+HubId = Annotated[str, Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$")]
+Positive = Annotated[Whole, Field(ge=1)]
+Count = Annotated[Whole, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+TopK = Annotated[Whole, AfterValidator(_top_k), Field(ge=-1)]
+
+
+class Part(BaseModel):
+    """A part of the experiment: unknown keys are refused, numbers are finite, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values as JSON has them."""
+        return self.model_dump(mode="json")
+
+
+AnyPart = TypeVar("AnyPart", bound=Part)
+
+
+def text(description: str, **limits: Any) -> Any:
+    """A field with its description, and no default."""
+    return Field(description=description, **limits)
+
+
+# For what is compiled in a first step.
+LEAST_HANG_MINUTES = 30
+REVISION = "Commit of the hub repository; null resolves main once."
+
+
+class Hub(Part):
+    """How models and datasets are reached."""
+
+    mirror: str | None = text("Folder with <hub id>/... copies, used instead of the hub.")
+    offline: Switch = text("Never ask the network.")
+
+
+class HubModel(Part):
+    """A model of the hub."""
+
+    source: Literal["hub"] = text("The model hub.")
+    hub_id: HubId = text("Repository, owner/name.")
+    revision: str | None = text(REVISION, default=None)
+    context_length: Positive = text("Tokens the model can attend to (max_position_embeddings of its config.json).")
+
+
+class TaughtModel(Part):
+    """A tiny model that the workflow makes and teaches the format of the task, for machines without a GPU."""
+
+    source: Literal["taught"] = text("Made by the workflow.")
+    family: Literal["deepseek", "nemotron"] = text("Whose tokenizer, template and kind of embeddings it has.")
+    context_length: Positive = text("Tokens the model can attend to.")
+    hidden_size: Whole = text("Width of the model.", ge=8)
+    intermediate_size: Whole = text("Width of the feed-forward layers.", ge=8)
+    layers: Positive = text("Number of layers.")
+    heads: Positive = text("Attention heads.")
+    key_value_heads: Positive = text("Key and value heads.")
+    steps: Positive = text("Supervised steps.")
+    batch_size: Positive = text("Examples a supervised step.")
+    learning_rate: Number = text("Peak learning rate of the supervised phase.", gt=0)
+    digits: Positive = text("Digits of the operands it is taught on.")
+    harder_share: Share = text("Share of examples with one digit more.")
+    wrong_share: Share = text("Share of examples answered at a glance, wrongly.")
+    slip_share: Share = text("Share of worked solutions with a slip in them.")
+
+
+Model = Annotated[HubModel | TaughtModel, Field(discriminator="source")]
+
+
+class HubDataset(Part):
+    """A training set of the hub."""
+
+    source: Literal["hub"] = text("The dataset hub.")
+    hub_id: HubId = text("Repository, owner/name.")
+    revision: str | None = text(REVISION, default=None)
+    split: str = text("Split that is trained on.")
+    remove_wrapper: Switch = text("Take DAPO's own instruction off each question.")
+    remove_duplicates: Switch = text("Keep one copy of each question.")
+    remove_contradictions: Switch = text("Drop questions whose copies disagree on the answer.")
+    remove_contaminated: Switch = text("Drop questions that overlap with a benchmark.")
+
+
+class ArithmeticDataset(Part):
+    """Generated sums with exact answers."""
+
+    source: Literal["arithmetic"] = text("Generated.")
+    digits: Positive = text("Digits of each operand.")
+    harder_share: Share = text("Share of the sums with one digit more.")
+    rows: Positive = text("Questions.")
+    remove_contaminated: Switch = text("Drop questions that overlap with a benchmark.")
+
+
+Dataset = Annotated[HubDataset | ArithmeticDataset, Field(discriminator="source")]
+
+
+class OverlongPenalty(Part):
+    """DAPO's soft penalty on the last tokens of the budget."""
+
+    enabled: Switch = text("Whether it is added to the reward.")
+    buffer: Positive = text("Tokens before the limit where it begins.")
+    factor: Number = text("Penalty at the limit.", gt=0)
+
+
+# What of the recipe the training data is prepared with, once for all runs.
+PREPARED = ("prompt_separator", "prompt_suffix", "max_prompt_length")
+
+# How each loss makes one number of a mini-batch's tokens, by verl's names.
+AGGREGATION = {"vanilla": "token-mean", "dr_grpo": "seq-mean-token-sum-norm", "gspo": "seq-mean-token-mean"}
+
+
+class Recipe(Part):
+    """The training recipe; the same for every run unless the run overrides a key."""
+
+    algorithm: Literal["grpo"] = text("Policy optimisation algorithm.")
+    advantage_epsilon: Number = text("Added to the group's standard deviation.", gt=0)
+    kl_coefficient: Number = text("Weight of a KL term; arXiv 2512.16649 has none.", ge=0, le=0)
+    entropy_coefficient: Number = text(
+        "Weight of an entropy bonus; the recipe of arXiv 2512.16649 has none.", ge=0, le=0
+    )
+    prompts_per_step: Positive = text("Questions a step.")
+    rollouts_per_prompt: Whole = text("Answers sampled for each question (the group).", ge=2)
+    mini_batch_prompts: Positive = text("Questions an optimizer update.")
+    micro_batch_per_gpu: Positive = text("Sequences a forward pass on one GPU.")
+    clip_ratio_low: Number = text("Ratio is clipped below at 1 minus this.", gt=0, lt=1)
+    clip_ratio_high: Number = text("Ratio is clipped above at 1 plus this.", gt=0)
+    clip_ratio_c: Number = text("Dual clip: bound of the loss for negative advantages.", gt=1)
+    loss: Literal["vanilla", "dr_grpo", "gspo"] = text(
+        "vanilla (clipped, token mean: the paper's), dr_grpo (arXiv 2503.20783) or gspo (arXiv 2507.18071); "
+        "formulas in docs/recipe.md.",
+        default="vanilla",
+    )
+    loss_aggregation: Literal["token-mean", "seq-mean-token-sum-norm", "seq-mean-token-mean"] | None = text(
+        "null: that of the loss; another one is refused.", default=None, validate_default=True
+    )
+    learning_rate: Number = text("Constant learning rate after warm-up.", gt=0)
+    warmup_steps: Count = text("Steps of linear warm-up.")
+    weight_decay: Number = text("AdamW weight decay.", ge=0)
+    adam_betas: tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]] = text("AdamW betas.")
+    gradient_clip: Number = text("Global gradient norm is clipped to this.", gt=0)
+    max_prompt_length: Positive = text("Tokens of a prompt, chat template included; longer prompts are dropped.")
+    max_response_length: Positive = text("Tokens of a response.")
+    temperature: Number = text("Sampling temperature of rollouts.", gt=0)
+    top_p: Number = text("Nucleus of rollouts.", gt=0, le=1)
+    top_k: TopK = text("Top-k of rollouts; -1 is off.")
+    reward: Literal["paper", "strict", "robust"] = text(
+        "Verifier that gives the reward: paper (the authors' strict one), strict (last box anywhere), robust (lenient, "
+        "of the ablation)."
+    )
+    overlong_penalty: OverlongPenalty
+    prompt_separator: str = text("Text between question and suffix.")
+    prompt_suffix: str = text("Instruction after each question.", min_length=1)
+    data_seed: Count | None = text("Seed of the order of the questions; null: the experiment's.", default=None)
+    dtype: Literal["bfloat16", "float32"] = text("Number format of the forward and backward pass.")
+    gradient_checkpointing: Switch = text("Recompute activations in the backward pass.")
+
+    @field_validator("loss_aggregation")
+    @classmethod
+    def _that_of_the_loss(cls, value: str | None, known: ValidationInfo) -> str | None:
+        loss = known.data.get("loss")
+        if loss and value not in (None, AGGREGATION[loss]):
+            raise ValueError(f"loss {loss} goes with {AGGREGATION[loss]}; leave this null, or choose another loss")
+        return AGGREGATION[loss] if loss else value
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence: prompt and response."""
+        return self.max_prompt_length + self.max_response_length
+
+    @property
+    def rollouts_per_step(self) -> int:
+        """Sequences of one step."""
+        return self.prompts_per_step * self.rollouts_per_prompt
+
+
+class Run(Part):
+    """A training run: a base model, data, an engine and the complete recipe."""
+
+    family: Name = text("Comparison table it belongs to.")
+    model: str = text("A name of models.")
+    dataset: str = text("A name of datasets.")
+    engine: Literal["verl", "reference"] = text("verl (Ray, FSDP2, vLLM) or reference (one process).")
+    enabled: Switch = text("Whether `snakemake` without a target trains it.")
+    steps: Positive = text("Training steps.")
+    segment_steps: Positive = text("Steps of one job; divides steps.")
+    evaluate_every: Positive = text("Steps between checkpoint evaluations; a multiple of segment_steps.")
+    seeds: list[Count] = text("One training for each of these seeds, named <run>_s<seed>; none: one.", default=[])
+    seed: Count | None = text("Seed of this run; null: the experiment's.", default=None)
+    recipe: Recipe = text("Keys of the recipe that this run changes.")
+
+    @property
+    def canary(self) -> bool:
+        """Whether this is the short trial of another run."""
+        return isinstance(self, CanaryRun)
+
+    @property
+    def segment_ends(self) -> list[int]:
+        """The steps at which the segments end, in order; the last one is the run's last step."""
+        return list(range(self.segment_steps, self.steps + 1, self.segment_steps))
+
+    @property
+    def evaluated_steps(self) -> list[int]:
+        """The checkpoints that are evaluated: every `evaluate_every` steps and the last one."""
+        return sorted({*range(self.evaluate_every, self.steps + 1, self.evaluate_every), self.steps})
+
+
+class CanaryRun(Run):
+    """The short trial of a run, which `snakemake canary` trains."""
+
+
+class SeedRun(Run):
+    """One of several trainings of the same setting, which differ in their seed."""
+
+    setting: str
+
+
+class External(Part):
+    """A published model, evaluated without training."""
+
+    model: HubId = text("Hub id.")
+    revision: str | None = text(REVISION, default=None)
+    family: Name | None = text("Comparison table it belongs to.", default=None)
+    enabled: bool = text("Whether `snakemake` evaluates it unasked; `snakemake golden` does.", default=True)
+
+
+class HubBenchmark(Part):
+    """A benchmark of the hub."""
+
+    label: str = text("Name in tables and figures.")
+    source: Literal["hub"] = text("The dataset hub.")
+    hub_id: HubId = text("Repository, owner/name.")
+    hub_config: str | None = text("Configuration (subset) of the dataset.", default=None)
+    revision: str | None = text(REVISION, default=None)
+    split: str = text("Split that is evaluated.")
+    question_column: str = text("Column of the question.")
+    answer_column: str = text("Column of the gold answer.")
+    id_column: str | None = text("Column of a unique id; null numbers the rows.", default=None)
+    rows: Positive = text("Number of questions; another count is refused.")
+    samples: Positive = text("Samples of each question.")
+
+
+class ArithmeticBenchmark(Part):
+    """Generated sums that are held out."""
+
+    label: str = text("Name in tables and figures.")
+    source: Literal["arithmetic"] = text("Generated.")
+    digits: Positive = text("Digits of each operand.")
+    rows: Positive = text("Number of questions.")
+    samples: Positive = text("Samples of each question.")
+
+
+Benchmark = Annotated[HubBenchmark | ArithmeticBenchmark, Field(discriminator="source")]
+PER_BENCHMARK: Literal["per_benchmark"] = "per_benchmark"
+
+
+class EvalProtocol(Part):
+    """One way of evaluating: how a question is asked and how its answers are sampled.
+
+    Nothing of a model's own generation_config takes part; stop tokens are found by `justrl.generation`.
+    """
+
+    temperature: Number = text("Sampling temperature; 0 is greedy.", ge=0, le=100)
+    top_p: Number = text("Nucleus.", gt=0, le=1)
+    top_k: TopK = text("Top-k; -1 is off.", default=-1)
+    max_tokens: Positive = text("New tokens of an answer.")
+    samples: Positive | Literal["per_benchmark"] = text(
+        "Answers of each question, or per_benchmark.", default=PER_BENCHMARK
+    )
+    prompt_separator: str = text("Text between question and suffix.")
+    prompt_suffix: str = text("Instruction after each question.")
+
+    def user_message(self, question: str) -> str:
+        """The text of the user's turn for one question."""
+        return question + self.prompt_separator + self.prompt_suffix
+
+    def samples_per_question(self, override: int | None = None) -> int:
+        """Answers per question: the override (a benchmark's own number) or the protocol's.
+
+        Raises UserError: neither says a number of at least 1, or several samples are asked of a greedy protocol.
+        """
+        samples = self.samples if override is None else override
+        if not isinstance(samples, int):
+            raise UserError("the protocol leaves the samples to the benchmark: give --samples")
+        if samples < 1:
+            raise UserError(f"--samples must be at least 1, got {samples}")
+        if samples > 1 and self.temperature == 0:
+            raise UserError(f"temperature 0 is greedy, so {samples} samples would all be the same: use --samples 1")
+        return samples
+
+
+class ModelGrader(Part):
+    """The model that judges what the paper's rules rejected."""
+
+    enabled: Switch = text("Whether it runs.")
+    model: HubId = text("Hub id.")
+    revision: str | None = text(REVISION, default=None)
+    fill_question: Switch = text("Whether the judge is shown the question.")
+    exact_verdict: Switch = text("Whether the bare letter A alone counts as correct, as in the authors' script.")
+    max_tokens: Positive = text("New tokens of a verdict.")
+
+
+class Evaluation(Part):
+    """What is evaluated, by what and how."""
+
+    protocol: str = text("Protocol of results/{benchmark}_{run}.json.")
+    benchmarks: list[str] = text("Evaluated at the base model and the last checkpoint.", min_length=1)
+    validation_benchmarks: list[str] = text("Evaluated at checkpoints between.")
+    backend: Literal["vllm", "transformers"] = text("What generates.")
+    dtype: Literal["bfloat16", "float16", "float32"] = text("Number format of generation.")
+    shards: Positive = text("Jobs that share the samples of a benchmark.")
+    together: Switch = text("Whether one job answers all benchmarks of a checkpoint, for models that load slowly only.")
+    graders: list[Literal["strict", "paper", "paper_rules", "symbolic"]] = text(
+        "Rule graders; every completion gets every verdict.", min_length=1
+    )
+    model_grader: ModelGrader
+    headline_grader: str = text("Grader whose avg@k is the headline.")
+
+
+class Canary(Part):
+    """The short trial of each enabled run: every rule on the real hardware, before it is paid for."""
+
+    steps: Positive = text("Training steps of each enabled run's canary.")
+    segment_steps: Positive = text("Steps of one of its jobs; divides steps.")
+    max_response_length: Positive | None = text(
+        "Tokens of a response, in training and in evaluation; null: full length, of which memory and time are learnt."
+    )
+    benchmark: str = text("The benchmark that is tried.")
+    samples: Positive = text("Samples of each question.")
+
+
+class GpuFigures(Part):
+    """A kind of GPU that is not in the table."""
+
+    memory: Number = text("GiB of memory.", gt=0)
+    bandwidth: Number = text("Memory bandwidth, GB/s.", gt=0)
+    tflops: Number = text("Peak of dense bfloat16, TFLOP/s.", gt=0)
+
+
+class EngineSettings(Part):
+    """Memory and speed of the verl engine; null is derived from GPU memory, GPUs and model."""
+
+    gpu_memory_utilization: Annotated[Number, Field(gt=0, le=1)] | None = text(
+        "Part of each GPU's memory that vLLM takes.", default=None
+    )
+    max_tokens_per_gpu: Positive | None = text("Tokens of a micro-batch of update and log-probabilities.", default=None)
+    offload_parameters: Switch | None = text("Keep the trainer's weights in main memory meanwhile.", default=None)
+    offload_optimizer: Switch | None = text("Keep Adam's moments in main memory meanwhile.", default=None)
+    fused_kernels: Switch | None = text("Never hold the logits; derived: false (verl#2656).", default=None)
+    cuda_graphs: Switch | None = text("Replay vLLM's kernels as graphs; derived: true.", default=None)
+    max_num_seqs: Positive | None = text("Sequences that one vLLM runs at once.", default=None)
+    rollout_dtype: Literal["bfloat16", "float16", "float32"] | None = text(
+        "Number format of rollouts; derived: the recipe's, from which another one rounds apart.", default=None
+    )
+
+
+class Hardware(Part):
+    """What one training job and one evaluation job run on; it changes time, never results."""
+
+    gpu: str = text("Kind of GPU, of which memory and time are planned; none for a machine without.")
+    gpu_figures: GpuFigures | None = text("Figures of a kind that the table lacks.", default=None)
+    nodes: Positive = text("Nodes of one training job.")
+    gpus_per_node: Count = text("GPUs of each node; 0 trains on the CPU.")
+    cpus_per_node: Positive = text("CPU cores asked for on each node.")
+    memory_per_node_gb: Positive = text("Memory asked for on each node.")
+    gpus_per_evaluation: Count = text("GPUs of one evaluation shard; 0 generates on the CPU.")
+    cpus_per_evaluation: Positive = text("CPU cores of one evaluation shard.")
+    memory_per_evaluation_gb: Positive = text("Memory of one evaluation shard.")
+    save_every: Positive = text("Steps between full saves inside a segment.")
+    hang_timeout_minutes: Annotated[Number, Field(gt=0)] | None = text(
+        "No progress for this long ends a training job; null: twice the longest phase, 30 at least.", default=None
+    )
+    attention: Literal["flash_attention_2", "sdpa"] = text(
+        "Attention of verl's update on GPUs; sdpa goes without flash-attn, and is slower."
+    )
+    rollouts: Literal["transformers", "vllm"] = text(
+        "Who samples for the reference engine: transformers (to the bit reproducible) or vllm (fast).",
+        default="transformers",
+    )
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one training job."""
+        return self.nodes * self.gpus_per_node
+
+    @property
+    def hang_seconds(self) -> float:
+        """Seconds without progress that end a job; `justrl train` derives the minutes where they are left open."""
+        return 60 * (self.hang_timeout_minutes or LEAST_HANG_MINUTES)
+
+    @property
+    def kind(self) -> Gpu:
+        """The kind of GPU with its figures; a UserError names those known."""
+        own = self.gpu_figures
+        return Gpu(self.gpu, own.tflops, own.bandwidth, own.memory) if own else find_gpu(self.gpu)
+
+
+class Experiment(Part):
+    """What config.yaml and its overlays may say. Unknown keys are refused."""
+
+    pathvars: dict[str, Annotated[str, Field(pattern=r"^[^{}]*$")]] = text(
+        "Snakemake path variables; an overlay sets `results` so that its files never mix with the paper's.",
+        default_factory=dict,
+    )
+    experiment: str = text(
+        'Name stamped on every result and figure; only "paper" is compared with the published numbers.',
+        pattern=r"^[a-z][a-z0-9_-]*$",
+    )
+    seed: Count = text("Seed of data order, rollouts, evaluation samples and bootstrap.")
+    hub: Hub
+    models: dict[Name, Model] = text("Base models by name.", min_length=1)
+    datasets: dict[Name, Dataset] = text("Training datasets by name.", min_length=1)
+    recipe: Recipe
+    runs: dict[Name, Run] = text("Training runs by name.")
+    external: dict[Name, External] = text("Published models to evaluate without training.")
+    benchmarks: dict[Name, Benchmark] = text("Benchmarks by name.")
+    protocols: dict[Name, EvalProtocol] = text("Sampling protocols of evaluation by name.")
+    evaluation: Evaluation
+    overlays: dict[Name, list[str]] = text("Figures that draw the training curves of several runs together, by name.")
+    compare: dict[Name, list[str]] = text(
+        "Pairs of runs, by name: the second minus the first, over seeds and questions."
+    )
+    canary: Canary
+    hardware: Hardware
+
+    @classmethod
+    def from_mapping(cls, config: Mapping) -> "Experiment":
+        """Check a configuration against its types and against itself.
+
+        A run's recipe is completed: the common one with the run's own keys over it.
+
+        Raises UserError: one line for each problem, naming the key, its value and what would be right.
+        """
+        # A round trip turns Snakemake's own mapping types into plain ones.
+        plain = json.loads(json.dumps(config))
+        own = {}
+        for name, run in _mappings(plain.get("runs")):
+            own[name] = run.get("recipe")
+            if isinstance(run.get("recipe"), dict) and isinstance(plain.get("recipe"), dict):
+                run["recipe"] = merge(plain["recipe"], run["recipe"])
+        try:
+            experiment = cls.model_validate(plain)
+        except ValidationError as error:
+            raise UserError("config: " + "\n  ".join(explain(error, cls, own))) from None
+        experiment = experiment.with_seeds()
+        if problems := list(experiment.contradictions()):
+            raise UserError("config: " + "\n  ".join(problems))
+        return experiment
+
+    @property
+    def results(self) -> Path:
+        """The folder of the experiment's results."""
+        return Path(self.pathvars.get("results", "results"))
+
+    @property
+    def enabled(self) -> list[str]:
+        """The runs that `snakemake` without a target trains."""
+        return [name for name, run in self.runs.items() if run.enabled]
+
+    @property
+    def enabled_external(self) -> dict[str, External]:
+        """The published models that `snakemake` without a target evaluates."""
+        return {name: entry for name, entry in self.external.items() if entry.enabled}
+
+    def run(self, name: str) -> Run:
+        """The run of that name; a UserError names the nearest one there is."""
+        if name not in self.runs:
+            raise UserError(f"no run {name} in the configuration{did_you_mean(name, self.runs)}")
+        return self.runs[name]
+
+    def described(self, name: str) -> "RunDescription":
+        """What determines a run's training."""
+        run = self.run(name)
+        return RunDescription(
+            run=name,
+            experiment="canary" if run.canary else self.experiment,
+            engine=run.engine,
+            seed=self.seed if run.seed is None else run.seed,
+            model=self.models[run.model],
+            dataset=self.datasets[run.dataset],
+            recipe=run.recipe,
+        )
+
+    def samples(self, benchmark: str, protocol: str) -> int:
+        """Samples of each question of a benchmark under a protocol."""
+        samples = self.protocols[protocol].samples
+        return self.benchmarks[benchmark].samples if samples == PER_BENCHMARK else int(samples)
+
+    def with_seeds(self) -> "Experiment":
+        """The experiment with a run `{run}_s{seed}` for each seed in place of each run that has several.
+
+        Overlays that draw such a run draw all of its trainings.
+        """
+        runs: dict[str, Run] = {}
+        for name, run in self.runs.items():
+            own = {"seeds": [], "setting": name}
+            each: dict[str, Run] = {
+                f"{name}_s{seed}": SeedRun(**{**dict(run), **own, "seed": seed}) for seed in run.seeds
+            }
+            if taken := sorted(each.keys() & self.runs.keys()):
+                raise UserError(
+                    f"config: runs.{name}.seeds: {taken[0]} is the name of another run; choose another seed"
+                )
+            runs |= each or {name: run}
+        overlays = {
+            overlay: [run for member in members for run in settings(runs).get(member, [member])]
+            for overlay, members in self.overlays.items()
+        }
+        return self.model_copy(update={"runs": runs, "overlays": overlays})
+
+    def with_canaries(self) -> "Experiment":
+        """The experiment plus a `canary_{run}` for each enabled run (of several seeds, the first): few and short steps.
+
+        They are evaluated under a protocol named `canary`: the experiment's own with few samples.
+        """
+        canary, length = self.canary, self.canary.max_response_length
+        protocol = self.protocols[self.evaluation.protocol].model_copy(update={"samples": canary.samples})
+        if length:
+            protocol = protocol.model_copy(update={"max_tokens": length})
+        runs = dict(self.runs)
+        for name, *_ in settings({name: self.runs[name] for name in self.enabled}).values():
+            run = self.runs[name]
+            if f"canary_{name}" in runs:
+                raise UserError(f"config: runs.canary_{name}: that is the name of {name}'s canary; choose another")
+            # A penalty on the last tokens of a short budget would need a buffer of its own.
+            penalty = run.recipe.overlong_penalty.model_copy(update={"enabled": False})
+            short = {"max_response_length": length, "overlong_penalty": penalty} if length else {}
+            changed = {
+                "family": "canary",
+                "enabled": False,
+                "steps": canary.steps,
+                "segment_steps": canary.segment_steps,
+                "evaluate_every": canary.steps,
+                "recipe": run.recipe.model_copy(update=short),
+            }
+            runs[f"canary_{name}"] = CanaryRun(**{**run.model_dump(exclude={"setting"}), **changed})
+        return self.model_copy(update={"runs": runs, "protocols": {**self.protocols, "canary": protocol}})
+
+    def contradictions(self) -> Iterator[str]:
+        """What fits the types and not the rest of the experiment, one sentence each; only of what is enabled."""
+        evaluation = self.evaluation
+        for name, run in self.runs.items():
+            for key, group in (("model", self.models), ("dataset", self.datasets)):
+                yield from _unknown(f"runs.{name}.{key}: no such entry in {key}s", getattr(run, key), group)
+        if self.hardware.gpus and not self.hardware.gpu_figures:
+            try:
+                find_gpu(self.hardware.gpu)
+            except UserError as error:
+                yield f"hardware.gpu: {error}"
+        for name in self.enabled:
+            yield from self.run_contradictions(name)
+        for key in ("benchmarks", "validation_benchmarks"):
+            for benchmark in getattr(evaluation, key):
+                yield from _unknown(f"evaluation.{key}: no benchmark", benchmark, self.benchmarks)
+            yield from _twice(f"evaluation.{key}", getattr(evaluation, key))
+        yield from _twice("evaluation.graders", evaluation.graders)
+        for overlay, members in self.overlays.items():
+            for member in members:
+                yield from _unknown(f"overlays.{overlay}: no run", member, self.runs)
+            yield from _twice(f"overlays.{overlay}", members)
+        for pair, both in self.compare.items():
+            if len(both) != 2:
+                yield f"compare.{pair}: two runs are compared, got {len(both)}: {', '.join(both)}"
+            for setting in both:
+                yield from _unknown(f"compare.{pair}: no run", setting, settings(self.runs))
+            yield from _twice(f"compare.{pair}", both)
+        yield from _unknown("canary.benchmark: no benchmark", self.canary.benchmark, self.benchmarks)
+        if self.canary.steps % self.canary.segment_steps:
+            yield f"canary.steps ({self.canary.steps}) must be a multiple of its segment_steps"
+        yield from _unknown("evaluation.protocol: no protocol", evaluation.protocol, self.protocols)
+        graders: list[str] = [*evaluation.graders]
+        if evaluation.model_grader.enabled:
+            graders += ["model", "paper_rules+model"]
+            if "paper_rules" not in graders:
+                yield "evaluation.graders: model_grader judges what paper_rules rejected; add paper_rules or disable it"
+        if evaluation.headline_grader not in graders:
+            headline = evaluation.headline_grader
+            yield f"evaluation.headline_grader: {headline} is not among the graders that run: {', '.join(graders)}"
+        for name in self.external:
+            if name in self.runs or name in self.models:
+                yield f"external.{name}: the name is taken by a run or a model; choose another"
+
+    def run_contradictions(self, name: str) -> Iterator[str]:
+        """What of one run does not fit together, or not its model and hardware."""
+        run, where = self.runs[name], f"runs.{name}"
+        for key in PREPARED:
+            if getattr(run.recipe, key) != getattr(self.recipe, key):
+                yield (
+                    f"{where}.recipe.{key}: the training data is prepared for all runs alike, by recipe.{key}; set it "
+                    "there, in an experiment of its own if other runs shall keep theirs"
+                )
+        if run.model not in self.models:
+            return
+        for key in ("steps", "evaluate_every"):
+            if (value := getattr(run, key)) % run.segment_steps:
+                yield f"{where}.{key} must be a multiple of segment_steps ({run.segment_steps}), got {value}"
+        recipe = run.recipe
+        if recipe.prompts_per_step % recipe.mini_batch_prompts:
+            yield (
+                f"{where}: mini_batch_prompts ({recipe.mini_batch_prompts}) must divide prompts_per_step "
+                f"({recipe.prompts_per_step})"
+            )
+        penalty = recipe.overlong_penalty
+        if penalty.enabled and penalty.buffer >= recipe.max_response_length:
+            yield (
+                f"{where}: overlong_penalty.buffer ({penalty.buffer}) must be below max_response_length "
+                f"({recipe.max_response_length})"
+            )
+        context = self.models[run.model].context_length
+        if recipe.longest > context:
+            yield (
+                f"{where}: max_prompt_length + max_response_length = {recipe.longest} tokens do not fit the "
+                f"context_length of models.{run.model} ({context})"
+            )
+        protocol = self.protocols.get(self.evaluation.protocol)
+        if protocol and recipe.max_prompt_length + protocol.max_tokens > context:
+            yield (
+                f"protocols.{self.evaluation.protocol}.max_tokens ({protocol.max_tokens}) plus a prompt of "
+                f"{recipe.max_prompt_length} tokens do not fit the context_length of models.{run.model} ({context})"
+            )
+        if run.engine == "reference" and self.hardware.nodes > 1:
+            yield (
+                f"{where}: the reference engine trains on one node, so hardware.nodes = {self.hardware.nodes} would "
+                "leave the others idle; set it to 1, or engine to verl"
+            )
+        sequences = recipe.mini_batch_prompts * recipe.rollouts_per_prompt
+        if self.hardware.gpus and run.engine == "verl" and sequences % self.hardware.gpus:
+            yield (
+                f"{where}: mini_batch_prompts x rollouts_per_prompt = {sequences} sequences must be a multiple of the "
+                f"{self.hardware.gpus} GPUs of hardware"
+            )
+
+
+def settings(runs: Mapping[str, Run]) -> dict[str, list[str]]:
+    """The trainings of each setting: of a run with several seeds one for each, of any other the run itself."""
+    found: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        found.setdefault(run.setting if isinstance(run, SeedRun) else name, []).append(name)
+    return found
+
+
+class RunDescription(Part):
+    """What determines a run's training (run.json): training jobs read it and results quote it.
+
+    The number of steps is not part of it, so a run can be made longer without touching what is trained.
+    """
+
+    run: str
+    experiment: str
+    engine: Literal["verl", "reference"]
+    seed: Count
+    model: Model
+    dataset: Dataset
+    recipe: Recipe
+
+
+def completed(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A written description of a run, with keys that it did not have yet at their defaults; as it is if it is none."""
+    try:
+        return RunDescription.model_validate(described).as_dict()
+    except ValidationError:
+        return dict(described)
+
+
+def read_part(part: type[AnyPart], content: str | Mapping, source: str | Path) -> AnyPart:
+    """One part of the experiment from JSON text or a mapping, as jobs are given it.
+
+    Raises UserError: not JSON, or not such a part; the message begins with `source`.
+    """
+    try:
+        value = json.loads(content) if isinstance(content, str) else content
+        return part.model_validate(value)
+    except ValidationError as error:
+        raise UserError(f"{source}: " + "; ".join(explain(error, part, {}))) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source} is not JSON: {error}") from None
 
 
 def load(
     overlays: Sequence[str | Path] = (), overrides: Sequence[str] = (), base: str | Path = DEFAULT_CONFIG
-) -> Config:
-    """The validated experiment: `base`, then each overlay file, then `dotted.key=value` overrides.
+) -> Experiment:
+    """The experiment: `base`, then each overlay file, then `dotted.key=value` overrides.
 
-    Raises:
-        UserError: an unknown key, a value of the wrong kind, or keys that contradict each other.
+    Raises UserError: an unknown key, a value of the wrong kind, or keys that contradict each other.
     """
-    config = read_yaml(base)
-    for overlay in overlays:
-        config = merge(config, read_overlay(overlay))
-    config = apply_overrides(config, overrides)
-    validate(config)
-    return config
+    return Experiment.from_mapping(read(overlays, overrides, base))
 
 
-def apply_overrides(config: Mapping, overrides: Sequence[str]) -> Config:
-    """Set existing keys by `dotted.key=value`, the value read as YAML; an unknown key is a UserError.
-
-    Scientific notation without a dot (1e-6), which YAML 1.1 reads as text, is read as a number.
-    """
-    result = copy.deepcopy(dict(config))
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise UserError(f"override {override!r}: write it as dotted.key=value")
-        *parents, last = key.split(".")
-        node = result
-        for name in parents:
-            if not isinstance(node.get(name), dict):
-                raise UserError(f"override {override!r}: unknown key {name!r}{_did_you_mean(name, node)}")
-            node = node[name]
-        if last not in node:
-            raise UserError(f"override {override!r}: unknown key {last!r}{_did_you_mean(last, node)}")
-        node[last] = _read_value(text)
-    return result
+def _mappings(value: Any) -> Iterator[tuple[str, dict]]:
+    """The entries of a mapping that are mappings themselves."""
+    for name, entry in value.items() if isinstance(value, dict) else ():
+        if isinstance(entry, dict):
+            yield name, entry
 
 
-def _read_value(text: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"override value {text!r}: not valid YAML: {error}") from None
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
-    return value
+def _unknown(what: str, name: str, known: Mapping) -> Iterator[str]:
+    separator = ": " if what.endswith("s") else " "
+    if name not in known:
+        yield f"{what}{separator}{name}{did_you_mean(name, known)}"
 
 
-def _did_you_mean(name: str, known: Mapping | Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(name), [str(key) for key in known], n=1)
-    return f": did you mean {close[0]}?" if close else f" (known: {', '.join(map(str, known))})"
-
-
-def validate(config: Mapping) -> None:
-    """Check the experiment against its schema and against itself.
-
-    Raises:
-        UserError: one line for each problem, naming the key, its value and what would be right.
-    """
-    problems = list(_schema_problems(config)) or list(_contradictions(config))
-    if problems:
-        raise UserError("config: " + "\n  ".join(problems))
-
-
-def _schema_problems(config: Mapping) -> Iterator[str]:
-    import jsonschema
-
-    schema = yaml.load(SCHEMA.read_text(encoding="utf-8"), Loader=_LOADER)
-    # A round trip turns Snakemake's own mapping types into plain ones.
-    plain = json.loads(json.dumps(config))
-    for error in sorted(
-        jsonschema.Draft202012Validator(schema).iter_errors(plain), key=lambda e: list(e.absolute_path)
-    ):
-        yield from _explain(error)
-
-
-def _explain(error) -> Iterator[str]:
-    where = ".".join(str(part) for part in error.absolute_path)
-    if error.validator == "oneOf" and isinstance(error.instance, dict):
-        yield from _explain_variant(error, where)
-    elif error.validator == "additionalProperties":
-        known = error.schema.get("properties", {})
-        for name in error.instance:
-            if name not in known:
-                yield f"unknown key {name} in {where or 'the configuration'}{_did_you_mean(name, known)}"
-    elif error.validator == "type" and isinstance(error.instance, str) and re.fullmatch(r"\d+e-?\d+", error.instance):
-        yield f"{where}: YAML reads {error.instance} as text; write {error.instance.replace('e', '.0e')}"
-    else:
-        meaning = error.schema.get("description")
-        yield f"{where or 'top level'}: {error.message}" + (f" ({meaning})" if meaning else "")
-
-
-def _explain_variant(error, where: str) -> Iterator[str]:
-    """Explain a mapping that fits none of its variants by the variant whose `source` it names."""
-    sources = []
-    for index, _variant in enumerate(error.validator_value):
-        inner = [e for e in error.context if e.schema_path[0] == index]
-        wrong_source = [e for e in inner if list(e.relative_path) == ["source"]]
-        sources += [e.validator_value for e in wrong_source]
-        if not wrong_source:
-            for e in inner:
-                yield from _explain(e)
-            return
-    yield f"{where}.source: {error.instance.get('source')!r} is none of {', '.join(map(str, sources))}"
-
-
-def _contradictions(config: Mapping) -> Iterator[str]:
-    for name, run in config["runs"].items():
-        yield from _run_contradictions(config, name, run)
-    evaluation = config["evaluation"]
-    for key in ("benchmarks", "validation_benchmarks"):
-        for benchmark in evaluation[key]:
-            if benchmark not in config["benchmarks"]:
-                yield f"evaluation.{key}: no benchmark {benchmark}{_did_you_mean(benchmark, config['benchmarks'])}"
-    for overlay, runs in config["overlays"].items():
-        for run in runs:
-            if run not in config["runs"]:
-                yield f"overlays.{overlay}: no run {run}{_did_you_mean(run, config['runs'])}"
-    if config["canary"]["benchmark"] not in config["benchmarks"]:
-        benchmark = config["canary"]["benchmark"]
-        yield f"canary.benchmark: no benchmark {benchmark}{_did_you_mean(benchmark, config['benchmarks'])}"
-    if config["canary"]["steps"] % config["canary"]["segment_steps"]:
-        yield (
-            f"canary.steps must be a multiple of segment_steps ({config['canary']['segment_steps']}), "
-            f"got {config['canary']['steps']}"
-        )
-    if evaluation["protocol"] not in config["protocols"]:
-        protocol = evaluation["protocol"]
-        yield f"evaluation.protocol: no protocol {protocol}{_did_you_mean(protocol, config['protocols'])}"
-    graders = [*evaluation["graders"]]
-    if evaluation["model_grader"]["enabled"]:
-        graders += ["model", "paper_rules+model"]
-        if "paper_rules" not in graders:
-            yield "evaluation.graders: model_grader judges what paper_rules rejected; add paper_rules or disable it"
-    if evaluation["headline_grader"] not in graders:
-        headline = evaluation["headline_grader"]
-        yield f"evaluation.headline_grader: {headline} is not among the graders that run: {', '.join(graders)}"
-    for name in config["external"]:
-        if name in config["runs"] or name in config["models"]:
-            yield f"external.{name}: the name is taken by a run or a model; choose another"
-
-
-def _run_contradictions(config: Mapping, name: str, run: Mapping) -> Iterator[str]:
-    where = f"runs.{name}"
-    for key, group in (("model", "models"), ("dataset", "datasets")):
-        if run[key] not in config[group]:
-            yield f"{where}.{key}: no such entry in {group}: {run[key]}{_did_you_mean(run[key], config[group])}"
-            return
-    segment = run["segment_steps"]
-    if run["steps"] % segment:
-        yield f"{where}.steps must be a multiple of segment_steps ({segment}), got {run['steps']}"
-    if run["evaluate_every"] % segment:
-        yield f"{where}.evaluate_every must be a multiple of segment_steps ({segment}), got {run['evaluate_every']}"
-    recipe = recipe_of(config, name)
-    if recipe["prompts_per_step"] % recipe["mini_batch_prompts"]:
-        yield (
-            f"{where}: mini_batch_prompts ({recipe['mini_batch_prompts']}) must divide prompts_per_step "
-            f"({recipe['prompts_per_step']})"
-        )
-    penalty = recipe["overlong_penalty"]
-    if penalty["enabled"] and penalty["buffer"] >= recipe["max_response_length"]:
-        yield (
-            f"{where}: overlong_penalty.buffer ({penalty['buffer']}) must be below max_response_length "
-            f"({recipe['max_response_length']})"
-        )
-    context = config["models"][run["model"]]["context_length"]
-    needed = recipe["max_prompt_length"] + recipe["max_response_length"]
-    if needed > context:
-        yield (
-            f"{where}: max_prompt_length + max_response_length = {needed} tokens do not fit the context_length of "
-            f"models.{run['model']} ({context})"
-        )
-    protocol = config["protocols"].get(config["evaluation"]["protocol"])
-    if protocol and recipe["max_prompt_length"] + protocol["max_tokens"] > context:
-        yield (
-            f"protocols.{config['evaluation']['protocol']}.max_tokens ({protocol['max_tokens']}) plus a prompt of "
-            f"{recipe['max_prompt_length']} tokens do not fit the context_length of models.{run['model']} ({context})"
-        )
-    gpus = config["hardware"]["nodes"] * config["hardware"]["gpus_per_node"]
-    sequences = recipe["mini_batch_prompts"] * recipe["rollouts_per_prompt"]
-    if gpus and run["engine"] == "verl" and sequences % gpus:
-        yield (
-            f"{where}: mini_batch_prompts x rollouts_per_prompt = {sequences} sequences must be a multiple of the "
-            f"{gpus} GPUs of hardware"
-        )
-
-
-def recipe_of(config: Mapping, run: str) -> Config:
-    """The complete recipe of a run: the common one with the run's own keys over it.
-
-    Raises:
-        UserError: no such run.
-    """
-    if run not in config["runs"]:
-        raise UserError(f"no run {run} in the configuration{_did_you_mean(run, config['runs'])}")
-    return merge(config["recipe"], config["runs"][run]["recipe"])
-
-
-def with_canaries(config: Mapping) -> Config:
-    """The experiment plus a `canary_{run}` for each enabled run: the same recipe, few steps, short responses.
-
-    They are evaluated under a protocol named `canary`: the experiment's own with short answers and few samples.
-    """
-    canary = config["canary"]
-    length = canary["max_response_length"]
-    runs = {
-        f"canary_{name}": {
-            **run,
-            "family": "canary",
-            "enabled": False,
-            "steps": canary["steps"],
-            "segment_steps": canary["segment_steps"],
-            "evaluate_every": canary["steps"],
-            "recipe": merge(
-                run["recipe"],
-                # A penalty on the last tokens of a short budget would need a buffer of its own.
-                {"max_response_length": length, "overlong_penalty": {"enabled": False}},
-            ),
-        }
-        for name, run in config["runs"].items()
-        if run["enabled"]
-    }
-    protocol = {
-        **config["protocols"][config["evaluation"]["protocol"]],
-        "max_tokens": length,
-        "samples": canary["samples"],
-    }
-    return merge(config, {"runs": runs, "protocols": {"canary": protocol}})
-
-
-def segment_ends(run: Mapping) -> list[int]:
-    """The steps at which a run's segments end, in order; the last one is the run's last step."""
-    return list(range(run["segment_steps"], run["steps"] + 1, run["segment_steps"]))
-
-
-def evaluated_steps(run: Mapping) -> list[int]:
-    """The checkpoints that are evaluated while training: every `evaluate_every` steps and the last one."""
-    return sorted({*range(run["evaluate_every"], run["steps"] + 1, run["evaluate_every"]), run["steps"]})
+def _twice(where: str, names: Sequence[str]) -> Iterator[str]:
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"{where}: {name} stands there twice"

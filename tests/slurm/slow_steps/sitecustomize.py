@@ -8,7 +8,6 @@ JUSTRL_TEST_TRACE   file that gets one line for each computed step. Beside it, `
                     stop signal that the trainer takes.
 """
 
-import importlib.util
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ import time
 from pathlib import Path
 
 TRACE = os.environ.get("JUSTRL_TEST_TRACE")
-LOGGER = "justrl.grpo.progress"
+LOGGER = "justrl.train.reference.training_log"
 
 
 def pause_seconds() -> float:
@@ -52,29 +51,19 @@ def note_and_wait() -> None:
         time.sleep(0.05)
 
 
-class WrapLogger:
-    """Finds the module that logs steps as ever, and then wraps the method that logs one."""
+def wait_after_each_line(module) -> None:
+    """Wrap the method that logs a step."""
+    write = module.MetricsLog.write
 
-    def find_spec(self, name, path=None, target=None):
-        if name != LOGGER:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        execute = spec.loader.exec_module
+    def write_and_wait(log, row):
+        write(log, row)
+        note_and_wait()
 
-        def execute_and_wrap(module):
-            execute(module)
-            write = module.MetricsLog.write
-
-            def write_and_wait(log, row):
-                write(log, row)
-                note_and_wait()
-
-            module.MetricsLog.write = write_and_wait
-
-        spec.loader.exec_module = execute_and_wrap
-        return spec
+    module.MetricsLog.write = write_and_wait
 
 
 if TRACE:
-    sys.meta_path.insert(0, WrapLogger())
+    sys.path.append(str(Path(__file__).parents[1]))
+    from when_imported import WhenImported
+
+    sys.meta_path.insert(0, WhenImported(LOGGER, wait_after_each_line))

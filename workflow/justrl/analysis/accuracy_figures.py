@@ -1,18 +1,19 @@
 """Figures of accuracy: against the training step, and beside the published figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from justrl.analysis import style
-from justrl.analysis.published import select_published
+from justrl.analysis import figure_style as style
+from justrl.analysis.html_tables import grader_label, model_label
 from justrl.analysis.results import Result, benchmark_label, graded_by_model, ordered_benchmarks
-from justrl.analysis.tables import grader_label, model_label
 from justrl.errors import UserError
+from justrl.published import select_published
 
+LEGEND_SPACING = {"handletextpad": 0.2, "columnspacing": 1.6}
 INTERVAL = "Bars: 95% interval over questions (bootstrap, clustered by question)."
 
 
@@ -34,23 +35,19 @@ def plot_checkpoints(
     entries = [(run, style.COLORS[i % 7], style.MARKERS[i % 7], True) for i, run in enumerate(runs)]
     if published:
         entries.append(("published (JustRL paper)", style.INK, "D", False))
-    columns = min(3, len(benchmarks))
-    lines = ceil(len(benchmarks) / columns)
-    header, footer = (0.78 if len(entries) > 1 else 0.56), 0.26
-    figure = style.new_figure(max(3.5 * columns, 5.6), 2.5 * lines + header + footer, header, footer)
-    axes = list(figure.subplots(lines, columns, squeeze=False, sharex=True).flat)
-    for axis, benchmark in zip(axes, benchmarks, strict=False):
-        shown = sorted((r for r in results if r.benchmark == benchmark), key=lambda result: result.step)
+    header = 0.78 if len(entries) > 1 else 0.56
+    figure, axes = style.panel_grid(len(benchmarks), (3.5, 2.5), 5.6, header, sharex=True)
+    for axis, benchmark in zip(axes, benchmarks, strict=True):
+        shown = sorted((r for r in results if r.benchmark == benchmark), key=lambda result: result.step or 0)
         for index, run in enumerate(runs):
             _draw_line(axis, [result for result in shown if result.run == run], grader, index, len(runs))
-        if published:
+        if published and family:
             _draw_published_steps(axis, family, benchmark)
         axis.set_title(f"{benchmark_label(shown[0])}, avg@{shown[0].data['samples_per_question']} (%)")
         axis.margins(x=0.04, y=0.1)
         axis.tick_params(labelbottom=True)
         style.thousands(axis.xaxis)
-    style.hide_unused(axes, len(benchmarks))
-    for axis in axes[max(0, len(benchmarks) - columns) : len(benchmarks)]:
+    for axis in axes[-3:]:
         axis.set_xlabel("Training step (0: base model)")
     subtitle = f"grader: {grader_label(grader or results[0].headline)}"
     style.add_header(figure, title or f"Accuracy of {style.joined(runs)} over training", experiment, subtitle)
@@ -64,7 +61,7 @@ def _draw_line(axis: Axes, points: Sequence[Result], grader: str | None, index: 
     if not points:
         return
     averages = [point.average(grader) for point in points]
-    steps = [point.step for point in points]
+    steps = [point.step or 0 for point in points]
     # Runs side by side are set apart by a hundredth of the axis, so that their bars can be told from one another.
     shift = (index - (count - 1) / 2) * 0.012 * max(1, max(steps))
     values = [100 * average["value"] for average in averages]
@@ -111,7 +108,7 @@ class Lane:
     label: str
     color: str
     marker: str
-    cells: dict[str, Sequence]
+    cells: Mapping[str, Sequence]
 
 
 def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = "") -> Figure:
@@ -126,9 +123,10 @@ def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = 
     names = list(labels)
     published = experiment == "paper" and any(c.published is not None for c in cells)
     legend_lines = ceil(len(lanes) / 2) + published
-    header, footer = 0.42 + 0.2 * legend_lines, 0.26
+    header = 0.42 + 0.2 * legend_lines
     row = 0.17 + 0.17 * len(lanes)
-    figure = style.new_figure(7.2, max(1.0, row * len(names)) + 0.5 + header + footer, header, footer)
+    height = max(1.0, row * len(names)) + 0.5 + header + style.FOOTER
+    figure = style.new_figure(7.2, height, header, style.FOOTER)
     axis = figure.subplots()
     pitch = 0.82 / len(lanes)
     for position, name in enumerate(names):
@@ -159,7 +157,7 @@ def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = 
 
 def _lanes(cells: Sequence) -> list[Lane]:
     models = sorted({(c.run, c.step) for c in cells}, key=lambda m: (m[1] is None, m[1] or 0, m[0]))
-    lanes = []
+    lanes: list[Lane] = []
     for run, step in models:
         mine = [c for c in cells if (c.run, c.step) == (run, step)]
         graders = list(dict.fromkeys(c.grader for c in mine if c.headline))
@@ -207,22 +205,11 @@ def _draw_ours(axis: Axes, cell, height: float, lane: Lane) -> None:
 def _published_legend(figure: Figure, top: float) -> None:
     from matplotlib.lines import Line2D
 
-    width, height = figure.get_size_inches()
     handles = [
         Line2D([], [], color=color, marker="|", linestyle="", markersize=9, markeredgewidth=2, label=label)
         for color, label in ((style.INK, "JustRL paper"), (style.COLORS[3], "re-evaluation, ± 1 standard deviation"))
     ]
-    place = (0.04 / width, 1 - top / height)
-    figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=place,
-        ncols=2,
-        borderaxespad=0,
-        fontsize=8.5,
-        handletextpad=0.2,
-        columnspacing=1.6,
-    )
+    style.add_legend(figure, handles, top, columns=2, **LEGEND_SPACING)
 
 
 def add_legend(figure: Figure, entries: Sequence[tuple], columns: int = 4, top: float = 0.56) -> None:
@@ -230,27 +217,9 @@ def add_legend(figure: Figure, entries: Sequence[tuple], columns: int = 4, top: 
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D(
-            [],
-            [],
-            color=color,
-            marker=marker,
-            linestyle="",
-            markersize=5,
-            markerfacecolor=color if filled else "white",
-            markeredgewidth=1.1,
-            label=label,
-        )
+        Line2D([], [], color=color, marker=marker, markerfacecolor=color if filled else "white", label=label)
         for label, color, marker, filled in entries
     ]
-    width, height = figure.get_size_inches()
-    figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(0.04 / width, 1 - top / height),
-        ncols=min(columns, len(entries)),
-        borderaxespad=0,
-        fontsize=8.5,
-        handletextpad=0.2,
-        columnspacing=1.6,
-    )
+    for handle in handles:
+        handle.set(linestyle="", markersize=5, markeredgewidth=1.1)
+    style.add_legend(figure, handles, top, columns, **LEGEND_SPACING)

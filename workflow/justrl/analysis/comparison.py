@@ -1,4 +1,4 @@
-"""Ours beside the published figures, one table per family, with a verdict in every cell and the reason for it.
+"""Comparison with the published figures, one table per family, with a verdict in every cell and the reason for it.
 
 The criterion. Ours and the published figure are measured on the same questions, so which questions a benchmark happens
 to hold moves both alike and cancels in their difference; what is left is the sampling of answers. The difference is
@@ -9,36 +9,15 @@ below. What differs in protocol, recipe, step or questions is not comparable, an
 published figure lies in our 95% interval over questions, a much weaker statement, is given too (`within_interval`).
 """
 
-import argparse
-import csv
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from math import sqrt
 from pathlib import Path
 from statistics import fmean
 
-from justrl import cli
-from justrl.analysis.published import (
-    BENCHMARKS,
-    LABELS,
-    PublishedFigure,
-    final_step,
-    published_figure,
-    published_steps,
-    select_published,
-)
-from justrl.analysis.results import (
-    Result,
-    add_label_argument,
-    benchmark_label,
-    graded_by_model,
-    load_results,
-    ordered_benchmarks,
-)
-from justrl.errors import UserError
-from justrl.io import atomic_write
-
-__all__ = ["AVERAGE", "LATE", "REFERENCES", "Cell", "compare", "published_figure", "write_csv"]
+from justrl import io
+from justrl.analysis.results import Result, benchmark_label, graded_by_model, ordered_benchmarks
+from justrl.published import BENCHMARKS, LABELS, PublishedFigure, final_step, published_steps, select_published
 
 AVERAGE = "average"
 GRADER_CAVEAT = "the paper graded by rules and then by a model, so another grader's verdict tells of the graders too"
@@ -81,6 +60,9 @@ class Cell:
     note: str = ""
 
 
+_NOT_JUDGED = {field.name: field.default for field in fields(Cell) if field.default is not MISSING}
+
+
 def compare(results: Sequence[Result], family: str, experiment: str) -> list[Cell]:
     """Every cell of a family's comparison: result x grader x reference, then the averages of nine where complete."""
     cells = [
@@ -95,8 +77,8 @@ def compare(results: Sequence[Result], family: str, experiment: str) -> list[Cel
 
 
 def _references(result: Result, family: str) -> list[str]:
-    final, *late = published_steps(family) or [None]
-    return [*REFERENCES, *(f"{LATE}{step}" for step in late if final and not result.is_base)]
+    late = [] if result.is_base else published_steps(family)[1:]
+    return [*REFERENCES, *(f"{LATE}{step}" for step in late)]
 
 
 def published_counterpart(cell: Cell, is_base: bool) -> PublishedFigure | None:
@@ -162,10 +144,18 @@ def _judge(cell: Cell, result: Result) -> Cell:
 
 
 def _decide(cell: Cell, note: str) -> Cell:
-    tolerance = Z * sqrt(cell.seed_error**2 + cell.published_error**2)
-    verdict = "agrees" if abs(cell.difference) <= tolerance else "above" if cell.difference > 0 else "below"
-    within = cell.ci_low <= cell.published <= cell.ci_high
+    """Give the verdict of a cell that has our seed error and a published figure with its error."""
+    published, difference = _known(cell.published), _known(cell.difference)
+    tolerance = Z * sqrt(_known(cell.seed_error) ** 2 + _known(cell.published_error) ** 2)
+    verdict = "agrees" if abs(difference) <= tolerance else "above" if difference > 0 else "below"
+    within = cell.ci_low <= published <= cell.ci_high
     return replace(cell, tolerance=tolerance, within_interval=within, verdict=verdict, note=note)
+
+
+def _known(value: float | None) -> float:
+    if value is None:
+        raise ValueError("a verdict needs a published figure and both errors")
+    return value
 
 
 def _obstacle(cell: Cell, result: Result, figure: PublishedFigure) -> str:
@@ -200,37 +190,34 @@ def _averages(cells: Sequence[Cell]) -> list[Cell]:
     return [_average(list(nine.values())) for nine in groups.values() if len(nine) == len(BENCHMARKS)]
 
 
+def _root_of_squares(values: Iterable[float]) -> float:
+    return sqrt(sum(value**2 for value in values))
+
+
 def _average(nine: Sequence[Cell]) -> Cell:
     count = len(nine)
     value = fmean(cell.value for cell in nine)
-    published = [cell.published for cell in nine]
-    errors = [cell.seed_error for cell in nine]
+    published = [cell.published for cell in nine if cell.published is not None]
+    errors = [cell.seed_error for cell in nine if cell.seed_error is not None]
     average = replace(
         nine[0],
         benchmark=AVERAGE,
         label=LABELS[AVERAGE],
         headline=all(cell.headline for cell in nine),
         value=value,
-        ci_low=value - sqrt(sum((cell.value - cell.ci_low) ** 2 for cell in nine)) / count,
-        ci_high=value + sqrt(sum((cell.ci_high - cell.value) ** 2 for cell in nine)) / count,
-        seed_error=None if None in errors else sqrt(sum(error**2 for error in errors)) / count,
+        ci_low=value - _root_of_squares(cell.value - cell.ci_low for cell in nine) / count,
+        ci_high=value + _root_of_squares(cell.ci_high - cell.value for cell in nine) / count,
+        seed_error=_root_of_squares(errors) / count if len(errors) == count else None,
         questions=sum(cell.questions for cell in nine),
         samples=0,
-        published=None,
-        published_error=None,
-        published_source="",
-        difference=None,
-        tolerance=None,
-        within_interval=None,
-        verdict="not comparable",
-        note="",
+        **_NOT_JUDGED,
     )
-    if None in published:
+    if len(published) < count:
         return replace(average, note="the source does not cover all nine benchmarks")
     average = replace(
         average,
         published=fmean(published),
-        published_error=sqrt(sum(cell.published_error**2 for cell in nine)) / count,
+        published_error=_root_of_squares(_known(cell.published_error) for cell in nine) / count,
         published_source=nine[0].published_source,
         difference=value - fmean(published),
     )
@@ -247,49 +234,6 @@ def page_subject(cells: Sequence[Cell]) -> str:
 
 def write_csv(cells: Sequence[Cell], path: str | Path) -> None:
     """Write the cells, one a row, fractions rounded to six digits."""
-    with atomic_write(path) as handle:
-        writer = csv.DictWriter(handle, [field.name for field in fields(Cell)], lineterminator="\n")
-        writer.writeheader()
-        for cell in cells:
-            row = asdict(cell)
-            writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: compare the results of one family with what is published."""
-    parser = argparse.ArgumentParser(prog="python -m justrl.analysis.comparison", description=__doc__.split("\n")[0])
-    parser.add_argument("--results", nargs="+", required=True, type=Path, metavar="RESULT.json")
-    parser.add_argument("--family", required=True, help="deepseek, nemotron, or a family that nothing is published on")
-    parser.add_argument("--experiment", required=True, help="the experiment's name, as in the config")
-    add_label_argument(parser)
-    for kind in ("csv", "md", "html", "png", "svg"):
-        parser.add_argument(f"--output-{kind}", type=Path)
-    arguments = parser.parse_args(argv)
-    outputs = {kind: getattr(arguments, f"output_{kind}") for kind in ("csv", "md", "html", "png", "svg")}
-    if not any(outputs.values()):
-        raise UserError("nothing to write: give at least one of --output-csv, -md, -html, -png, -svg")
-    results = load_results(arguments.results, arguments.benchmark_labels)
-    cells = compare(results, arguments.family, arguments.experiment)
-    if outputs["csv"]:
-        write_csv(cells, outputs["csv"])
-    if outputs["md"] or outputs["html"]:
-        from justrl.analysis import tables
-        from justrl.analysis.comparison_tables import comparison_sections
-
-        sections = comparison_sections(cells, results, arguments.family, arguments.experiment)
-        title = f"{arguments.family}: {page_subject(cells)}"
-        if outputs["md"]:
-            tables.write_markdown(outputs["md"], title, sections, arguments.experiment)
-        if outputs["html"]:
-            tables.write_html(outputs["html"], title, sections, arguments.experiment)
-    if outputs["png"] or outputs["svg"]:
-        from justrl.analysis import accuracy_figures, style
-
-        with style.house_style():
-            figure = accuracy_figures.plot_comparison(cells, arguments.family, arguments.experiment)
-            style.save_figure(figure, outputs["png"], outputs["svg"])
-    return 0
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    rows = map(asdict, cells)
+    rounded = ({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    io.write_csv(path, (field.name for field in fields(Cell)), rounded)

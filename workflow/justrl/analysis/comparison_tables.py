@@ -1,10 +1,10 @@
-"""What the comparison page of a family holds: ours beside the published figures, gains, graders, published tables."""
+"""Tables of a family's comparison page: ours beside the published figures, gains, graders, published tables."""
 
 from collections.abc import Sequence
 
-from justrl.analysis.published import BENCHMARKS, LABELS, final_step, published_steps, select_published
+from justrl.analysis.html_tables import Section, Text, grader_label, model_label, percent
 from justrl.analysis.results import Result, graded_by_model, ordered_benchmarks
-from justrl.analysis.tables import Section, Text, grader_label, model_label, percent
+from justrl.published import BENCHMARKS, LABELS, final_step, published_steps, select_published
 
 MODEL_GRADED = ("minerva", "olympiad")
 
@@ -84,14 +84,10 @@ def _ours_text(found: dict, grader: str) -> Text:
     verdicts = tuple(
         (f"{name}: {cell.verdict}", cell.verdict)
         for name, cell in (("paper", paper), ("re-eval.", other))
-        if _speaks(cell)
+        if cell is not None and cell.verdict != "not comparable"
     )
     note = "not comparable" if paper.published is not None and not verdicts else ""
     return Text(f"{percent(paper.value)} [{percent(paper.ci_low)}, {percent(paper.ci_high)}]", note, verdicts)
-
-
-def _speaks(cell) -> bool:
-    return cell is not None and cell.verdict != "not comparable"
 
 
 def _gain_sections(results: Sequence[Result], labels: dict[str, str]) -> list[Section]:
@@ -173,7 +169,7 @@ def _late_sections(cells: Sequence, family: str) -> list[Section]:
             verdicts = [
                 (c, f"{'ours' if len(models) == 1 else c.run}: {c.verdict}")
                 for c in against
-                if (c.run, c.step) in models and _speaks(c)
+                if (c.run, c.step) in models and c.verdict != "not comparable"
             ]
             row.append(Text(_lookup(late, name, step=step), "", tuple((text, c.verdict) for c, text in verdicts)))
         for model in models:

@@ -1,24 +1,20 @@
-"""Training metrics: one JSON line per step, the same names from both engines, and what can be read off them.
+"""Training metrics: one JSON line per step with the same names from both engines; writing, reading and merging them."""
 
-`python -m justrl.analysis.metrics merge` joins the files of a run's segments, `... summary` writes its health.
-"""
-
-import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from justrl import cli
 from justrl.errors import UserError
-from justrl.io import atomic_write, write_json, write_jsonl
+from justrl.io import read_json_object, read_whole_lines, write_jsonl
 
 # The contract's names: every engine logs these at every step.
 METRICS = (
     "reward_mean",
     "accuracy",
     "entropy",
+    "entropy_as_published",
     "response_length_mean",
     "response_clip_ratio",
     "grad_norm",
@@ -29,17 +25,26 @@ METRICS = (
 )
 
 
-def log_training_metrics(metrics: Mapping[str, Any], step: int, path: str | Path) -> dict[str, Any]:
-    """Append one step's metrics to a JSONL file and return the row as written.
+def metrics_row(metrics: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """One step's metrics as JSON can hold them, the step first.
 
     Values may be numbers, strings, or scalars of NumPy or torch; NaN and infinity, which JSON lacks, become null.
+    """
+    if isinstance(step, bool) or int(step) != step or step < 0:
+        raise UserError(f"step must be a whole number, got {step!r}")
+    return {"step": int(step), **{name: _plain(name, value) for name, value in metrics.items() if name != "step"}}
+
+
+def append_metrics(metrics: Mapping[str, Any], step: int, path: str | Path) -> dict[str, Any]:
+    """Append one step's metrics to a JSONL file and return the row as written (see `metrics_row`).
+
     Steps count from 1. If the file already holds `step` or later ones, as after a resume from a checkpoint, those lines
     are replaced, so that a resumed run leaves the same file as one that was never interrupted; so is a line torn by a
     kill.
     """
-    if isinstance(step, bool) or int(step) != step or step < 1:
-        raise UserError(f"step must be a whole number from 1, got {step!r}")
-    row = {"step": int(step), **{name: _plain(name, value) for name, value in metrics.items() if name != "step"}}
+    row = metrics_row(metrics, step)
+    if row["step"] < 1:
+        raise UserError(f"step must be a whole number from 1, got {step!r}: a metrics file counts steps from 1")
     path = Path(path)
     if path.is_file() and path.stat().st_size:
         kept, intact = _rows_before(path, row["step"])
@@ -59,7 +64,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_bytes().split(b"\n")
     except FileNotFoundError:
         raise UserError(f"metrics file {path} does not exist") from None
     for number, line in enumerate(lines, 1):
@@ -67,8 +72,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg}); was the writer killed?") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error}); was the writer killed?") from None
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             raise UserError(f"{path}, line {number}: a metrics line is a JSON object with a whole number 'step'")
         if rows and row["step"] != rows[-1]["step"] + 1:
@@ -78,6 +83,17 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     if not rows:
         raise UserError(f"metrics file {path} is empty: the segment that should have written it logged no step")
     return rows
+
+
+def run_of(path: str | Path) -> dict[str, str | None]:
+    """The run that a metrics file is of, and its experiment, by the run.json beside it: {run, experiment}.
+
+    Without a run.json the run is named after the file, or the folder of a `metrics.jsonl`, and the experiment is None.
+    """
+    path = Path(path)
+    named = path.absolute().parent.name if path.stem == "metrics" else path.stem
+    described = read_json_object(path.with_name("run.json"))
+    return {"run": named, "experiment": described.get("experiment")}
 
 
 def merge_metrics(paths: Sequence[str | Path], first_step: int = 1) -> list[dict[str, Any]]:
@@ -117,16 +133,9 @@ def _rows_before(path: Path, step: int) -> tuple[list[dict[str, Any]], bool]:
     try:
         if tail.endswith(b"\n") and json.loads(last)["step"] < step:
             return [], True
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int) and row["step"] < step:
-            kept.append(row)
+    kept = [row for row in read_whole_lines(path) if isinstance(row.get("step"), int) and row["step"] < step]
     return kept, False
 
 
@@ -138,34 +147,3 @@ def _plain(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise UserError(f"metric {name!r} must be a number or a string, got {type(value).__name__}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: merge segments, or summarise a run."""
-    parser = argparse.ArgumentParser(prog="python -m justrl.analysis.metrics", description="Merge and read metrics.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    merge = commands.add_parser("merge", help="join the metrics of a run's segments; steps must be contiguous")
-    merge.add_argument("segments", nargs="+", type=Path, metavar="SEGMENT.jsonl")
-    merge.add_argument("--output", required=True, type=Path)
-    merge.add_argument("--first-step", type=int, default=1, help="first step of the run (default: 1)")
-    summary = commands.add_parser("summary", help="write a run's health: starts, ends, and what went wrong")
-    summary.add_argument("--metrics", required=True, type=Path)
-    summary.add_argument("--output", required=True, type=Path)
-    summary.add_argument("--experiment", default="paper", help="the experiment's name, as in the config")
-    arguments = parser.parse_args(argv)
-    if arguments.command == "merge":
-        with atomic_write(arguments.output) as handle:
-            for row in merge_metrics(arguments.segments, arguments.first_step):
-                handle.write(json.dumps(row, ensure_ascii=False) + "\n")
-        return 0
-    from justrl.analysis.health import summarize_run
-
-    report = summarize_run(read_metrics(arguments.metrics), arguments.experiment)
-    write_json(arguments.output, report)
-    for finding in report["findings"]:
-        print(f"{finding['name']}: {finding['sentence']}")
-    return 0
-
-
-if __name__ == "__main__":
-    cli.run(main)

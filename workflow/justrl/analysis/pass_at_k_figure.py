@@ -1,16 +1,15 @@
 """pass@k against k: does training find answers that the base model never sampled, or sample the same ones oftener?"""
 
 from collections.abc import Sequence
-from math import ceil
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from justrl.analysis import style
+from justrl.analysis import figure_style as style
 from justrl.analysis.accuracy_figures import add_legend
+from justrl.analysis.html_tables import grader_label, model_label
 from justrl.analysis.results import Result, benchmark_label, ordered_benchmarks
-from justrl.analysis.tables import grader_label, model_label
 from justrl.errors import UserError
 
 
@@ -24,19 +23,14 @@ def plot_pass_at_k(results: Sequence[Result], experiment: str, grader: str | Non
         raise UserError("no result has pass@k beyond k = 1: sample more than one answer per question")
     benchmarks = ordered_benchmarks(drawable)
     models = sorted({(r.run, r.step) for r in drawable}, key=lambda m: (m[1] is None, m[1] or 0, m[0]))
-    columns = min(3, len(benchmarks))
-    lines = ceil(len(benchmarks) / columns)
-    header, footer = 0.78, 0.26
-    figure = style.new_figure(max(3.5 * columns, 5.6), 2.5 * lines + header + footer, header, footer)
-    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for axis, benchmark in zip(axes, benchmarks, strict=False):
+    figure, axes = style.panel_grid(len(benchmarks), (3.5, 2.5), 5.6, header=0.78)
+    for axis, benchmark in zip(axes, benchmarks, strict=True):
         for index, model in enumerate(models):
             for result in drawable:
                 if result.benchmark == benchmark and (result.run, result.step) == model:
                     _draw_curve(axis, _curve(result, grader), index)
         shown = next(result for result in drawable if result.benchmark == benchmark)
         _finish(axis, benchmark_label(shown), [r for r in drawable if r.benchmark == benchmark], grader)
-    style.hide_unused(axes, len(benchmarks))
     runs = style.joined(list(dict.fromkeys(result.run for result in drawable)))
     subtitle = f"grader: {grader_label(grader or drawable[0].headline)}"
     style.add_header(figure, title or f"pass@k of {runs}", experiment, subtitle)

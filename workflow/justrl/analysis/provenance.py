@@ -1,46 +1,30 @@
 """Where a result comes from: code, configuration, data, software and hardware, without any path or host name."""
 
-import argparse
-import hashlib
-import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from justrl import cli
+from justrl import machine
 from justrl.errors import UserError
-from justrl.io import read_json, write_json
+from justrl.io import file_sha256, json_sha256, read_object, write_json
 
 PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "vllm",
-    "verl",
-    "ray",
-    "flash-attn",
-    "math-verify",
-    "sympy",
-    "datasets",
-    "pyarrow",
-    "pandas",
-    "numpy",
-    "scipy",
-    "matplotlib",
-    "snakemake",
-)
+    "torch", "transformers", "tokenizers", "vllm", "verl", "ray", "flash-attn", "math-verify", "sympy", "datasets",
+    "pyarrow", "pandas", "numpy", "scipy", "matplotlib", "snakemake",
+)  # fmt: skip
 
 
 def collect_provenance(
     config: Mapping[str, Any] | None = None,
-    seeds: Mapping[str, int] | None = None,
+    seeds: Mapping[str, int | None] | None = None,
     sources: Iterable[str | Path] = (),
     results: Iterable[str | Path] = (),
     command: Sequence[str] | None = None,
@@ -55,10 +39,10 @@ def collect_provenance(
     return {
         "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "command": describe_command(sys.argv if command is None else command),
-        "code": code_version(Path(__file__).resolve().parent),
-        "config_sha256": None if config is None else config_hash(config),
+        "code": code_version(Path(__file__).resolve().parent) | {"sha256": code_sha256()},
+        "config_sha256": None if config is None else json_sha256(config),
         "seeds": dict(seeds or {}),
-        "sources": [without_paths(_read_source(path)) for path in sources],
+        "sources": [without_paths(_read(path, "--sources")) for path in sources],
         "evaluations": [_evaluation(path) for path in results],
         "packages": package_versions(packages),
         "python": platform.python_version(),
@@ -67,9 +51,40 @@ def collect_provenance(
     }
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration's canonical JSON: the same for the same values in any order of keys."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True, ensure_ascii=True, default=str).encode()).hexdigest()
+def result_provenance(
+    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    grading: Sequence[Mapping[str, Any]],
+    inputs: Mapping[str, Path | Sequence[Path]],
+) -> dict[str, Any]:
+    """Describe how a result was made from files, the same whenever and wherever the same files are scored.
+
+    Args:
+        config: what of the configuration determines the result, as `Layout.configuration` says it.
+        settings: what the completions were made with, as `read_completions` gives it.
+        grading: the settings of each grades file.
+        inputs: the files by kind; they are hashed.
+    """
+    files = {key: [value] if isinstance(value, Path) else value for key, value in inputs.items()}
+    return {
+        "code": code_version(Path(__file__).resolve().parent) | {"sha256": code_sha256()},
+        "config_sha256": json_sha256(config),
+        "config": config,
+        "inputs": {
+            kind: [{"file": path.name, "sha256": file_sha256(path)} for path in paths] for kind, paths in files.items()
+        },
+        "generation": {key: value for key, value in settings.items() if key != "environments"},
+        "generated_with": settings.get("environments", []),
+        "grading": list(grading),
+        "packages": package_versions(),
+        "python": platform.python_version(),
+    }
+
+
+def code_sha256() -> str:
+    """One SHA-256 for the names and contents of all modules of this package, committed or not."""
+    package = Path(__file__).resolve().parents[1]
+    return json_sha256({path.relative_to(package).as_posix(): file_sha256(path) for path in package.rglob("*.py")})
 
 
 def code_version(folder: Path) -> dict[str, Any]:
@@ -103,18 +118,17 @@ def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """Processor, cores this process may use, memory and GPUs of the machine."""
-    return {"cpu": _cpu_model(), "cores": _usable_cores(), "memory_gib": _memory_gib(), "gpus": gpus()}
+    return {"cpu": _cpu_model(), "cores": machine.usable_cores(), "memory_gib": _memory_gib(), "gpus": gpus()}
 
 
 def gpus() -> list[dict[str, str]]:
-    """Name, memory and driver of each NVIDIA GPU, as nvidia-smi says; empty without one."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows = [[part.strip() for part in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
-    return [{"name": row[0], "memory": row[1], "driver": row[2]} for row in rows if len(row) == 3]
+    """Name, memory and driver of each NVIDIA GPU; empty without one."""
+    with suppress(machine.NoDriver):
+        return [
+            {"name": gpu.name, "memory": f"{gpu.memory:.0f} MiB" if gpu.memory else "unknown", "driver": gpu.driver}
+            for gpu in machine.gpus()
+        ]
+    return []
 
 
 def without_paths(value: Any) -> Any:
@@ -147,21 +161,16 @@ def describe_command(arguments: Sequence[str]) -> str:
     return shlex.join([*head, *cut])
 
 
-def _read_source(path: str | Path) -> Any:
+def _read(path: str | Path, option: str) -> Any:
     try:
-        return read_json(path)
-    except FileNotFoundError:
-        raise UserError(f"--sources: {path} does not exist") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"--sources: {path} is not JSON ({error.msg})") from None
+        return read_object(path)
+    except (OSError, UserError) as error:
+        raise UserError(f"{option}: {path} cannot be read as JSON: {error}") from None
 
 
 def _evaluation(path: str | Path) -> dict[str, Any]:
     """What a result file says of its own making: model, protocol, backend, seed, software and machines."""
-    try:
-        result = read_json(path)
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"--results: {path} cannot be read as JSON: {error}") from None
+    result = _read(path, "--results")
     made = result.get("provenance") or {}
     generation = made.get("generation") or {}
     kept = ("model", "model_revision", "model_fingerprint", "backend", "dtype", "seed", "benchmark_fingerprint")
@@ -195,10 +204,6 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _memory_gib() -> int | None:
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
@@ -206,48 +211,12 @@ def _memory_gib() -> int | None:
         return None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: write the provenance of the report."""
-    parser = argparse.ArgumentParser(prog="python -m justrl.analysis.provenance", description=__doc__)
-    parser.add_argument("--experiment", help="the experiment's name (default: the configuration's)")
-    given = parser.add_mutually_exclusive_group()
-    given.add_argument("--config", type=Path, help="the resolved configuration, a JSON file")
-    given.add_argument("--config-json", help="the resolved configuration, JSON text")
-    parser.add_argument("--sources", nargs="*", default=[], type=Path, metavar="source.json")
-    parser.add_argument("--results", nargs="*", default=[], type=Path, metavar="RESULT.json")
-    parser.add_argument("--output-json", type=Path)
-    parser.add_argument("--output-html", type=Path)
-    arguments = parser.parse_args(argv)
-    if not (arguments.output_json or arguments.output_html):
-        raise UserError("nothing to write: give --output-json, --output-html or both")
-    config = _configuration(arguments)
-    experiment = arguments.experiment or (config or {}).get("experiment")
-    if not experiment:
-        raise UserError("the experiment has no name: give --experiment, or a configuration that has one")
-    seeds = {"experiment": config["seed"]} if config and "seed" in config else {}
-    # The configuration stands in the record by its hash; on the command line it would drown the rest.
-    command = [part if part != arguments.config_json else "..." for part in sys.argv]
-    record = collect_provenance(config, seeds, arguments.sources, arguments.results, command)
-    if arguments.output_json:
-        write_json(arguments.output_json, {"experiment": experiment, **record})
-    if arguments.output_html:
+def write_provenance(record: Mapping[str, Any], experiment: str, outputs: Mapping[str, Path]) -> None:
+    """Write a provenance record: `outputs` names files by ending, `.json` and `.html` (the page of the report)."""
+    if ".json" in outputs:
+        write_json(outputs[".json"], {"experiment": experiment, **record})
+    if ".html" in outputs:
+        from justrl.analysis.html_tables import write_html
         from justrl.analysis.provenance_tables import provenance_sections
-        from justrl.analysis.tables import write_html
 
-        write_html(arguments.output_html, "Provenance", provenance_sections(record), experiment)
-    return 0
-
-
-def _configuration(arguments: argparse.Namespace) -> dict[str, Any] | None:
-    if arguments.config_json is None and arguments.config is None:
-        return None
-    try:
-        return json.loads(arguments.config_json) if arguments.config_json else read_json(arguments.config)
-    except json.JSONDecodeError as error:
-        raise UserError(f"the configuration is not JSON: {error}") from None
-    except OSError as error:
-        raise UserError(f"--config: {arguments.config} cannot be read: {error.strerror}") from None
-
-
-if __name__ == "__main__":
-    cli.run(main)
+        write_html(outputs[".html"], "Provenance", provenance_sections(record), experiment)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from justrl.analysis.tables import Section, Text
+from justrl.analysis.html_tables import Section, Text
 
 
 def provenance_sections(record: Mapping[str, Any]) -> list[Section]:

@@ -1,13 +1,13 @@
 """Result files (`results/{benchmark}_{run}.json` and the like) as plain values for tables and figures."""
 
-import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from justrl.errors import UserError
-from justrl.io import read_json
+from justrl.io import read_object
+from justrl.published import BENCHMARKS, LABELS
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,15 @@ def load_results(paths: Iterable[str | Path], labels: Sequence[str] = ()) -> lis
     return [result for result, _ in results.values()]
 
 
-def add_label_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names benchmarks for readers."""
-    text = "names for readers, where they differ from the paper's: aime='AIME 2024' my_set='My set'"
-    parser.add_argument("--benchmark-labels", nargs="+", default=[], metavar="NAME=TEXT", help=text)
+def experiment_of(results: Sequence[Result]) -> str:
+    """The experiment that results are of, by what they say themselves.
+
+    Raises UserError: they say nothing, or different things.
+    """
+    found = sorted({str(result.data.get("experiment")) for result in results})
+    if len(found) != 1 or found == ["None"]:
+        raise UserError(f"the results are of the experiments {', '.join(found)}: name one with --experiment")
+    return found[0]
 
 
 def graded_by_model(grader: str) -> bool:
@@ -94,9 +99,8 @@ def _label(text: str) -> tuple[str, str]:
 
 def load_result(path: str | Path) -> Result:
     """Read one result file."""
-    data = read_json(path)
-    required = ("name", "benchmark", "headline_grader", "graders")
-    missing = [key for key in required if not isinstance(data, dict) or key not in data]
+    data = read_object(path)
+    missing = [key for key in ("name", "benchmark", "headline_grader", "graders") if key not in data]
     if missing:
         raise UserError(f"{path} is not a result file: it has no {', '.join(missing)}")
     if data["headline_grader"] not in data["graders"]:
@@ -116,21 +120,11 @@ def load_result(path: str | Path) -> Result:
 
 def ordered_benchmarks(results: Sequence[Result]) -> list[str]:
     """Benchmarks that occur, the paper's nine in its order and then the others as first met."""
-    from justrl.analysis.published import BENCHMARKS
-
     met = list(dict.fromkeys(result.benchmark for result in results))
     return [name for name in BENCHMARKS if name in met] + [name for name in met if name not in BENCHMARKS]
 
 
 def benchmark_label(result: Result) -> str:
     """The benchmark's name for readers: the result's own label, the paper's name, or the identifier."""
-    from justrl.analysis.published import LABELS
-
-    label = result.data.get("benchmark_label") or LABELS.get(result.benchmark)
-    return label or readable(result.benchmark)
-
-
-def readable(name: str) -> str:
-    """An identifier as a reader would write it: arithmetic_hard becomes Arithmetic hard."""
-    text = name.replace("_", " ")
-    return text[:1].upper() + text[1:]
+    plain = result.benchmark.replace("_", " ")
+    return result.data.get("benchmark_label") or LABELS.get(result.benchmark) or plain[:1].upper() + plain[1:]

@@ -11,27 +11,33 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from justrl.analysis import style
+from justrl.analysis import figure_style as style
 from justrl.analysis.metrics import series
 from justrl.errors import UserError
 
-DYNAMICS_CSV = Path(__file__).with_name("published_dynamics.csv")
+DYNAMICS_CSV = Path(__file__).parents[1] / "published_dynamics.csv"
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One metric of the contract and how a reader should see it."""
+    """One metric of the contract and how a reader should see it; `published` is the one that the paper shows of it."""
 
     metric: str
     title: str
     percent: bool = False
+    published: str = ""
+
+    @property
+    def bands(self) -> list[dict[str, str]]:
+        """What the paper shows."""
+        return [row for row in _dynamics() if row["metric"] == (self.published or self.metric)]
 
 
 PANELS = {
     "reward": Panel("reward_mean", "Mean reward"),
-    "entropy": Panel("entropy", "Policy entropy (nats per token)"),
+    "entropy": Panel("entropy", "Policy entropy (nats per token)", published="entropy_as_published"),
     "length": Panel("response_length_mean", "Response length (tokens)"),
     "accuracy": Panel("accuracy", "Rollout accuracy (%)", percent=True),
     "truncation": Panel("response_clip_ratio", "Responses cut at the limit (%)", percent=True),
@@ -53,24 +59,20 @@ def plot_training(
     unknown = [name for name in panels if name not in PANELS]
     if unknown:
         raise UserError(f"unknown panel {unknown[0]!r}: choose from {', '.join(PANELS)}")
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    header = 0.78 if len(runs) > 1 else 0.56
-    footer = 0.26
-    width = 3.6 * columns if columns > 1 else 5.4
-    figure = style.new_figure(width, 2.75 * lines + header + footer, header, footer)
-    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    figure, axes = style.panel_grid(len(panels), (3.6, 2.75), 5.4, header=0.78 if len(runs) > 1 else 0.56)
     window = smoothing_window(runs)
-    for axis, name in zip(axes, panels, strict=False):
+    for axis, name in zip(axes, panels, strict=True):
         _draw_panel(axis, PANELS[name], runs, window, experiment)
-    style.hide_unused(axes, len(panels))
     steps = [row["step"] for rows in runs.values() for row in rows]
     subtitle = f"steps {min(steps):,} to {max(steps):,}"
     style.add_header(figure, title or f"Training of {style.joined(list(runs))}", experiment, subtitle)
     if len(runs) > 1:
         _add_legend(figure, list(runs))
     footnote = "Each step" if window == 1 else f"Thin: each step. Thick: mean over {window} steps."
-    if experiment == "paper" and any(_bands(PANELS[name].metric) for name in panels):
+    for panel in (PANELS[name] for name in panels):
+        if panel.published and any(series(rows, panel.published)[1] for rows in runs.values()):
+            footnote += f" Dotted: {panel.metric} as the authors' code would have logged it."
+    if experiment == "paper" and any(PANELS[name].bands for name in panels):
         footnote += " Grey: what the JustRL paper shows (arXiv 2512.16649)."
     style.add_footer(figure, footnote)
     return figure
@@ -82,27 +84,26 @@ def smoothing_window(runs: Mapping[str, Rows]) -> int:
     return 1 if longest < 10 else max(5, 2 * round(longest / 160) + 1)
 
 
-def moving_mean(values: Sequence[float], window: int) -> np.ndarray:
+def moving_mean(values: Sequence[float] | np.ndarray, window: int) -> np.ndarray:
     """Centred mean over `window` values, over the fewer there are at either end; same length as `values`."""
-    values = np.asarray(values, dtype=float)
-    half = window // 2
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(values.size)
-    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, values.size)
+    half, size = window // 2, len(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=float))])
+    index = np.arange(size)
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, size)
     return (sums[high] - sums[low]) / (high - low)
 
 
 def _draw_panel(axis: Axes, panel: Panel, runs: Mapping[str, Rows], window: int, experiment: str) -> None:
     last = max(rows[-1]["step"] for rows in runs.values())
     if experiment == "paper":
-        _draw_bands(axis, panel.metric, last)
+        _draw_bands(axis, panel, last)
     drawn = 0
     for index, rows in enumerate(runs.values()):
-        steps, values = series(rows, panel.metric)
-        if not values:
+        steps, logged = series(rows, panel.metric)
+        if not logged:
             continue
         drawn += 1
-        values = np.array(values) * (100 if panel.percent else 1)
+        values = np.array(logged) * (100 if panel.percent else 1)
         color, dashes = style.COLORS[index % 7], style.DASHES[index % 7]
         if window > 1:
             axis.plot(steps, values, color=color, linewidth=0.6, alpha=0.4 if len(runs) == 1 else 0.18)
@@ -110,6 +111,10 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Mapping[str, Rows], window: int,
         axis.plot(
             steps, moving_mean(values, window), color=color, linestyle=dashes, marker=marker, markersize=3.5, zorder=3
         )
+        steps, as_published = series(rows, panel.published)
+        if as_published:
+            smooth = moving_mean(as_published, window)
+            axis.plot(steps, smooth, color=color, linestyle=(0, (1, 1.4)), linewidth=1.3, zorder=3)
     if not drawn:
         raise UserError(f"no run logged {panel.metric}: leave its panel out")
     axis.set_title(panel.title)
@@ -121,8 +126,8 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Mapping[str, Rows], window: int,
         style.thousands(axis.yaxis)
 
 
-def _draw_bands(axis: Axes, metric: str, last_step: int) -> None:
-    for band in _bands(metric):
+def _draw_bands(axis: Axes, panel: Panel, last_step: int) -> None:
+    for band in panel.bands:
         low, high = float(band["low"]), float(band["high"])
         begin, end = {
             "whole": (0.0, 1.0),
@@ -160,10 +165,6 @@ def _dynamics() -> tuple[dict[str, str], ...]:
         return tuple(csv.DictReader(handle))
 
 
-def _bands(metric: str) -> list[dict[str, str]]:
-    return [row for row in _dynamics() if row["metric"] == metric]
-
-
 def _add_legend(figure: Figure, labels: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
@@ -171,12 +172,4 @@ def _add_legend(figure: Figure, labels: Sequence[str]) -> None:
         Line2D([], [], color=style.COLORS[i % 7], linestyle=style.DASHES[i % 7], label=label)
         for i, label in enumerate(labels)
     ]
-    width, height = figure.get_size_inches()
-    figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(0.04 / width, 1 - 0.52 / height),
-        ncols=min(4, len(labels)),
-        borderaxespad=0,
-        fontsize=8.5,
-    )
+    style.add_legend(figure, handles, top=0.52)

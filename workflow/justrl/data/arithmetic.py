@@ -1,17 +1,15 @@
-"""Generated sums with exact answers: what the mini experiment trains and is tested on.
+"""Generated sums with exact answers: training data and benchmark of the mini experiment.
 
 A sum `a + b` belongs to the training or to the held-out side by a hash of its two numbers, whatever the order of the
 terms, the seed or the number of rows asked for, so the two sides cannot overlap. More digits make a harder task.
 """
 
-import argparse
 import hashlib
 from pathlib import Path
 
 import numpy as np
 
-from justrl import cli
-from justrl.data.prompts import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, apply_chat_template
+from justrl.data.messages import build_messages
 from justrl.errors import UserError
 from justrl.io import atomic_write
 
@@ -57,11 +55,15 @@ def draw_sums(rows: int, digits: int, seed: int, held_out: bool) -> list[tuple[i
     return list(drawn)
 
 
-def training_rows(rows: int, digits: int, seed: int) -> list[dict]:
-    """Make training tasks: id, question, answer."""
+def training_rows(rows: int, digits: int, seed: int, harder_share: float = 0.0) -> list[dict]:
+    """Make training tasks: id, question, answer; `harder_share` of them with one digit more, in no order."""
+    harder = round(rows * harder_share)
+    sums = draw_sums(rows - harder, digits, seed, held_out=False) if harder < rows else []
+    if harder:
+        sums += draw_sums(harder, digits + 1, seed, held_out=False)
+        sums = [sums[i] for i in np.random.default_rng([seed, harder]).permutation(rows)]
     return [
-        {"id": str(index), "question": question_text(a, b), "answer": str(a + b)}
-        for index, (a, b) in enumerate(draw_sums(rows, digits, seed, held_out=False))
+        {"id": str(index), "question": question_text(a, b), "answer": str(a + b)} for index, (a, b) in enumerate(sums)
     ]
 
 
@@ -73,7 +75,7 @@ def as_training_examples(tasks: list[dict], prompt_suffix: str, prompt_separator
     return [
         {
             "data_source": DATA_SOURCE,
-            "prompt": apply_chat_template(task["question"], prompt_suffix, prompt_separator),
+            "prompt": build_messages(task["question"], prompt_suffix, prompt_separator),
             "ability": "MATH",
             "reward_model": {"style": "rule", "ground_truth": task["answer"]},
             "extra_info": {"index": int(task["id"]), "question": task["question"]},
@@ -99,37 +101,3 @@ def write_parquet(rows: list[dict], path: Path) -> Path:
     with atomic_write(file, "wb") as handle:
         pq.write_table(pa.Table.from_pylist(rows), handle)
     return file
-
-
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m justrl.data.arithmetic", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="sums to train on")
-    train.add_argument("--formatted", action="store_true", help="write verl's training schema, ready for a trainer")
-    train.add_argument("--prompt-suffix", default=DEFAULT_SUFFIX, help="put after every question, if formatted")
-    train.add_argument("--prompt-separator", default=DEFAULT_SEPARATOR, help="what joins the two, if formatted")
-    benchmark = commands.add_parser("benchmark", help="sums that are never trained on")
-    for command in (train, benchmark):
-        command.add_argument("--rows", type=int, required=True, help="how many sums")
-        command.add_argument("--digits", type=int, required=True, help="digits of each of the two numbers")
-        command.add_argument("--seed", type=int, required=True, help="which sums are drawn and in what order")
-        command.add_argument("--output", type=Path, required=True, help="Parquet file to write, or its folder")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Write one file of generated tasks."""
-    args = parse_arguments(argv)
-    if args.command == "benchmark":
-        rows = benchmark_rows(args.rows, args.digits, args.seed)
-    else:
-        rows = training_rows(args.rows, args.digits, args.seed)
-        if args.formatted:
-            rows = as_training_examples(rows, args.prompt_suffix, args.prompt_separator.replace("\\n", "\n"))
-    file = write_parquet(rows, args.output)
-    print(f"{len(rows)} sums of {args.digits} digits -> {file}")
-
-
-if __name__ == "__main__":
-    cli.run(main)

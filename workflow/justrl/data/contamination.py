@@ -1,17 +1,11 @@
 """Training questions that a benchmark also asks: equal to one of its questions, or sharing 13 words in a row with one.
 
-    python -m justrl.data.contamination --train train.parquet --benchmarks aime.parquet ... \\
-        --output-json report.json --output-csv pairs.csv --output-train clean.parquet [--remove]
-
 Thirteen words are the usual window (GPT-3, Llama), and competition problems share stock phrases that are as long
 ("where m and n are relatively prime positive integers, find m + n"), so every pair also says how much of the benchmark
 question it covers: a copy covers nearly all of it, a stock phrase little.
 """
 
-import argparse
-import csv
 import re
-import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -22,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from justrl.errors import UserError
-from justrl.io import atomic_write, write_json
+from justrl.io import atomic_write, write_csv, write_json, write_parquet
 
 NGRAM = 13
 
@@ -113,18 +107,15 @@ def summarize(
 
 def write_pairs(pairs: Sequence[Pair], path: str | Path) -> None:
     """Write the pairs with both questions as CSV, worst first, atomically."""
-    with atomic_write(path) as handle:
-        table = csv.DictWriter(handle, list(Pair.__dataclass_fields__), lineterminator="\n")
-        table.writeheader()
-        for pair in sorted(pairs, key=lambda pair: (-pair.coverage, pair.benchmark, pair.id, pair.train_row)):
-            table.writerow(asdict(pair))
+    worst_first = sorted(pairs, key=lambda pair: (-pair.coverage, pair.benchmark, pair.id, pair.train_row))
+    write_csv(path, Pair.__dataclass_fields__, map(asdict, worst_first))
 
 
 def read_questions(path: str | Path) -> list[str]:
     """Return the questions of a training file in verl's schema, without the instruction that its prompts end with."""
     schema = pq.read_schema(path)
     if "extra_info" not in schema.names or schema.field("extra_info").type.get_field_index("question") < 0:
-        raise UserError(f"{path} has no extra_info.question: make it with python -m justrl.prepare_data")
+        raise UserError(f"{path} has no extra_info.question: make it with `justrl data prepare`")
     return [info["question"] for info in pq.read_table(path, columns=["extra_info"])["extra_info"].to_pylist()]
 
 
@@ -135,47 +126,33 @@ def write_train(train: Path, output: Path, drop: set[int]) -> None:
             handle.write(train.read_bytes())
         return
     table = pq.read_table(train)
-    with atomic_write(output, "wb") as handle:
-        pq.write_table(table.filter([row not in drop for row in range(table.num_rows)]), handle)
+    write_parquet(table.filter([row not in drop for row in range(table.num_rows)]), output)
 
 
-def main() -> None:
-    """Parse the command line, compare, write the reports and the training file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m justrl.data.contamination", description="Find training questions that benchmarks also ask."
-    )
-    parser.add_argument("--train", type=Path, required=True, help="training Parquet (verl's schema)")
-    parser.add_argument("--benchmarks", type=Path, nargs="+", required=True, help="benchmark Parquet files")
-    parser.add_argument("--output-json", type=Path, required=True, help="counts and pairs")
-    parser.add_argument("--output-csv", type=Path, required=True, help="pairs with both questions, worst first")
-    parser.add_argument(
-        "--output-train", type=Path, help="training file to go on with: the same, or with --remove cleaned"
-    )
-    parser.add_argument("--remove", action="store_true", help="leave out training questions that meet a benchmark's")
-    parser.add_argument("--ngram", type=int, default=NGRAM, help=f"words in a row (default {NGRAM})")
-    arguments = parser.parse_args()
-    if arguments.remove and arguments.output_train is None:
-        raise UserError("--remove needs --output-train, the file to write")
-    train = read_questions(arguments.train)
+def compare_files(
+    train: Path, benchmarks: Sequence[Path], output: Path, remove: bool = False, n: int = NGRAM
+) -> dict[str, Any]:
+    """Compare a training file with benchmark files; write contamination.json, contamination.csv and train.parquet.
+
+    The training file is the same one, or with `remove` without the questions that meet a benchmark's.
+
+    Returns:
+        What contamination.json holds.
+
+    Raises UserError: no question would be left.
+    """
+    questions = read_questions(train)
     names = ["benchmark", "id", "question"]
-    benchmarks = [row for path in arguments.benchmarks for row in pq.read_table(path, columns=names).to_pylist()]
-    pairs = check_contamination(train, benchmarks, arguments.ngram)
-    drop = {pair.train_row for pair in pairs} if arguments.remove else set()
-    if len(drop) == len(train):
+    rows = [row for path in benchmarks for row in pq.read_table(path, columns=names).to_pylist()]
+    pairs = check_contamination(questions, rows, n)
+    drop = {pair.train_row for pair in pairs} if remove else set()
+    if len(drop) == len(questions):
         raise UserError(
-            f"every one of the {len(train)} training questions meets a benchmark question: none would be left"
+            f"every one of the {len(questions)} training questions meets a benchmark question: none would be left"
         )
-    report = summarize(pairs, benchmarks, len(train), arguments.ngram)
-    report["train_rows"] |= {"removed": len(drop), "out": len(train) - len(drop)}
-    if arguments.output_train is not None:
-        write_train(arguments.train, arguments.output_train, drop)
-    write_pairs(pairs, arguments.output_csv)
-    write_json(arguments.output_json, report)
-    met = report["train_rows"]["met"]
-    print(f"{met} of {len(train)} training questions meet a benchmark's; {len(drop)} removed", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    from justrl.cli import run
-
-    run(main)
+    report = summarize(pairs, rows, len(questions), n)
+    report["train_rows"] |= {"removed": len(drop), "out": len(questions) - len(drop)}
+    write_train(train, output / "train.parquet", drop)
+    write_pairs(pairs, output / "contamination.csv")
+    write_json(output / "contamination.json", report)
+    return report

@@ -19,14 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from justrl.data import columns, tables
+from justrl.data import tables
 from justrl.data.duplicates import CACHED_TEXTS, Choice, choose_rows
 from justrl.data.lengths import PromptLength
-from justrl.data.lock import sha256_file
-from justrl.data.prompts import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, apply_chat_template
+from justrl.data.messages import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, build_messages
 from justrl.data.sources import DIRECT, Hub, local_source, locate
 from justrl.errors import UserError
-from justrl.io import atomic_write, write_json
+from justrl.io import atomic_write, file_sha256, write_json
 
 # What DAPO puts around every question, to the character (BytedTsinghua-SIA/DAPO-Math-17k).
 WRAPPER_PREFIX = (
@@ -34,6 +33,11 @@ WRAPPER_PREFIX = (
     "$Answer (without quotes) where $Answer is the answer to the problem.\n\n"
 )
 WRAPPER_SUFFIX = '\n\nRemember to put your answer on its own line after "Answer:".'
+
+# What is left of the instruction in a question where line ends, spaces or copies keep it from coming off whole.
+_REMAINS = ("should be of the form answer: $answer", 'remember to put your answer on its own line after "answer:"')
+_MOST_REMAINS = 0.001
+"""Share of the rows that may keep some of the instruction: more of them is another wrapper than the one known here."""
 
 TRAIN_SCHEMA = pa.schema(
     {
@@ -63,37 +67,43 @@ def process_dapo_dataset(
     suffix: str = DEFAULT_SUFFIX,
     separator: str = DEFAULT_SEPARATOR,
     revision: str = "main",
-    config: str | None = None,
+    subset: str | None = None,
     split: str = "train",
     question_column: str | None = None,
     answer_column: str | None = None,
     lock: str | Path | None = None,
     hub: Hub = DIRECT,
+    remove_wrapper: bool = True,
     remove_duplicates: bool = True,
     remove_contradictions: bool = True,
     batch_size: int = 8192,
 ) -> dict[str, Any]:
     """Clean a training set, write `train.parquet` (verl's schema) and `data_card.json`, return the card.
 
-    `dataset_name` is a hub id or the path of a file or folder (Parquet, JSON, JSON lines). Rows without a question or
-    an answer go; of questions equal up to white space the first stays; questions with contradictory answers go
+    `dataset_name` is a hub id or the path of a file or folder (Parquet, JSON, JSON lines, CSV). Rows without a question
+    or an answer go; of questions equal up to white space the first stays; questions with contradictory answers go
     altogether; so do prompts of more than `max_prompt_length` tokens under the chat template of `tokenizer`, a
-    model's folder (without one, none is dropped, and the card says so). The order is that of first appearance. Copies
-    and contradictory questions can be kept (`remove_duplicates`, `remove_contradictions`), for a run on the file as is.
+    model's folder (without one, none is dropped, and the card says so). The order is that of first appearance. Wrapper,
+    copies and contradictory questions can be kept (`remove_...`), for a run on the file as it is.
 
-    Raises UserError for unknown columns (naming what is there and what is accepted), an empty set, an unreadable file.
+    Raises UserError for unknown columns (naming what is there and what is accepted), an empty set, an unreadable file,
+    and where some of the wrapper stays in more than a thousandth of the rows.
     """
     source = local_source(dataset_name) if Path(dataset_name).exists() else None
-    source = source or locate("dataset", str(dataset_name), revision, config=config, lock=lock, hub=hub)
+    source = source or locate("dataset", str(dataset_name), revision, subset=subset, lock=lock, hub=hub)
     place = dataset_name if Path(dataset_name).is_file() else source.folder
-    reader = Reader.of(
-        tables.find_data_files(place, config, split), question_column, answer_column, separator + suffix, batch_size
-    )
+    files = tables.find_data_files(place, subset, split)
+    found, where = tables.column_names(files), str(files[0])
+    question = tables.pick_column(found, tables.QUESTION_COLUMNS, question_column, "question", where)
+    answer = tables.pick_column(found, tables.ANSWER_COLUMNS, answer_column, "answer", where)
+    reader = Reader(files, question, answer, "data_source" in found, separator + suffix, batch_size, remove_wrapper)
     length = PromptLength(tokenizer) if tokenizer is not None else None
-    wrapper: Counter[str] = Counter()
+    wrapper = Wrapped()
     choice = choose_rows(
         (batch[:2] for batch in reader.batches("reading", wrapper)), remove_duplicates, remove_contradictions
     )
+    if remove_wrapper:
+        wrapper.check(choice.counts["in"], where)
     output = Path(output_dir) / "train.parquet"
     formatting = Formatting(suffix, separator, max_prompt_length, length)
     written = _write_rows(reader.batches("writing"), choice, output, formatting)
@@ -102,29 +112,60 @@ def process_dapo_dataset(
         | {"split": split, "columns": {"question": reader.question, "answer": reader.answer}},
         "tokenizer": length.record if length else None,
         "prompt": {"suffix": suffix, "separator": separator, "max_prompt_length": max_prompt_length},
-        "removed": {"duplicates": remove_duplicates, "contradictions": remove_contradictions},
-        "rows": choice.counts | {"overlong": written.overlong, "out": written.rows},
-        "wrapper": {kind: wrapper[kind] for kind in ("full", "partial", "none")},
+        "removed": {
+            "wrapper": remove_wrapper,
+            "duplicates": remove_duplicates,
+            "contradictions": remove_contradictions,
+        },
+        "rows": choice.counts | {"overlong": written.overlong if length else None, "out": written.rows},
+        "wrapper": {kind: wrapper.kinds[kind] for kind in ("full", "partial", "none")} | {"remains": wrapper.remains},
         "prompt_tokens": _summary(written.lengths),
         "conflicting_questions": [{"question": q, "answers": sorted(a)} for q, a in written.conflicts.values()],
-        "output": {"file": output.name, "sha256": sha256_file(output), "bytes": output.stat().st_size},
-        "versions": {name: version(name) for name in ("datasets", "pyarrow", "transformers")},
+        "output": {"file": output.name, "sha256": file_sha256(output), "bytes": output.stat().st_size},
+        "versions": {name: version(name) for name in ("pyarrow", "tokenizers")},
     }
     write_json(output.with_name("data_card.json"), card)
     return card
 
 
 class Batch(NamedTuple):
-    """Some rows: questions without wrapper, cleaned golds, the name of where each comes from."""
+    """Some rows: questions, cleaned golds, the name of where each comes from."""
 
     questions: list[str | None]
     golds: list[str | None]
     sources: list[str]
 
 
+@dataclass
+class Wrapped:
+    """How the questions of a file were wrapped, and in how many some of the wrapper remains."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    remains: int = 0
+    example: str = ""
+
+    def add(self, questions: Sequence[tuple[str | None, str]]) -> None:
+        """Count questions that were taken out of their wrappers, with the kind that each had."""
+        for question, kind in questions:
+            self.kinds[kind] += 1
+            if question and _remains(question):
+                self.remains += 1
+                self.example = self.example or question
+
+    def check(self, rows: int, where: str) -> None:
+        """Raise UserError where some of the wrapper remains in too many rows."""
+        if self.remains > _MOST_REMAINS * rows:
+            raise UserError(
+                f"{where}: DAPO's instruction does not come off whole in {self.remains} of {rows} rows "
+                f"({self.remains / rows:.2%}; at most {_MOST_REMAINS:.1%} may keep some of it), the first of them "
+                f"{self.example!r:.400}: repair the file, or keep the instruction (--keep-wrapper or "
+                "remove_wrapper: false)"
+            )
+
+
 @dataclass(frozen=True)
 class Reader:
-    """Reads the rows of data files in batches, as often as asked."""
+    """Reads the rows of data files in batches, as often as asked; `instruction` is taken off the end of questions."""
 
     files: Sequence[Path]
     question: str
@@ -132,34 +173,24 @@ class Reader:
     has_source: bool
     instruction: str
     batch_size: int
+    remove_wrapper: bool
 
-    @classmethod
-    def of(
-        cls,
-        files: Sequence[Path],
-        question_column: str | None,
-        answer_column: str | None,
-        instruction: str = "",
-        batch_size: int = 8192,
-    ) -> "Reader":
-        """Find the columns of question and answer. `instruction` is taken off the end of questions that have it."""
-        found, where = tables.column_names(files), str(files[0])
-        question = columns.pick_column(found, columns.QUESTION_COLUMNS, question_column, "question", where)
-        answer = columns.pick_column(found, columns.ANSWER_COLUMNS, answer_column, "answer", where)
-        return cls(files, question, answer, "data_source" in found, instruction, batch_size)
-
-    def batches(self, what: str, wrapper: Counter[str] | None = None) -> Iterator[Batch]:
+    def batches(self, what: str, wrapper: Wrapped | None = None) -> Iterator[Batch]:
         """Yield all rows with a progress bar; `wrapper` counts how their questions were wrapped."""
         wanted = list(dict.fromkeys(name.split(".")[0] for name in (self.question, self.answer)))
         wanted += ["data_source"] if self.has_source else []
-        total = tables.count_rows(self.files)
+        total, first = tables.count_rows(self.files), 1
         with tqdm(total=total, desc=what, unit=" rows", unit_scale=True, mininterval=1.0) as bar:
             for table in tables.stream_tables(self.files, wanted, self.batch_size):
-                texts = columns.question_texts(columns.take_column(table, self.question))
-                golds = columns.answer_texts(columns.take_column(table, self.answer))
-                bare = [_bare_question(text, self.instruction) if text else (None, "none") for text in texts]
+                texts = tables.question_texts(tables.take_column(table, self.question))
+                golds = tables.answer_texts(tables.take_column(table, self.answer), first)
+                first += table.num_rows
+                bare = [
+                    _bare_question(text, self.instruction, self.remove_wrapper) if text else (None, "none")
+                    for text in texts
+                ]
                 if wrapper is not None:
-                    wrapper.update(kind for _, kind in bare)
+                    wrapper.add(bare)
                 names = table.column("data_source").to_pylist() if self.has_source else [None] * len(texts)
                 yield Batch(
                     [question for question, _ in bare],
@@ -170,12 +201,19 @@ class Reader:
 
 
 @lru_cache(CACHED_TEXTS)
-def _bare_question(text: str, instruction: str) -> tuple[str, str]:
+def _bare_question(text: str, instruction: str, remove_wrapper: bool) -> tuple[str, str]:
     ends = text.startswith(WRAPPER_PREFIX) + text.endswith(WRAPPER_SUFFIX)
-    return unwrap(text).removesuffix(instruction), ("none", "partial", "full")[ends]
+    text = unwrap(text) if remove_wrapper else text
+    return text.removesuffix(instruction), ("none", "partial", "full")[ends]
 
 
-_clean_gold = lru_cache(CACHED_TEXTS)(columns.clean_gold)
+@lru_cache(CACHED_TEXTS)
+def _remains(question: str) -> bool:
+    plain = " ".join(question.lower().split())
+    return any(part in plain for part in _REMAINS)
+
+
+_clean_gold = lru_cache(CACHED_TEXTS)(tables.clean_gold)
 
 
 @dataclass(frozen=True)
@@ -193,19 +231,19 @@ class _Written:
     """What the second pass wrote and saw: lengths are those of all measured prompts, the dropped ones included."""
 
     rows: int = 0
-    overlong: int | None = None
+    overlong: int = 0
     lengths: list[int] = field(default_factory=list)
     conflicts: dict[int, tuple[str, set[str]]] = field(default_factory=dict)
 
-    def note_conflict(self, group: int, question: str, gold: str) -> None:
+    def note_conflict(self, group: int, question: str | None, gold: str | None) -> None:
         """Remember a gold of a contradictory question, of the first few such questions."""
-        if group in self.conflicts or len(self.conflicts) < _LISTED_CONFLICTS:
+        if question and gold and (group in self.conflicts or len(self.conflicts) < _LISTED_CONFLICTS):
             self.conflicts.setdefault(group, (question, set()))[1].add(gold)
 
 
 def _write_rows(batches: Iterator[Batch], choice: Choice, output: Path, formatting: Formatting) -> _Written:
     """Write the chosen rows whose prompts are not too long; the file appears whole or not at all."""
-    written = _Written(overlong=None if formatting.length is None else 0)
+    written = _Written()
     position = 0
     with atomic_write(output, "wb") as handle, pq.ParquetWriter(handle, TRAIN_SCHEMA) as writer:
         for batch in batches:
@@ -223,7 +261,7 @@ def _write_rows(batches: Iterator[Batch], choice: Choice, output: Path, formatti
 
 def _format_rows(batch: Batch, chosen: np.ndarray, formatting: Formatting, written: _Written) -> pa.Table:
     """Return the chosen rows of a batch in verl's schema, and count them."""
-    prompts = {int(i): apply_chat_template(batch.questions[i], formatting.suffix, formatting.separator) for i in chosen}
+    prompts = {int(i): build_messages(batch.questions[i], formatting.suffix, formatting.separator) for i in chosen}
     if formatting.length is not None and prompts:
         lengths = formatting.length(list(prompts.values()))
         written.lengths += lengths

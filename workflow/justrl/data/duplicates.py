@@ -1,4 +1,4 @@
-"""Which rows of a training set stay: one of each question, none of those whose answers contradict each other."""
+"""Deduplication of a training set: one row of each question, none of those whose answers contradict each other."""
 
 import hashlib
 from collections.abc import Iterable, Sequence

@@ -1,27 +1,22 @@
-"""The lock file of downloads: which revision and which bytes every source was first taken at.
+"""The lock file of downloads: revision and SHA-256 sums of every source.
 
 It is committed. A source whose revision is given as a branch is resolved once, at its first download; later downloads
 ask for the commit kept here, and every file must have the SHA-256 kept here.
 """
 
-import fcntl
-import hashlib
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from justrl.errors import UserError
-from justrl.io import read_json, write_json
+from justrl.io import exclusive, read_json, write_json
 
-_HEADER = "Written by python -m justrl.data.download; commit it. Delete an entry to take that source anew."
+_HEADER = "Written by `justrl data download`; commit it. Delete an entry to take that source anew."
 
 
-def source_key(kind: str, hub_id: str, config: str | None = None) -> str:
-    """Return the name of a source in the lock file: kind, hub id and, where files differ by it, configuration."""
-    return f"{kind}:{hub_id}" + (f"#{config}" if config else "")
+def source_key(kind: str, hub_id: str, subset: str | None = None) -> str:
+    """Return the name of a source in the lock file: kind, hub id and, where files differ by it, subset."""
+    return f"{kind}:{hub_id}" + (f"#{subset}" if subset else "")
 
 
 def read_lock(path: str | Path | None) -> dict[str, dict[str, Any]]:
@@ -79,22 +74,7 @@ def check_files(entry: Mapping[str, Any], files: Mapping[str, str], key: str, pa
 
 def add_entry(path: str | Path, key: str, entry: Mapping[str, Any]) -> None:
     """Add or replace one entry, safe against other downloads that write the same lock file at the same time."""
-    with _exclusive(Path(path)):
+    path = Path(path)
+    with exclusive(path.with_name(f".{path.name}.guard")):
         sources = {**read_lock(path), key: dict(entry)}
         write_json(path, {"about": _HEADER, "sources": dict(sorted(sources.items()))})
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    # The guard lies in the temporary folder, so that no stray file appears beside the committed one.
-    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    guard = Path(tempfile.gettempdir()) / f"justrl-{os.getuid()}-{name}.guard"
-    with guard.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def sha256_file(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,14 +1,13 @@
-"""Training and benchmark Parquet files as a data set: items by number, batches as columns. Works with or without torch.
+"""Training and benchmark Parquet files as a data set: items by number. Works with or without torch.
 
 `torch.utils.data.DataLoader(ParquetDataset(path), batch_size=256, collate_fn=collate_fn)` is all that torch needs.
 """
 
-from collections.abc import Sequence
 from operator import index
 from pathlib import Path
 from typing import Any
 
-from justrl.data.prompts import apply_chat_template, extract_question
+from justrl.data.messages import build_messages, question_of
 from justrl.errors import UserError
 
 
@@ -57,7 +56,7 @@ class ParquetDataset:
         extra = row.get("extra_info") or {}
         question = extra.get("question")
         return {
-            "question": extract_question(row["prompt"]) if question is None else question,
+            "question": question_of(row["prompt"]) if question is None else question,
             "prompt": row["prompt"],
             "ground_truth": row["reward_model"]["ground_truth"],
             "index": extra.get("index", position),
@@ -68,20 +67,13 @@ class ParquetDataset:
     def _benchmark_item(row: dict[str, Any], position: int) -> dict[str, Any]:
         return {
             "question": row["question"],
-            "prompt": apply_chat_template(row["question"]),
+            "prompt": build_messages(row["question"]),
             "ground_truth": row["answer"],
             "index": row.get("id", position),
             "data_source": row.get("benchmark"),
         }
 
 
-def collate_fn(batch: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Turn a list of items into lists by key, {question: [...], prompt: [...], ...}; texts are not made tensors.
-
-    Raises UserError for an empty batch or items that do not have the same keys.
-    """
-    if not batch:
-        raise UserError("cannot collate an empty batch")
-    if any(item.keys() != batch[0].keys() for item in batch):
-        raise UserError(f"items of one batch must have the same keys, got {[sorted(item) for item in batch][:3]}")
-    return {key: [item[key] for item in batch] for key in batch[0]}
+def collate_fn(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the list of items as it is, since questions and answers are text: for `DataLoader(collate_fn=...)`."""
+    return batch

@@ -5,16 +5,18 @@ against the lock file, whichever of the three it came from.
 """
 
 import glob
-import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from justrl.data import lock as locks
 from justrl.data.tables import is_data_file
 from justrl.errors import UserError
+from justrl.generation.downloads import check_download, read_record
+from justrl.generation.weight_checks import indexed_files
+from justrl.io import atomic_folder, file_sha256, json_object, link_file, write_json
 
 Kind = Literal["dataset", "model"]
 
@@ -42,30 +44,32 @@ class Source:
 
     kind: str
     hub_id: str
-    config: str | None
     requested: str | None
     revision: str | None
     origin: Literal["hub", "cache", "mirror", "local"]
     folder: Path
     files: dict[str, str] = field(repr=False)
+    subset: str | None = None
 
     def record(self) -> dict[str, Any]:
         """Return what goes into source.json and the data card: everything but where the bytes lay."""
         return {name: value for name, value in asdict(self).items() if name != "folder"}
 
 
-def wanted_files(kind: Kind, names: Iterable[str], config: str | None = None) -> list[str]:
+def wanted_files(kind: Kind, names: Iterable[str], subset: str | None = None) -> list[str]:
     """Choose the files of a repository that are worth having, in the order of their names.
 
     Of a model: top-level safetensors, JSON and tokenizer files; never pickled weights (`*.bin`, `*.pt`), never code.
-    Of a data set: its card and data files; those of one configuration, where paths name it.
+    Of a data set: its card and data files; those of one subset, where paths name it.
     """
     names = sorted(names)
     if kind == "model":
         return [name for name in names if _is_model_file(name)]
     data = [name for name in names if is_data_file(name)]
-    if config is not None:
-        data = [name for name in data if config in name.replace(".", "/").split("/")] or data
+    # Where the same rows are there in another form, they are not read from CSV.
+    data = [name for name in data if not name.lower().endswith(".csv")] or data
+    if subset is not None:
+        data = [name for name in data if subset in name.replace(".", "/").split("/")] or data
     return [name for name in names if name == "README.md" or name in set(data)]
 
 
@@ -82,7 +86,7 @@ def locate(
     hub_id: str,
     revision: str = "main",
     *,
-    config: str | None = None,
+    subset: str | None = None,
     lock: str | Path | None = None,
     hub: Hub = DIRECT,
 ) -> Source:
@@ -91,12 +95,14 @@ def locate(
     `lock` is the lock file: its revision is asked for, its hashes must hold, and the first download from the hub is
     added to it. Raises UserError with one sentence that says what is missing and what would serve.
     """
-    key = locks.source_key(kind, hub_id, config)
+    if any(part in ("", ".", "..") for part in hub_id.split("/")):
+        raise UserError(f"{hub_id!r} is neither a hub id (owner/name) nor an existing path")
+    key = locks.source_key(kind, hub_id, subset)
     entry = locks.read_lock(lock).get(key)
     asked, revision = revision, locks.locked_revision(entry, revision, key, lock)
-    found = _from_mirror(kind, hub_id, config, revision, hub) or _from_hub(kind, hub_id, config, revision, hub)
+    found = _from_mirror(kind, hub_id, subset, revision, hub) or _from_hub(kind, hub_id, subset, revision, hub)
     _check_complete(found)
-    if entry is not None:
+    if entry is not None and lock is not None:
         locks.check_files(entry, found.files, key, lock, f"{found.origin} {found.folder}")
         # The bytes are the locked ones, so this is the locked revision wherever they came from.
         return replace(found, requested=asked, revision=entry["revision"])
@@ -106,16 +112,23 @@ def locate(
 
 
 def local_source(path: str | Path) -> Source:
-    """Describe a local file or folder of data; a folder that `justrl.data.download` made keeps its recorded source."""
-    from justrl.io import read_json
+    """Describe a local file or folder of data.
 
+    A folder that `justrl data download` made keeps its recorded source, and must hold what was downloaded.
+    """
     path = Path(path)
     record = path / "source.json"
     if record.is_file():
-        known = read_json(record)
-        return Source(**{**known, "folder": path})
+        check_download(path)
+        known = {field.name for field in fields(Source)}
+        try:
+            return Source(**{name: value for name, value in read_record(record).items() if name in known}, folder=path)
+        except TypeError as error:
+            raise UserError(
+                f"{record} is no record of a download ({error}): delete its folder and download it again"
+            ) from None
     folder, names = (path.parent, [path.name]) if path.is_file() else (path, wanted_files("dataset", _walk(path)))
-    return Source("dataset", str(path), None, None, None, "local", folder, _hashes(folder, names))
+    return Source("dataset", str(path), None, None, "local", folder, _hashes(folder, names))
 
 
 def _walk(folder: Path) -> list[str]:
@@ -130,37 +143,39 @@ def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
     with tqdm(total=total, unit="B", unit_scale=True, desc="sha256", leave=False, disable=total < 2**28) as bar:
         hashes = {}
         for name in names:
-            hashes[name] = locks.sha256_file(folder / name)
+            hashes[name] = file_sha256(folder / name)
             bar.update((folder / name).stat().st_size)
     return hashes
 
 
-def _from_mirror(kind: Kind, hub_id: str, config: str | None, revision: str, hub: Hub) -> Source | None:
+def _from_mirror(kind: Kind, hub_id: str, subset: str | None, revision: str, hub: Hub) -> Source | None:
     if hub.mirror is None:
         return None
     folder = Path(hub.mirror) / hub_id
     if not folder.is_dir():
         return None
-    names = wanted_files(kind, _walk(folder), config)
+    names = wanted_files(kind, _walk(folder), subset)
+    for path in (folder / name for name in names):
+        if not path.resolve().is_relative_to(Path(hub.mirror).resolve()):
+            raise UserError(f"{path} is a link out of the mirror, to {path.resolve()}: put a copy in its place")
     known: str | None = None
     if (folder / "source.json").is_file():
-        from justrl.io import read_json
-
-        known = read_json(folder / "source.json").get("revision")
+        known = json_object((folder / "source.json").read_bytes(), folder / "source.json").get("revision")
         if locks.is_commit(revision) and known is not None and known != revision:
             raise UserError(f"the mirror's {folder} is revision {known} of {hub_id}, but {revision} is asked for")
-    return Source(kind, hub_id, config, revision, known, "mirror", folder, _hashes(folder, names))
+    return Source(kind, hub_id, revision, known, "mirror", folder, _hashes(folder, names), subset)
 
 
-def _from_hub(kind: Kind, hub_id: str, config: str | None, revision: str, hub: Hub) -> Source:
+def _from_hub(kind: Kind, hub_id: str, subset: str | None, revision: str, hub: Hub) -> Source:
     if hub.offline:
-        return _from_cache(kind, hub_id, config, revision, hub, "offline mode is on")
+        return _from_cache(kind, hub_id, subset, revision, hub, "offline mode is on")
     import httpx
     import huggingface_hub as hf
     from huggingface_hub import errors
 
     try:
-        info = hf.HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=hub.timeout)
+        ask = hf.HfApi().model_info if kind == "model" else hf.HfApi().dataset_info
+        info = ask(hub_id, revision=revision, timeout=hub.timeout)
     except errors.GatedRepoError as error:
         raise UserError(f"{kind} {hub_id} is gated: ask for access on its page, then set HF_TOKEN") from error
     except errors.RepositoryNotFoundError as error:
@@ -171,8 +186,8 @@ def _from_hub(kind: Kind, hub_id: str, config: str | None, revision: str, hub: H
         raise UserError(f"{hub_id!r} is neither a hub id nor an existing path: {error}".splitlines()[0]) from error
     except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, httpx.HTTPError, OSError) as error:
         reason = f"the hub cannot be reached ({type(error).__name__})"
-        return _from_cache(kind, hub_id, config, revision, hub, reason)
-    names = wanted_files(kind, (sibling.rfilename for sibling in info.siblings or []), config)
+        return _from_cache(kind, hub_id, subset, revision, hub, reason)
+    names = wanted_files(kind, (sibling.rfilename for sibling in info.siblings or []), subset)
     try:
         folder = hf.snapshot_download(
             hub_id, repo_type=kind, revision=info.sha, allow_patterns=[glob.escape(name) for name in names]
@@ -182,10 +197,10 @@ def _from_hub(kind: Kind, hub_id: str, config: str | None, revision: str, hub: H
         raise UserError(
             f"downloading {kind} {hub_id} at {info.sha} broke off: {reason}; call again to go on"
         ) from error
-    return Source(kind, hub_id, config, revision, info.sha, "hub", Path(folder), _hashes(Path(folder), names))
+    return Source(kind, hub_id, revision, info.sha, "hub", Path(folder), _hashes(Path(folder), names), subset)
 
 
-def _from_cache(kind: Kind, hub_id: str, config: str | None, revision: str, hub: Hub, reason: str) -> Source:
+def _from_cache(kind: Kind, hub_id: str, subset: str | None, revision: str, hub: Hub, reason: str) -> Source:
     import huggingface_hub as hf
     from huggingface_hub import constants, errors
 
@@ -193,7 +208,7 @@ def _from_cache(kind: Kind, hub_id: str, config: str | None, revision: str, hub:
     with suppress(errors.CachedRepoTreeNotFoundError, errors.HFValidationError, ValueError):
         # Where the cache knows what the repository holds, it must hold all that we want, and may lack the rest.
         tree = hf.get_cached_repo_tree(hub_id, repo_type=kind, revision=revision)
-        patterns = [glob.escape(name) for name in wanted_files(kind, (file.path for file in tree), config)]
+        patterns = [glob.escape(name) for name in wanted_files(kind, (file.path for file in tree), subset)]
     try:
         folder = Path(
             hf.snapshot_download(
@@ -207,9 +222,9 @@ def _from_cache(kind: Kind, hub_id: str, config: str | None, revision: str, hub:
             f"{kind} {hub_id} at revision {revision} is not here and {reason}{where}: put its files in {place}, "
             f"or download it where there is network and share that cache (HF_HOME; here {constants.HF_HUB_CACHE})"
         ) from error
-    names = wanted_files(kind, _walk(folder), config)
+    names = wanted_files(kind, _walk(folder), subset)
     known = folder.name if locks.is_commit(folder.name) else None
-    return Source(kind, hub_id, config, revision, known, "cache", folder, _hashes(folder, names))
+    return Source(kind, hub_id, revision, known, "cache", folder, _hashes(folder, names), subset)
 
 
 def _check_complete(source: Source) -> None:
@@ -217,7 +232,7 @@ def _check_complete(source: Source) -> None:
     where = f"{source.origin} {source.folder}"
     if source.kind == "dataset":
         if not any(map(is_data_file, source.files)):
-            raise UserError(f"dataset {source.hub_id} has no Parquet or JSON file in the {where}")
+            raise UserError(f"dataset {source.hub_id} has no Parquet, JSON or CSV file in the {where}")
         return
     weights = [name for name in source.files if name.endswith(".safetensors")]
     if not weights:
@@ -226,21 +241,21 @@ def _check_complete(source: Source) -> None:
         raise UserError(f"model {source.hub_id} has no safetensors weights in the {where}{note}")
     missing = [name for name in ("config.json", "tokenizer_config.json") if name not in source.files]
     if "model.safetensors.index.json" in source.files:
-        from justrl.io import read_json
-
-        index = read_json(source.folder / "model.safetensors.index.json")
-        missing += sorted(set(index["weight_map"].values()) - set(weights))
+        missing += sorted(indexed_files(source.folder) - set(weights))
     if missing:
         raise UserError(f"model {source.hub_id} in the {where} lacks {', '.join(missing)}")
 
 
-def place_file(source: Path, target: Path) -> None:
-    """Put a file at `target`: a hard link where the file system allows it (models are gigabytes), else a copy."""
-    import shutil
+def download(source: Source, output: str | Path) -> Path:
+    """Place the files of a located source, and its record, in the folder `output`, which appears whole or not at all.
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        # The cache and mirrors may hold symbolic links; link what they point to.
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
+    A folder that is there already is replaced if it holds an earlier download or nothing; anything else is refused.
+    """
+    output = Path(output)
+    if output.is_dir() and any(output.iterdir()) and not (output / "source.json").is_file():
+        raise UserError(f"{output} holds files that are no download: choose another folder or empty it")
+    with atomic_folder(output) as folder:
+        for name in source.files:
+            link_file(source.folder / name, folder / name)
+        write_json(folder / "source.json", source.record())
+    return output

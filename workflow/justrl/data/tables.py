@@ -1,29 +1,42 @@
-"""Data files of a folder, and their rows as Arrow tables, a bounded number at a time.
+"""Tables of math questions: the data files of a folder, their rows in batches, and the columns of question and answer.
 
-JSON is read through `datasets` in streaming mode, Parquet through pyarrow: no copy in a cache, no more memory than one
-batch needs.
+Files are read a batch at a time. Published data sets name and type question and answer in a dozen ways; training data
+and benchmarks accept the same ones.
 """
 
 import errno
-import glob
 import re
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from justrl.data.messages import user_content
+from justrl.data.text_tables import check_unique, number_text, row_names, stream_rows
 from justrl.errors import UserError
+from justrl.verifiers.extraction import last_boxed
 
-FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
+# In order of preference, where the same rows are there in several.
+FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
 # JSON files that describe a data set and hold none of its rows; source.json is our own record of a download.
 _DESCRIPTIONS = {"source.json", "dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
 _SPLIT_WORDS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation"}
 _SPLIT_WORDS |= {"val": "validation", "dev": "validation", "eval": "test"}
+# In order of preference: `solution` is last, because beside an `answer` it holds the worked solution.
+QUESTION_COLUMNS = ("question", "problem", "prompt")
+ANSWER_COLUMNS = ("answer", "reward_model", "final_answer", "ground_truth", "solution")
+ID_COLUMNS = ("unique_id", "id", "problem_idx")
+
+# Doubles hold integers exactly up to here; beyond, a gold has already lost digits.
+_EXACT_FLOAT = 2**53
 
 
 def is_data_file(name: str) -> bool:
-    """Say whether a relative file name is one of rows: Parquet, JSON or JSON lines, not hidden, not a description."""
+    """Say whether a relative file name is one of rows: Parquet, JSON (lines) or CSV, not hidden, not a description."""
     path = Path(name)
     hidden = any(part.startswith((".", "_")) for part in path.parts)
     return not hidden and path.suffix.lower() in FORMATS and path.name not in _DESCRIPTIONS
@@ -35,12 +48,12 @@ def list_data_files(folder: Path) -> list[str]:
     return sorted(filter(is_data_file, names))
 
 
-def find_data_files(source: str | Path, config: str | None = None, split: str | None = None) -> list[Path]:
-    """Return the data files of `source`, a file or a folder, for one configuration and split of its data set.
+def find_data_files(source: str | Path, subset: str | None = None, split: str | None = None) -> list[Path]:
+    """Return the data files of `source`, a file or a folder, for one subset and split of its data set.
 
     A data-set card (README.md with `configs`) decides where there is one, as on the hub; else names do: a path that
-    names the configuration, a name that holds the split's word. A single data file is taken whatever its name. Of the
-    same rows as Parquet and JSON, Parquet is taken.
+    names the subset, a name that holds the split's word. A single data file is taken whatever its name. Of the
+    same rows as Parquet, JSON and CSV, the first is taken.
     """
     source = Path(source)
     if source.is_file():
@@ -53,12 +66,13 @@ def find_data_files(source: str | Path, config: str | None = None, split: str | 
     if not names:
         raise UserError(f"{source} holds no data file: accepted are {', '.join(FORMATS)}")
     if len(names) > 1:
-        names = _by_card(source, names, config, split) or _by_name(source, names, config, split)
-    parquet = [name for name in names if name.lower().endswith(".parquet")]
-    return [source / name for name in parquet or names]
+        names = _by_card(source, names, subset, split) or _by_name(source, names, subset, split)
+    forms = {name: FORMATS[Path(name).suffix.lower()] for name in names}
+    best = min(forms.values(), key=list(FORMATS.values()).index)
+    return [source / name for name in names if forms[name] == best]
 
 
-def _by_card(folder: Path, names: list[str], config: str | None, split: str | None) -> list[str]:
+def _by_card(folder: Path, names: list[str], subset: str | None, split: str | None) -> list[str]:
     """Return the files that the card's `configs` give to the split, or none if it says nothing of it."""
     card = folder / "README.md"
     header = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL) if card.is_file() else None
@@ -73,7 +87,7 @@ def _by_card(folder: Path, names: list[str], config: str | None, split: str | No
     patterns: list[str] = []
     for entry in configs:
         wanted = (
-            entry.get("config_name") == config if config else entry.get("config_name") == "default" or not configs[1:]
+            entry.get("config_name") == subset if subset else entry.get("config_name") == "default" or not configs[1:]
         )
         if wanted:
             patterns += _card_patterns(entry.get("data_files") or [], split or "train")
@@ -92,11 +106,11 @@ def _card_patterns(data_files: str | list, split: str) -> list[str]:
     return patterns
 
 
-def _by_name(folder: Path, names: list[str], config: str | None, split: str | None) -> list[str]:
-    if config is not None:
-        named = [name for name in names if config in re.split(r"[/.]", name)]
+def _by_name(folder: Path, names: list[str], subset: str | None, split: str | None) -> list[str]:
+    if subset is not None:
+        named = [name for name in names if subset in re.split(r"[/.]", name)]
         if not named:
-            raise UserError(f"{folder} has no data file of configuration {config!r}: found {', '.join(names[:8])}")
+            raise UserError(f"{folder} has no data file of subset {subset!r}: found {', '.join(names[:8])}")
         names = named
     if split is None or len(names) == 1:
         return names
@@ -124,11 +138,24 @@ def count_rows(files: Sequence[Path]) -> int | None:
 
 
 def column_names(files: Sequence[Path]) -> list[str]:
-    """Return the names of the columns; of JSON, those of the first rows. Raises UserError if there are no rows."""
-    for table in stream_tables(files, batch_size=64):
+    """Return the names of the columns; of JSON, those of the first rows.
+
+    Raises UserError if there are no rows, or two columns of one name.
+    """
+    for table in stream_tables(files, batch_size=64) if _is_parquet(files) else ():
         if table.num_rows:
+            try:
+                check_unique(table.column_names)
+            except UserError as error:
+                raise UserError(f"{files[0]}: {error}") from None
             return table.column_names
+    if files and not _is_parquet(files) and (found := row_names(files)):
+        return found
     raise UserError(f"{files[0] if files else 'the data set'} is empty: it has no rows")
+
+
+def _is_parquet(files: Sequence[Path]) -> bool:
+    return bool(files) and FORMATS[files[0].suffix.lower()] == "parquet"
 
 
 def stream_tables(
@@ -138,10 +165,9 @@ def stream_tables(
 
     Raises UserError for a file that cannot be read.
     """
-    is_parquet = FORMATS[files[0].suffix.lower()] == "parquet"
     try:
-        yield from (_stream_parquet if is_parquet else _stream_json)(files, columns, batch_size)
-    except (pa.ArrowException, UnicodeDecodeError, RuntimeError, OSError) as error:
+        yield from (_stream_parquet if _is_parquet(files) else stream_rows)(files, columns, batch_size)
+    except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -159,12 +185,120 @@ def _stream_parquet(files: Sequence[Path], columns: Sequence[str] | None, batch_
                 yield pa.Table.from_batches([batch])
 
 
-def _stream_json(files: Sequence[Path], columns: Sequence[str] | None, batch_size: int) -> Iterator[pa.Table]:
-    import datasets
+def pick_column(found: Sequence[str], accepted: Sequence[str], asked: str | None, what: str, where: str) -> str:
+    """Return the column that holds `what` ("question" or "answer"): the one asked for, or the first known name.
 
-    # data_files are glob patterns to `datasets`, so a path's own brackets must be escaped.
-    paths = [glob.escape(str(path.resolve())) for path in files]
-    stream = datasets.load_dataset("json", data_files={"train": paths}, split="train", streaming=True)
-    if columns:
-        stream = stream.select_columns(list(columns))
-    yield from stream.with_format("arrow").iter(batch_size=batch_size)
+    A dotted name reaches into a struct ("reward_model.ground_truth"). Raises UserError that lists what was found and
+    what is accepted.
+    """
+    if asked is not None:
+        if asked.split(".")[0] in found:
+            return asked
+        raise UserError(f"{where} has no column {asked!r} for the {what}: it has {', '.join(found)}")
+    for name in accepted:
+        if name in found:
+            return name
+    raise UserError(
+        f"{where} has no column known to hold the {what}: found {', '.join(found) or 'none'}; "
+        f"accepted are {', '.join(accepted)}, or name one with --{what}-column"
+    )
+
+
+def take_column(table: pa.Table, name: str) -> pa.Array:
+    """Return a column of a table as one array; a dotted name reaches into structs."""
+    first, *fields = name.split(".")
+    column = table.column(first).combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    for field in fields:
+        if not pa.types.is_struct(column.type) or column.type.get_field_index(field) < 0:
+            raise UserError(f"column {name!r}: {column.type} has no field {field!r}")
+        column = pc.struct_field(column, field)
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def question_texts(column: pa.Array) -> list[str | None]:
+    """Return one text per row of a question column: strings, or message lists with exactly one user message."""
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
+        return column.to_pylist()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        message = kind.value_type
+        if pa.types.is_struct(message) and {"role", "content"} <= {field.name for field in message}:
+            return _message_texts(column)
+    raise UserError(f"a question column must hold text or lists of {{role, content}} messages, this one holds {kind}")
+
+
+def _message_texts(column: pa.Array) -> list[str | None]:
+    single = pc.all(pc.equal(pc.list_value_length(column), 1)).as_py() and column.null_count == 0
+    if single:
+        # The usual case, without building a dictionary per message: one message in every row, all by the user.
+        messages = column.flatten()
+        if pc.all(pc.equal(pc.struct_field(messages, "role"), "user")).as_py():
+            return pc.struct_field(messages, "content").to_pylist()
+    return [None if messages is None else user_content(messages) for messages in column.to_pylist()]
+
+
+def answer_texts(column: pa.Array, first: int = 1) -> list[str | None]:
+    """Return one text per row of an answer column: text, numbers, `{ground_truth}` structs, or lists of those.
+
+    Integers stay exact at any size that the file holds them in; several answers of one list are joined by a comma.
+    Raises UserError for anything else, naming its row by the number of the column's `first` row.
+    """
+    kind = column.type
+    if pa.types.is_struct(kind):
+        if kind.get_field_index("ground_truth") < 0:
+            raise UserError(f"an answer struct needs a field ground_truth, this one is {kind}")
+        return answer_texts(pc.struct_field(column, "ground_truth"), first)
+    texts: list[str | None] = []
+    for row, value in enumerate(_values(column), first):
+        try:
+            texts.append(None if value is None else _answer_text(value))
+        except UserError as error:
+            raise UserError(f"row {row}: {error}") from None
+    return texts
+
+
+def _values(column: pa.Array) -> list:
+    """The values of a column in Python; floats of 16 and 32 bits by the digits that they were written with."""
+    kind = column.type
+    if pa.types.is_list(kind) and _is_short_float(kind.value_type):
+        raise UserError(f"an answer column of {kind} has lost digits: store golds as text")
+    values = column.to_pylist()
+    if _is_short_float(kind):
+        short = kind.to_pandas_dtype()
+        return [None if value is None else float(str(short(value))) for value in values]
+    return values
+
+
+def _is_short_float(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) and kind.bit_width < 64
+
+
+def _answer_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        raise UserError(f"an answer must be text or a number, got {value}")
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float) and (abs(value) >= _EXACT_FLOAT or value != value):
+        raise UserError(f"the answer {value!r} is stored as a double, which has lost its digits: store golds as text")
+    if isinstance(value, float | Decimal):
+        return number_text(str(value))
+    if isinstance(value, list):
+        return ",".join(_answer_text(item) for item in value if item is not None)
+    raise UserError(f"an answer must be text, a number or a list of those, got {type(value).__name__}: {value!r:.80}")
+
+
+def clean_gold(gold: str) -> str:
+    r"""Return a gold as the graders want it: unboxed, without math delimiters, stripped.
+
+    `\boxed{204}` gives `204`; `$69$,$84$` gives `69,84`. An escaped dollar is money and stays (`\$18.90`). The full
+    stop of a sentence that ends in a formula goes with its dollar sign (`$x$.` gives `x`).
+    """
+    boxed = last_boxed(gold)
+    gold = (gold if boxed is None else boxed).strip()
+    gold = re.sub(r"(?<!\\)((?:\\\\)*)\$\.$", r"\1", gold)
+    # A dollar preceded by an even number of backslashes is a delimiter.
+    return re.sub(r"(?<!\\)((?:\\\\)*)\$", r"\1", gold).strip()

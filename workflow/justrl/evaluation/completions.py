@@ -8,13 +8,14 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from justrl.errors import UserError
-from justrl.io import atomic_write
+from justrl.io import json_sha256, write_parquet
 
 if TYPE_CHECKING:
     import pandas
@@ -36,6 +37,8 @@ COLUMNS = {
     "model": "string",
     "model_revision": "string",
 }
+# What must stand in every row of a completions or benchmark file.
+TEXTS = {"benchmark", "question_id", "question", "answer", "completion"}
 # `thunlp/JustRL`'s released generations: {task}_t{temperature}_p{top_p}_n{n}-MNT{max_tokens}.jsonl
 _RELEASED_NAME = re.compile(r"(?P<task>.+)_t(?P<t>[\d.]+)_p(?P<p>[\d.]+)_n(?P<n>\d+)-MNT(?P<max>\d+)\.jsonl$")
 _RELEASED_BENCHMARKS = {"aime24": "aime", "math-500": "math500", "olympiad-bench": "olympiad"}
@@ -43,8 +46,7 @@ _RELEASED_BENCHMARKS = {"aime24": "aime", "math-500": "math500", "olympiad-bench
 
 def fingerprint(value: Any) -> str:
     """A short hash of a JSON value: equal if and only if the values are."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return json_sha256(value)[:16]
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
@@ -84,14 +86,6 @@ def make_table(rows: Iterable[dict], settings: dict[str, Any]) -> "pyarrow.Table
     return pyarrow.Table.from_pylist(list(rows), schema=schema)
 
 
-def write_table(table: "pyarrow.Table", path: str | Path) -> None:
-    """Write a table as Parquet, whole or not at all."""
-    from pyarrow import parquet
-
-    with atomic_write(path, "wb") as handle:
-        parquet.write_table(table, handle, compression="zstd")
-
-
 def table_settings(path: str | Path) -> dict[str, Any]:
     """The settings that a Parquet file of ours carries; {} if it has none."""
     from pyarrow import parquet
@@ -122,18 +116,30 @@ class PartStore:
         """Write finished rows as one more part; `environment` names the versions and the device that made them."""
         if rows:
             table = make_table(rows, {**self.settings, "environments": [environment]})
-            write_table(table, self.folder / f"part-{uuid.uuid4().hex}.parquet")
+            write_parquet(table, self.folder / f"part-{uuid.uuid4().hex}.parquet", compression="zstd")
 
     def read(self) -> tuple[dict[tuple[str, int], dict], list[dict[str, str]]]:
-        """The finished rows by (question id, sample index), and the different environments that made them."""
+        """The finished rows by (question id, sample index), and the different environments that made them.
+
+        A part that cannot be read, as a lost disk or node leaves one, is removed: its samples are made again.
+        """
+        import pyarrow
         from pyarrow import parquet
 
         rows: dict[tuple[str, int], dict] = {}
         environments: list[dict[str, str]] = []
         for path in sorted(self.folder.glob("part-*.parquet")) if self.folder.is_dir() else []:
-            for row in parquet.read_table(path).to_pylist():
+            try:
+                found, made_by = parquet.read_table(path).to_pylist(), table_settings(path).get("environments", [])
+            except (pyarrow.ArrowException, OSError) as error:
+                if getattr(error, "errno", None):  # of the disk, not of the file's content
+                    raise
+                print(f"{path} is torn and is made again: {error!s:.200}", file=sys.stderr, flush=True)
+                path.unlink()
+                continue
+            for row in found:
                 rows.setdefault((row["question_id"], row["sample_index"]), row)
-            _add_new(environments, table_settings(path).get("environments", []))
+            _add_new(environments, made_by)
         return rows, environments
 
     def remove(self) -> None:
@@ -158,18 +164,21 @@ def read_completions(paths: Sequence[str | Path]) -> tuple["pandas.DataFrame", d
 
     if not paths:
         raise UserError("no completions file was given")
-    frames, settings, first = [], None, None
+    frames: list[pandas.DataFrame] = []
+    settings: dict[str, Any] = {}
+    first: Path | None = None
     environments: list[dict[str, str]] = []
     for path in map(Path, paths):
-        if not path.is_file():
-            raise UserError(f"there is no completions file {path}")
-        frame, found = _read_released(path) if path.suffix == ".jsonl" else _read_parquet(path)
+        if path.suffix == ".jsonl":
+            frame, found = _read_released(path)
+        else:
+            frame, found = read_table(path, COLUMNS, "completions").to_pandas(), table_settings(path)
         _add_new(environments, found.get("environments", []))
         found = comparable(found)
-        if settings is not None and found != settings:
+        if first is not None and found != settings:
             different = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
             raise UserError(f"{path} was not made like {first}: they differ in {', '.join(different)}")
-        if settings is None:
+        if first is None:
             settings, first = found, path
         frames.append(frame)
     samples = pandas.concat(frames, ignore_index=True)
@@ -212,23 +221,25 @@ def _add_new(environments: list[dict[str, str]], more: Iterable[dict[str, str]])
             environments.append(environment)
 
 
-def read_columns(path: Path, columns: Iterable[str], kind: str) -> "pandas.DataFrame":
-    """Read columns of a Parquet file; a UserError names a file that is none, or the column that a `kind` file has."""
+def read_table(path: str | Path, columns: Iterable[str], kind: str) -> "pyarrow.Table":
+    """Read columns of a Parquet file; a UserError names what is absent, not Parquet, or lacks a column."""
     import pyarrow
     from pyarrow import parquet
 
+    if not Path(path).is_file():
+        raise UserError(f"there is no {kind} file {path}")
     try:
         table = parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path} is not a Parquet file: {error}") from error
-    missing = [column for column in columns if column not in table.column_names]
-    if missing:
-        raise UserError(f"{path} is not a {kind} file: it has no column {missing[0]}")
-    return table.select(list(columns)).to_pandas()
-
-
-def _read_parquet(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
-    return read_columns(path, COLUMNS, "completions"), table_settings(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a Parquet file, or cut short: {error!s:.300}") from error
+    for column in columns:
+        count = table.column_names.count(column)
+        if count != 1:
+            raise UserError(f"{path} is not a {kind} file: it has {count or 'no'} column{'s' * (count > 1)} {column}")
+        if column in TEXTS and (empty := table.column(column).null_count):
+            row = table.column(column).is_null().to_pylist().index(True) + 1
+            raise UserError(f"{path} has no {column} in {empty} of {table.num_rows} rows, the first of them row {row}")
+    return table.select(list(columns))
 
 
 def _read_released(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
@@ -239,19 +250,24 @@ def _read_released(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
     """
     import pandas
 
-    from justrl.data.columns import clean_gold
+    from justrl.data.tables import clean_gold
 
-    rows, order = [], {}
+    if not path.is_file():
+        raise UserError(f"there is no completions file {path}")
+    rows: list[dict[str, Any]] = []
+    order: dict[int, int] = {}
     match = _RELEASED_NAME.search(path.name)
     task = match["task"].lower() if match else path.stem.lower()
     benchmark = _RELEASED_BENCHMARKS.get(task, task)
-    with path.open(encoding="utf-8") as handle:
+    with path.open("rb") as handle:
         for number, line in enumerate(handle, 1):
             if not line.strip():
                 continue
             try:
                 item = json.loads(line)
                 seed = int(item["seed"])
+                if not all(isinstance(item[key], str) for key in ("prompt", "answer", "response")):
+                    raise TypeError("prompt, answer and response must be text")
                 rows.append(
                     {
                         "benchmark": benchmark,
@@ -268,7 +284,7 @@ def _read_released(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
                         "model_revision": None,
                     }
                 )
-            except (KeyError, ValueError, TypeError, AttributeError) as error:
+            except (KeyError, ValueError, TypeError, RecursionError) as error:
                 raise UserError(
                     f"{path}, line {number} is not of the released form "
                     f"(example_id, prompt, answer, seed, response): {type(error).__name__} {error}"

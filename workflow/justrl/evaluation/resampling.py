@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from math import sqrt
 
 import numpy as np
+from scipy.special import ndtr, ndtri, stdtrit
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -24,7 +25,7 @@ def bootstrap_interval(
     n = values.size
     if n < 2 or values.min() == values.max():
         return float(values.mean()), float(values.mean())
-    tail = _normal_cdf(-sqrt(n / (n - 1)) * t_quantile(level, n - 1))
+    tail = float(ndtr(-sqrt(n / (n - 1)) * t_quantile(level, n - 1)))
     rng = np.random.default_rng(seed)
     means = np.concatenate(
         [values[rng.integers(n, size=(size, n))].mean(axis=1) for size in _chunks(resamples, max(1, MAX_HELD // n))]
@@ -56,8 +57,6 @@ def sign_flip_p_value(differences: np.ndarray, seed: int = 0, resamples: int = R
 
 def wilson_interval(value: float, n: int, level: float = LEVEL) -> tuple[float, float]:
     """Wilson's score interval of a proportion `value` of `n`; of positive width also at 0 and 1."""
-    from scipy.special import ndtri
-
     z2 = float(ndtri(0.5 + level / 2)) ** 2
     centre = (value + z2 / (2 * n)) / (1 + z2 / n)
     half = sqrt(z2 * (value * (1 - value) / n + z2 / (4 * n * n))) / (1 + z2 / n)
@@ -66,8 +65,6 @@ def wilson_interval(value: float, n: int, level: float = LEVEL) -> tuple[float, 
 
 def t_quantile(level: float, degrees: int) -> float:
     """Half-width, in standard errors, of the two-sided Student interval with `degrees` degrees of freedom."""
-    from scipy.special import stdtrit
-
     return float(stdtrit(degrees, 0.5 + level / 2))
 
 
@@ -95,12 +92,6 @@ def _exact_flip_probability(units: np.ndarray, observed: int) -> float:
         reach += int(unit)
     sums = np.abs(2 * np.arange(total + 1) - total)
     return float(min(1.0, mass[sums >= observed].sum()))
-
-
-def _normal_cdf(x: float) -> float:
-    from scipy.special import ndtr
-
-    return float(ndtr(x))
 
 
 def _chunks(total: int, size: int) -> Iterable[int]:

@@ -1,15 +1,13 @@
-"""Statistics of an evaluation, from scores alone: nothing here reads a completion twice or grades anything.
+"""Statistics of an evaluation from its scores: avg@k, pass@k, maj@k, intervals and tests.
 
-Scores are one sequence per question, one entry per sample, 1 or True for correct (graders that give partial credit may
-use any value in [0, 1]). A plain matrix [questions, samples] is the usual case. Ragged scores are taken under one rule:
-every question weighs the same, whatever its number of samples, and what needs the same number of samples everywhere
-(pass@k, the spread over seeds) uses the smallest number any question has.
+Scores are one sequence per question, one entry per sample, 1 or True for correct (with partial credit, any value in
+[0, 1]). Every question weighs the same, whatever its number of samples, and what needs the same number of samples
+everywhere (pass@k, the spread over seeds) uses the smallest number any question has.
 
-Two uncertainties are kept apart, because they answer different questions:
+Two uncertainties are kept apart:
 
 * over *questions* (`ci_low`, `ci_high`): how far the figure would move on other questions of the same kind. Samples of
-  one question are not independent, so the question is the unit: this is the interval clustered by question, and the
-  headline.
+  one question are not independent, so the interval is clustered by question: the headline.
 * over *seeds* (`seed_std`, `seed_standard_error`): how far it would move if the same questions were sampled again.
 
 The headline interval is the bootstrap over questions, with percentile end points widened for small samples (Hesterberg,
@@ -20,7 +18,7 @@ against the plain percentile bootstrap, which covers 93 to 94% at 30 to 40 quest
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -58,10 +56,6 @@ class AvgAtK:
     analytic_low: float | None
     analytic_high: float | None
 
-    def as_dict(self) -> dict:
-        """The fields as plain values, ready for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class PairedComparison:
@@ -75,10 +69,6 @@ class PairedComparison:
     better: int
     worse: int
     equal: int
-
-    def as_dict(self) -> dict:
-        """The fields as plain values, ready for JSON."""
-        return asdict(self)
 
 
 def as_rows(scores: Scores) -> list[np.ndarray]:
@@ -151,50 +141,32 @@ def seed_standard_error(scores: Scores) -> float | None:
     return float(sqrt(sum(np.var(row, ddof=1) / row.size for row in rows)) / len(rows))
 
 
-def pass_at_k(scores: Scores, k: int) -> float:
-    """Unbiased pass@k: the mean over questions of 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, equation 1).
-
-    Raises UserError unless every question has at least `k` samples and every score is 0 or 1.
-    """
-    rows = _binary_rows(scores)
-    samples = min(row.size for row in rows)
-    if not 1 <= k <= samples:
-        raise UserError(f"pass@{k} needs k between 1 and the samples per question ({samples})")
-    return float(np.mean([_solve_probability(row.size, int(row.sum()), np.array([k]))[0] for row in rows]))
-
-
 def pass_at_k_curve(scores: Scores) -> dict[int, float]:
-    """Unbiased pass@k for every k from 1 to the smallest number of samples a question has."""
+    """Unbiased pass@k for every k from 1 to the smallest number of samples a question has.
+
+    The mean over questions of 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, equation 1). Raises UserError unless every
+    score is 0 or 1.
+    """
     rows = _binary_rows(scores)
     ks = np.arange(1, min(row.size for row in rows) + 1)
     counts = Counter((row.size, int(row.sum())) for row in rows)
-    total = sum(times * _solve_probability(n, correct, ks) for (n, correct), times in counts.items())
+    parts = (times * _solve_probability(n, correct, ks) for (n, correct), times in counts.items())
+    total = sum(parts, start=np.zeros(len(ks)))
     return {int(k): float(value) for k, value in zip(ks, total / len(rows), strict=True)}
 
 
-def maj_at_k(
-    answers: Sequence[Sequence[str | None]],
-    scores: Scores,
-    k: int | None = None,
-    seed: int = 0,
-    resamples: int = 200,
-) -> float:
+def maj_at_k(answers: Sequence[Sequence[str | None]], scores: Scores) -> float:
     """Majority voting: the mean over questions of the score of the most frequent extracted answer.
 
     `answers` has the shape of `scores`; None (nothing extracted) casts no vote, and a question without votes scores 0.
     Answers are the same if their text is, white space aside. Tied answers share the question in equal parts, the
     expected value of a fair draw, so nothing depends on the order of samples; equal answers that a grader scored
-    differently count with their mean. With `k` below the number of samples, votes are taken over `resamples` random
-    subsets of k samples, the same for the same seed.
+    differently count with their mean.
     """
     rows = as_rows(scores)
     if [len(answer) for answer in answers] != [row.size for row in rows]:
         raise UserError("maj@k needs one extracted answer (or null) for each score: the shapes differ")
-    smallest = min(row.size for row in rows)
-    if k is not None and not 1 <= k <= smallest:
-        raise UserError(f"maj@{k} needs k between 1 and the samples per question ({smallest})")
-    rng = np.random.default_rng(seed)
-    return float(np.mean([_vote(a, row, k, rng, resamples) for a, row in zip(answers, rows, strict=True)]))
+    return float(np.mean([_plurality_score(texts, row) for texts, row in zip(answers, rows, strict=True)]))
 
 
 def compare_paired(
@@ -203,9 +175,7 @@ def compare_paired(
     """Compare checkpoint b with checkpoint a on the same questions in the same order.
 
     The difference of the questions' means is the unit. The interval is the bootstrap over questions; the p-value is
-    the two-sided sign-flip test: if the checkpoints were alike, each question's difference could as well have had the
-    other sign. It is exact, not simulated, when the differences are multiples of a common fraction (any evaluation with
-    a fixed number of samples), and otherwise uses `resamples` random flips, counted so that it is never 0.
+    the sign-flip test: if the checkpoints were alike, each difference could as well have had the other sign.
     """
     means_a, means_b = question_means(scores_a), question_means(scores_b)
     if means_a.size != means_b.size:
@@ -290,19 +260,11 @@ def _solve_probability(n: int, correct: int, ks: np.ndarray) -> np.ndarray:
     return 1.0 - np.cumprod(ratios)[ks - 1]
 
 
-def _vote(answers: Sequence[str | None], row: np.ndarray, k: int | None, rng: np.random.Generator, times: int) -> float:
-    keys = [None if answer is None else " ".join(answer.split()) for answer in answers]
-    if k is None or k == row.size:
-        return _plurality_score(keys, row, range(row.size))
-    subsets = (rng.permutation(row.size)[:k] for _ in range(times))
-    return float(np.mean([_plurality_score(keys, row, subset) for subset in subsets]))
-
-
-def _plurality_score(keys: Sequence[str | None], row: np.ndarray, chosen: Iterable[int]) -> float:
+def _plurality_score(answers: Sequence[str | None], row: np.ndarray) -> float:
     votes: dict[str, list[float]] = {}
-    for index in chosen:
-        if keys[index] is not None:
-            votes.setdefault(keys[index], []).append(row[index])
+    for answer, score in zip(answers, row, strict=True):
+        if answer is not None:
+            votes.setdefault(" ".join(answer.split()), []).append(score)
     if not votes:
         return 0.0
     most = max(len(members) for members in votes.values())

@@ -1,1 +1,1 @@
-"""Running it: what a run costs, whether it can run here, how it goes, and who has which GPU."""
+"""Operations: cost estimates, preflight checks, run status and GPU leases."""

@@ -1,46 +1,42 @@
-"""What one step, one full state and one evaluation cost, each with the way it was derived.
+"""Cost of one step, one full state and one evaluation, each with its derivation.
 
-Everything starts from the one figure the paper gives: a run took about 15 days on 4 nodes of 8 A800 (section 3),
-that is 11,520 GPU hours. A step's share of it is split in two, and each is scaled to another GPU by what bounds it:
+A step on verl is three terms, of which only the last two shrink with the number of GPUs:
 
-    training     FLOPs of the update and of the old log-probabilities at 35% of the peak: scales with TFLOP/s
-    generation   the rest, one weight pass for each token of the longest answer: scales with memory bandwidth
+    tail      longest response x seconds per decoded token at small batch
+    cache     sum over responses of length^2 / 2 x bytes of keys and values per token / bandwidth
+    update    FLOPs of old log-probabilities and update / peak
 
-GPU seconds divide by the number of GPUs. That is exact for training and pessimistic for generation on fewer GPUs, whose
-larger batches waste less; timings of your own (`--measured`) replace all of it.
+Left out: rewards, the transfer of the weights to vLLM, waves of rollouts where not all fit the cache at once. Timings
+of the canary or of a run correct the terms (`calibrate`).
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from justrl.config import Hardware, Recipe
 from justrl.errors import UserError
+from justrl.gpu_specs import Gpu
 from justrl.io import read_jsonl
-from justrl.operations.hardware import PAPER_GPU, Gpu
+from justrl.model_shape import DEEPSEEK, ModelShape
 
-PAPER_GPU_HOURS = 11_520
-PAPER_STEPS = {"deepseek": 4_380, "nemotron": 3_440}
-PAPER_ROLLOUTS = 256 * 8
-PAPER_MAX_RESPONSE = 15_360
-# Responses fall from 7,000-8,000 tokens to 4,000-5,000 (the paper's figure on response length), prompts are about 150.
-MEAN_RESPONSE = 5_000
-MEAN_PROMPT = 150
-MODEL_FLOPS_UTILISATION = 0.35
+# Responses fall from 7,000-8,000 tokens to 4,000-5,000 within 1,000 steps (the paper's figure on response length), of
+# at most 15,360; prompts are about 150. Lengths within a step are log-normal with sigma 0.7, so their mean square is
+# 1.63 times the square of their mean.
+MEAN_RESPONSE, OF_AT_MOST, MEAN_PROMPT = 5_500, 15_360, 150
+MEAN_SQUARE = 1.63
 # Answers under the 31,744-token protocol; longer than in training, where the limit is half of that.
 MEAN_EVALUATION_ANSWER = 8_000
+# Shares of the data sheet's peak and bandwidth that training and decoding reach.
+MODEL_FLOPS_UTILISATION, BANDWIDTH_UTILISATION = 0.35, 0.75
+# One decoded token at small batch: without CUDA graphs the processor's launches decide, whatever the GPU.
+EAGER_SECONDS, GRAPH_SECONDS = 0.014, 0.0002
+EVALUATION_START_SECONDS = 120
 # Verdicts of a 3B model: about half of the answers reach it, with a few hundred tokens each to read and write.
 MODEL_GRADER_GPU_HOURS_PER_1000 = 0.05
 WRITE_GB_PER_SECOND = 0.5
 KEPT_STATES = 2
-
-# Parameters and bytes of the bfloat16 export, by hub id; (layers, width) for the attention's share of the FLOPs.
-PARAMETERS = {
-    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
-    "nvidia/OpenMath-Nemotron-1.5B": 1_543_714_304,
-    "opencompass/CompassVerifier-3B": 3_085_938_688,
-}
-LAYERS, WIDTH = 28, 1_536
 
 
 @dataclass(frozen=True)
@@ -55,70 +51,112 @@ class Estimate:
         return asdict(self)
 
 
-def parameters_of(model: Mapping) -> int:
-    """Return the number of parameters of a `models` entry.
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of the terms of one step; `rest` is what only a measurement knows."""
 
-    A taught model is counted from its shape with a vocabulary of 512; an unknown hub model is taken as 1.5B.
-    """
-    if model.get("source") == "taught":
-        width, layers = model["hidden_size"], model["layers"]
-        return layers * 12 * width * width + 2 * 512 * width
-    return PARAMETERS.get(model.get("hub_id", ""), 1_543_714_304)
+    tail: float
+    cache: float
+    update: float
+    rest: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Seconds of the step."""
+        return self.tail + self.cache + self.update + self.rest
 
 
-def training_gpu_seconds(gpu: Gpu, rollouts: int = PAPER_ROLLOUTS, response: float = MEAN_RESPONSE) -> float:
-    """GPU seconds of the forward and backward passes of one step.
+def tail_seconds(shape: ModelShape, gpu: Gpu, longest: float, graphs: bool) -> float:
+    """Seconds to decode the longest response: a pass over the weights for each token, or the launches of one."""
+    weights = 2 * shape.parameters / (gpu.bandwidth * 1e9 * BANDWIDTH_UTILISATION) + GRAPH_SECONDS
+    return longest * (weights if graphs else max(weights, EAGER_SECONDS))
+
+
+def cache_seconds(shape: ModelShape, gpu: Gpu, responses: float, mean: float) -> float:
+    """GPU seconds to read the keys and values of all tokens before, for each token of `responses` of a mean length."""
+    read = responses * MEAN_SQUARE * mean**2 / 2 * shape.cache_bytes
+    return read / (gpu.bandwidth * 1e9 * BANDWIDTH_UTILISATION)
+
+
+def update_seconds(shape: ModelShape, gpu: Gpu, responses: float, mean: float) -> float:
+    """GPU seconds of the trainer's forward and backward passes over `responses` of a mean length.
 
     10 FLOPs per parameter and token: 2 for the old log-probabilities, 6 for the update, 2 for what gradient
-    checkpointing computes again; the attention adds 2 x layers x width x length to each of five forward-sized passes.
+    checkpointing computes again; the attention adds 2 x layers x heads x head size x length to each of five
+    forward-sized passes.
     """
-    tokens = rollouts * (MEAN_PROMPT + response)
-    parameters = PARAMETERS["deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"]
-    flops = tokens * (10 * parameters + 5 * 2 * LAYERS * WIDTH * response)
+    attention = 2 * shape.layers * shape.heads * shape.head_size * MEAN_SQUARE * mean
+    flops = responses * (MEAN_PROMPT + mean) * (10 * shape.parameters + 5 * attention)
     return flops / (gpu.tflops * 1e12 * MODEL_FLOPS_UTILISATION)
 
 
-def paper_gpu_seconds(family: str) -> float:
-    """GPU seconds of one step of the paper's run of a family; a family of one's own is taken as deepseek's."""
-    return PAPER_GPU_HOURS * 3600 / PAPER_STEPS.get(family, PAPER_STEPS["deepseek"])
+def step_time(
+    hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShape | None, longest: float, mean: float
+) -> StepTime:
+    """Seconds of the terms of one step with responses of a mean length, the longest of `longest` tokens."""
+    # The reference engine is one process on one GPU, whatever the node has, and generates without graphs.
+    gpus, graphs = (hardware.gpus, hardware.engine.cuda_graphs is not False) if engine == "verl" else (1, False)
+    shape, gpu, responses = shape or DEEPSEEK, hardware.kind, recipe.rollouts_per_step
+    cache, update = cache_seconds(shape, gpu, responses, mean), update_seconds(shape, gpu, responses, mean)
+    return StepTime(tail_seconds(shape, gpu, longest, graphs), cache / gpus, update / gpus)
 
 
-def generation_gpu_seconds(gpu: Gpu, family: str) -> float:
-    """GPU seconds that one step of the paper's size spends on generation and what is not training."""
-    on_paper_gpu = paper_gpu_seconds(family) - training_gpu_seconds(PAPER_GPU)
-    return on_paper_gpu * PAPER_GPU.bandwidth / gpu.bandwidth
+@dataclass(frozen=True)
+class Calibration:
+    """Measured over estimated seconds of generation and of the update, the seconds of the rest, and their source."""
+
+    generation: float
+    update: float
+    rest: float
+    source: str
+
+    def correct(self, time: StepTime) -> StepTime:
+        """The estimated step with its terms corrected."""
+        tail, cache = self.generation * time.tail, self.generation * time.cache
+        return replace(time, tail=tail, cache=cache, update=self.update * time.update, rest=self.rest)
 
 
-def step_seconds(gpu: Gpu, gpus: int, family: str, recipe: Mapping) -> Estimate:
-    """Seconds of one training step under a recipe on `gpus` of one kind, with the derivation."""
-    rollouts = recipe["prompts_per_step"] * recipe["rollouts_per_prompt"]
-    length = min(1.0, recipe["max_response_length"] / PAPER_MAX_RESPONSE)
-    training = training_gpu_seconds(gpu, rollouts, MEAN_RESPONSE * length)
-    generation = generation_gpu_seconds(gpu, family) * rollouts / PAPER_ROLLOUTS * length
-    steps = PAPER_STEPS.get(family, PAPER_STEPS["deepseek"])
-    how = f"{PAPER_GPU_HOURS:,} GPU hours / {steps:,} steps on A800 = {paper_gpu_seconds(family):,.0f} GPU s"
-    if gpu != PAPER_GPU:
-        how += (
-            f"; generation x {PAPER_GPU.bandwidth / gpu.bandwidth:.2f} (bandwidth), training x "
-            f"{PAPER_GPU.tflops / gpu.tflops:.2f} (TFLOP/s)"
-        )
-    if rollouts != PAPER_ROLLOUTS or length < 1:
-        how += f"; {rollouts:,} rollouts of at most {recipe['max_response_length']:,} tokens"
-    return Estimate((training + generation) / gpus, "s", f"{how}; over {gpus} GPUs")
+def calibrate(path: str | Path, estimate: Callable[[float, float], StepTime]) -> Calibration | None:
+    """Compare the phases in a metrics file with `estimate(longest, mean)`; None where no line has them.
 
-
-def measured_step_seconds(metrics_file: str | Path, last: int = 50) -> Estimate:
-    """Seconds per step as measured: the median of the last `last` steps, the first step (start-up) left out.
+    Medians over the steps, the first (start-up) left out where there are more.
 
     Raises:
         UserError: the file is absent or holds no timing.
     """
-    path = Path(metrics_file)
-    if not path.is_file():
+    keys = ("step_seconds", "rollout_seconds", "update_seconds", "response_length_mean", "response_length_max")
+    rows = [row for row in measured_rows(path) if all(isinstance(row.get(key), int | float) for key in keys)]
+    if not rows:
+        return None
+    generation, update, rest = [], [], []
+    for row in rows[1:] or rows:
+        time = estimate(row["response_length_max"], row["response_length_mean"])
+        trained = row["update_seconds"] + (row.get("old_log_prob_seconds") or 0)
+        generation.append(row["rollout_seconds"] / (time.tail + time.cache))
+        update.append(trained / time.update)
+        saved = row.get("save_seconds") or 0
+        rest.append(max(0.0, row["step_seconds"] - row["rollout_seconds"] - trained - saved))
+    source, median = f"{len(update)} measured steps in {path}", statistics.median
+    return Calibration(median(generation), median(update), median(rest), source)
+
+
+def measured_rows(path: str | Path) -> list[dict]:
+    """The lines of a metrics file that have a time.
+
+    Raises:
+        UserError: the file is absent or holds no timing.
+    """
+    if not Path(path).is_file():
         raise UserError(f"--measured {path}: no such file; give the metrics.jsonl of a run or of the canary")
-    rows = [row for row in read_jsonl(path) if isinstance(row.get("step_seconds"), int | float)]
+    rows = [row for row in read_jsonl(Path(path)) if isinstance(row.get("step_seconds"), int | float)]
     if not rows:
         raise UserError(f"{path}: no line has step_seconds, so no time can be taken from it")
+    return rows
+
+
+def measured_step_seconds(path: str | Path, last: int = 50) -> Estimate:
+    """Seconds per step as measured: the median of the last `last` steps, the first step (start-up) left out."""
+    rows = measured_rows(path)
     seconds = [float(row["step_seconds"]) for row in (rows[1:] or rows)][-last:]
     return Estimate(statistics.median(seconds), "s", f"median of {len(seconds)} measured steps in {path}")
 
@@ -142,21 +180,29 @@ def save_seconds(parameters: int) -> float:
     return state_gb(parameters).value / WRITE_GB_PER_SECOND
 
 
-def evaluation_samples(benchmarks: Mapping, names: Sequence[str], protocol: Mapping) -> int:
-    """Completions of one checkpoint on the named benchmarks."""
-    samples = protocol["samples"]
-    return sum(
-        benchmarks[name]["rows"] * (benchmarks[name]["samples"] if samples == "per_benchmark" else samples)
-        for name in names
-    )
-
-
-def evaluation_gpu_hours(gpu: Gpu, samples: int, max_tokens: int, model_grader: bool) -> Estimate:
-    """GPU hours to answer `samples` questions, at the speed that the paper's training steps generate at."""
-    tokens_per_second = PAPER_ROLLOUTS * MEAN_RESPONSE / generation_gpu_seconds(gpu, "deepseek")
+def evaluation_seconds(shape: ModelShape, gpu: Gpu, samples: int, max_tokens: int) -> float:
+    """Seconds in which one job of one GPU answers `samples` questions, by the terms of a training step."""
     mean = min(MEAN_EVALUATION_ANSWER, max_tokens / 2)
-    hours = samples * mean / tokens_per_second / 3600
-    how = f"{samples:,} answers x {mean:,.0f} tokens / {tokens_per_second:,.0f} tokens/s of one GPU as in training"
+    waiting = EVALUATION_START_SECONDS + tail_seconds(shape, gpu, max_tokens, True)
+    return waiting + cache_seconds(shape, gpu, samples, mean)
+
+
+def judge_seconds(samples: int) -> float:
+    """Seconds in which one job of one GPU judges `samples` answers."""
+    return EVALUATION_START_SECONDS + samples / 1000 * MODEL_GRADER_GPU_HOURS_PER_1000 * 3600
+
+
+def evaluation_gpu_hours(
+    shape: ModelShape, gpu: Gpu, samples: int, jobs: int, max_tokens: int, model_grader: bool
+) -> Estimate:
+    """GPU hours to answer `samples` questions in `jobs` jobs of one GPU each, by the terms of a training step."""
+    mean = min(MEAN_EVALUATION_ANSWER, max_tokens / 2)
+    tail, cache = tail_seconds(shape, gpu, max_tokens, True), cache_seconds(shape, gpu, samples, mean)
+    hours = (jobs * (EVALUATION_START_SECONDS + tail) + cache) / 3600
+    how = (
+        f"{samples:,} answers of {mean:,.0f} tokens, cache {cache / 3600:,.1f} h + {jobs} jobs x "
+        f"({EVALUATION_START_SECONDS} s start + {tail:,.0f} s for {max_tokens:,} tokens)"
+    )
     if model_grader:
         verdicts = samples / 1000 * MODEL_GRADER_GPU_HOURS_PER_1000
         hours += verdicts

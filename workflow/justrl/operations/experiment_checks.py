@@ -4,13 +4,21 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from justrl.config import Experiment, Hardware, Recipe, RunDescription
 from justrl.errors import UserError
-from justrl.io import read_json
-from justrl.operations.checks import FAILED, OK, SKIPPED, Check
+from justrl.generation.base import chat_prompt, load_tokenizer, stop_token_ids
+from justrl.generation.chat_template import ChatTokenizer
+from justrl.generation.weight_checks import check_weights
+from justrl.io import read_json, read_json_object
+from justrl.layout import Layout
+from justrl.model_shape import ModelShape
+from justrl.operations.checks import FAILED, OK, SKIPPED, WARNING, Check
+from justrl.train.verl.memory import TIGHT, job_of
 
 # (completion, gold, is it right?): what any reward of this project must agree on.
 KNOWN_ANSWERS = (
@@ -27,27 +35,27 @@ KNOWN_ANSWERS = (
 )
 
 
-def hub_repositories(config: Mapping, runs: Sequence[str]) -> list[tuple[str, str, str]]:
+def hub_repositories(experiment: Experiment, runs: Sequence[str]) -> list[tuple[str, str, str]]:
     """(kind, hub id, revision) of everything that the runs and their evaluation download."""
-    models = {config["runs"][run]["model"] for run in runs}
-    datasets = {config["runs"][run]["dataset"] for run in runs}
-    evaluation = config["evaluation"]
-    entries = [("models", config["models"][name]) for name in sorted(models)]
-    entries += [("datasets", config["datasets"][name]) for name in sorted(datasets)]
-    entries += [("datasets", config["benchmarks"][name]) for name in evaluation["benchmarks"]]
-    found = [(kind, e["hub_id"], e["revision"] or "main") for kind, e in entries if e["source"] == "hub"]
-    grader = evaluation["model_grader"]
-    if grader["enabled"]:
-        found.append(("models", grader["model"], grader.get("revision") or "main"))
+    models = {experiment.runs[run].model for run in runs}
+    datasets = {experiment.runs[run].dataset for run in runs}
+    evaluation = experiment.evaluation
+    entries: list[tuple[str, Any]] = [("models", experiment.models[name]) for name in sorted(models)]
+    entries += [("datasets", experiment.datasets[name]) for name in sorted(datasets)]
+    entries += [("datasets", experiment.benchmarks[name]) for name in evaluation.benchmarks]
+    found = [(kind, e.hub_id, e.revision or "main") for kind, e in entries if e.source == "hub"]
+    grader = evaluation.model_grader
+    if grader.enabled:
+        found.append(("models", grader.model, grader.revision or "main"))
     return found
 
 
-def check_hub(config: Mapping, runs: Sequence[str], results: str | Path, seconds: float = 5) -> Check:
+def check_hub(experiment: Experiment, runs: Sequence[str], results: str | Path, seconds: float = 5) -> Check:
     """Can everything be downloaded, or is it downloaded already? One unreachable hub is one sentence, not twelve."""
-    wanted = hub_repositories(config, runs)
+    wanted = hub_repositories(experiment, runs)
     if not wanted:
         return Check("hub", OK, "nothing to download: model and data are generated")
-    mirror = config["hub"]["mirror"]
+    mirror = experiment.hub.mirror
     if mirror:
         missing = [hub_id for _, hub_id, _ in wanted if not (Path(mirror) / hub_id).is_dir()]
         if missing:
@@ -55,22 +63,13 @@ def check_hub(config: Mapping, runs: Sequence[str], results: str | Path, seconds
                 "hub", FAILED, f"not in the mirror {mirror}: {', '.join(missing)}", "copy them to DIR/<hub id>/"
             )
         return Check("hub", OK, f"all {len(wanted)} repositories are in the mirror {mirror}")
-    if _all_downloaded(config, runs, Path(results)):
+    if all(Path(folder).is_dir() for folder in Layout(experiment, str(results)).hub_folders(runs)):
         return Check("hub", OK, "models, training data and benchmarks are downloaded")
-    if config["hub"]["offline"]:
+    if experiment.hub.offline:
         return Check(
             "hub", SKIPPED, "hub.offline is set: the cache of huggingface_hub must hold what is not downloaded yet"
         )
     return _ask_hub(wanted, seconds)
-
-
-def _all_downloaded(config: Mapping, runs: Sequence[str], results: Path) -> bool:
-    folders = [results / "models" / config["runs"][run]["model"] for run in runs]
-    folders += [results / "data" / config["runs"][run]["dataset"] / "raw" for run in runs]
-    folders += [results / "benchmarks" / name / "raw" for name in config["evaluation"]["benchmarks"]]
-    if config["evaluation"]["model_grader"]["enabled"]:
-        folders.append(results / "models" / "model_grader")
-    return all(folder.is_dir() for folder in folders)
 
 
 def _ask_hub(wanted: Sequence[tuple[str, str, str]], seconds: float) -> Check:
@@ -93,12 +92,12 @@ def _ask_hub(wanted: Sequence[tuple[str, str, str]], seconds: float) -> Check:
 
     try:
         # The first one alone: without network, the others would only wait for the same time-out.
-        problems = [ask(wanted[0])]
+        answers = [ask(wanted[0])]
         with ThreadPoolExecutor(8) as pool:
-            problems += pool.map(ask, wanted[1:])
+            answers += pool.map(ask, wanted[1:])
     except (urllib.error.URLError, OSError) as error:
         return Check("hub", FAILED, f"{endpoint} cannot be reached: {getattr(error, 'reason', error)}", remedy)
-    problems = [problem for problem in problems if problem]
+    problems = [answer for answer in answers if answer]
     if problems:
         return Check(
             "hub", FAILED, "; ".join(problems), "correct hub_id or revision in config.yaml (401: set HF_TOKEN)"
@@ -107,61 +106,54 @@ def _ask_hub(wanted: Sequence[tuple[str, str, str]], seconds: float) -> Check:
 
 
 def check_model(folder: str | Path) -> Check:
-    """Has the model folder a chat template, and a token that ends an answer?"""
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        return Check(
-            "model", FAILED, f"{folder} holds no config.json", f"delete {folder} and let Snakemake make it again"
-        )
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if not tokenizer.chat_template:
-        return Check(
-            "model", FAILED, f"{folder}: no chat template", "training needs a chat model; use another base model"
-        )
-    question = "What is 2 + 3?"
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
-    )
-    if question not in text:
-        return Check(
-            "model", FAILED, f"{folder}: the chat template drops the question: {text!r}", "repair the template"
-        )
-    generation = folder / "generation_config.json"
-    stops = read_json(generation).get("eos_token_id") if generation.is_file() else None
-    stops = stops if isinstance(stops, list) else [stops] if stops is not None else []
-    if tokenizer.eos_token_id is None and not stops:
-        return Check("model", FAILED, f"{folder}: no stop token", "set eos_token in tokenizer_config.json")
-    names = sorted(
-        {str(tokenizer.convert_ids_to_tokens(stop)) for stop in [*stops, tokenizer.eos_token_id] if stop is not None}
-    )
-    return Check("model", OK, f"chat template ends {text[-24:]!r}; stops at {', '.join(names)}")
+    """Has the model folder all its weights, a chat template, and a token that ends an answer?"""
+    try:
+        tokenizer = load_tokenizer(folder)
+        stops = stop_token_ids(folder, tokenizer)
+        check_weights(folder)
+    except UserError as error:
+        return Check("model", FAILED, str(error), f"repair it, or delete {folder} and let Snakemake make it again")
+    names = sorted(tokenizer.convert_ids_to_tokens(list(stops)))
+    return Check("model", OK, f"chat template ends {chat_prompt(tokenizer, '?')[-24:]!r}; stops at {', '.join(names)}")
 
 
-def check_prompts(train_file: str | Path, model: str | Path, recipe: Mapping) -> Check:
+def check_prompts(train_file: str | Path, model: str | Path, recipe: Recipe) -> Check:
     """Does every training prompt fit, and prompt and response together the model?"""
     import pyarrow.parquet as pq
-    from transformers import AutoTokenizer
 
     if not Path(train_file).is_file():
         raise UserError(f"{train_file}: no training data; `snakemake data` makes it")
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     prompts = pq.read_table(train_file, columns=["prompt"])["prompt"].to_pylist()
     if not prompts:
         return Check("prompts", FAILED, f"{train_file} holds no rows", "delete it and let Snakemake make it again")
-    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
-    longest = max(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
-    limit, response = recipe["max_prompt_length"], recipe["max_response_length"]
+    longest = max(ChatTokenizer(model).lengths(prompts))
+    limit, response = recipe.max_prompt_length, recipe.max_response_length
     context = read_json(Path(model) / "config.json").get("max_position_embeddings", limit + response)
     found = f"{len(prompts):,} prompts, the longest {longest} of {limit} tokens; with {response:,} more of {context:,}"
     if longest > limit:
         return Check("prompts", FAILED, found, f"delete {train_file}: it was filtered for another max_prompt_length")
     if limit + response > context:
         return Check("prompts", FAILED, found, "lower max_response_length to what the model can attend to")
-    if len(prompts) < recipe["prompts_per_step"]:
-        return Check("prompts", FAILED, found, f"one step needs {recipe['prompts_per_step']} of them")
+    if len(prompts) < recipe.prompts_per_step:
+        return Check("prompts", FAILED, found, f"one step needs {recipe.prompts_per_step} of them")
     return Check("prompts", OK, found)
+
+
+def check_memory(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShape | None) -> Check:
+    """Does every phase of a step on verl fit the configured GPUs?"""
+    job = job_of(hardware, recipe, shape) if engine == "verl" else None
+    if job is None:
+        return Check("memory", OK, "no arithmetic for the reference engine or a CPU")
+    if shape is None:
+        return Check("memory", SKIPPED, "size of the model unknown until `snakemake data` has fetched its config.json")
+    settings = job.settings
+    if found := job.problem(settings):
+        return Check("memory", FAILED, found, job.remedy())
+    phase, most = job.fullest(settings)
+    found = f"{phase} fills a GPU most, {most:.1f} of {job.card:.1f} GiB"
+    if most > TIGHT * job.card:
+        return Check("memory", WARNING, found, "leave hardware.engine to be derived, or `justrl plan` shows why")
+    return Check("memory", OK, found)
 
 
 def check_reward(name: str) -> Check:
@@ -181,10 +173,26 @@ def check_reward(name: str) -> Check:
     return Check("reward", OK, f"{name}: all {len(KNOWN_ANSWERS)} known answers marked right")
 
 
-def check_run_file(run_file: Mapping) -> Check:
+def check_run_file(run: RunDescription) -> Check:
     """State what is about to be trained, in the words that a reader of the log will look for."""
-    recipe = run_file["recipe"]
-    summary = {key: recipe[key] for key in ("prompts_per_step", "rollouts_per_prompt", "learning_rate", "reward")}
+    keys = ("prompts_per_step", "rollouts_per_prompt", "learning_rate", "reward")
+    summary = {key: getattr(run.recipe, key) for key in keys}
+    return Check("run", OK, f"{run.run} by {run.engine}, seed {run.seed}, {json.dumps(summary)}")
+
+
+def check_golden(experiment: Experiment, results: Path) -> Check:
+    """Whether the released weights gave the published averages on this installation (`snakemake golden`)."""
+    if experiment.experiment != "paper" or not Layout(experiment).released():
+        return Check("golden", SKIPPED, "nothing is published of this experiment")
+    claims = (read_json_object(results / "golden/claims.json").get("claims")) or []
+    averages = [claim for claim in claims if "on average over the nine benchmarks" in str(claim.get("claim"))]
+    judged = [claim for claim in averages if claim.get("verdict") != "not run"]
+    if not judged:
+        found = "nobody has evaluated the released weights here"
+        return Check("golden", WARNING, found, "`snakemake golden` says whether this installation finds their numbers")
+    found = "; ".join(f"{claim['claim'].partition(':')[0]} {claim['verdict']}, {claim['evidence']}" for claim in judged)
+    if all(claim["verdict"] == "holds" for claim in judged):
+        return Check("golden", OK, found)
     return Check(
-        "run", OK, f"{run_file['run']} by {run_file['engine']}, seed {run_file['seed']}, {json.dumps(summary)}"
+        "golden", WARNING, found, f"read {results / 'golden'}/*.html, grader by grader, before weeks are paid for"
     )

@@ -1,24 +1,36 @@
 """Rewards and graders, by name.
 
 Two of them are training rewards: `paper` is the authors' own (a box in the last 100 characters, compared character for
-character) and `strict` the seed design's (the last box anywhere, compared without spaces). The evaluation graders are
+character) and `strict` takes the last box anywhere and compares without spaces. The evaluation graders are
 `paper_rules` (decides as the authors' released evaluation does), `symbolic` (math-verify) and `model` (a judge model).
 """
 
-from collections.abc import Callable
 from importlib import import_module
 
 from justrl.errors import UserError
+from justrl.verifiers.exact import MathRuleVerifier, PaperVerifier
 from justrl.verifiers.outcome import Grade, Grader, Outcome
+from justrl.verifiers.rewards import COMPARISON_SECONDS, Reward
 
-__all__ = ["GRADERS", "REWARDS", "Grade", "Grader", "Outcome", "get_grader", "get_reward"]
+__all__ = [
+    "GRADERS",
+    "REWARDS",
+    "Grade",
+    "Grader",
+    "MathRuleVerifier",
+    "Outcome",
+    "PaperVerifier",
+    "Reward",
+    "get_grader",
+    "get_reward",
+]
 
 GRADERS = {
-    "strict": ("justrl.verifiers.strict", "MathRuleVerifier"),
-    "paper": ("justrl.verifiers.paper", "PaperVerifier"),
-    "paper_rules": ("justrl.verifiers.paper_rules", "PaperRulesGrader"),
+    "strict": ("justrl.verifiers.exact", "MathRuleVerifier"),
+    "paper": ("justrl.verifiers.exact", "PaperVerifier"),
+    "paper_rules": ("justrl.verifiers.authors_rules", "PaperRulesGrader"),
     "symbolic": ("justrl.verifiers.symbolic", "SymbolicGrader"),
-    "model": ("justrl.verifiers.model", "ModelGrader"),
+    "model": ("justrl.verifiers.judge", "ModelGrader"),
 }
 REWARDS = ("paper", "strict", "robust")
 
@@ -38,15 +50,14 @@ def get_grader(name: str, **options) -> Grader:
         raise UserError(f"grader {name!r} does not take these options: {error}") from error
 
 
-def get_reward(name: str) -> Callable[[str, str], float]:
+def get_reward(name: str) -> Reward:
     """Make the training reward called `name`, a function of (completion, gold).
 
-    `paper` gives +1/-1 (the authors' training reward), `strict` 1/0 (the seed design's), `robust` +1/-1 from the
-    lenient rules of `paper_rules`, the kind of verifier that the paper's second ablation trains with.
+    `paper` gives +1/-1 (the authors' training reward), `strict` 1/0, `robust` +1/-1 from the lenient rules of
+    `paper_rules`, the kind of verifier that the paper's second ablation trains with, within limits (rewards.py).
     """
     if name not in REWARDS:
         raise UserError(f"unknown reward {name!r}: choose one of {', '.join(REWARDS)}")
     if name == "robust":
-        grader = get_grader("paper_rules")
-        return lambda completion, gold: 1.0 if grader.grade(completion, gold).correct else -1.0
-    return get_grader(name).verify
+        return Reward(name, get_grader("paper_rules", timeout=COMPARISON_SECONDS), wrong=-1.0)
+    return Reward(name, get_grader(name), wrong={"paper": -1.0, "strict": 0.0}[name])

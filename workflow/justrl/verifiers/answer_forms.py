@@ -7,7 +7,7 @@ the MATH dataset's and PRM800K's graders) and written anew here:
 - `plain_form`: LaTeX becomes text that an expression reader can take.
 
 Both are lenient in ways that surprise (`plain_form` turns `10\,000` into `10+000`, and integers go through a float).
-They are kept, since the published numbers were made with them; tests/unit/test_verifiers_paper_rules.py shows them.
+They are kept, since the published numbers were made with them; tests/unit/test_verifiers_authors_rules.py shows them.
 """
 
 import re

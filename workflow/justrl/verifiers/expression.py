@@ -243,17 +243,10 @@ class RationalAlgebra:
     def integer(self, value: int) -> Fraction:
         return Fraction(value)
 
-    def decimal(self, text: str) -> Fraction:
-        raise NotRationalError("decimals are binary fractions to SymPy")
+    def _not_rational(self, *_: Any) -> Fraction:
+        raise NotRationalError("a decimal (to SymPy a binary fraction), the imaginary unit, a symbol or a function")
 
-    def imaginary_unit(self) -> Fraction:
-        raise NotRationalError("imaginary")
-
-    def symbol(self, name: str) -> Fraction:
-        raise NotRationalError(name)
-
-    def function(self, name: str, argument: Fraction) -> Fraction:
-        raise NotRationalError(name)
+    decimal = imaginary_unit = symbol = function = _not_rational
 
     def factorial(self, value: Fraction, step: int) -> Fraction:
         if value.denominator != 1 or value < 0:

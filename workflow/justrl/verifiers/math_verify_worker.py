@@ -4,6 +4,12 @@ math-verify 0.9 reads numbers with `sympy.Number(text)` and arithmetic without L
 `eval` (`Number` through `sympify`), if on text that its lexer or patterns have restricted to digits and operators. As
 SymPy looks `parse_expr` up at the time of each call, replacing it here, before the library is imported, leaves no path
 from text to `eval`: number literals are built by constructor, and other text goes through our own reader.
+
+The library looks for a value in whatever it is given, and so finds one in what is none. Here the whole answer must be
+the value: no number is picked out of text that is not read as LaTeX (`\neq 5`, `> 5`, `\foo 3 5`), an equation between
+numbers must hold (`6=5`, and `1/3 \approx 0.333` to a hundredth), brackets must be the gold's, an interval may not be
+empty by mistake (`(9,2]`), a number has no base (`52_8`) or modulus that the gold has not, a word is no product of its
+letters, and what `\phantom` hides is not there.
 """
 
 import re
@@ -13,12 +19,31 @@ from typing import Any
 import sympy
 import sympy.parsing
 import sympy.parsing.sympy_parser
+from sympy import And, Eq
+from sympy.core.relational import Relational
 
 from justrl.verifiers.expression import evaluate
+from justrl.verifiers.extraction import balanced_end
 from justrl.verifiers.sympy_algebra import SympyAlgebra
 
 _SCIENTIFIC = re.compile(r"(?<![\w.\\])([0-9]+(?:\.[0-9]*)?)[eE]([-+]?[0-9]+)(?![\w.])")
 _SPACED_THOUSANDS = re.compile(r"(?<=[0-9])\\[,!;: ](?=[0-9]{3}(?![0-9]))")
+_PHANTOM = re.compile(r"\\[hv]?phantom\s*(?=\{)")
+_MATH_SIGNS = re.compile(r"(?<!\\)(?:\$|\\[()])")
+_STYLED_NUMBER = re.compile(r"\\(?:text|math)(?:rm|bf|it)?\s*\{\s*([0-9][0-9.,]*)\s*\}")
+# A formula set upright or bold as a whole.
+_STYLED_FORMULA = re.compile(r"\\(?:text|math|mbox|boldsymbol)(?:rm|bf|it)?\s*\{(.*\\.*)\}", re.DOTALL)
+_SIZES = re.compile(r"\\(?:left|right)(?![A-Za-z])")
+_AROUND_BRACKETS = re.compile(r"\s*((?<!\\)[,()\[\]])\s*")
+_ASSIGNED_THOUSANDS = re.compile(r"(?<==)(\s*-?[0-9]{1,3})((?:,[0-9]{3})+)$")
+_ABOUT = re.compile(r"^(?:[A-Za-z]\s*)?\\(?:approx|simeq)(?![A-Za-z])")
+_APPROXIMATION = re.compile(r"\\(?:approx|simeq)(?![A-Za-z])")
+# What the library reads past: the base of a number, a modulus.
+_QUALIFIED = re.compile(r"[0-9)}]\s*_|\\[bp]?mod(?![A-Za-z])|\\equiv(?![A-Za-z])")
+# A whole answer, or a whole element of a list, of three letters or more.
+_WORD = re.compile(r"((?:^[(\[]?|,)\s*)([A-Za-z](?:\s*[A-Za-z]){2,})(?=\s*(?:[)\]]?$|,))")
+_BRACKETED_LIST = re.compile(r"(\\\{|[(\[\]])[^()\[\]]*,[^()\[\]]*(\\\}|[)\]\[])")
+_EMPTY_SET = re.compile(r"\\(?:emptyset|varnothing)|\\\{\s*\\\}")
 _ALGEBRA = SympyAlgebra()
 
 
@@ -35,24 +60,86 @@ sympy.parsing.parse_expr = parse_without_eval
 sympy.parse_expr = parse_without_eval
 
 import math_verify  # noqa: E402 - must come after the replacement
-from math_verify import parse, verify  # noqa: E402
+from math_verify import LatexExtractionConfig, parse, verify  # noqa: E402
+
+
+def _without_phantoms(text: str) -> str:
+    """Take out what takes room on the page and is not seen, braces in braces too."""
+    while (match := _PHANTOM.search(text)) and (end := balanced_end(text, match.end())):
+        text = text[: match.start()] + text[end:]
+    return text
+
+
+def _tidy(answer: str) -> str:
+    r"""Put what the library does not know its way: `4.5e33`, `10\,000`, `x=1,732`, `$`, a full stop at the end."""
+    if (match := _STYLED_FORMULA.fullmatch(answer)) and balanced_end(answer, 0) == len(answer):
+        answer = match[1]
+    answer = _AROUND_BRACKETS.sub(r"\1", _SIZES.sub("", _STYLED_NUMBER.sub(r"\1", _MATH_SIGNS.sub("", answer))))
+    answer = _ABOUT.sub("", _SPACED_THOUSANDS.sub("", answer.strip().removesuffix("."))).strip()
+    answer = _ASSIGNED_THOUSANDS.sub(lambda match: match[1] + match[2].replace(",", ""), answer)
+    return _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", answer)
 
 
 def _read(answer: str) -> list[Any]:
-    r"""Expressions (and the plain text last) that the library reads from an answer.
+    """Expressions (and the plain text last) that the library reads from a tidy answer."""
+    if not re.search(r"\b(?:and|or)\b", answer):
+        answer = _WORD.sub(lambda match: f"{match[1]}\\text{{{''.join(match[2].split()).lower()}}}", answer)
+    read = parse(
+        f"\\boxed{{{answer}}}",
+        [LatexExtractionConfig()],
+        # Where the box as a whole is not read, the library would look for formulas in it.
+        extraction_mode="first_match",
+        parsing_timeout=None,
+        raise_on_error=True,
+    )
+    if _EMPTY_SET.search(answer):
+        return read
+    return [value for value in read if value is not sympy.S.EmptySet]
 
-    Three things that it does not know are put its way: `4.5e33`, `10\,000`, and a full stop at the end.
-    """
-    answer = _SPACED_THOUSANDS.sub("", answer.strip().removesuffix("."))
-    answer = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", answer)
-    return parse(f"\\boxed{{{answer}}}", parsing_timeout=None, raise_on_error=True)
+
+def _other_brackets(left: str, right: str) -> bool:
+    """Whether both are lists in brackets, in different ones."""
+    kinds = [match.group(1, 2) for text in (left, right) if (match := _BRACKETED_LIST.fullmatch(text))]
+    return len(kinds) == 2 and kinds[0] != kinds[1]
+
+
+def _false_equation(given: Any, wanted: Any) -> bool:
+    """Whether an answer that is an equation, or a chain of them, has a number in it that the gold's value is not."""
+    if isinstance(wanted, Eq) and wanted.lhs.is_Symbol:
+        wanted = wanted.rhs
+    if isinstance(wanted, Relational | And) or not isinstance(given, Eq | And):
+        return False
+    sides = {side for equation in given.atoms(Eq) for side in equation.args}
+    return any(
+        side.is_number and not verify(wanted, side, timeout_seconds=None, raise_on_error=True)
+        for side in sides
+        if isinstance(side, sympy.Expr)
+    )
+
+
+def _number(text: str) -> float | None:
+    """The number that a text is read as, if it is one."""
+    try:
+        return next((float(value) for value in _read(text) if isinstance(value, sympy.Expr) and value.is_number), None)
+    except (TypeError, ValueError):
+        return None
+
+
+def _false_approximation(answer: str) -> bool:
+    """Whether what stands around an "about equal" is not about equal numbers."""
+    first, *others = [_number(side) for side in _APPROXIMATION.split(answer)]
+    return any(first is None or other is None or abs(first - other) > 0.01 * max(1, abs(first)) for other in others)
 
 
 def compare(pair: list[str]) -> str:
     """Outcome for (answer, gold): "correct", "wrong" or "unparsed"."""
-    answer, gold = pair
+    answer, gold = (_tidy(_without_phantoms(text)) for text in pair)
+    if _other_brackets(answer, gold) or (_QUALIFIED.search(answer) and not _QUALIFIED.search(gold)):
+        return "wrong"
     try:
-        given, wanted = _read(answer), _read(gold)
+        if _false_approximation(answer) and not _APPROXIMATION.search(gold):
+            return "wrong"
+        given, wanted = _read(_APPROXIMATION.split(answer)[0]), _read(gold)
     except (MemoryError, RecursionError):
         raise
     except Exception:  # the library raises whatever SymPy and ANTLR do; each means that it cannot read the text
@@ -60,7 +147,7 @@ def compare(pair: list[str]) -> str:
     failure: BaseException | None = None
     for left, right in product(wanted, given):
         try:
-            if verify(left, right, timeout_seconds=None, raise_on_error=True):
+            if verify(left, right, timeout_seconds=None, raise_on_error=True) and not _false_equation(right, left):
                 return "correct"
         except (MemoryError, RecursionError) as error:
             failure = error

@@ -1,4 +1,4 @@
-"""What a grader says of one completion, and the face that every grader shows."""
+"""Grading outcomes and the Grader base class."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """The four things that can come of grading.
+    """Outcome of grading one completion.
 
     `timeout` means that the grader gave up: it ran out of time or memory, met its limit on the size of an expression,
     or its process died. It is never reported as `wrong`, so that a broken grader can be seen in the counts.

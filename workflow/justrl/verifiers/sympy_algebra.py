@@ -1,4 +1,4 @@
-"""Values of expressions as SymPy objects, and equality of two of them. Runs in worker processes only (see pool.py)."""
+"""Values of expressions as SymPy objects, and equality of two of them. Runs in worker processes only (workers.py)."""
 
 from fractions import Fraction
 from typing import Any

@@ -1,0 +1,266 @@
+"""Write the generated parts of the documentation, or say which are stale: `python docs/generate.py [--check]`.
+
+A page marks each part by `<!-- generated: NAME -->` and `<!-- end -->`; what stands between is made of the code: the
+settings of verl, the keys of the configuration, the map of the package. The schema of the configuration, which editors
+read, is written with them.
+"""
+
+import argparse
+import ast
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PACKAGE = ROOT / "workflow/justrl"
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
+PART = re.compile(r"(<!-- generated: (?P<name>.+?) -->\n).*?(?P<end><!-- end -->)", re.S)
+# From the top floor to the ground.
+ROOMS = ("commands", "operations", "analysis", "evaluation", "data", "train", "train/reference", "train/verl")
+ROOMS += ("verifiers", "generation", ".")
+
+
+def verl_table(part: str) -> str:
+    """The settings that verl is given for the run `deepseek`: part is recipe, speed or run."""
+    from justrl import config
+    from justrl.train.verl import settings, table
+
+    return table.markdown(getattr(settings, part.upper()), table.request_for(config.load(), "deepseek"))
+
+
+def configuration() -> str:
+    """One table for each part of the configuration, from its JSON schema."""
+    schema = json_schema()
+    paper = yaml.safe_load((ROOT / "config.yaml").read_text())
+    lines = []
+    for path, part in parts(schema, schema, "", set()):
+        lines += [f"### {title(path, part)}" if path else "### The whole", ""]
+        lines += [f"{sentence(part['description'])}", ""] if path and part.get("description") else []
+        lines += ["| key | in config.yaml | accepts | meaning |", "|---|---|---|---|"]
+        lines += [row(name, key, schema, at(paper, path)) for name, key in part["properties"].items()]
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of config.yaml and its overlays' sum, as editors and the documentation read it."""
+    from justrl.config import Experiment
+
+    schema = Experiment.model_json_schema()
+    definitions = schema["$defs"]
+    # The common recipe is complete; a run names only the keys that it changes.
+    complete = {name: definitions[name].pop("required") for name in ("Recipe", "OverlongPenalty")}
+    penalty = {"overlong_penalty": {"required": complete["OverlongPenalty"]}}
+    schema["properties"]["recipe"] |= {"required": complete["Recipe"], "properties": penalty}
+    schema["properties"]["extends"] = {
+        "description": "Overlay file that this overlay builds on, merged before it.",
+        "type": "string",
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **tidy(schema)}
+
+
+# What pydantic calls the limits of a type that a validator of ours stands before.
+LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+
+
+def tidy(node: Any) -> Any:
+    """JSON schema's own names for limits, a list for plain kinds, no titles made of field names; kinds first.
+
+    Names that do not match are refused. A pattern ends where the text ends: Python's `$`, unlike pydantic's, leaves
+    room for one more newline.
+    """
+    if isinstance(node, str):
+        return whole(node)
+    if isinstance(node, list):
+        return [tidy(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    titled = isinstance(node.get("title"), str)
+    kept = {key: value for key, value in node.items() if key != "discriminator" and not (titled and key == "title")}
+    node = {LIMITS.get(key, whole(key)): tidy(value) for key, value in kept.items()}
+    if "patternProperties" in node:
+        node["additionalProperties"] = False
+    if all(kind.keys() == {"type"} for kind in node.get("anyOf", [{}])):
+        node["type"] = [kind["type"] for kind in node.pop("anyOf")]
+    if isinstance(node.get("description"), str):
+        node["description"] = " ".join(node.pop("description").split())
+    return {"type": node.pop("type"), **node} if isinstance(node.get("type"), str | list) else node
+
+
+def whole(text: str) -> str:
+    """A pattern that matches nothing after its end; other text as it is."""
+    return rf"{text}(?!\n)" if text.startswith("^") and text.endswith("$") else text
+
+
+def schema_file() -> str:
+    """The JSON schema of the configuration, as a file."""
+    return "\n".join(["# Made of workflow/justrl/config.py by `make docs`; do not edit.", *block(json_schema()), ""])
+
+
+def block(node: dict, depth: int = 0) -> Iterator[str]:
+    """A mapping as lines of YAML: one for each entry, or two for a long one; mappings of mappings are spread out."""
+    indent = "  " * depth
+    for key, value in node.items():
+        flow = yaml.safe_dump({key: value}, sort_keys=False, width=10**6, default_flow_style=True, allow_unicode=True)
+        line = indent + flow.strip()[1:-1]
+        if isinstance(value, dict) and (len(line) > 230 or key == "properties"):
+            yield f"{indent}{key}:"
+            yield from block(value, depth + 1)
+        else:
+            yield textwrap.fill(line, 120, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
+
+
+def parts(schema: dict, node: dict, path: str, seen: set[str]) -> Iterator[tuple[str, dict]]:
+    """Every mapping with keys of its own, by its dotted path; `<name>` stands for a name that the user gives."""
+    for target in alternatives(schema, node):
+        if "properties" in target:
+            signature = json.dumps(target, sort_keys=True)
+            # A run may change keys of the recipe: the same keys, which stand in one table.
+            if signature in seen or path.startswith("runs.<name>.recipe"):
+                continue
+            seen.add(signature)
+            yield path, target
+            for name, child in target["properties"].items():
+                yield from parts(schema, child, f"{path}.{name}".lstrip("."), seen)
+        for child in named(target):
+            yield from parts(schema, child, f"{path}.<name>", seen)
+
+
+def named(node: dict) -> list[dict]:
+    """What may stand under names of the user's choice."""
+    under = [*node.get("patternProperties", {}).values(), node.get("additionalProperties")]
+    return [child for child in under if isinstance(child, dict)]
+
+
+def alternatives(schema: dict, node: dict) -> list[dict]:
+    """What a node may be, references followed; its own description stands before the referred one's."""
+    if "$ref" in node:
+        target = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        return alternatives(schema, target | {key: node[key] for key in ("description", "default") if key in node})
+    for word in ("oneOf", "anyOf", "allOf"):
+        if word in node:
+            return [found for choice in node[word] for found in alternatives(schema, choice)]
+    return [node]
+
+
+def title(path: str, part: dict) -> str:
+    """The path of a part, with its source where a place takes several kinds."""
+    source = part["properties"].get("source", {}).get("const")
+    return f"`{path}`" + (f", source {source}" if source else "")
+
+
+def row(name: str, node: dict, schema: dict, values: Any) -> str:
+    """One key: the paper's value where it is a plain one, what is accepted, and the description."""
+    choices = alternatives(schema, node)
+    description = node.get("description") or next((c["description"] for c in choices if "description" in c), "")
+    value = values.get(name) if isinstance(values, dict) else None
+    plain = isinstance(values, dict) and name in values and not isinstance(value, dict)
+    shown = f"`{cell(json.dumps(value, ensure_ascii=False))}`" if plain else ""
+    accepted = cell(" or ".join(dict.fromkeys(map(accepts, choices))))
+    meaning = cell(sentence(description)).replace("<", "\\<")
+    return f"| `{name}` | {shown} | {accepted} | {meaning} |"
+
+
+def accepts(node: dict) -> str:
+    """A value's kind and limits in words."""
+    if "const" in node:
+        return f"`{json.dumps(node['const'])}`"
+    if "enum" in node:
+        return ", ".join(f"`{json.dumps(value)}`" for value in node["enum"])
+    kinds = node.get("type", "anything")
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    words = {"object": "mapping", "array": "list", "string": "text", "boolean": "true, false", "null": "null"}
+    limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    if "minimum" in node and node["minimum"] == node.get("maximum"):
+        return f"`{node['minimum']:g}`"
+    bounds = [f"{sign} {node[limit]:g}" for limit, sign in limits.items() if limit in node]
+    return " or ".join(words.get(kind, kind) for kind in kinds) + ("" if not bounds else f" {', '.join(bounds)}")
+
+
+def at(config: Any, path: str) -> Any:
+    """The value at a dotted path of config.yaml, or None where a name of the user's choice is on the way."""
+    for word in filter(None, path.split(".")):
+        config = config.get(word) if isinstance(config, dict) else None
+    return config
+
+
+def cell(text: str) -> str:
+    """Text that a table cell can hold."""
+    return text.replace("|", "\\|")
+
+
+def rooms() -> str:
+    """The package, floor by floor: each room's purpose and its modules, from their docstrings."""
+    lines = []
+    for room in ROOMS:
+        folder = PACKAGE / room
+        name = "justrl" if room == "." else "justrl." + room.replace("/", ".")
+        lines += [f"### `{name}`", "", summary(folder / "__init__.py"), "", "| module | what it holds |", "|---|---|"]
+        modules = sorted(path for path in folder.glob("*.py") if not path.name.startswith("__"))
+        lines += [f"| `{path.stem}` | {cell(summary(path))} |" for path in modules]
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def rules() -> str:
+    """The rule files and their purpose, from their docstrings."""
+    lines = ["| file | what its rules make |", "|---|---|"]
+    for path in sorted((ROOT / "rules").glob("*.smk")):
+        lines.append(f"| `rules/{path.name}` | {cell(first_paragraph(path.read_text().split(chr(34) * 3)[1]))} |")
+    return "\n".join(lines)
+
+
+def summary(module: Path) -> str:
+    """The first paragraph of a module's docstring, on one line."""
+    return first_paragraph(ast.get_docstring(ast.parse(module.read_text())) or "")
+
+
+def first_paragraph(text: str) -> str:
+    """A docstring up to its first empty line, on one line."""
+    return " ".join(text.strip().split("\n\n")[0].split())
+
+
+def sentence(text: str) -> str:
+    """One line that ends with a full stop."""
+    text = " ".join(text.split())
+    return text if not text or text.endswith((".", ":")) else f"{text}."
+
+
+PARTS = {
+    "verl recipe": lambda: verl_table("recipe"),
+    "verl speed": lambda: verl_table("speed"),
+    "verl run": lambda: verl_table("run"),
+    "configuration": configuration,
+    "rooms": rooms,
+    "rules": rules,
+}
+
+
+def render(page: str) -> str:
+    """A page's text with every generated part made anew."""
+    return PART.sub(lambda part: f"{part[1]}\n{PARTS[part['name']]()}\n\n{part['end']}", page)
+
+
+def main() -> int:
+    """Write the pages; with --check only compare, and end with 1 if one is stale."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, say which pages are stale")
+    check = parser.parse_args().check
+    fresh = {path: render(path.read_text()) for path in sorted(DOCS.glob("*.md"))} | {SCHEMA: schema_file()}
+    stale = {path: text for path, text in fresh.items() if text != path.read_text()}
+    for path, text in stale.items():
+        if not check:
+            path.write_text(text)
+        print(f"{path.relative_to(ROOT)} {'is stale: run `make docs`' if check else 'written'}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+#!/bin/sh
+# Make a virtual environment: torch, then everything of a lock, then this project.
+#   sh envs/install.sh FOLDER LOCK [PROJECT...]
+# PYTHON  the Python that makes it (default: python3.11)
+# TORCH   another torch than that of torch.txt (of torch-gpu-cu12.txt for that lock), whose hashes are not checked then.
+#         It is installed first and apart from the lock: its CPU and CUDA builds carry one version and different hashes.
+# UV      the uv to install with; empty: pip. Unset: the one on PATH, else the one that the lock names, by pip.
+# Modules are compiled when they are first imported: most never are.
+set -eu
+unset PYTHONDONTWRITEBYTECODE
+folder=$1 lock=$2
+shift 2
+python=$folder/bin/python
+pins=envs/torch-$(basename "$lock")
+[ -f "$pins" ] || pins=envs/torch.txt
+
+pip() { "$python" -m pip install --quiet --disable-pip-version-check --no-compile "$@"; }
+
+bootstrap_uv() {
+    sed -n '/^uv==/,/# via/p' "$lock" >"$folder/uv.txt"
+    pip --require-hashes --no-deps -r "$folder/uv.txt" >&2 && echo "$folder/bin/uv"
+}
+
+# uv knows nothing of pip's settings (a mirror, a proxy's certificates): what it cannot get, pip may.
+install() { { [ -n "$uv" ] && "$uv" pip install --quiet --python "$python" "$@"; } || pip "$@"; }
+
+"${PYTHON:-python3.11}" -m venv "$folder"
+uv=${UV-$(command -v uv || bootstrap_uv)}
+# A folder with the CPU build, where there is one, is what is meant: pip would rather take a file that has its hash in the
+# registry. By pip: uv knows no hash of a version with a local part ("+cpu").
+configured=$("$python" -m pip config list)
+for folder_of_wheels in ${PIP_FIND_LINKS:-$(echo "$configured" | sed -n "s/^[a-z]*\.find-links='\(.*\)'$/\1/p")}; do
+    case $lock in *gpu*) continue ;; esac
+    if ls "$folder_of_wheels"/torch-*+cpu-*.whl >/dev/null 2>&1; then pins=envs/torch-cpu.txt; fi
+done
+if [ -n "${TORCH:-}" ]; then pip --no-deps "$TORCH"; else pip --require-hashes --no-deps -r "$pins"; fi
+install --require-hashes --no-deps -r "$lock"
+# CUDA's libraries, which torch's CUDA build asks for and the locks for a CPU lack: by the versions that torch names.
+pip "torch==$("$python" -c 'from importlib.metadata import version; print(version("torch"))')"
+for project in "$@"; do install --no-deps --no-build-isolation "$project"; done
+install --no-deps --no-build-isolation --editable .
+# What nearly every job imports is compiled now, by importing it, side by side.
+"$python" -c "import transformers.models.qwen2.modeling_qwen2" &
+"$python" -c "import snakemake.cli, pandas, pyarrow.parquet, matplotlib.pyplot, scipy.stats"
+wait $!

@@ -1,0 +1,135 @@
+"""The experiment: read and held against what was started before, frozen for the jobs, announced before the first of them.
+
+A start reads config.yaml, the profile's overlay, `--configfile` and `--config`; its jobs, which may wait for days, read
+what the start wrote beside the results, <results>/experiments/, and no file that somebody may have edited since.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from snakemake.cli import get_profile_dir
+from snakemake.logging import LogEvent, logger
+from snakemake.pathvars import Pathvars
+
+from justrl import config_files
+from justrl.config import Experiment, settings
+from justrl.errors import UserError
+from justrl.layout import Layout
+from justrl.operations import frozen, last_words, planning, start_checks, trained
+
+# What a job is told by, on its command line; each module of a workflow has a name, and a configuration, of its own.
+FROZEN = "frozen_experiment" if HERE == workflow.basedir else f"frozen_experiment_{__name__}"
+ON_COMMAND_LINE = workflow.config_settings.overwrite_config
+OPTIONS = ("accept_changes", FROZEN)
+
+
+def profile_overlays():
+    """The `configfile` of the profile: Snakemake drops it where `--configfile` is given, and the overlays belong on it."""
+    words = [part for word in sys.argv for part in ([word] if word[:10] != "--profile=" else word.split("=", 1))]
+    named = dict(zip(words, words[1:])).get("--profile", os.environ.get("SNAKEMAKE_PROFILE"))
+    found = get_profile_dir(named) if named else None
+    overlays = config_files.read_yaml(found[1]).get("configfile", []) if found else []
+    return [overlays] if isinstance(overlays, str) else overlays
+
+
+def read_configuration():
+    """The configuration of this start, whose overlays jobs are spared: theirs is frozen."""
+    if HERE != workflow.basedir:
+        return config_files.complete({key: value for key, value in config.items() if key not in OPTIONS})
+    command = workflow.config_settings
+    given = [os.path.relpath(path) for path in command.configfiles]
+    overlays = dict.fromkeys([*map(os.path.normpath, profile_overlays()), *given])
+    command.configfiles = []
+    read = config_files.merge(config_files.read(list(overlays)), command.config)
+    return {key: value for key, value in read.items() if key not in OPTIONS}
+
+
+try:
+    if FROZEN in ON_COMMAND_LINE:
+        config, ENDS = frozen.read(ON_COMMAND_LINE[FROZEN])
+    else:
+        config, ENDS = read_configuration(), None
+    workflow.pathvars.update(Pathvars.from_config(config))
+    RESULTS = Path(workflow.pathvars.get("results"))
+    EXPERIMENT = Experiment.from_mapping(config).with_canaries()
+    LAYOUT = Layout(EXPERIMENT, ends=trained.segment_ends(EXPERIMENT, RESULTS) if ENDS is None else ENDS)
+    ON_DISK = replace(LAYOUT, root=str(RESULTS))
+    if workflow.is_main_process:
+        start_checks.check_results_folder(EXPERIMENT, RESULTS)
+        start_checks.check_unchanged(EXPERIMENT, RESULTS)
+        if any(word.partition("=")[0] == "--report" for word in sys.argv):
+            start_checks.check_something_to_report(EXPERIMENT, RESULTS)
+        DOCUMENT = frozen.document(config, LAYOUT)
+        FILE = frozen.file_of(DOCUMENT, RESULTS)
+        for line in [*frozen.changes(DOCUMENT, RESULTS), *start_checks.behind_results(ON_DISK)]:
+            logger.info(line)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+
+def planned_jobs():
+    """What start_checks asks about each planned job: its outputs, and whether it was asked for by force or cut short."""
+    for job in workflow.dag.needrun_jobs():
+        reason = workflow.dag.reason(job)
+        wanted = reason.forced or bool(reason.incomplete_output)
+        # Which params, it would say at length; what differs in the configuration has been said.
+        why = str(reason).partition(": Union of exclusive")[0]
+        yield start_checks.Planned(tuple(map(str, job.output)), wanted, why)
+
+
+def asked_for():
+    """The files that this start was asked for: by name, or as the inputs of a rule that only collects."""
+    collected = [file for job in workflow.dag.targetjobs if job.rule.norun for file in job.input]
+    return {str(file) for file in [*workflow.dag.targetfiles, *collected]}
+
+
+def check_interpreter():
+    """Raise UserError if jobs would find another `python` than this one's, without the workflow's packages, or none."""
+    python = shutil.which("python")
+    if workflow.deployment_settings.deployment_method or python and Path(python).parent == Path(sys.executable).parent:
+        return
+    if not python or subprocess.run([python, "-c", "import pydantic, yaml"], capture_output=True).returncode:
+        raise UserError(
+            f"jobs run `python`, which is {python or 'not on PATH'} and lacks the workflow's packages: activate the "
+            f"environment of {sys.executable} first (`. {Path(sys.executable).parent}/activate`)"
+        )
+
+
+def before_the_first_job():
+    """Stop a start that would destroy, say what it will train, and freeze its configuration if it is no dry run."""
+    jobs = list(planned_jobs())
+    accepted = str(ON_COMMAND_LINE.get("accept_changes")).lower() == "true"
+    try:
+        start_checks.check_nothing_lost(jobs, ON_DISK, accepted)
+        start_checks.check_all_planned(jobs, asked_for())
+        if not (workflow.dryrun or workflow.touch):
+            check_interpreter()
+            frozen.write(DOCUMENT, FILE)
+        segments = trained.planned_segments((path for job in jobs for path in job.outputs), ON_DISK)
+        if line := planning.announce(EXPERIMENT, segments, ON_DISK):
+            logger.info(line)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+class BeforeTheFirstJob(logging.Handler):
+    """Snakemake has no hook between plan and first job in dry runs or modules, but tells its loggers of that moment."""
+
+    told = False
+
+    def emit(self, record):
+        if getattr(record, "event", None) == LogEvent.RUN_INFO and not self.told:
+            self.told = True
+            before_the_first_job()
+
+
+if workflow.is_main_process:
+    workflow.config_settings.config_args = [*workflow.config_settings.config_args, f"{FROZEN}={FILE}"]
+    logger.addHandler(BeforeTheFirstJob())

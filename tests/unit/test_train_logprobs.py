@@ -1,0 +1,126 @@
+"""Log-probabilities in chunks: equal to the naive computation, forwards and backwards, and never large."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from justrl.train.reference.logprobs import PolicyLogProbs, chunked_log_probs, pack_sequences
+from justrl.train.verl import chunked_logprobs
+
+WIDTH, VOCABULARY, TOKENS = 6, 37, 50
+
+
+@pytest.fixture
+def inputs():
+    torch.manual_seed(0)
+    head = nn.Linear(WIDTH, VOCABULARY, bias=False).double()
+    hidden = torch.randn(TOKENS, WIDTH, dtype=torch.float64, requires_grad=True)
+    return hidden, head, torch.randint(VOCABULARY, (TOKENS,))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the most elements that any tensor with a vocabulary axis has had."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            # The head's own weight and its gradient aside, whatever has that axis is logits.
+            if isinstance(leaf, torch.Tensor) and leaf.ndim == 2 and leaf.shape[1] == VOCABULARY != leaf.shape[0]:
+                self.rows = max(self.rows, 0 if leaf.shape[0] == WIDTH else leaf.shape[0])
+        return result
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 25, 50, 1000])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_equals_the_naive_computation(inputs, chunk, temperature):
+    hidden, head, targets = inputs
+    naive = torch.log_softmax(head(hidden).float() / temperature, dim=-1)
+    naive_chosen = naive.gather(-1, targets[:, None]).squeeze(-1)
+    got, entropy = chunked_log_probs(
+        hidden, head, targets, temperature=temperature, chunk_tokens=chunk, with_entropy=True
+    )
+    assert torch.allclose(got, naive_chosen, atol=1e-6)
+    assert torch.allclose(entropy, -(naive.exp() * naive).sum(-1), atol=1e-6)
+    assert not entropy.requires_grad
+    weights = torch.randn(TOKENS)
+    wanted = torch.autograd.grad((naive_chosen * weights).sum(), [hidden, head.weight])
+    gradients = torch.autograd.grad((got * weights).sum(), [hidden, head.weight])
+    for a, b in zip(gradients, wanted, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("with_entropy", [False, True])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_never_holds_more_logits_than_a_chunk(inputs, with_entropy, gradients):
+    hidden, head, targets = inputs
+    with LargestTensor() as largest, torch.set_grad_enabled(gradients):
+        log_probs, _ = chunked_log_probs(hidden, head, targets, chunk_tokens=8, with_entropy=with_entropy)
+        if gradients:
+            log_probs.sum().backward()
+    assert 0 < largest.rows <= 8
+    # The naive computation is noticed by the same means.
+    with LargestTensor() as largest:
+        torch.log_softmax(head(hidden), dim=-1)
+    assert largest.rows == TOKENS
+
+
+def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_vocabulary(inputs):
+    hidden, head, targets = inputs
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
+        chunked_log_probs(hidden, head, targets, chunk_tokens=8)
+    assert not [shape for shape in saved if shape and shape[-1] == VOCABULARY]
+
+
+def test_no_tokens_at_all(inputs):
+    hidden, head, targets = inputs
+    log_probs, entropy = chunked_log_probs(hidden[:0], head, targets[:0], with_entropy=True)
+    assert log_probs.shape == entropy.shape == (0,)
+
+
+def test_sequences_are_padded_on_the_right_and_masked():
+    input_ids, mask = pack_sequences([[5, 6], [7]], [[8], [9, 10, 11]], pad_id=0, device="cpu")
+    assert input_ids.tolist() == [[5, 6, 8, 0], [7, 9, 10, 11]]
+    assert mask.int().tolist() == [[0, 0, 1, 0], [0, 1, 1, 1]]
+
+
+def test_each_token_is_predicted_from_the_one_before_whatever_else_is_in_the_batch(tiny_qwen):
+    prompts, responses = [[5, 6, 7], [8]], [[9, 10], [11, 12, 13, 14]]
+    policy = PolicyLogProbs(tiny_qwen, chunk_tokens=3)
+    with torch.no_grad():
+        got, entropy = policy(*pack_sequences(prompts, responses, 0, "cpu"), with_entropy=True)
+        expected, entropies = [], []
+        for prompt, response in zip(prompts, responses, strict=True):
+            for position, token in enumerate(response):
+                context = torch.tensor([[*prompt, *response[:position]]])
+                distribution = torch.log_softmax(tiny_qwen(context).logits[0, -1], dim=-1)
+                expected.append(distribution[token])
+                entropies.append(-(distribution.exp() * distribution).sum())
+    assert torch.allclose(got, torch.stack(expected), atol=1e-5)
+    assert torch.allclose(entropy, torch.stack(entropies), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(TOKENS,), (1, TOKENS), (5, 10)])
+def test_log_probabilities_without_flash_attention(shape, monkeypatch):
+    """bfloat16 logits: float32 log-probabilities and the gradient as of one whole softmax, in chunks both ways."""
+    monkeypatch.setattr(chunked_logprobs, "ROWS", 8)
+    torch.manual_seed(0)
+    logits = torch.randn(*shape, VOCABULARY, dtype=torch.bfloat16, requires_grad=True)
+    labels = torch.randint(VOCABULARY, shape)
+    weights = torch.randn(shape)
+    whole = torch.log_softmax(logits.float(), dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    (expected,) = torch.autograd.grad((whole * weights).sum(), logits)
+    with LargestTensor() as largest:
+        found = chunked_logprobs.logprobs(logits, labels)
+    assert found.shape == shape and found.dtype == torch.float32
+    # The logits themselves, seen as rows, are nothing new.
+    assert len(shape) > 1 or largest.rows <= 8
+    assert torch.equal(found, whole)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), logits)
+    assert torch.equal(gradient, expected)

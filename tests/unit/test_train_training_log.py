@@ -1,0 +1,54 @@
+"""What a training tells while it runs."""
+
+import io
+
+import pytest
+
+from justrl.io import read_jsonl
+from justrl.train.reference.training_log import MetricsLog, Progress
+
+
+def row(step, reward=0.5):
+    return {"step": step, "reward_mean": reward, "accuracy": 0.75, "entropy": 1.2, "response_length_mean": 20.0}
+
+
+def test_metrics_go_to_jsonl_and_tensorboard_and_repeated_steps_count_once(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = MetricsLog(tmp_path, [])
+    for step in (1, 2, 3):
+        log.write(row(step, reward=step / 10))
+    log.close()
+    # Killed after step 3, resumed from the state of step 1.
+    log = MetricsLog(tmp_path, [row(1, reward=0.1)])
+    log.write(row(2, reward=0.7))
+    log.close()
+    assert [(r["step"], r["reward_mean"]) for r in read_jsonl(tmp_path / "metrics.jsonl")] == [(1, 0.1), (2, 0.7)]
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [(e.step, pytest.approx(e.value)) for e in board.Scalars("reward_mean")] == [(1, 0.1), (2, 0.7)]
+
+
+def test_a_log_file_gets_a_line_every_few_steps_and_one_at_the_end(capsys):
+    progress = Progress("mini", first=0, last=7, every=3)
+    for step in range(1, 8):
+        progress.update(row(step))
+    progress.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["mini: step 3/7", "mini: step 6/7", "mini: step 7/7"]
+    assert "reward +0.500, accuracy 0.750, entropy 1.200, 20 tokens" in lines[0] and lines[2].endswith(" 0 s left")
+
+
+def test_a_terminal_gets_a_bar_with_reward_and_time_left(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    progress = Progress("mini", first=4, last=8, every=100)
+    for step in range(5, 9):
+        progress.update(row(step))
+    progress.close()
+    assert "mini: 100%" in terminal.getvalue() and "8/8" in terminal.getvalue()
+    assert "reward +0.500" in terminal.getvalue() and "00:00<00:00" in terminal.getvalue()

@@ -1,0 +1,73 @@
+"""Every snakemake command of the documentation: its options exist, and a dry run finds what it asks for."""
+
+import re
+from collections import defaultdict
+
+import pytest
+import yaml
+from snakemake.cli import get_argument_parser
+
+from documentation import ROOT, blocks, of_program
+from justrl.config import load
+
+# What is done elsewhere: reports of the mini experiment in test_mini.py, unlocking in the fault tests of Slurm.
+NOT_PLANNED = {"--report", "--unlock"}
+OVERLAY = "mine.yaml"
+COMMANDS = of_program("snakemake")
+
+
+def parsed(command):
+    """A command as Snakemake understands it."""
+    return get_argument_parser().parse_args(command.words[1:])
+
+
+def is_pattern(target: str) -> bool:
+    """Whether a page says it of any file of a kind, as in `results/{benchmark}_{run}.json`."""
+    return "{" in target
+
+
+def setting(command) -> tuple:
+    """The options that decide how Snakemake reads the workflow: commands that share them are planned together."""
+    options = parsed(command)
+    given = {"--profile": options.profile, "--configfile": options.configfile, "--config": options.config}
+    return tuple(word for option, values in given.items() if values for word in (option, *map(str, values)))
+
+
+def groups():
+    """The targets to plan for each setting; a command without one asks for `all`."""
+    targets = defaultdict(set)
+    for command in COMMANDS:
+        # config.yaml names a result of an entry that is commented out.
+        if command.page != "config.yaml" and not NOT_PLANNED & set(command.words):
+            targets[setting(command)] |= set(parsed(command).targets) or {"all"}
+    return sorted(targets.items(), key=repr)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_options_exist(command):
+    options = parsed(command)
+    assert all((ROOT / profile / "config.yaml").is_file() for profile in options.profile or ())
+    assert not any(is_pattern(target) for target in options.targets)
+
+
+@pytest.fixture(scope="module")
+def overlay(workspace):
+    """The overlay that the guide to changes writes, block by block."""
+    parts = blocks((ROOT / "docs/change.md").read_text(), "yaml")
+    merged = defaultdict(dict)
+    for part in parts:
+        for key, value in yaml.safe_load(part).items():
+            merged[key] = merged[key] | value if isinstance(value, dict) else value
+    path = workspace.folder / OVERLAY
+    path.write_text(yaml.safe_dump(dict(merged)))
+    return path
+
+
+def test_the_guides_overlay_is_accepted(overlay):
+    load([overlay])
+
+
+@pytest.mark.parametrize(("how", "targets"), groups(), ids=lambda value: re.sub(r"\W+", "-", str(value))[:60])
+def test_a_dry_run_finds_what_is_asked_for(workspace, overlay, how, targets):
+    jobs = workspace.jobs(*sorted(targets), *how)
+    assert sum(jobs.values()) > len(targets)

@@ -1,0 +1,161 @@
+"""Figure style: legible in print, safe for colour-blind readers, the same bytes on every run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from justrl.io import atomic_write
+
+# Okabe and Ito's palette ("Color Universal Design", 2008) without its yellow, which is too faint on paper.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Series differ by marker and dash too, so that a figure survives a black-and-white printer.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)), (0, (1, 2)))
+INK = "#222222"
+MUTED = "#6B6B6B"
+BAND = "#BDBDBD"
+STAMP = "#B3261E"
+# Inches below the axes for one line of small print.
+FOOTER = 0.26
+
+RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": "#8A8A8A",
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#8A8A8A",
+    "ytick.color": "#8A8A8A",
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "lines.linewidth": 1.8,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "justrl",
+    "svg.fonttype": "path",
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw and save inside this block; matplotlib's global settings are put back after it."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(RC)
+        yield
+
+
+def new_figure(width: float, height: float, header: float = 0.62, footer: float = 0.0) -> Figure:
+    """A figure of the given inches whose axes leave `header` inches above and `footer` inches below for text."""
+    rect = (0.0, footer / height, 1.0, 1.0 - (header + footer) / height)
+    engine = ConstrainedLayoutEngine(rect=rect, w_pad=0.08, h_pad=0.06, wspace=0.04, hspace=0.06)
+    return Figure(figsize=(width, height), layout=engine)
+
+
+def panel_grid(count: int, panel: tuple[float, float], narrowest: float, header: float, **options: Any):
+    """A figure of `count` panels, three side by side, and its axes.
+
+    Args:
+        panel: width and height of a panel in inches.
+        narrowest: least width of the figure in inches.
+        header: inches above the panels.
+        options: of `Figure.subplots`.
+    """
+    columns = min(3, count)
+    lines = ceil(count / columns)
+    width, height = max(panel[0] * columns, narrowest), panel[1] * lines + header + FOOTER
+    figure = new_figure(width, height, header, FOOTER)
+    axes = list(figure.subplots(lines, columns, squeeze=False, **options).flat)
+    for spare in axes[count:]:
+        spare.set_axis_off()
+    return figure, axes[:count]
+
+
+def add_legend(figure: Figure, handles: list, top: float, columns: int = 4, **spacing: float) -> None:
+    """A legend at the left, `top` inches below the figure's upper edge."""
+    width, height = figure.get_size_inches()
+    place = (0.04 / width, 1 - top / height)
+    columns = min(columns, len(handles))
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=place, ncols=columns, borderaxespad=0, fontsize=8.5, **spacing
+    )
+
+
+def add_header(figure: Figure, title: str, experiment: str, subtitle: str = "") -> None:
+    """Title at the upper left, subtitle below it, and the stamp that tells a small experiment from the paper's.
+
+    A figure too narrow for title and stamp on one line becomes wider.
+    """
+    width, height = figure.get_size_inches()
+    texts = [figure.text(0, 1 - 0.10 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")]
+    if experiment != "paper":
+        box: dict[str, Any] = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": STAMP, "linewidth": 0.8}
+        place = (1, 1 - 0.12 / height, stamp(experiment))
+        texts.append(figure.text(*place, ha="right", va="top", fontsize=8, color=STAMP, bbox=box))
+    # Half an inch is for the margins, the box and the space between.
+    width = max(width, sum(text.get_window_extent().width for text in texts) / figure.dpi + 0.5)
+    figure.set_figwidth(width)
+    for text, x in zip(texts, (0.12, width - 0.14), strict=False):
+        text.set_x(x / width)
+    if subtitle:
+        figure.text(0.12 / width, 1 - 0.35 / height, subtitle, ha="left", va="top", fontsize=8.5, color=MUTED)
+
+
+def add_footer(figure: Figure, text: str) -> None:
+    """One line of small print at the lower left: how to read the figure, and where borrowed numbers come from."""
+    width, height = figure.get_size_inches()
+    figure.text(0.12 / width, 0.07 / height, text, ha="left", va="bottom", fontsize=7.5, color=MUTED)
+
+
+def stamp(experiment: str) -> str:
+    """What stands on every figure and table that is not the paper's experiment."""
+    return f"{experiment} experiment – not a paper result"
+
+
+def thousands(axis) -> None:
+    """Write the ticks of an axis as whole numbers with a thousands separator."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=5, integer=True, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace("-", "−")))
+
+
+def halo() -> list:
+    """Path effects that keep small text legible where it crosses a line."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2.5, foreground="white")]
+
+
+def joined(names: list[str]) -> str:
+    """Names in running text: "a", "a and b", "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def save_figure(figure: Figure, png: str | Path | None, svg: str | Path | None) -> None:
+    """Write the figure, whole or not at all, without dates or versions, so that equal input gives equal bytes."""
+    if png is not None:
+        with atomic_write(png, "wb") as handle:
+            figure.savefig(handle, format="png", metadata={"Software": None})
+    if svg is not None:
+        with atomic_write(svg, "wb") as handle:
+            figure.savefig(handle, format="svg", metadata={"Date": None, "Creator": None})

@@ -1,0 +1,1 @@
+"""The command `justrl`: argument parsing and nothing else."""

@@ -1,0 +1,104 @@
+"""Evaluate one model on one benchmark in one go.
+
+Generates, grades and scores with the functions that the workflow's rules use. By default greedily (temperature 0,
+15,360 new tokens, one answer per question) and graded by the strict verifier. An --output_file that ends in .jsonl
+gets one line for each answer (question, ground_truth, completion, extracted, outcome of each grader), any other the
+result with its statistics; completions and grades are kept beside it.
+"""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+from justrl.commands.generate import add_backend_arguments, backend_options
+from justrl.commands.options import chosen, number, whole
+from justrl.data.messages import DEFAULT_SEPARATOR, DEFAULT_SUFFIX
+from justrl.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    add = parser.add_argument
+    add("--model-path", required=True, help="Hugging Face model folder, or a hub id")
+    add(
+        "--dataset", required=True, help="a benchmark by name (aime2024, math500, ...), or a Parquet, JSONL or CSV file"
+    )
+    add("--output-file", required=True, type=Path, help="result JSON to write, or .jsonl: one line for each answer")
+    add("--max-tokens", type=whole(1), default=15360, help="longest answer in tokens (default: 15360)")
+    add("--temperature", type=number(0), default=0.0, help="0 is greedy (default: 0)")
+    add("--top-p", type=number(0, 1), default=1.0, help="nucleus sampling (default: 1, off)")
+    add("--samples", type=whole(1), default=1, help="answers per question (default: 1)")
+    add("--seed", type=int, default=0, help="seed of sampling and of the bootstrap (default: 0)")
+    add("--graders", default="strict", help="graders by comma, the headline first (default: strict)")
+    add("--prompt-separator", default=DEFAULT_SEPARATOR, help="between question and suffix (default: two newlines)")
+    add("--prompt-suffix", default=DEFAULT_SUFFIX, help="what follows every question")
+    add("--limit", type=whole(1), help="only the first so many questions")
+    add_backend_arguments(parser, backend="auto")
+    parser.set_defaults(call=evaluate)
+
+
+def read_questions(dataset: str) -> tuple[str, list]:
+    """A dataset's name and questions: a benchmark file of ours, any file with questions and answers, or a known name.
+
+    Raises UserError: no such file, or one without questions and answers.
+    """
+    from justrl.data.benchmarks import format_benchmark, load_eval_dataset
+    from justrl.evaluation.generating import Question, check_ids
+
+    path = Path(dataset)
+    if path.exists():
+        rows = format_benchmark(path.stem, path).to_pylist()
+        names = {row["benchmark"] for row in rows}
+        questions = [Question(row["id"], row["question"], row["answer"]) for row in rows]
+        check_ids(questions, dataset)
+        return names.pop() if len(names) == 1 else path.stem, questions
+    if path.suffix:
+        raise UserError(f"there is no dataset file {dataset}")
+    rows = load_eval_dataset(dataset)
+    return dataset, [Question(str(index), row["question"], row["ground_truth"]) for index, row in enumerate(rows)]
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Evaluate, write the result, print the headline."""
+    if arguments.backend == "auto":
+        arguments.backend = "vllm" if importlib.util.find_spec("vllm") else "transformers"
+    from justrl.analysis.provenance import result_provenance
+    from justrl.config import EvalProtocol, read_part
+    from justrl.evaluation import grading
+    from justrl.evaluation.completions import comparable, read_completions
+    from justrl.evaluation.generating import GenerationJob, generate
+    from justrl.evaluation.scoring import sample_lines, score
+    from justrl.io import write_json, write_jsonl
+
+    benchmark, questions = read_questions(arguments.dataset)
+    questions = questions[: arguments.limit]
+    sampling = ("temperature", "top_p", "max_tokens", "prompt_separator", "prompt_suffix", "samples")
+    protocol = read_part(EvalProtocol, chosen(arguments, *sampling), "evaluate")
+    name, output = Path(arguments.model_path).name, arguments.output_file
+    job = GenerationJob(
+        model=arguments.model_path,
+        benchmark=benchmark,
+        questions=questions,
+        protocol=protocol,
+        protocol_name="greedy" if arguments.temperature == 0 else "sampled",
+        output=output.with_suffix(".completions.parquet"),
+        run=name,
+        seed=arguments.seed,
+        **backend_options(arguments),
+    )
+    made = generate(job)
+    samples, settings = read_completions([made])
+    graders = arguments.graders.split(",")
+    grades = grading.grade_samples(samples, graders)
+    graded = output.with_suffix(".grades.parquet")
+    grading.write_grades(grades, graded, samples, {"graders": graders})
+    if output.suffix == ".jsonl":
+        write_jsonl(output, sample_lines(samples, grades))
+    else:
+        named = {"name": name, "experiment": "evaluate", "headline": graders[0], "seed": arguments.seed}
+        result = score(samples, settings, grades, benchmark, questions, **named)
+        inputs = {"completions": made, "grades": graded}
+        config = named | {"generation": comparable(settings), "graders": graders}
+        result["provenance"] = result_provenance(config, settings, [{"graders": graders}], inputs)
+        write_json(output, result)
+    print(grading.format_summary(grading.summarise(grades)))

@@ -1,0 +1,76 @@
+"""Sample the answers to benchmarks, or one shard of them; what a killed try left is gone on from."""
+
+import argparse
+from pathlib import Path
+
+from justrl.commands.options import chosen, whole
+from justrl.errors import UserError
+from justrl.io import json_object
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    parser.add_argument("--model", required=True, help="Hugging Face model folder, or a hub id")
+    parser.add_argument("--model-name", help="what the results call the model (default: --model)")
+    parser.add_argument("--model-revision", help="the model's commit, at which a hub id is loaded")
+    parser.add_argument("--benchmark", required=True, nargs="+", type=Path, help="benchmark Parquet files")
+    parser.add_argument("--protocol", required=True, help="the evaluation protocol: a JSON file or inline JSON")
+    parser.add_argument(
+        "--samples", nargs="+", type=whole(1), help="answers per question, for all benchmarks or for each"
+    )
+    parser.add_argument("--run", required=True, help="the experiment's name, part of every sample's seed")
+    parser.add_argument("--seed", required=True, type=int, help="the experiment's seed, part of every sample's seed")
+    parser.add_argument("--shard", type=whole(0), default=0, help="which shard to make, from 0 (default: 0)")
+    parser.add_argument("--shards", type=whole(1), default=1, help="how many shards there are (default: 1)")
+    parser.add_argument("--output", required=True, nargs="+", type=Path, help="completions Parquet of each benchmark")
+    add_backend_arguments(parser)
+    parser.set_defaults(call=generate_benchmarks)
+
+
+def add_backend_arguments(parser: "argparse._ActionsContainer", backend: str = "vllm") -> None:
+    """Add the options that say what generates and how fast, none of which belongs to a protocol."""
+    choices, note = ["vllm", "transformers"], ""
+    if backend == "auto":
+        choices, note = [*choices, "auto"], ", vllm if it is installed"
+    parser.add_argument("--backend", choices=choices, default=backend, help=f"default: {backend}{note}")
+    parser.add_argument(
+        "--dtype", default="auto", help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16 or float16"
+    )
+    parser.add_argument(
+        "--tensor-parallel-size", type=whole(1), default=1, help="GPUs that share the model (default: 1)"
+    )
+    parser.add_argument("--batch-size", type=whole(1), help="sequences decoded together (default: the backend's)")
+    parser.add_argument(
+        "--engine-options", default="{}", help='more arguments of vllm.LLM as JSON: {"gpu_memory_utilization": 0.85}'
+    )
+
+
+def backend_options(arguments: argparse.Namespace) -> dict:
+    """What `add_backend_arguments` parsed, by the names that generation has for it."""
+    names = ("backend", "dtype", "tensor_parallel_size", "batch_size")
+    return chosen(arguments, *names) | {"engine_options": json_object(arguments.engine_options, "--engine-options")}
+
+
+def generate_benchmarks(arguments: argparse.Namespace) -> None:
+    """Generate one shard of each benchmark, one after the other."""
+    files, outputs, samples = arguments.benchmark, arguments.output, arguments.samples or [None]
+    samples = samples * len(files) if len(samples) == 1 else samples
+    if not len(files) == len(outputs) == len(samples):
+        raise UserError(f"{len(files)} of --benchmark need as many of --output, and of --samples one or as many")
+    from justrl.evaluation.generating import GenerationJob, generate, read_benchmark
+    from justrl.evaluation.protocols import load_protocol
+
+    protocol_name, protocol = load_protocol(arguments.protocol)
+    for (benchmark, questions), output, count in zip(map(read_benchmark, files), outputs, samples, strict=True):
+        generate(
+            GenerationJob(
+                benchmark=benchmark,
+                questions=questions,
+                protocol=protocol,
+                protocol_name=protocol_name,
+                samples=count,
+                output=output,
+                **chosen(arguments, "model", "model_name", "model_revision", "run", "seed", "shard", "shards"),
+                **backend_options(arguments),
+            )
+        )

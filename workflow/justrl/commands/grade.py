@@ -1,0 +1,93 @@
+"""Give kept answers, ours (Parquet) or the authors' released ones (JSONL), the verdicts of graders.
+
+`--graders` runs rule graders on everything; `--grader model` runs a judge model on what the rules rejected.
+"""
+
+import argparse
+from pathlib import Path
+
+from justrl.commands.generate import add_backend_arguments, backend_options
+from justrl.commands.options import whole
+from justrl.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    parser.add_argument(
+        "--completions", required=True, nargs="+", type=Path, help="completions: every shard's Parquet, or JSONL"
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--graders", help="rule graders, by comma: strict,paper,paper_rules,symbolic")
+    which.add_argument("--grader", choices=["model"], help="a judge model, on what the rules rejected")
+    parser.add_argument("--output", type=Path, help="grades Parquet to write (default: only print the summary)")
+    add_config_argument(parser)
+    parser.add_argument("--summary", type=Path, help="write the printed counts as JSON too")
+    parser.add_argument("--golds", type=Path, help="benchmark Parquet to take the right answers from")
+    parser.add_argument("--processes", type=whole(1), help="processes of paper_rules and symbolic (default: the cores)")
+    model = parser.add_argument_group("with --grader model")
+    model.add_argument("--rejected-by", type=Path, help="the rules' grades Parquet (without: judge everything)")
+    model.add_argument("--rules", default="paper_rules", help="whose rejections to judge (default: paper_rules)")
+    model.add_argument("--model", help="the judge: a Hugging Face model folder, or a hub id")
+    model.add_argument("--model-revision", help="the judge's commit")
+    model.add_argument("--max-tokens", type=whole(1), default=2048, help="longest verdict in tokens (default: 2048)")
+    model.add_argument("--empty-question", action="store_true", help="leave the question out, as the authors do")
+    model.add_argument("--exact-verdict", action="store_true", help="only a bare A is correct, as the authors count")
+    add_backend_arguments(model)
+    parser.set_defaults(call=grade)
+
+
+def add_config_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says what the completions must have been made with."""
+    text = 'what the completions must be of, as JSON or a JSON file: {"generation": {"protocol": {"temperature": 0.7}}}'
+    parser.add_argument("--config", default="{}", metavar="JSON", help=text)
+
+
+def grade(arguments: argparse.Namespace) -> None:
+    """Grade, write the verdicts, print their counts."""
+    if arguments.grader and not arguments.model:
+        raise UserError("--grader model needs --model, the judge's folder or hub id")
+    from justrl.evaluation import grading
+    from justrl.evaluation.completions import model_fingerprint, read_completions
+    from justrl.evaluation.generating import read_benchmark
+    from justrl.evaluation.protocols import check_made_with
+    from justrl.generation.downloads import revision_of
+    from justrl.io import json_argument, write_json
+
+    samples, made = read_completions(arguments.completions)
+    check_made_with(made, json_argument(arguments.config, "--config").get("generation") or {})
+    if arguments.golds:
+        samples = grading.with_golds(samples, made, *read_benchmark(arguments.golds))
+    judged, graders, options = samples, (arguments.graders or "").split(","), {}
+    if arguments.grader:
+        graders = [arguments.grader]
+        options = {"model": _judge(arguments)}
+        if arguments.rejected_by:
+            rules, _ = grading.read_grades([arguments.rejected_by], samples)
+            judged = grading.rejected_samples(samples, rules, arguments.rules)
+    elif arguments.processes is not None:
+        options = {name: {"processes": arguments.processes} for name in ("paper_rules", "symbolic")}
+    grades = grading.grade_samples(judged, graders, options)
+    summary = grading.summarise(grades)
+    print(grading.format_summary(summary))
+    if arguments.output:
+        settings = {"graders": graders, "options": options}
+        if arguments.grader:
+            settings["after"] = arguments.rules if arguments.rejected_by else None
+            settings["judge"] = {
+                "model_fingerprint": model_fingerprint(arguments.model),
+                "revision": arguments.model_revision or revision_of(arguments.model),
+            }
+        grading.write_grades(grades, arguments.output, samples, settings)
+    if arguments.summary:
+        write_json(arguments.summary, summary)
+
+
+def _judge(arguments: argparse.Namespace) -> dict:
+    return {
+        "model": arguments.model,
+        "revision": arguments.model_revision,
+        "max_tokens": arguments.max_tokens,
+        "fill_question": not arguments.empty_question,
+        "exact_verdict": arguments.exact_verdict,
+        **backend_options(arguments),
+    }

@@ -1,0 +1,130 @@
+"""The command `justrl`: its sub-commands, and how each of them ends.
+
+Every sub-command is a module of this package with a function `add_arguments(parser)`, which sets the parser's default
+`call` to what is called with the parsed arguments. Only the module that is asked for is imported.
+"""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from justrl.errors import UserError
+from justrl.io import is_disk_full
+
+COMMANDS = {
+    "data": "download, clean and check training data, benchmarks and models",
+    "train": "train a run by GRPO: the whole of it, or one segment",
+    "evaluate": "evaluate one model on one benchmark in one go",
+    "generate": "sample the answers to benchmarks",
+    "grade": "give kept answers the verdicts of graders",
+    "score": "turn verdicts into avg@k, pass@k and maj@k with intervals",
+    "verify": "are results what they say: against inputs, hashes and configuration",
+    "report": "figures, tables and provenance of what was trained and evaluated",
+    "plan": "what the experiment costs: hours, GPU hours, disk, jobs",
+    "preflight": "can it run here? seconds; each failure says what to do",
+    "status": "how the runs are going",
+    "set-aside": "move a trained run and its results away, to train it anew",
+    "gpus": "run a command with GPUs that no other such command here has",
+    "verl": "the settings of verl that a run resolves to",
+    "envs": "are the installed packages those of the lock, and can its pins be had",
+}
+_MODULES = {"verl": "verl_config", "set-aside": "set_aside"}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one sub-command and return its exit status.
+
+    Raises UserError: whatever the user can put right.
+    """
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    arguments = parse(words)
+    return arguments.call(arguments) or 0
+
+
+def console() -> None:
+    """Run the command line and exit.
+
+    With 2 after one line for what the user can fix, 1 after one on a full disk or a file that cannot be had, 130 after
+    an interrupt.
+    """
+    try:
+        status = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    except Exception as error:
+        if (sentence := of_the_machine(error)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        status = 1
+    sys.exit(status)
+
+
+def of_the_machine(error: Exception) -> str | None:
+    """The sentence for an error of files and disks, which a traceback explains no better; None for others."""
+    # Of a rename, what should have been there: the other is a temporary name.
+    where = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    if is_disk_full(error):
+        place = where or str(error).splitlines()[0]
+        return f"no room left on the disk ({place}): free some and start again; what was finished before is kept"
+    if isinstance(error, OSError) and where and error.strerror:
+        return f"{where}: {error.strerror}"
+    return None
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; an option's words may be joined by hyphens or by underscores."""
+    name, *words = with_hyphens(words)
+    if name not in COMMANDS:
+        guess = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f"did you mean {guess[0]}?" if guess else f"there are {', '.join(COMMANDS)}"
+        raise UserError(f"justrl has no command {name!r}: {meant}")
+    module = import_module(f"justrl.commands.{_MODULES.get(name, name)}")
+    summary, _, details = (module.__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog=f"justrl {name}",
+        description=summary,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    arguments, left = parser.parse_known_args(words)
+    # argparse ends a list of words at the first option; overrides may stand anywhere.
+    if left and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        arguments.overrides = [*arguments.overrides, *left]
+    return arguments
+
+
+def with_hyphens(words: Sequence[str]) -> list[str]:
+    """The words with underscores in options' names made hyphens, up to a lone `--`."""
+    words = list(words)
+    for index, word in enumerate(words):
+        if word == "--":
+            break
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            words[index] = name.replace("_", "-") + equals + value
+    return words
+
+
+def overview() -> str:
+    """What `justrl --help` prints: every sub-command on a line."""
+    lines = [f"  {name:<11}{text}" for name, text in COMMANDS.items()]
+    head = """usage: justrl COMMAND ...
+
+JustRL, reproduced: from data to the comparison with the published numbers.
+`justrl COMMAND --help` says what a command takes.
+
+commands:"""
+    return "\n".join([head, *lines])

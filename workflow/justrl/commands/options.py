@@ -1,0 +1,57 @@
+"""Sub-commands of a command, and parsed options as keyword arguments."""
+
+import argparse
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Describe = Callable[[argparse.ArgumentParser], None]
+
+
+def add_subcommands(parser: argparse.ArgumentParser, commands: Mapping[Callable[..., Any], Describe]) -> None:
+    """Add sub-commands, named as the functions that they call and explained by the first line of their docstrings."""
+    group = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for call, describe in commands.items():
+        text = (inspect.getdoc(call) or "").splitlines()[0]
+        brief = text[:1].lower() + text[1:].removesuffix(".")
+        name = call.__name__.replace("_", "-")
+        subcommand = group.add_parser(name, help=brief, description=text, allow_abbrev=False)
+        describe(subcommand)
+        subcommand.set_defaults(call=call)
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """The type of an option that takes whole numbers from `least` on."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+        return value
+
+    return parse
+
+
+def number(least: float, most: float = math.inf) -> Callable[[str], float]:
+    """The type of an option that takes finite numbers from `least` to `most`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+        if not (math.isfinite(value) and least <= value <= most):
+            limits = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+            raise argparse.ArgumentTypeError(f"must be {limits}, got {text}")
+        return value
+
+    return parse
+
+
+def chosen(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The parsed options of these names, for functions whose arguments are named like them."""
+    return {name: getattr(arguments, name) for name in names}

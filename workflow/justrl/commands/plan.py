@@ -1,0 +1,52 @@
+"""Estimate what the experiment takes: memory, hours, GPU hours, disk, jobs, and how each was derived."""
+
+import argparse
+import json
+
+from justrl import config
+from justrl.commands.options import number, whole
+from justrl.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    add_config_arguments(parser)
+    parser.add_argument("--gpu", metavar="NAME", help="another GPU than config's; an unknown name lists those known")
+    parser.add_argument("--nodes", type=whole(1), metavar="N", help="another number of nodes than config's")
+    text = "metrics.jsonl of config's hardware, whose times correct the estimate (default: the canary's)"
+    parser.add_argument("--measured", metavar="FILE", help=text)
+    parser.add_argument("--kinds", action="store_true", help="what fits and how fast, for every known kind of GPU")
+    parser.add_argument("--rungs", action="store_true", help="every rung from a laptop to the paper, side by side")
+    text = "samples and seeds that find a difference of so many points"
+    parser.add_argument("--detect", type=number(0), metavar="POINTS", help=text)
+    text = "with --detect: results of trainings alike, whose variances count in place of the bound"
+    parser.add_argument("--results", nargs="+", default=[], metavar="RESULT.json", help=text)
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="with --detect: trainings of either kind")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(call=plan)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that change the configuration."""
+    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="overlay over config.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="dotted override")
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """Print the plan of every enabled run as a table or as JSON."""
+    from justrl.operations import detection, plan_tables, planning, rungs
+
+    loaded = config.load(arguments.config, arguments.set)
+    if arguments.kinds:
+        print(plan_tables.render_kinds(loaded))
+        return
+    if arguments.detect is not None:
+        if arguments.detect <= 0 or arguments.seeds < 1:
+            raise UserError("--detect takes points above 0, --seeds a number of trainings from 1")
+        print(detection.render_detection(loaded, arguments.detect, arguments.results, arguments.seeds))
+        return
+    if arguments.rungs:
+        print(rungs.render_rungs(loaded))
+        return
+    made = planning.make_plan(loaded, arguments.gpu, arguments.nodes, arguments.measured)
+    print(json.dumps(made, indent=2) if arguments.json else plan_tables.render(made))

@@ -1,0 +1,86 @@
+"""Check within seconds whether the experiment can run here; each failure says what to do.
+
+At the terminal it looks at the whole experiment from the machine it is on. In the workflow it looks at one run from the
+node that will train it: `justrl preflight --run run.json --hardware hardware.json --model DIR --data FILE`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from justrl import config
+from justrl.commands.plan import add_config_arguments
+from justrl.errors import UserError
+from justrl.io import read_object, write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    add_config_arguments(parser)
+    parser.add_argument("--run", metavar="NAME", help="one run instead of all enabled ones; or its run.json")
+    parser.add_argument("--offline", action="store_true", help="do not ask the hub")
+    parser.add_argument("--results", type=Path, help="results folder (default: the configuration's)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the report as JSON")
+    job = parser.add_argument_group("in the workflow, with --run run.json, beside which verl.yaml is read")
+    job.add_argument("--model", type=Path, metavar="DIR", help="base model folder")
+    job.add_argument("--data", type=Path, metavar="FILE", help="training Parquet")
+    job.add_argument("--hardware", type=Path, metavar="FILE", help="hardware.json: the configuration's `hardware`")
+    parser.set_defaults(call=check)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Check one job or the whole experiment, report."""
+    if arguments.run and arguments.run.endswith(".json"):
+        missing = [name for name in ("model", "data", "hardware") if getattr(arguments, name) is None]
+        if missing:
+            raise UserError(f"--run {arguments.run} also needs --{', --'.join(missing)}")
+        done = _check_job(arguments)
+    else:
+        done = _check_experiment(arguments)
+    return report(done, arguments.output)
+
+
+def _check_job(arguments: argparse.Namespace) -> list:
+    from justrl.operations import preflight_checks
+
+    return preflight_checks.check_job(
+        config.read_part(config.RunDescription, read_object(arguments.run), arguments.run),
+        arguments.model,
+        arguments.data,
+        config.read_part(config.Hardware, read_object(arguments.hardware), arguments.hardware),
+        arguments.output or Path(arguments.run),
+        Path(arguments.run).with_name("verl.yaml"),
+    )
+
+
+def _check_experiment(arguments: argparse.Namespace) -> list:
+    from justrl.operations import preflight_checks
+
+    loaded = config.load(arguments.config, arguments.set)
+    if arguments.offline:
+        loaded = loaded.model_copy(update={"hub": loaded.hub.model_copy(update={"offline": True})})
+    runs = loaded.enabled
+    if arguments.run:
+        loaded.run(arguments.run)
+        runs = [arguments.run]
+    if not runs:
+        raise UserError("no run is enabled in the configuration: set runs.<name>.enabled, or name one with --run")
+    results = arguments.results or loaded.results
+    return preflight_checks.check_experiment(loaded, runs, results)
+
+
+def report(done: list, output: Path | None) -> int:
+    """Print the table, write the JSON report unless a check failed in a job, and return the exit status."""
+    from justrl.operations import checks
+
+    failed = [check for check in done if check.status == checks.FAILED]
+    # In a job, the table belongs to the log, which takes standard error.
+    print(checks.table(done), file=sys.stderr if output else sys.stdout)
+    # As an output of the workflow the report means "passed"; a failure must leave none, or the next run would go on.
+    if output and not failed:
+        write_json(output, {"passed": True, "checks": [check.as_dict() for check in done]})
+    if failed:
+        sentences = "; ".join(f"{check.name}: {check.found}" for check in failed)
+        print(f"error: {len(failed)} of {len(done)} checks failed: {sentences}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,378 @@
+"""Figures, tables, provenance and metrics of what was trained and evaluated.
+
+The files say what they are of: a metrics file its run and, by the run.json beside it, its experiment; a result its
+experiment. What is written is decided by the ending of each --output.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from justrl.commands.options import add_subcommands
+from justrl.errors import UserError
+
+PANELS = "reward entropy length accuracy truncation clip_fraction grad_norm learning_rate throughput step_time"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the sub-commands."""
+    calls = {
+        training: _training,
+        forecast: _forecast,
+        checkpoints: _checkpoints,
+        pass_at_k: _pass_at_k,
+        comparison: _comparison,
+        pair: _pair,
+        claims: _claims,
+        provenance: _provenance,
+        card: _card,
+        model_card: _model_card,
+        metrics: _metrics,
+        health: _health,
+    }
+    add_subcommands(parser, calls)
+
+
+def _output_argument(parser: argparse.ArgumentParser, *endings: str) -> None:
+    text = f"files to write, by their endings: {', '.join(endings)}"
+    parser.add_argument("--output", nargs="+", type=Path, required=True, metavar="FILE", help=text)
+    parser.set_defaults(endings=endings)
+
+
+def _outputs(arguments: argparse.Namespace) -> dict[str, Path]:
+    """The files to write by ending; a UserError names one of another kind."""
+    for path in arguments.output:
+        if path.suffix not in arguments.endings:
+            raise UserError(f"--output {path}: this writes {', '.join(arguments.endings)}, by the file's ending")
+    return {path.suffix: path for path in arguments.output}
+
+
+def _experiment_arguments(parser: argparse.ArgumentParser) -> None:
+    text = 'the experiment\'s name, where the files do not say it; all but "paper" are stamped'
+    parser.add_argument("--experiment", metavar="NAME", help=text)
+    parser.add_argument("--title", default="", help="the figure's title")
+
+
+def _result_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", nargs="+", required=True, type=Path, metavar="RESULT.json")
+    text = "names for readers, where they differ from the paper's: aime='AIME 2024' my_set='My set'"
+    parser.add_argument("--benchmark-labels", nargs="+", default=[], metavar="NAME=TEXT", help=text)
+    _experiment_arguments(parser)
+
+
+def _results(arguments: argparse.Namespace):
+    """The results, and the experiment that they are of."""
+    from justrl.analysis.results import experiment_of, load_results
+
+    results = load_results(arguments.results, arguments.benchmark_labels)
+    return results, arguments.experiment or experiment_of(results)
+
+
+def _save(arguments: argparse.Namespace, draw) -> None:
+    from justrl.analysis import figure_style as style
+
+    outputs = _outputs(arguments)
+    with style.house_style():
+        style.save_figure(draw(), outputs.get(".png"), outputs.get(".svg"))
+
+
+def _training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--metrics", nargs="+", required=True, type=Path, metavar="METRICS.jsonl")
+    parser.add_argument("--labels", nargs="+", help="one name for each metrics file (default: the runs' names)")
+    parser.add_argument("--panels", nargs="+", default=["reward", "entropy", "length"], metavar="PANEL", help=PANELS)
+    _experiment_arguments(parser)
+    _output_argument(parser, ".svg", ".png")
+
+
+def training(arguments: argparse.Namespace) -> None:
+    """Draw reward, entropy, length and more against the training step."""
+    from justrl.analysis.metrics import read_metrics, run_of
+    from justrl.analysis.training_figures import plot_training
+
+    described = [run_of(path) for path in arguments.metrics]
+    labels = arguments.labels or [run["run"] for run in described]
+    if len(labels) != len(arguments.metrics):
+        raise UserError(f"--labels gives {len(labels)} names for {len(arguments.metrics)} metrics files")
+    if len(set(labels)) != len(labels):
+        raise UserError(f"--labels must differ, got {' '.join(labels)}")
+    experiment = str(arguments.experiment or described[0]["experiment"])
+    runs = {label: read_metrics(path) for label, path in zip(labels, arguments.metrics, strict=True)}
+    _save(arguments, lambda: plot_training(runs, experiment, arguments.panels, arguments.title))
+
+
+def _forecast(parser: argparse.ArgumentParser) -> None:
+    text = "the run's metrics, or those of its segments so far"
+    parser.add_argument("--metrics", nargs="+", required=True, type=Path, metavar="METRICS.jsonl", help=text)
+    parser.add_argument("--results", nargs="*", default=[], type=Path, metavar="RESULT.json", help="of its checkpoints")
+    parser.add_argument("--benchmark-labels", nargs="+", default=[], metavar="NAME=TEXT", help="names for readers")
+    parser.add_argument("--steps", required=True, type=int, help="the step to look ahead to")
+    text = (
+        "fit up to this step and hold the rest out (default: the last step; half of --steps where the run reached it)"
+    )
+    parser.add_argument("--until", type=int, help=text)
+    parser.add_argument("--metric", choices=("reward", "accuracy"), default="reward", help="of the rollouts")
+    _experiment_arguments(parser)
+    _output_argument(parser, ".svg", ".png", ".json")
+
+
+def forecast(arguments: argparse.Namespace) -> None:
+    """Say what more steps would bring, with an interval."""
+    from justrl.analysis.forecast import compute_of
+    from justrl.analysis.forecast_figure import forecast_series, forecasted, plot_forecast
+    from justrl.analysis.metrics import merge_metrics, run_of
+    from justrl.analysis.results import load_results
+    from justrl.io import write_json
+
+    outputs, rows, horizon = _outputs(arguments), merge_metrics(arguments.metrics), arguments.steps
+    path = arguments.metrics[0].absolute()
+    described = run_of(path.parents[2] / "metrics.jsonl" if path.parents[1].name == "segments" else path)
+    run, experiment = str(described["run"]), str(arguments.experiment or described["experiment"])
+    last = rows[-1]["step"]
+    until = min(last, arguments.until or (last if last < horizon else horizon // 2))
+    if not 1 <= until < horizon:
+        raise UserError(f"--steps {horizon} must lie beyond the last step to fit, which is {until} (--until)")
+    spent, unit = compute_of([row for row in rows if row["step"] <= until])
+    series = forecasted(rows, arguments.metric, load_results(arguments.results, arguments.benchmark_labels), run)
+    found = [(each, forecast_series(each, until, horizon, spent)) for each in series]
+    if ".json" in outputs:
+        head = {"run": run, "experiment": experiment, "steps": horizon, "until": until, "compute": unit}
+        write_json(outputs[".json"], {**head, "forecasts": {each.name: one for each, one in found}})
+    if {".svg", ".png"} & outputs.keys():
+        _save(arguments, lambda: plot_forecast(run, found, until, horizon, experiment, arguments.title))
+    for _, one in found:
+        print(one["sentence"])
+
+
+def _checkpoints(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--family", help="whose published figures to draw: deepseek or nemotron")
+    parser.add_argument("--grader", help="default: each result's headline grader")
+    _result_arguments(parser)
+    _output_argument(parser, ".svg", ".png")
+
+
+def checkpoints(arguments: argparse.Namespace) -> None:
+    """Draw accuracy against the checkpoint's step."""
+    from justrl.analysis.accuracy_figures import plot_checkpoints
+
+    results, experiment = _results(arguments)
+    options = (arguments.family, arguments.grader, arguments.title)
+    _save(arguments, lambda: plot_checkpoints(results, experiment, *options))
+
+
+def _pass_at_k(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--grader", help="default: each result's headline grader")
+    _result_arguments(parser)
+    _output_argument(parser, ".svg", ".png")
+
+
+def pass_at_k(arguments: argparse.Namespace) -> None:
+    """Draw pass@k against k, base and trained."""
+    from justrl.analysis.pass_at_k_figure import plot_pass_at_k
+
+    results, experiment = _results(arguments)
+    _save(arguments, lambda: plot_pass_at_k(results, experiment, arguments.grader, arguments.title))
+
+
+def _comparison(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--family", required=True, help="deepseek, nemotron, or a family that nothing is published on")
+    _result_arguments(parser)
+    _output_argument(parser, ".html", ".md", ".csv", ".svg", ".png")
+
+
+def comparison(arguments: argparse.Namespace) -> None:
+    """Set our numbers beside the published ones of a family."""
+    from justrl.analysis.comparison import compare, page_subject, write_csv
+
+    outputs, family = _outputs(arguments), arguments.family
+    results, experiment = _results(arguments)
+    cells = compare(results, family, experiment)
+    if ".csv" in outputs:
+        write_csv(cells, outputs[".csv"])
+    if {".md", ".html"} & outputs.keys():
+        from justrl.analysis import html_tables as tables
+        from justrl.analysis.comparison_tables import comparison_sections
+
+        sections, title = comparison_sections(cells, results, family, experiment), f"{family}: {page_subject(cells)}"
+        for ending, write in ((".md", tables.write_markdown), (".html", tables.write_html)):
+            if ending in outputs:
+                write(outputs[ending], title, sections, experiment)
+    if {".svg", ".png"} & outputs.keys():
+        from justrl.analysis.accuracy_figures import plot_comparison
+
+        _save(arguments, lambda: plot_comparison(cells, family, experiment, arguments.title))
+
+
+def _pair(parser: argparse.ArgumentParser) -> None:
+    text = "one side: NAME=RUN, or NAME=RUN,RUN of several seeds"
+    parser.add_argument("--first", required=True, metavar="NAME=RUN,RUN", help=text)
+    parser.add_argument(
+        "--second", required=True, metavar="NAME=RUN,RUN", help="the other, from which it is subtracted"
+    )
+    parser.add_argument("--paired", action="store_true", help="runs at the same place of both sides share their seed")
+    parser.add_argument("--metrics", nargs="*", default=[], type=Path, metavar="METRICS.jsonl", help="for the figure")
+    _result_arguments(parser)
+    _output_argument(parser, ".html", ".md", ".json", ".svg", ".png")
+
+
+def pair(arguments: argparse.Namespace) -> None:
+    """Compare two settings over seeds and questions."""
+    from justrl.analysis import setting_pairs
+    from justrl.analysis.metrics import read_metrics, run_of
+
+    outputs = _outputs(arguments)
+    results, experiment = _results(arguments)
+    sides: list[setting_pairs.Setting] = []
+    for word in (arguments.first, arguments.second):
+        name, equals, runs = word.partition("=")
+        if not (name and equals and runs):
+            raise UserError(f"--first and --second take NAME=RUN or NAME=RUN,RUN, got {word!r}")
+        sides.append(setting_pairs.Setting(name, tuple(runs.split(","))))
+    first, second = sides
+    paired = arguments.paired and len(first.runs) == len(second.runs)
+    compared = setting_pairs.compare_settings(results, first, second, paired)
+    section = setting_pairs.pair_section(compared, first, second, paired)
+    setting_pairs.write_pair(compared, section, experiment, outputs)
+    if {".svg", ".png"} & outputs.keys():
+        runs = {str(run_of(path)["run"]): read_metrics(path) for path in arguments.metrics}
+        if missing := [run for side in sides for run in side.runs if run not in runs]:
+            raise UserError(f"the figure needs the metrics of {missing[0]}: give them with --metrics")
+        _save(arguments, lambda: setting_pairs.plot_pair(compared, runs, first, second, experiment))
+    for each in compared:
+        difference = each.difference
+        print(
+            f"{each.benchmark}: {100 * difference.value:+.1f} points [{100 * difference.ci_low:+.1f}, "
+            f"{100 * difference.ci_high:+.1f}], {each.verdict}"
+        )
+
+
+def _claims(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", nargs="*", default=[], type=Path, metavar="RESULT.json")
+    parser.add_argument("--metrics", nargs="*", default=[], type=Path, metavar="METRICS.jsonl")
+    text = "the name of the weights that the authors released of a family: deepseek=justrl_deepseek"
+    parser.add_argument("--released", nargs="*", default=[], metavar="FAMILY=NAME", help=text)
+    parser.add_argument("--experiment", metavar="NAME", help="the experiment's name, where the files do not say it")
+    _output_argument(parser, ".json", ".md", ".html")
+
+
+def claims(arguments: argparse.Namespace) -> None:
+    """Judge the claims of the paper by the results and trainings at hand."""
+    from justrl.analysis.claims import Training, judge_claims, write_claims
+    from justrl.analysis.metrics import read_metrics, run_of
+    from justrl.analysis.results import experiment_of, load_results
+    from justrl.io import read_json_object
+
+    outputs, results = _outputs(arguments), load_results(arguments.results)
+    if not results and not arguments.metrics:
+        raise UserError("claims need results or metrics to be judged by: give --results or --metrics")
+    trainings = {
+        str(run_of(path)["run"]): Training(read_metrics(path), read_json_object(path.with_name("run.json")))
+        for path in arguments.metrics
+    }
+    found = experiment_of(results) if results else run_of(arguments.metrics[0])["experiment"]
+    experiment = str(arguments.experiment or found)
+    released = dict(entry.split("=", 1) for entry in arguments.released)
+    judged = judge_claims(results, trainings, experiment, released)
+    write_claims(judged, experiment, outputs)
+    for claim in judged:
+        print(f"{claim.verdict:>13}  {claim.claim}{f' ({claim.evidence})' if claim.evidence else ''}")
+
+
+def _provenance(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="JSON", help="the resolved configuration: a JSON file, or its text")
+    parser.add_argument("--sources", nargs="*", default=[], type=Path, metavar="source.json")
+    parser.add_argument("--results", nargs="*", default=[], type=Path, metavar="RESULT.json")
+    _experiment_arguments(parser)
+    _output_argument(parser, ".json", ".html")
+
+
+def provenance(arguments: argparse.Namespace) -> None:
+    """Say how results were made: code, configuration, data, versions, hardware."""
+    from justrl.analysis.provenance import collect_provenance, write_provenance
+    from justrl.io import json_argument
+
+    outputs = _outputs(arguments)
+    config = None if arguments.config is None else json_argument(arguments.config, "--config")
+    experiment = arguments.experiment or (config or {}).get("experiment")
+    if not experiment:
+        raise UserError("the experiment has no name: give --experiment, or a configuration that has one")
+    seeds = {"experiment": config["seed"]} if config and "seed" in config else {}
+    # The configuration stands in the record by its hash; on the command line it would drown the rest.
+    command = [part if part != arguments.config else "..." for part in sys.argv]
+    record = collect_provenance(config, seeds, arguments.sources, arguments.results, command)
+    write_provenance(record, experiment, outputs)
+
+
+def _card(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", required=True, metavar="JSON", help="the resolved configuration: a file, or its text"
+    )
+    parser.add_argument("--timings", type=Path, required=True, help="folder of the times of jobs")
+    parser.add_argument("--results", type=Path, required=True, help="the results folder, which gets the card")
+
+
+def card(arguments: argparse.Namespace) -> None:
+    """Describe a finished experiment to machines: an RO-Crate 1.1 in its results folder."""
+    from justrl.analysis.crate import write_card
+    from justrl.config import Experiment
+    from justrl.io import json_argument
+    from justrl.layout import Layout
+    from justrl.operations.trained import segment_ends
+
+    experiment = Experiment.from_mapping(json_argument(arguments.config, "--config"))
+    write_card(
+        Layout(experiment, str(arguments.results), segment_ends(experiment, arguments.results)), arguments.timings
+    )
+
+
+def _model_card(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", type=Path, required=True, metavar="run.json", help="the metrics lie beside it")
+    parser.add_argument("--family", required=True, help="deepseek, nemotron, or a family that nothing is published on")
+    text = "folders of the base model and the data set, whose README.md tells a licence"
+    parser.add_argument("--sources", nargs=2, default=[], type=Path, metavar="FOLDER", help=text)
+    _result_arguments(parser)
+    _output_argument(parser, ".md")
+
+
+def model_card(arguments: argparse.Namespace) -> None:
+    """Write the Hugging Face model card of a run's last checkpoint."""
+    from justrl.analysis.metrics import read_metrics
+    from justrl.analysis.model_card import write_model_card
+    from justrl.io import json_argument
+
+    outputs, (results, _) = _outputs(arguments), _results(arguments)
+    described = json_argument(str(arguments.run), "--run")
+    rows = read_metrics(arguments.run.with_name("metrics.jsonl"))
+    write_model_card(outputs[".md"], described, rows, results, arguments.family, arguments.sources)
+
+
+def _metrics(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("segments", nargs="+", type=Path, metavar="SEGMENT.jsonl")
+    parser.add_argument("--output", required=True, type=Path, help="JSONL to write")
+    parser.add_argument("--first-step", type=int, default=1, help="first step of the run (default: 1)")
+
+
+def metrics(arguments: argparse.Namespace) -> None:
+    """Join the metrics of a run's segments; steps must be contiguous."""
+    from justrl.analysis.metrics import merge_metrics
+    from justrl.io import write_jsonl
+
+    write_jsonl(arguments.output, merge_metrics(arguments.segments, arguments.first_step))
+
+
+def _health(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--metrics", required=True, type=Path, metavar="METRICS.jsonl")
+    parser.add_argument("--experiment", help="the experiment's name, where the run.json beside the metrics is missing")
+    parser.add_argument("--output", required=True, type=Path, help="JSON to write")
+
+
+def health(arguments: argparse.Namespace) -> None:
+    """Write a run's health: how it began and ended, and what went wrong."""
+    from justrl.analysis.health import summarize_run
+    from justrl.analysis.metrics import read_metrics, run_of
+    from justrl.io import write_json
+
+    experiment = str(arguments.experiment or run_of(arguments.metrics)["experiment"])
+    report = summarize_run(read_metrics(arguments.metrics), experiment)
+    write_json(arguments.output, report)
+    for finding in report["findings"]:
+        print(f"{finding['name']}: {finding['sentence']}")

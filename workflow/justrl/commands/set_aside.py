@@ -1,0 +1,21 @@
+"""Move a run and what was made of its checkpoints to <results>/set_aside/, so that it can be trained anew.
+
+Nothing is deleted, and evaluations of the base model stay. Moved back, everything is as it was.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    parser.add_argument("run", metavar="RUN", help="name of the run")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    parser.set_defaults(call=move)
+
+
+def move(arguments: argparse.Namespace) -> None:
+    """Move the run, and say where it is now."""
+    from justrl.operations import trained
+
+    print(f"run {arguments.run} is in {trained.set_aside(arguments.run, arguments.results)} now")

@@ -1,0 +1,211 @@
+"""Train by GRPO: a whole run without Snakemake, or one segment of a run, as the workflow calls it.
+
+    justrl train run mini --config mini/experiment.yaml --model DIR --data FILE --output DIR learning_rate=2e-4 seed=7
+    torchrun --nproc_per_node=2 -m justrl train run mini --config mini/experiment.yaml --model DIR ...
+
+Both go on from the last saved state when started again. SIGTERM, SIGURG and SIGUSR1 make them save at the end of the
+step and exit with status 75. Under torchrun every mini-batch is shared out among its processes.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from justrl import config, config_files, machine
+from justrl.aliases import translate_override
+from justrl.commands.options import number, whole
+from justrl.config import Hardware, Recipe, read_part
+from justrl.errors import UserError
+from justrl.io import read_object
+from justrl.model_shape import read_shape
+from justrl.operations.planning import hang_timeout_minutes
+from justrl.train.segment import Execution, SegmentInterrupted, SegmentRequest
+
+# A machine without a queue and without a GPU: what --hardware leaves out.
+LOCAL_HARDWARE = {
+    "gpu": "none",
+    "nodes": 1,
+    "gpus_per_node": 0,
+    "cpus_per_node": machine.usable_cores(),
+    "memory_per_node_gb": 1,
+    "gpus_per_evaluation": 0,
+    "cpus_per_evaluation": 1,
+    "memory_per_evaluation_gb": 1,
+    "save_every": 10,
+    "attention": "sdpa",
+}
+
+
+def execution_of(args: argparse.Namespace, hardware: Hardware) -> Execution:
+    """How the segment is trained, from the options of the command line."""
+    return Execution(
+        threads=args.threads or machine.cpu_threads(hardware.cpus_per_node),
+        device=args.device,
+        log_every=args.log_every,
+        rollouts=args.rollouts or hardware.rollouts,
+        rollout_batch_size=args.rollout_batch_size,
+        wait_for_owner_minutes=args.wait_for_owner_minutes,
+        keep_rollouts=args.keep_rollouts,
+        wandb={"project": args.wandb_project, "name": args.run} if args.wandb else None,
+    )
+
+
+def hardware_of(args: argparse.Namespace, hardware: Hardware, engine: str, recipe: Recipe) -> Hardware:
+    """The hardware with the command line's own interval between saves, and a number for the hang timeout."""
+    hang = hang_timeout_minutes(hardware, engine, recipe, read_shape(args.model))
+    return hardware.model_copy(
+        update={"save_every": args.save_every or hardware.save_every, "hang_timeout_minutes": hang}
+    )
+
+
+def segment_request(args: argparse.Namespace) -> SegmentRequest:
+    """Make the request for one segment from the command line and the files that it names."""
+    described = read_object(args.run_file)
+    if missing := [name for name in ("run", "engine", "seed", "recipe") if name not in described]:
+        raise UserError(f"{args.run_file} does not describe a run: it has no {', '.join(missing)}")
+    args.run = described["run"]
+    given = read_object(args.hardware) if args.hardware else {}
+    engine, recipe = args.engine or described["engine"], read_part(Recipe, described["recipe"], args.run_file)
+    hardware = read_part(Hardware, LOCAL_HARDWARE | given, args.hardware or "--hardware")
+    hardware = hardware_of(args, hardware, engine, recipe)
+    return SegmentRequest(
+        run=described["run"],
+        engine=engine,
+        recipe=recipe,
+        seed=described["seed"],
+        model_dir=args.model,
+        train_file=args.data,
+        start_step=args.start_step,
+        to_step=args.to_step,
+        work_dir=args.work_dir,
+        model_out=args.model_out,
+        metrics_out=args.metrics_out,
+        hardware=hardware,
+        execution=execution_of(args, hardware),
+    )
+
+
+def run_request(args: argparse.Namespace) -> SegmentRequest:
+    """Make the request for a whole run, as one segment, from the configuration and its overrides.
+
+    An override of the recipe (`recipe.learning_rate=1e-5`, or `learning_rate=1e-5` for short) is for this run, over
+    what the configuration's own entry for the run says.
+    """
+    name_the_run(args)
+    base = config.load(args.config)
+    recipe = []
+    general = [f"runs.{args.run}.engine={args.engine}"] if args.engine else []
+    for override in (translate_override(override, args.run) for override in args.overrides):
+        if override.split(".")[0].partition("=")[0] in Recipe.model_fields:
+            recipe.append(override)
+        elif override.startswith("recipe."):
+            recipe.append(override.removeprefix("recipe."))
+        else:
+            general.append(override)
+    base.run(args.run)  # an unknown run is named before its overrides
+    changed = config_files.read(args.config, general)
+    own = config_files.merge(changed["recipe"], changed["runs"][args.run]["recipe"])
+    own = config_files.apply_overrides(own, recipe)
+    changed["runs"][args.run] |= {"recipe": own, "enabled": True}
+    changed["recipe"] |= {key: own[key] for key in config.PREPARED}  # of the data that --data names
+    experiment = config.Experiment.from_mapping(changed)
+    run = experiment.runs[args.run]
+    hardware = hardware_of(args, experiment.hardware, run.engine, run.recipe)
+    return SegmentRequest(
+        run=args.run,
+        engine=run.engine,
+        recipe=run.recipe,
+        seed=experiment.seed,
+        model_dir=args.model,
+        train_file=args.data,
+        start_step=0,
+        to_step=run.steps,
+        work_dir=args.output / "work",
+        model_out=args.output / "model",
+        metrics_out=args.output / "metrics.jsonl",
+        hardware=hardware,
+        execution=execution_of(args, hardware),
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the sub-commands."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--model", type=Path, required=True, help="Hugging Face folder to start from")
+    common.add_argument("--data", type=Path, required=True, help="training Parquet file (verl's schema)")
+    common.add_argument("--engine", choices=["reference", "verl"], help="instead of the run's own")
+    common.add_argument("--device", choices=["cpu", "cuda"], help="reference engine; default: the GPU if there is one")
+    common.add_argument("--threads", type=whole(1), help="CPU threads; default: OMP_NUM_THREADS, Slurm's, or all cores")
+    common.add_argument("--save-every", type=whole(1), help="steps between full states, over hardware.save_every")
+    common.add_argument(
+        "--log-every", type=whole(1), default=10, help="steps between lines of progress where there is no terminal"
+    )
+    common.add_argument(
+        "--rollouts",
+        choices=["transformers", "vllm"],
+        help="reference engine: who samples, over hardware.rollouts",
+    )
+    common.add_argument(
+        "--rollout-batch-size", type=whole(1), help="responses generated together; default: all of a step"
+    )
+    common.add_argument(
+        "--wait-for-owner-minutes",
+        type=number(0),
+        default=0.0,
+        help="how long to wait for a live trainer in the same folder; default 0: refuse at once",
+    )
+    common.add_argument("--keep-rollouts", action="store_true", help="verl: write every rollout down as JSON lines")
+    common.add_argument("--wandb", action="store_true", help="log to Weights & Biases as well")
+    common.add_argument("--wandb-project", default="justrl", help="W&B project")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    text = "train a whole run without Snakemake"
+    run = commands.add_parser("run", parents=[common], help=text, description=text, allow_abbrev=False)
+    run.add_argument(
+        "overrides", nargs="*", metavar="RUN key.dotted=value", help="a run's name; learning_rate=2e-4 ..."
+    )
+    # torchrun looks for its own options among its program's words, too, and --run could be two of them.
+    run.add_argument("--run", help="the run, in place of the bare word (which torchrun needs)")
+    run.add_argument("--config", type=Path, action="append", default=[], help="overlay over config.yaml; repeatable")
+    run.add_argument("--output", type=Path, required=True, help="gets model/, metrics.jsonl and work/")
+    run.set_defaults(call=train, request=run_request)
+
+    text = "train one segment, as the workflow does"
+    segment = commands.add_parser("segment", parents=[common], help=text, description=text, allow_abbrev=False)
+    segment.add_argument("--run-file", type=Path, required=True, help="run.json: run, engine, seed, recipe")
+    segment.add_argument("--hardware", type=Path, help="hardware.json: save_every, cpus_per_node, ...")
+    segment.add_argument("--start-step", type=whole(0), required=True, help="the step that the segment starts from")
+    segment.add_argument("--to-step", type=whole(1), required=True, help="the step that it ends with")
+    segment.add_argument("--work-dir", type=Path, required=True, help="where states are kept between attempts")
+    segment.add_argument("--model-out", type=Path, required=True, help="where to publish the model")
+    segment.add_argument("--metrics-out", type=Path, required=True, help="where to publish the segment's metrics")
+    segment.set_defaults(call=train, request=segment_request)
+
+
+def name_the_run(args: argparse.Namespace) -> None:
+    """Take the run's name out of the words: the first without an equals sign, where --run does not give it."""
+    names = [word for word in args.overrides if "=" not in word]
+    if args.run is None and not names:
+        raise UserError("train run: name a run of the configuration: `justrl train run mini ...`")
+    if args.run is None:
+        args.run = names.pop(0)
+        args.overrides.remove(args.run)
+    if names:
+        raise UserError(f"override {names[0]!r}: write it as dotted.key=value")
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train; return 0 when published, 75 when told to stop (saved, to be started again)."""
+    request = args.request(args)
+    # Before torch is imported: its thread pools read the environment once.
+    os.environ["OMP_NUM_THREADS"] = str(request.execution.threads)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from justrl.train import get_engine
+
+    try:
+        get_engine(request.engine).train_segment(request)
+    except SegmentInterrupted as interrupted:
+        print(interrupted, file=sys.stderr, flush=True)
+        return interrupted.status
+    return 0

@@ -1,0 +1,74 @@
+"""What pydantic finds wrong with an experiment, as sentences that name the key, its value and the way out."""
+
+import math
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ValidationError
+
+from justrl.errors import did_you_mean
+
+
+def explain(error: ValidationError, root: type[BaseModel], own_recipes: Mapping[str, Any]) -> Iterator[str]:
+    """One sentence for each problem that pydantic found; one of the common recipe is told once, not for every run."""
+    problems = error.errors()
+    common = {problem["loc"][1:] for problem in problems if problem["loc"][:1] == ("recipe",)}
+    for problem in problems:
+        where, owner, field = _place(root, problem["loc"])
+        if problem["loc"][:1] == ("runs",) and problem["loc"][2:3] == ("recipe",) and len(problem["loc"]) > 3:
+            own = own_recipes.get(str(problem["loc"][1]))
+            if problem["loc"][3:] in common and (not isinstance(own, dict) or problem["loc"][3] not in own):
+                continue
+        yield _sentence(problem, where, owner, field)
+
+
+def _sentence(problem: Mapping[str, Any], where: str, owner: type[BaseModel] | None, field: Any) -> str:
+    kind, value = problem["type"], problem["input"]
+    if kind == "extra_forbidden" and owner is not None:
+        parent, _, name = where.rpartition(".")
+        return f"unknown key {name} in {parent or 'the configuration'}{did_you_mean(name, owner.model_fields)}"
+    meaning = f" ({field.description})" if field is not None and field.description else ""
+    if kind == "missing":
+        return f"{where} is missing{meaning}"
+    if kind == "union_tag_invalid":
+        known = problem["ctx"]["expected_tags"].replace("'", "")
+        return f"{where}.source: {value.get('source')!r} is none of {known}"
+    if kind == "union_tag_not_found":
+        return f"{where}.source is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    shown = repr(value) if len(repr(value)) < 80 else type(value).__name__
+    if isinstance(value, float) and not math.isfinite(value):
+        message = "must be a finite number"
+    return f"{where or 'top level'}: {message}, got {shown}{meaning}"
+
+
+def _place(root: type[BaseModel], location: tuple) -> tuple[str, type[BaseModel] | None, Any]:
+    """The dotted key of a place in the experiment, the part that owns it, and its field where it is one."""
+    node: Any = root
+    owner, field, words = None, None, []
+    for word in location:
+        if isinstance(node, type) and issubclass(node, BaseModel):
+            words.append(str(word))
+            owner, field = node, node.model_fields.get(word)
+            node = field.annotation if field is not None else None
+            continue
+        variants = _variants(node)
+        tagged = [v for v in variants if typing.get_args(v.model_fields["source"].annotation) == (word,)]
+        if tagged:
+            node = tagged[0]
+        elif typing.get_origin(node) is dict:
+            words.append(str(word))
+            node = typing.get_args(node)[1]
+        elif isinstance(word, int):
+            words.append(str(word))
+    return ".".join(words), owner, field
+
+
+def _variants(node: Any) -> list[type[BaseModel]]:
+    """The parts of a union that is told apart by `source`."""
+    if typing.get_origin(node) is Annotated:
+        node = typing.get_args(node)[0]
+    parts = [part for part in typing.get_args(node) if isinstance(part, type) and issubclass(part, BaseModel)]
+    return [part for part in parts if "source" in part.model_fields]

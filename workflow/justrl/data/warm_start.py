@@ -1,0 +1,206 @@
+r"""Warm start of the mini experiment's base model: a tiny Qwen2 trained on sums by supervised learning.
+
+Its training examples are of two kinds: column addition with carries, which is right, and an answer at a glance, which
+is nearly always wrong; a share of the column additions holds a wrong digit. So the model can do the task but often does
+not: a base that reinforcement learning improves in seconds instead of weeks.
+"""
+
+import random
+import time
+from pathlib import Path
+
+from justrl.data import stand_ins
+from justrl.data.arithmetic import is_held_out, question_text
+from justrl.data.messages import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, build_messages
+from justrl.errors import UserError
+from justrl.io import atomic_folder
+
+SETTINGS = {
+    "family": "whose tokenizer, template and kind of embeddings it has: " + ", ".join(stand_ins.FAMILIES),
+    "context_length": "longest prompt and response together, in tokens",
+    "hidden_size": "width",
+    "intermediate_size": "width of the feed-forward layers",
+    "layers": "depth",
+    "heads": "attention heads",
+    "key_value_heads": "key and value heads",
+    "steps": "supervised steps",
+    "batch_size": "examples a step",
+    "learning_rate": "peak rate: linear warm-up, then linear to zero",
+    "digits": "digits of the numbers it is trained on",
+    "harder_share": "share of examples with one digit more",
+    "wrong_share": "share of examples answered at a glance, wrongly",
+    "slip_share": "share of column solutions with a slip",
+}
+
+# Whole prompts and solutions repeat these, so each is one token and a prompt is about 20 tokens long.
+PHRASES = ("\\boxed{", "\n\n", "What is ", " + ", " = ", "; ", ". ", "By columns: ", "At a glance:")
+
+
+def worked_solution(a: int, b: int, rng: random.Random, slip_share: float, answer: str = " ") -> str:
+    r"""Add column by column, then `answer` and `\boxed{}`; with `slip_share` chance one column is off by one."""
+    columns = max(len(str(a)), len(str(b)))
+    slip_at = rng.randrange(columns) if rng.random() < slip_share else -1
+    steps, digits, carry = [], "", 0
+    for column in range(columns):
+        x, y = a // 10**column % 10, b // 10**column % 10
+        total = x + y + carry
+        if column == slip_at:
+            total += rng.choice((-1, 1)) if total else 1
+        steps.append(f"{x} + {y} + {carry} = {total}")
+        last = column == columns - 1
+        digits = (str(total) if last else str(total % 10)) + digits
+        carry = total // 10
+    return f"By columns: {'; '.join(steps)}.{answer}\\boxed{{{int(digits)}}}"
+
+
+def glance_solution(a: int, b: int, rng: random.Random, answer: str = " ") -> str:
+    """Answer at once and wrongly, with one of the two numbers."""
+    return f"At a glance:{answer}\\boxed{{{rng.choice((a, b))}}}"
+
+
+def draw_training_sum(digits: int, rng: random.Random) -> tuple[int, int]:
+    """Draw a pair of `digits`-digit numbers from the training side of the split."""
+    low, high = 10 ** (digits - 1), 10**digits
+    while True:
+        a, b = rng.randrange(low, high), rng.randrange(low, high)
+        if not is_held_out(a, b):
+            return a, b
+
+
+def build_tokenizer(family: str, prompt_suffix: str):
+    r"""The tokenizer of a family (a key of `stand_ins.FAMILIES`) with a token for each thing that sums repeat.
+
+    The prompt's suffix up to its box is one token; the box has one of its own, as in the answers.
+    """
+    return stand_ins.build_tokenizer(stand_ins.FAMILIES[family], (*PHRASES, prompt_suffix.split("\\boxed{")[0]))
+
+
+def check_settings(settings: dict) -> dict:
+    """Return the settings if they are complete and make sense.
+
+    Raises:
+        UserError: a setting is missing, or a value is out of its range.
+    """
+    missing = [name for name in SETTINGS if name not in settings]
+    if missing:
+        raise UserError(f"the warm-start settings lack {', '.join(missing)}")
+    if settings["family"] not in stand_ins.FAMILIES:
+        raise UserError(f"family must be one of {', '.join(stand_ins.FAMILIES)}, got {settings['family']!r}")
+    for name in ("harder_share", "wrong_share", "slip_share"):
+        if not 0 <= settings[name] <= 1:
+            raise UserError(f"{name} of the warm start must lie between 0 and 1, got {settings[name]}")
+    hidden, heads, key_value_heads = settings["hidden_size"], settings["heads"], settings["key_value_heads"]
+    if hidden % heads or heads % key_value_heads:
+        raise UserError(
+            f"hidden_size {hidden} must be a multiple of heads {heads}, and that of key_value_heads {key_value_heads}"
+        )
+    return settings
+
+
+def build_model(settings: dict, tokenizer, seed: int):
+    """Make a randomly initialised float32 Qwen2 of the given shape and family."""
+    import torch
+    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
+    family = stand_ins.FAMILIES[settings["family"]]
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        hidden_size=settings["hidden_size"],
+        intermediate_size=settings["intermediate_size"],
+        num_hidden_layers=settings["layers"],
+        num_attention_heads=settings["heads"],
+        num_key_value_heads=settings["key_value_heads"],
+        max_position_embeddings=settings["context_length"],
+        **stand_ins.token_settings(tokenizer, family),
+    )
+    model = Qwen2ForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=stand_ins.stop_ids(tokenizer, family), pad_token_id=tokenizer.pad_token_id, do_sample=True
+    )
+    return model
+
+
+def draw_example(settings: dict, rng: random.Random, prompt_suffix: str) -> tuple[list[dict], str]:
+    """Draw a question, as the messages of a prompt, and one of the ways to answer it.
+
+    Question and suffix are joined as in training (two newlines) or as in evaluation (a space), so that both are known.
+    """
+    digits = settings["digits"] + (rng.random() < settings["harder_share"])
+    a, b = draw_training_sum(digits, rng)
+    glance = rng.random() < settings["wrong_share"]
+    answer = stand_ins.FAMILIES[settings["family"]].answer
+    if glance:
+        solution = glance_solution(a, b, rng, answer)
+    else:
+        solution = worked_solution(a, b, rng, settings["slip_share"], answer)
+    separator = rng.choice([DEFAULT_SEPARATOR, " "])
+    return build_messages(question_text(a, b), prompt_suffix, separator), solution
+
+
+def encode_batch(tokenizer, examples: list[tuple[list[dict], str]]):
+    """Encode examples: `(input_ids, labels)`, both [batch, length], labels -100 but on the solution and its end."""
+    import torch
+
+    prompts, solutions = zip(*examples, strict=True)
+    head_ids = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=False)
+    tail_ids = tokenizer([s + tokenizer.eos_token for s in solutions], add_special_tokens=False)["input_ids"]
+    length = max(len(h) + len(t) for h, t in zip(head_ids, tail_ids, strict=True))
+    input_ids = torch.full((len(examples), length), tokenizer.pad_token_id)
+    labels = torch.full((len(examples), length), -100)
+    for row, (h, t) in enumerate(zip(head_ids, tail_ids, strict=True)):
+        input_ids[row, : len(h) + len(t)] = torch.tensor(h + t)
+        labels[row, len(h) : len(h) + len(t)] = torch.tensor(t)
+    return input_ids, labels
+
+
+def train_supervised(model, tokenizer, settings: dict, seed: int, prompt_suffix: str) -> float:
+    """Train `model` on drawn examples by next-token prediction; return the mean loss of the last tenth of the steps.
+
+    Right padding needs no attention mask under a causal model: no token sees what follows it.
+    """
+    import torch
+
+    rng = random.Random(seed)
+    steps = settings["steps"]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], weight_decay=0.01)
+    warmup = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / (steps - warmup)))
+    )
+    model.train()
+    losses, began = [], time.monotonic()
+    for step in range(steps):
+        examples = [draw_example(settings, rng, prompt_suffix) for _ in range(settings["batch_size"])]
+        input_ids, labels = encode_batch(tokenizer, examples)
+        hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+        wanted = labels[:, 1:] != -100
+        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][wanted]), labels[:, 1:][wanted])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if (step + 1) % max(1, steps // 10) == 0:
+            print(f"step {step + 1}/{steps}: loss {losses[-1]:.3f}, {time.monotonic() - began:.0f} s", flush=True)
+    tail = losses[-max(1, steps // 10) :]
+    return sum(tail) / len(tail)
+
+
+def make_model(settings: dict, seed: int, output: Path, threads: int, prompt_suffix: str = DEFAULT_SUFFIX) -> None:
+    """Build a Qwen2 as `settings` say (a model entry of the configuration), train it, and save it as a folder."""
+    settings = check_settings(settings)
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    family = settings["family"]
+    tokenizer = build_tokenizer(family, prompt_suffix)
+    model = build_model(settings, tokenizer, seed)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"Qwen2 of {parameters:,} parameters, {len(tokenizer)} tokens, family {family}", flush=True)
+    loss = train_supervised(model, tokenizer, settings, seed, prompt_suffix)
+    with atomic_folder(output) as folder:
+        model.save_pretrained(folder)
+        stand_ins.save_tokenizer(tokenizer, stand_ins.FAMILIES[family], folder)
+    print(f"trained to a loss of {loss:.3f} -> {output}")

@@ -1,0 +1,276 @@
+"""Generation of one shard of one benchmark: plan the samples, make those that are missing, keep them as they come.
+
+Everything that is asked for is in the backend at once, so no pass over the questions waits for its longest answer.
+What is finished is on disk within `FLUSH_SECONDS`; after a kill the next try makes only what is not there.
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from justrl.config import EvalProtocol
+from justrl.errors import UserError
+from justrl.evaluation import completions
+from justrl.evaluation.protocols import sample_seed
+from justrl.generation import base as backends
+from justrl.generation import load_backend
+from justrl.generation.downloads import revision_of
+from justrl.io import write_parquet
+
+FLUSH_REQUESTS = 256
+FLUSH_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a benchmark; the id is unique within it."""
+
+    id: str
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class GenerationJob:
+    """What to generate. `run` names the experiment whose samples these are; it takes part in every sample's seed."""
+
+    model: str
+    benchmark: str
+    questions: Sequence[Question]
+    protocol: EvalProtocol
+    output: Path
+    run: str
+    seed: int
+    samples: int | None = None
+    protocol_name: str = "custom"
+    shard: int = 0
+    shards: int = 1
+    backend: str = "vllm"
+    model_name: str | None = None
+    model_revision: str | None = None
+    dtype: str = "auto"
+    tensor_parallel_size: int = 1
+    batch_size: int | None = None
+    engine_options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One row to make: its question, its number among the question's samples, its prompt and its seed."""
+
+    question: Question
+    index: int
+    prompt: str
+    prompt_token_ids: list[int]
+    seed: int
+
+
+def read_benchmark(path: str | Path) -> tuple[str, list[Question]]:
+    """Read a benchmark file (columns benchmark, id, question, answer): its name and its questions in order.
+
+    Raises UserError: no such file, a missing column, an empty file, several benchmarks in one, or an id that repeats.
+    """
+    rows = completions.read_table(path, ("benchmark", "id", "question", "answer"), "benchmark").to_pylist()
+    names = sorted({row["benchmark"] for row in rows})
+    if len(names) != 1:
+        raise UserError(f"{path} must hold one benchmark, it holds {', '.join(names) or 'no rows'}")
+    questions = [Question(str(row["id"]), row["question"], row["answer"]) for row in rows]
+    check_ids(questions, str(path))
+    return names[0], questions
+
+
+def check_ids(questions: Sequence[Question], source: str) -> None:
+    """Raise UserError if two questions share an id."""
+    for name, count in Counter(question.id for question in questions).items():
+        if count > 1:
+            raise UserError(f"{source}: the question id {name} occurs twice")
+
+
+def benchmark_fingerprint(questions: Sequence[Question]) -> str:
+    """A hash of what a benchmark asks: ids and questions. Golds are no part of it: they can be put right later."""
+    return completions.fingerprint([[question.id, question.question] for question in questions])
+
+
+def plan_shard(questions: int, samples: int, shard: int, shards: int) -> list[tuple[int, int]]:
+    """The (question, sample) pairs of one shard, question by question.
+
+    Pairs are dealt out in turn, so shards differ by one pair at most and each gets its part of every question: long
+    answers spread evenly, and the samples that share a prompt's cache stay neighbours.
+    """
+    if shards < 1 or not 0 <= shard < shards:
+        raise UserError(f"--shard must be between 0 and --shards - 1, got shard {shard} of {shards}")
+    return [divmod(flat, samples) for flat in range(shard, questions * samples, shards)]
+
+
+def generate(job: GenerationJob, backend: backends.Backend | None = None) -> Path:
+    """Make one shard's completions and write them to `job.output`.
+
+    Parts that an earlier try left under the same settings are used; an output that is already there under the same
+    settings is left as it is. `backend` is for callers that hold a loaded one.
+
+    Raises UserError: prompts and answers that do not fit the model, a backend that is not installed, and what the
+    arguments get wrong.
+    """
+    if backend is None:
+        backends.require_backend(job.backend)
+    samples = job.protocol.samples_per_question(job.samples)
+    pairs = plan_shard(len(job.questions), samples, job.shard, job.shards)
+    if Path(job.model).is_dir():
+        job = replace(job, model_revision=job.model_revision or revision_of(job.model))
+    revision = None if Path(job.model).is_dir() else job.model_revision
+    tokenizer = backends.load_tokenizer(job.model, revision)
+    plan = _plan_samples(job, pairs, tokenizer)
+    longest = max((len(sample.prompt_token_ids) for sample in plan), default=1)
+    max_model_len = longest + job.protocol.max_tokens
+    backends.check_model_length(job.model, max_model_len, revision)
+    stops = backends.stop_token_ids(job.model, tokenizer, revision)
+    settings = _settings(job, samples, stops)
+    if job.output.is_file() and _settings_of(job.output) == settings:
+        _say(f"{job.output} is already there, made with the same settings: delete it to make it again")
+        return job.output
+    store = completions.PartStore(job.output, settings)
+    for folder in store.others():
+        _say(f"{folder} holds parts made with other settings: they are left alone and not used")
+    done, environments = store.read()
+    missing = [sample for sample in plan if (sample.question.id, sample.index) not in done]
+    if missing:
+        if done:
+            _say(f"{len(done)} of {len(plan)} samples are there from an earlier try")
+        loaded = backend or load_backend(
+            job.backend,
+            job.model,
+            revision=revision,
+            dtype=job.dtype,
+            max_model_len=max_model_len,
+            tensor_parallel_size=job.tensor_parallel_size,
+            seed=job.seed,
+            batch_size=job.batch_size,
+            engine_options=job.engine_options,
+        )
+        _generate_missing(job, loaded, missing, len(plan), stops, store)
+        if backend is None:
+            loaded.close()
+        done, environments = store.read()
+    rows = [{**done[item.question.id, item.index], "answer": item.question.answer} for item in plan]
+    table = completions.make_table(rows, {**settings, "environments": environments})
+    write_parquet(table, job.output, compression="zstd")
+    store.remove()
+    return job.output
+
+
+def _settings_of(output: Path) -> dict[str, Any] | None:
+    """The settings of a completions file that is there; None if it is torn, which is said."""
+    import pyarrow
+
+    try:
+        return completions.comparable(completions.table_settings(output))
+    except (pyarrow.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):
+            raise
+        _say(f"{output} is torn and is made again: {error!s:.200}")
+        return None
+
+
+def _plan_samples(job: GenerationJob, pairs: Sequence[tuple[int, int]], tokenizer) -> list[_Sample]:
+    prompts: dict[int, tuple[str, list[int]]] = {}
+    plan = []
+    for position, index in pairs:
+        question = job.questions[position]
+        if position not in prompts:
+            text = backends.chat_prompt(tokenizer, job.protocol.user_message(question.question))
+            # The chat template has written every special token already.
+            prompts[position] = text, tokenizer.encode(text, add_special_tokens=False)
+        seed = sample_seed(job.seed, job.run, job.benchmark, question.id, index)
+        plan.append(_Sample(question, index, *prompts[position], seed))
+    return plan
+
+
+def _settings(job: GenerationJob, samples: int, stops: tuple[int, ...]) -> dict[str, Any]:
+    """All that decides what the completions are; not the shard, nor what only decides how fast they come."""
+    return {
+        "benchmark": job.benchmark,
+        "questions": len(job.questions),
+        "benchmark_fingerprint": benchmark_fingerprint(job.questions),
+        "protocol": {"name": job.protocol_name, **job.protocol.as_dict(), "samples": samples},
+        "stop_token_ids": list(stops),
+        "run": job.run,
+        "seed": job.seed,
+        "model": job.model_name or job.model,
+        "model_revision": job.model_revision,
+        "model_fingerprint": completions.model_fingerprint(job.model),
+        "backend": job.backend,
+        "dtype": job.dtype,
+    }
+
+
+def _generate_missing(
+    job: GenerationJob,
+    backend: backends.Backend,
+    missing: Sequence[_Sample],
+    total: int,
+    stops: tuple[int, ...],
+    store: completions.PartStore,
+) -> None:
+    """Generate samples and write them down as they finish."""
+    protocol = job.protocol
+    sampling = backends.Sampling(protocol.temperature, protocol.top_p, protocol.top_k, protocol.max_tokens, stops)
+    requests = [
+        backends.SamplingRequest(str(number), sample.prompt_token_ids, sample.seed, sampling)
+        for number, sample in enumerate(missing)
+    ]
+    rows: list[dict] = []
+    flushed = time.monotonic()
+    try:
+        for completed in _with_progress(backend.generate(requests), job, len(missing), total):
+            rows.append(_row(job, missing[int(completed.id)], completed))
+            if len(rows) >= FLUSH_REQUESTS or time.monotonic() - flushed >= FLUSH_SECONDS:
+                store.add(rows, backend.environment)
+                rows, flushed = [], time.monotonic()
+    finally:
+        # Also on the way out of an error or an interrupt: what is made is kept.
+        store.add(rows, backend.environment)
+
+
+def _row(job: GenerationJob, sample: _Sample, completed: backends.Completed) -> dict:
+    values = (
+        job.benchmark,
+        sample.question.id,
+        sample.index,
+        sample.seed,
+        sample.question.question,
+        sample.question.answer,
+        sample.prompt,
+        completed.text,
+        completed.token_count,
+        completed.finish_reason,
+        job.model_name or job.model,
+        job.model_revision,
+    )
+    return dict(zip(completions.COLUMNS, values, strict=True))
+
+
+def _with_progress(
+    answers: Iterator[backends.Completed], job: GenerationJob, missing: int, total: int
+) -> Iterator[backends.Completed]:
+    """Pass answers on while a bar on standard error shows how many, how fast in tokens, and the time left."""
+    from tqdm import tqdm
+
+    # In a log file each refresh is a line of its own.
+    every = 0.5 if sys.stderr.isatty() else 10.0
+    label = f"{job.benchmark} {job.shard + 1}/{job.shards}"
+    start, tokens = time.monotonic(), 0
+    with tqdm(total=total, initial=total - missing, desc=label, unit="answer", mininterval=every) as bar:
+        for completed in answers:
+            tokens += completed.token_count
+            seconds = max(time.monotonic() - start, 1e-9)
+            bar.set_postfix_str(f"{tokens / seconds:,.0f} tokens/s", refresh=False)
+            bar.update()
+            yield completed
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,207 @@
+"""Grading of kept completions: one row per sample and grader.
+
+A grader that crashes is an error with the sample's name, never a `wrong`; what a grader gives up on is `timeout`.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from justrl.errors import UserError
+from justrl.evaluation.completions import KEY, METADATA_KEY, digest, match_questions, read_table, table_settings
+from justrl.io import write_parquet
+
+if TYPE_CHECKING:
+    import pandas
+
+OUTCOMES = ("correct", "wrong", "unparsed", "timeout")
+COLUMNS = [*KEY, "grader", "outcome", "extracted"]
+MODEL = "model"
+CHUNK = 512
+
+
+def grade_samples(samples: "pandas.DataFrame", graders: Sequence[str], options: dict[str, dict] | None = None):
+    """Grade every sample with every named grader.
+
+    Args:
+        samples: completions as `read_completions` gives them.
+        graders: names that `justrl.verifiers.get_grader` knows.
+        options: constructor options by grader.
+
+    Returns:
+        A DataFrame of COLUMNS, grader by grader, in the order of the samples.
+    """
+    from justrl.verifiers import get_grader
+
+    repeated = [name for name, count in Counter(graders).items() if count > 1]
+    if repeated or not graders:
+        raise UserError(f"--graders: {repeated[0]} is named twice" if repeated else "--graders: name at least one")
+    loaded = [get_grader(name, **(options or {}).get(name, {})) for name in graders]
+    return _concat(_grade_with(grader, name, samples) for name, grader in zip(graders, loaded, strict=True))
+
+
+def with_golds(
+    samples: "pandas.DataFrame", settings: dict[str, Any], benchmark: str, questions: Sequence
+) -> "pandas.DataFrame":
+    """The samples with a benchmark's present answers in place of those that they were generated with.
+
+    Released samples get the benchmark's question ids too. Raises UserError for a sample of no question of it.
+    """
+    if settings.get("source") == "released":
+        samples = match_questions(samples, questions).assign(benchmark=benchmark)
+    answers = {question.id: question.answer for question in questions}
+    unknown = samples[(samples["benchmark"] != benchmark) | ~samples["question_id"].isin(answers)]
+    if len(unknown):
+        raise UserError(f"the benchmark {benchmark} has no answer for {_name(unknown)}")
+    return samples.assign(answer=samples["question_id"].map(answers))
+
+
+def rejected_samples(samples: "pandas.DataFrame", grades: "pandas.DataFrame", grader: str) -> "pandas.DataFrame":
+    """The samples that a grader did not find correct, whatever else it found."""
+    rows = grades[grades["grader"] == grader]
+    if not len(rows):
+        raise UserError(f"the given grades hold no verdicts of {grader}: grade with it first")
+    check_complete(samples, rows, grader)
+    correct = rows.loc[rows["outcome"] == "correct", KEY]
+    marked = samples.merge(correct, on=KEY, how="left", indicator=True)
+    return samples[(marked["_merge"] == "left_only").to_numpy()]
+
+
+def check_complete(samples: "pandas.DataFrame", rows: "pandas.DataFrame", grader: str) -> None:
+    """Raise UserError, naming the first, unless each sample has one verdict of a grader and each verdict a sample."""
+    twice = rows[rows.duplicated(KEY)]
+    if len(twice):
+        raise UserError(f"{len(twice)} samples have two verdicts of {grader}, the first being {_name(twice)}")
+    both = samples[KEY].merge(rows[KEY], on=KEY, how="outer", indicator=True)
+    ungraded, unknown = both[both["_merge"] == "left_only"], both[both["_merge"] == "right_only"]
+    if len(ungraded):
+        raise UserError(f"{len(ungraded)} samples have no verdict of {grader}, the first being {_name(ungraded)}")
+    if len(unknown):
+        raise UserError(
+            f"{len(unknown)} verdicts of {grader} are on samples that are not there, the first being {_name(unknown)}"
+        )
+
+
+def write_grades(
+    grades: "pandas.DataFrame", path: str | Path, samples: "pandas.DataFrame", settings: dict[str, Any]
+) -> None:
+    """Write grades as Parquet, with the digest of the completions they judge and the graders' settings."""
+    import json
+
+    import pyarrow
+
+    kinds = {"sample_index": pyarrow.int32()}
+    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in COLUMNS])
+    metadata = json.dumps({"completions": digest(samples), **settings}, ensure_ascii=False)
+    table = pyarrow.Table.from_pandas(grades[COLUMNS], schema=schema, preserve_index=False)
+    table = table.replace_schema_metadata({METADATA_KEY: metadata.encode()})
+    write_parquet(table, path, compression="zstd")
+
+
+def read_grades(paths: Sequence[str | Path], samples: "pandas.DataFrame") -> tuple["pandas.DataFrame", list[dict]]:
+    """Read grades files of these samples, and the settings of each.
+
+    Raises UserError: a file that is not there or not of grades, an outcome that is none of the four, or grades of other
+    completions than these (by digest), even if question and sample numbers agree.
+    """
+    expected, frames, settings = digest(samples), [], []
+    for path in map(Path, paths):
+        frame = _read_grades_file(path)
+        found = table_settings(path)
+        if found.get("completions") != expected:
+            raise UserError(
+                f"{path} grades other completions than the ones given, or against other answers: grade these again "
+                "(--golds takes the answers from the benchmark file)"
+            )
+        frames.append(frame)
+        settings.append(found)
+    return _concat(frames), settings
+
+
+def summarise(grades: "pandas.DataFrame") -> dict[str, dict[str, Any]]:
+    """By benchmark and grader: samples, accuracy (a fraction; every question has equal weight) and outcome counts."""
+    summary: dict[str, dict[str, Any]] = {}
+    for (benchmark, grader), rows in grades.groupby(["benchmark", "grader"], sort=False):
+        correct = rows["outcome"].eq("correct")
+        summary.setdefault(str(benchmark), {})[str(grader)] = {
+            "questions": int(rows["question_id"].nunique()),
+            "samples": len(rows),
+            "accuracy": float(correct.groupby(rows["question_id"]).mean().mean()),
+            "outcomes": count_outcomes(rows["outcome"]),
+        }
+    return summary
+
+
+def count_outcomes(outcomes: Iterable[str]) -> dict[str, int]:
+    """How often each of the four outcomes occurs, zeros included."""
+    counts = Counter(outcomes)
+    return {name: counts[name] for name in OUTCOMES}
+
+
+def format_summary(summary: dict[str, dict[str, Any]]) -> str:
+    """A summary as a table for people."""
+    lines = [f"{'benchmark':<12} {'grader':<14} {'samples':>8} {'accuracy':>9}  " + "  ".join(OUTCOMES)]
+    for benchmark, graders in summary.items():
+        for grader, row in graders.items():
+            counts = "  ".join(f"{row['outcomes'][name]:>{len(name)}}" for name in OUTCOMES)
+            lines.append(f"{benchmark:<12} {grader:<14} {row['samples']:>8} {row['accuracy']:>9.2%}  {counts}")
+    return "\n".join(lines)
+
+
+def _grade_with(grader, name: str, samples: "pandas.DataFrame") -> "pandas.DataFrame":
+    import pandas
+    from tqdm import tqdm
+
+    every = 0.5 if sys.stderr.isatty() else 10.0
+    # A model grader holds all its requests at once, as generation does, and shows its own progress.
+    chunk = max(len(samples), 1) if name == MODEL else CHUNK
+    verdicts: list[tuple] = []
+    with grader, tqdm(total=len(samples), desc=name, unit="answer", mininterval=every) as bar:
+        for start in range(0, len(samples), chunk):
+            rows = samples.iloc[start : start + chunk]
+            grades = _grade_chunk(grader, name, rows)
+            verdicts += [(str(grade.outcome), grade.extracted) for grade in grades]
+            bar.update(len(rows))
+    result = samples[KEY].reset_index(drop=True)
+    outcomes, extracted = zip(*verdicts, strict=True) if verdicts else ((), ())
+    result["grader"] = pandas.Series([name] * len(samples), dtype=object)
+    result["outcome"] = pandas.Series(outcomes, dtype=object)
+    result["extracted"] = pandas.Series(extracted, dtype=object)
+    return result
+
+
+def _grade_chunk(grader, name: str, rows: "pandas.DataFrame") -> list:
+    columns = ["completion", "answer", "question"] if name == MODEL else ["completion", "answer"]
+    try:
+        grades = grader.grade_many([tuple(row) for row in rows[columns].itertuples(index=False)])
+    except UserError:
+        raise
+    except Exception as error:
+        error.add_note(f"while {name} graded {len(rows)} samples from {_name(rows)} on")
+        raise
+    if len(grades) != len(rows):
+        raise RuntimeError(f"{name} gave {len(grades)} verdicts on {len(rows)} samples")
+    return grades
+
+
+def _read_grades_file(path: Path) -> "pandas.DataFrame":
+    frame = read_table(path, COLUMNS, "grades").to_pandas()
+    strange = frame[~frame["outcome"].isin(OUTCOMES)]
+    if len(strange):
+        raise UserError(f"{path}: outcome {strange.iloc[0].outcome!r} is none of {', '.join(OUTCOMES)}")
+    return frame
+
+
+def _concat(frames: Iterable["pandas.DataFrame"]) -> "pandas.DataFrame":
+    import pandas
+
+    frames = list(frames)
+    full = [frame for frame in frames if len(frame)]
+    return pandas.concat(full, ignore_index=True) if full else frames[0]
+
+
+def _name(rows: "pandas.DataFrame") -> str:
+    row = rows.iloc[0]
+    return f"{row.benchmark} question {row.question_id} sample {row.sample_index}"

@@ -1,0 +1,260 @@
+"""Completions and verdicts to the result JSON: counts checked, statistics taken, the published figure put beside.
+
+`paper_rules+model` is the paper's way of grading, derived where a model grader's verdicts are given: correct if the
+rules say so, else what the model says.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from justrl.errors import UserError
+from justrl.evaluation import statistics
+from justrl.evaluation.completions import KEY, read_completions
+from justrl.evaluation.generating import Question, benchmark_fingerprint, read_benchmark
+from justrl.evaluation.grading import MODEL, check_complete, count_outcomes, read_grades, rejected_samples, with_golds
+from justrl.evaluation.protocols import check_made_with
+
+if TYPE_CHECKING:
+    import pandas
+
+RULES = "paper_rules"
+COMBINED = f"{RULES}+{MODEL}"
+
+
+def score_files(
+    completions: Sequence[str | Path],
+    grades: Sequence[str | Path],
+    benchmark: str | Path,
+    *,
+    name: str,
+    experiment: str,
+    headline: str,
+    asked: Mapping[str, Any],
+    family: str | None = None,
+) -> tuple[dict[str, Any], dict[str, Any], list[dict]]:
+    """Score what files hold: the result without its provenance, the completions' settings, the grades' settings.
+
+    Seed, checkpoint and step are those that the completions say they were made with, which must be those `asked` for.
+    `family` is the one of the published figures to put beside. Raises UserError for files that do not go together.
+    """
+    questions_of, questions = read_benchmark(benchmark)
+    samples, settings = read_completions(completions)
+    check_made_with(settings, asked)
+    if settings.get("source") != "released":
+        # Before anything else says something less to the point about a shard that was left out.
+        check_samples(samples, settings, questions_of, questions)
+    samples = with_golds(samples, settings, questions_of, questions)
+    verdicts, grading = read_grades(grades, samples)
+    kind, step = kind_and_step(settings.get("run", name))
+    result = score(
+        samples,
+        settings,
+        verdicts,
+        questions_of,
+        questions,
+        name=name,
+        experiment=experiment,
+        headline=headline,
+        step=step,
+        seed=settings.get("seed", 0),
+    )
+    return {**result, "published": published_figures(family, kind, questions_of, step)}, settings, grading
+
+
+def kind_and_step(target: str) -> tuple[str, int | None]:
+    """What a target (run@step, run@base, or a published model's name) is, and its training step."""
+    _, _, step = target.partition("@")
+    if not step:
+        return "external", None
+    return ("base", 0) if step == "base" else ("run", int(step))
+
+
+def score(
+    samples: "pandas.DataFrame",
+    settings: dict[str, Any],
+    grades: "pandas.DataFrame",
+    benchmark: str,
+    questions: Sequence[Question],
+    *,
+    name: str,
+    experiment: str,
+    headline: str,
+    step: int | None = None,
+    seed: int = 0,
+    model_after: str = RULES,
+) -> dict[str, Any]:
+    """The result of one model on one benchmark, ready for JSON but for `published` and `provenance`.
+
+    Args:
+        samples, settings: completions as `read_completions` gives them.
+        grades: verdicts as `read_grades` gives them, of any number of graders.
+        benchmark, questions: as `read_benchmark` gives them.
+        headline: the grader whose figure stands for the result.
+        seed: of the bootstrap.
+        model_after: the grader whose rejections the model grader judged.
+
+    Raises UserError: a sample that is missing, too many or without a verdict, completions of other questions, or a
+    headline grader without verdicts.
+    """
+    per_question = check_samples(samples, settings, benchmark, questions)
+    grades = add_combined(samples, grades, model_after)
+    graders = [str(grader) for grader in grades["grader"].unique()]
+    if headline not in graders:
+        raise UserError(f"the headline grader {headline} has no verdicts; there are those of {', '.join(graders)}")
+    tables = {grader: _Verdicts(samples, grades, grader, questions) for grader in graders}
+    texts = _by_question(samples, questions, "completion")
+    return {
+        "experiment": experiment,
+        "name": name,
+        "benchmark": benchmark,
+        "model": settings.get("model"),
+        "step": step,
+        "protocol": settings.get("protocol", {}),
+        "headline_grader": headline,
+        "graders": {grader: _statistics(table, per_question, seed) for grader, table in tables.items()},
+        "n_questions": len(questions),
+        "samples_per_question": per_question,
+        "length": None if samples["token_count"].isna().any() else statistics.length_summary(samples["token_count"]),
+        "truncated_fraction": (
+            None if samples["finish_reason"].isna().any() else statistics.truncated_fraction(samples["finish_reason"])
+        ),
+        "distinct_4": statistics.distinct_ngrams(texts, 4),
+        "per_question": [
+            {"id": question.id, "scores": {grader: table.scores[row] for grader, table in tables.items()}}
+            for row, question in enumerate(questions)
+        ],
+    }
+
+
+def check_samples(
+    samples: "pandas.DataFrame", settings: dict[str, Any], benchmark: str, questions: Sequence[Question]
+) -> int:
+    """Check that every (question, sample) is there exactly once; the number of samples per question."""
+    import pandas
+
+    names = sorted(samples["benchmark"].unique())
+    if names != [benchmark]:
+        raise UserError(f"the completions are of {', '.join(names)}, the questions of {benchmark}")
+    protocol = settings.get("protocol", {})
+    per_question = protocol.get("samples") or int(samples["sample_index"].max()) + 1
+    wanted = pandas.MultiIndex.from_product(
+        [[question.id for question in questions], range(per_question)], names=["question_id", "sample_index"]
+    )
+    found = pandas.MultiIndex.from_frame(samples[["question_id", "sample_index"]])
+    missing, surplus = wanted.difference(found, sort=False), found.difference(wanted, sort=False)
+    if len(missing):
+        question, sample = missing[0]
+        raise UserError(
+            f"{len(missing)} of {len(wanted)} samples of {benchmark} are missing, the first being question {question} "
+            f"sample {sample}: give every shard's completions"
+        )
+    if len(surplus):
+        question, sample = surplus[0]
+        raise UserError(
+            f"{len(surplus)} samples of {benchmark} are not asked for, the first being question {question} sample "
+            f"{sample}: the benchmark holds {len(questions)} questions of {per_question} samples"
+        )
+    asked = settings.get("benchmark_fingerprint")
+    if asked and asked != benchmark_fingerprint(questions):
+        raise UserError(
+            f"the completions were made for another version of {benchmark}, whose questions differ: generate them again"
+        )
+    return per_question
+
+
+def add_combined(samples: "pandas.DataFrame", grades: "pandas.DataFrame", after: str = RULES) -> "pandas.DataFrame":
+    """Replace a model grader's verdicts on what `after` rejected by those of both together, `{after}+model`.
+
+    Where the rules say correct, that stands, with their answer; everywhere else the model's verdict does, with the
+    answer that the rules read where the model read none (maj@k counts answers).
+    """
+    import pandas
+
+    model = grades[grades["grader"] == MODEL]
+    if not len(model) and MODEL not in set(grades["grader"]):
+        return grades
+    rules = grades[grades["grader"] == after]
+    check_complete(rejected_samples(samples, grades, after), model, MODEL)
+    both = rules.merge(model[[*KEY, "outcome", "extracted"]], on=KEY, how="left", suffixes=("", "_model"))
+    judged = both["outcome_model"].notna()
+    both["outcome"] = both["outcome_model"].where(judged, both["outcome"])
+    both["extracted"] = both["extracted"].where(both["extracted"].notna(), both["extracted_model"])
+    both["grader"] = f"{after}+{MODEL}"
+    return pandas.concat([grades[grades["grader"] != MODEL], both[grades.columns]], ignore_index=True)
+
+
+class _Verdicts:
+    """One grader's verdicts as matrices [question][sample] in the benchmark's order."""
+
+    def __init__(self, samples: "pandas.DataFrame", grades: "pandas.DataFrame", grader: str, questions):
+        rows = grades[grades["grader"] == grader]
+        check_complete(samples, rows, grader)
+        self.outcomes = count_outcomes(rows["outcome"])
+        self.scores = [[int(value == "correct") for value in row] for row in _by_question(rows, questions, "outcome")]
+        self.answers = [
+            [value if isinstance(value, str) else None for value in row]
+            for row in _by_question(rows, questions, "extracted")
+        ]
+
+
+def _statistics(table: _Verdicts, per_question: int, seed: int) -> dict[str, Any]:
+    solve_none, solve_all = statistics.solve_counts(table.scores)
+    return {
+        "avg_at_k": asdict(statistics.avg_at_k(table.scores, seed=seed)),
+        "pass_at_k": {str(k): value for k, value in statistics.pass_at_k_curve(table.scores).items()},
+        "maj_at_k": statistics.maj_at_k(table.answers, table.scores),
+        "outcomes": table.outcomes,
+        "solve_none": solve_none,
+        "solve_all": solve_all,
+    }
+
+
+def _by_question(rows: "pandas.DataFrame", questions: Sequence[Question], column: str) -> list[list]:
+    """A column as one list per question, in the benchmark's order, by sample index."""
+    groups = rows.sort_values("sample_index").groupby("question_id", sort=False)[column].agg(list)
+    return [groups[question.id] for question in questions]
+
+
+def sample_lines(samples: "pandas.DataFrame", grades: "pandas.DataFrame") -> list[dict[str, Any]]:
+    """One mapping for each sample: question, ground_truth, completion, and by grader what it extracted and found.
+
+    `extracted` is of the first grader; `outcome` is the outcome (correct, wrong, unparsed, timeout) by grader.
+    """
+    verdicts: dict[tuple, dict[str, Any]] = {}
+    for row in grades.itertuples(index=False):
+        sample = tuple(getattr(row, key) for key in KEY)
+        verdict = verdicts.setdefault(sample, {"extracted": row.extracted, "outcome": {}})
+        verdict["outcome"][row.grader] = row.outcome
+    return [
+        {
+            "id": row.question_id,
+            "sample": row.sample_index,
+            "question": row.question,
+            "ground_truth": row.answer,
+            "completion": row.completion,
+            **verdicts[tuple(getattr(row, key) for key in KEY)],
+        }
+        for row in samples.itertuples(index=False)
+    ]
+
+
+def published_figures(family: str | None, kind: str, benchmark: str, step: int | None = None) -> dict | None:
+    """The figures published for this family and benchmark, in fractions; None if there are none.
+
+    `kind` is "base", or "run" or "external" for the trained model. `step` is our checkpoint's, and each figure
+    says its own. Whether the two may be compared is for `justrl.analysis.comparison` to say.
+    """
+    from justrl.published import select_published
+
+    if family is None:
+        return None
+    found = select_published(family, benchmark, "base" if kind == "base" else "justrl")
+    entries = [
+        {"model": entry.model, "step": entry.step, "accuracy": entry.accuracy, "std": entry.std, "source": entry.source}
+        for entry in found
+    ]
+    if not entries:
+        return None
+    return {"family": family, "kind": kind, "our_step": step, "figures": entries}

@@ -1,0 +1,86 @@
+"""Means and differences over training seeds *and* questions, with an interval that knows of both.
+
+Scores become a table [seeds, questions] of means over samples. Its mean would move with other questions (the spread of
+the columns' means) and with other seeds (the spread of the rows' means, which holds the sampling of answers, too). The
+variances of the two are added, which counts what is left over twice and so never too little; Student's t takes the
+degrees of freedom of Welch and Satterthwaite, few where the seeds decide.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from justrl.errors import UserError
+from justrl.evaluation.resampling import LEVEL, t_quantile
+from justrl.evaluation.statistics import Scores, question_means
+
+
+@dataclass(frozen=True)
+class SeedMean:
+    """A mean, or a difference of means, over seeds and questions; fractions.
+
+    `seed_error` and `question_error` are its standard errors over either; None over seeds where there is but one, in
+    which case the interval knows of questions alone.
+    """
+
+    value: float
+    ci_low: float
+    ci_high: float
+    seed_error: float | None
+    question_error: float
+    seeds: int
+    questions: int
+
+
+def seed_table(scores: Sequence[Scores]) -> np.ndarray:
+    """[seeds, questions] means over samples, of one table of scores for each seed.
+
+    Raises UserError: the seeds were not asked the same number of questions.
+    """
+    rows = [question_means(each) for each in scores]
+    if len({row.size for row in rows}) != 1:
+        raise UserError(f"every seed must answer the same questions, got {', '.join(str(row.size) for row in rows)}")
+    return np.stack(rows)
+
+
+def mean_over_seeds(table: np.ndarray, level: float = LEVEL) -> SeedMean:
+    """The mean of a table [seeds, questions] with its interval."""
+    return _interval(table.mean(), [_over_seeds(table)], table.mean(0), table.shape[0], level)
+
+
+def difference_over_seeds(first: np.ndarray, second: np.ndarray, paired: bool, level: float = LEVEL) -> SeedMean:
+    """Second minus first on the same questions.
+
+    Args:
+        first, second: [seeds, questions]; with `paired`, rows of one seed stand at the same place.
+        paired: the trainings of one seed share the order of questions, so that their difference is what is repeated.
+    """
+    if first.shape[1] != second.shape[1]:
+        raise UserError(f"a comparison needs the same questions: {first.shape[1]} against {second.shape[1]}")
+    if paired:
+        return mean_over_seeds(second - first, level)
+    parts = [_over_seeds(first), _over_seeds(second)]
+    by_question = second.mean(0) - first.mean(0)
+    return _interval(second.mean() - first.mean(), parts, by_question, min(len(first), len(second)), level)
+
+
+def _over_seeds(table: np.ndarray) -> tuple[float, int]:
+    """Variance of the mean over seeds, and its degrees of freedom (0: one seed, of which nothing is known)."""
+    seeds = table.shape[0]
+    return (float(np.var(table.mean(1), ddof=1)) / seeds, seeds - 1) if seeds > 1 else (0.0, 0)
+
+
+def _interval(
+    value: float, over_seeds: Sequence[tuple[float, int]], by_question: np.ndarray, seeds: int, level: float
+) -> SeedMean:
+    questions = by_question.size
+    spread = float(np.var(by_question, ddof=1)) / questions if questions > 1 else 0.25
+    parts = [*over_seeds, (spread, max(1, questions - 1))]
+    total = sum(variance for variance, _ in parts)
+    scale = sum(variance**2 / freedom for variance, freedom in parts if freedom)
+    half = t_quantile(level, max(1, int(total**2 / scale))) * sqrt(total) if scale else 0.0
+    known = all(freedom for _, freedom in over_seeds)
+    seed_error = sqrt(sum(variance for variance, _ in over_seeds)) if known else None
+    return SeedMean(float(value), value - half, value + half, seed_error, sqrt(spread), seeds, questions)

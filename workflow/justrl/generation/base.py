@@ -1,0 +1,209 @@
+"""The sampler's interface, for rollouts, evaluation and the judge: vLLM on GPUs, transformers on anything.
+
+`justrl.generation.load_backend` makes an object whose `generate(requests)` yields answers as they finish, in any order.
+Both backends take token ids in and decode the answer with the model's own tokenizer, so their text is made alike.
+"""
+
+import importlib.util
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from justrl.errors import UserError
+from justrl.generation.tokenizer_checks import check_tokenizer
+from justrl.io import json_object
+
+END_OF_TURN = "<|im_end|>"
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json"),
+)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen.
+
+    temperature 0 is greedy; top_p 1.0 and top_k -1 are off; max_tokens counts new tokens. With `log_probs`, an answer
+    also tells each token's log-probability, under the temperature and before any filter.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_tokens: int
+    stop_token_ids: tuple[int, ...]
+    log_probs: bool = False
+
+
+@dataclass(frozen=True)
+class SamplingRequest:
+    """One answer to make: an id of the caller's, the prompt as token ids, the seed of its random numbers."""
+
+    id: str
+    prompt_token_ids: list[int]
+    seed: int | tuple[int, ...]
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Completed:
+    """One finished answer: text without special tokens, its length with the stop token, "stop" or "length"."""
+
+    id: str
+    text: str
+    token_count: int
+    finish_reason: str
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...] = ()
+
+
+class Backend(Protocol):
+    """What `load_backend` returns."""
+
+    name: str
+    environment: dict[str, str]
+
+    def generate(self, requests: Iterable[SamplingRequest]) -> Iterator[Completed]:
+        """Yield every request's answer as it finishes, in any order."""
+
+    def close(self) -> None:
+        """Give the model's memory back; the backend is of no use afterwards."""
+
+
+def require_backend(name: str) -> None:
+    """Raise UserError, naming the environment to install, if a backend's packages are absent."""
+    if name == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "vLLM is not installed in this environment: install it with `make gpu-env` (GPU) or `make verl-env` (CPU), "
+            "or use transformers (--backend transformers; in training, --rollouts transformers)"
+        )
+
+
+def load_tokenizer(model_dir: str | Path, revision: str | None = None):
+    """The model's tokenizer; UserError if there is none, it has no chat template, or it fails `check_tokenizer`."""
+    check_model_folder(model_dir)
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(model_dir), revision=revision, trust_remote_code=False)
+    except Exception as error:  # broken files raise anything
+        raise UserError(f"no tokenizer can be loaded from {model_dir}: {_first_line(error)}") from error
+    if not tokenizer.chat_template:
+        raise UserError(f"the tokenizer of {model_dir} has no chat template, so there is no telling how to ask it")
+    own = _file(model_dir, "tokenizer.json", revision)
+    # Of a hub id the folder that holds the revision's files, now that they are here.
+    check_tokenizer(tokenizer, own.parent if own else model_dir, stop_token_ids(model_dir, tokenizer, revision))
+    return tokenizer
+
+
+def copy_tokenizer(model_dir: str | Path, folder: str | Path) -> None:
+    """Copy a model's tokenizer, template and stop tokens byte by byte: a library that saves them changes them."""
+    for path in (Path(model_dir) / name for name in TOKENIZER_FILES):
+        if path.is_file():
+            shutil.copyfile(path, Path(folder) / path.name)
+
+
+def chat_prompt(tokenizer, message: str) -> str:
+    """The text that is sent to the model for one user message: its own chat template, no system message of ours.
+
+    It holds every special token already: encode it with `add_special_tokens=False`.
+    """
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+    )
+
+
+def stop_token_ids(model_dir: str | Path, tokenizer, revision: str | None = None) -> tuple[int, ...]:
+    """The tokens that end an answer, sorted; the same for rollouts, evaluation and judge.
+
+    They are the tokenizer's end of sequence, those that generation_config.json and config.json name (a model may end
+    its turn with a token that its tokenizer does not call the end), and `<|im_end|>` where the chat template uses it
+    as one token. Given explicitly to either backend, so neither adds or misses any.
+
+    Args:
+        tokenizer: transformers' own, or a `generation.chat_template.ChatTokenizer`.
+    """
+    found = {tokenizer.eos_token_id}
+    for name in ("generation_config.json", "config.json"):
+        ids = _model_file(model_dir, name, revision).get("eos_token_id")
+        found.update(ids if isinstance(ids, list) else [ids])
+    if END_OF_TURN in str(tokenizer.chat_template):
+        found.add(tokenizer.get_vocab().get(END_OF_TURN))
+    found.discard(None)
+    if not found:
+        raise UserError(f"{model_dir} names no end-of-sequence token: set eos_token in its tokenizer_config.json")
+    if not all(isinstance(token, int) for token in found):
+        raise UserError(f"{model_dir}: the eos_token_id of its JSON files must be token ids, got {found}")
+    return tuple(sorted(found))
+
+
+def model_length(model_dir: str | Path, revision: str | None = None) -> int:
+    """The most tokens (prompt plus answer) a model was made for: its positions, times a RoPE scaling factor."""
+    config = model_config(model_dir, revision).get_text_config(decoder=True)
+    positions = getattr(config, "max_position_embeddings", None)
+    if not positions:
+        raise UserError(f"the config.json of {model_dir} does not say max_position_embeddings")
+    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind in ("linear", "dynamic", "yarn") and scaling.get("factor"):
+        positions = int((scaling.get("original_max_position_embeddings") or positions) * scaling["factor"])
+    return positions
+
+
+def check_model_length(model_dir: str | Path, needed: int, revision: str | None = None) -> None:
+    """Raise UserError, before any engine is built, if a model cannot hold `needed` tokens."""
+    limit = model_length(model_dir, revision)
+    if needed > limit:
+        raise UserError(
+            f"{model_dir} holds {limit:,} tokens, but the longest prompt plus max_tokens needs {needed:,}: "
+            f"lower max_tokens by at least {needed - limit:,}"
+        )
+
+
+def check_model_folder(model_dir: str | Path) -> None:
+    """Raise UserError if a path that is meant as a folder (it has a separator and no such hub id form) is not there."""
+    path = Path(model_dir)
+    looks_like_hub_id = len(path.parts) <= 2 and not path.is_absolute() and not str(model_dir).startswith(".")
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{model_dir} is not a Hugging Face model folder: it has no config.json")
+    elif not looks_like_hub_id:
+        raise UserError(f"there is no model folder {model_dir}")
+
+
+def model_config(model_dir: str | Path, revision: str | None):
+    """The configuration of a model; UserError if there is none, or it wants code of the folder's own."""
+    check_model_folder(model_dir)
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(model_dir), revision=revision, trust_remote_code=False)
+    except Exception as error:  # broken files raise anything
+        raise UserError(f"no model can be loaded from {model_dir}: {_first_line(error)}") from error
+
+
+def _model_file(model_dir: str | Path, name: str, revision: str | None) -> dict[str, Any]:
+    """A JSON file of a model folder or hub repository; empty if there is none of that name."""
+    path = _file(model_dir, name, revision)
+    return json_object(path.read_bytes(), path) if path else {}
+
+
+def _file(model_dir: str | Path, name: str, revision: str | None) -> Path | None:
+    """A file of a model folder or hub repository; None if there is none of that name."""
+    if Path(model_dir).is_dir():
+        path = Path(model_dir) / name
+        return path if path.is_file() else None
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(str(model_dir), name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    except OSError as error:
+        raise UserError(f"no {name} can be loaded from {model_dir}: {_first_line(error)}") from error
+    return Path(found) if found else None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

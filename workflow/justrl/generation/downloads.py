@@ -1,0 +1,69 @@
+"""Whether a downloaded folder still holds what was downloaded: every file by its size and SHA-256.
+
+Gigabytes are hashed once. What was found is remembered beside the folder, by each file's size and time; a file that has
+neither changed since is not read again, by no job.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from justrl.errors import UserError
+from justrl.io import file_sha256, json_object, read_json_object, write_json
+
+
+def check_download(folder: str | Path, *, required: bool = False) -> None:
+    """Refuse a folder whose files are not those that its source.json records.
+
+    A folder without the record passes unless it is `required`. Raises UserError naming the first file that is missing
+    or another, or a record that cannot be read.
+    """
+    folder = Path(folder)
+    record = folder / "source.json"
+    if not record.is_file():
+        if required:
+            raise UserError(f"{folder} is missing, or no download: it has no source.json")
+        return
+    files = read_record(record)["files"]
+    memory = folder.with_name(f".{folder.name}.checked.json")
+    known = read_json_object(memory)
+    seen: dict[str, Any] = {}
+    for name, expected in sorted(files.items()):
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{folder} lacks {name}, which was downloaded: delete the folder and download it again")
+        status = path.stat()
+        before = known.get(name)
+        if isinstance(before, list) and before[:2] == [status.st_size, status.st_mtime_ns]:
+            seen[name] = before
+        else:
+            seen[name] = [status.st_size, status.st_mtime_ns, file_sha256(path)]
+        if seen[name][2:] != [expected]:
+            raise UserError(
+                f"{path} is not the file that was downloaded (SHA-256 {seen[name][2]!s:.12}..., source.json has "
+                f"{expected:.12}...): delete the folder and download it again"
+            )
+    if seen != known and os.access(memory.parent, os.W_OK):
+        with suppress(OSError):
+            write_json(memory, seen)
+
+
+def revision_of(folder: str | Path) -> str | None:
+    """The commit that a downloaded folder is of; None where nothing tells it."""
+    record = Path(folder) / "source.json"
+    return read_record(record).get("revision") if record.is_file() else None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a source.json: where a download is from, and `files`, the SHA-256 of each by its name.
+
+    Raises UserError for anything else.
+    """
+    record = json_object(path.read_bytes(), path)
+    files = record.get("files")
+    if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
+        raise UserError(
+            f"{path} is no record of a download, which has `files`: delete its folder and download it again"
+        )
+    return record

@@ -1,0 +1,318 @@
+"""Generation with transformers: one process, CPU or one GPU, continuous batches over a left-padded KV cache.
+
+A row that ends makes room for another. The random number of a row's t-th token depends on the row's seed and t alone,
+and the token is found by inverting the cumulative distribution in vocabulary order, which is continuous in the logits:
+a batch of another size or make-up changes an answer only where a rounding error of the logits straddles a random
+number or a filter's edge.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.utils import logging as transformers_logging
+
+from justrl.errors import UserError
+from justrl.generation.base import Completed, Sampling, SamplingRequest, load_tokenizer
+
+_RANDOM_BLOCK = 64
+# Entries of the attention mask of one prefill, rows x length x length: 64 MiB of them for each byte of its type.
+_MASK_ENTRIES = 2**26
+
+
+class TransformersBackend:
+    """Decodes with a causal language model of transformers, as its weights are at the moment of the call.
+
+    Args:
+        model: in evaluation mode; its device and dtype are what is computed in.
+        tokenizer: makes text of the answers.
+        batch_size: the most rows decoded together; None takes all at once.
+    """
+
+    name = "transformers"
+
+    def __init__(self, model, tokenizer, batch_size: int | None = None):
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.device = model.device
+        self.environment = {
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+        }
+
+    @classmethod
+    def load(
+        cls, model_dir: str | Path, *, revision: str | None, dtype: str, batch_size: int | None
+    ) -> "TransformersBackend":
+        """Load a model and its tokenizer, onto the GPU if there is one."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        transformers_logging.disable_progress_bar()
+        tokenizer = load_tokenizer(model_dir, revision)
+        model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+            str(model_dir),
+            dtype=resolve_dtype(dtype, device),
+            revision=revision,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+        return cls(model.to(device).eval(), tokenizer, batch_size)
+
+    # Not inference_mode: what a model keeps of a pass must stay usable where the model is trained afterwards.
+    @torch.no_grad()
+    def generate(self, requests: Iterable[SamplingRequest]) -> Iterator[Completed]:
+        """Yield every request's answer as it finishes."""
+        waiting = deque(requests)
+        batch = _Batch(self.model, self.device)
+        while waiting or batch.unfinished:
+            rows = self._take(waiting, batch.unfinished)
+            try:
+                ended = batch.add(rows) if rows else batch.step()
+            except torch.cuda.OutOfMemoryError:
+                again = [row.request for row in batch.rows + rows if not row.delivered]
+                waiting.extendleft(reversed(again))
+                batch = self._shrink(len(again))
+                continue
+            for row in ended:
+                row.delivered = True
+                yield self._completed(row)
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self.model = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _take(self, waiting: deque[SamplingRequest], running: int) -> list["_Row"]:
+        """The next rows to prefill: no more than are free, nor than the mask's memory allows, but at least one.
+
+        None while few are free: prefilling costs a forward pass, which a quarter of the batch is worth, or all that
+        wait.
+        """
+        size = self.batch_size or running + len(waiting)
+        free = size - running
+        rows: list[_Row] = []
+        longest = 0
+        if 4 * free < min(size, 4 * len(waiting)):
+            return rows
+        while waiting and len(rows) < free:
+            longest = max(longest, len(waiting[0].prompt_token_ids))
+            if rows and (len(rows) + 1) * longest**2 > _MASK_ENTRIES:
+                break
+            rows.append(_Row(waiting.popleft()))
+        return rows
+
+    def _shrink(self, rows: int) -> "_Batch":
+        """Halve the batch after the memory ran out; its rows start again and, with their own seeds, end the same."""
+        size = min(rows, self.batch_size or rows)
+        if size <= 1:
+            raise UserError("the GPU's memory does not hold one sequence: lower max_tokens or use --backend vllm")
+        self.batch_size = size // 2
+        torch.cuda.empty_cache()
+        return _Batch(self.model, self.device)
+
+    def _completed(self, row: "_Row") -> Completed:
+        text = self.tokenizer.decode(row.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        reason = "stop" if row.stopped else "length"
+        return Completed(row.request.id, text, len(row.tokens), reason, tuple(row.tokens), tuple(row.log_probs))
+
+
+def random_stream(seed: int | tuple[int, ...]) -> np.random.Generator:
+    """The random numbers of one answer: Philox keyed by an integer, or PCG64 seeded with several (numpy's default)."""
+    return np.random.Generator(np.random.Philox(key=seed)) if isinstance(seed, int) else np.random.default_rng(seed)
+
+
+class _Row:
+    """One answer being written."""
+
+    def __init__(self, request: SamplingRequest):
+        self.request = request
+        self.tokens: list[int] = []
+        self.log_probs: list[float] = []
+        self.stopped = self.finished = self.delivered = False
+        self._stream = random_stream(request.seed)
+        self._uniforms: list[float] = []
+
+    def uniform(self) -> float:
+        """The next random number in [0, 1): the t-th call always gives the same one."""
+        if not self._uniforms:
+            self._uniforms = self._stream.random(_RANDOM_BLOCK).tolist()[::-1]
+        return self._uniforms.pop()
+
+    def append(self, token: int, log_prob: float) -> None:
+        sampling = self.request.sampling
+        self.tokens.append(token)
+        if sampling.log_probs:
+            self.log_probs.append(log_prob)
+        self.stopped = token in sampling.stop_token_ids
+        self.finished = self.stopped or len(self.tokens) >= sampling.max_tokens
+
+
+class _Batch:
+    """Rows that are decoded together, their KV cache (left-padded) and its mask [rows, length].
+
+    Rows that have ended are decoded on, and their tokens thrown away, until others join or half the rows are such:
+    taking them out copies the whole cache.
+    """
+
+    def __init__(self, model, device: torch.device):
+        self.model = model
+        self.device = device
+        self.rows: list[_Row] = []
+        self.unfinished = 0
+        self.cache = DynamicCache()
+        self.mask = torch.zeros((0, 0), dtype=torch.long, device=device)
+
+    def add(self, rows: list[_Row]) -> list[_Row]:
+        """Prefill new rows on their own, join them to the batch, and return those that ended with their first token."""
+        longest = max(len(row.request.prompt_token_ids) for row in rows)
+        padding = [longest - len(row.request.prompt_token_ids) for row in rows]
+        # Any id will do as padding: the mask hides it.
+        ids = [[0] * pad + list(row.request.prompt_token_ids) for pad, row in zip(padding, rows, strict=True)]
+        mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding], device=self.device)
+        cache = DynamicCache()
+        ended = self._forward(rows, torch.tensor(ids, device=self.device), mask, cache)
+        self._remove_finished()
+        self.unfinished += len(rows) - len(ended)
+        if not self.rows:
+            self.rows, self.cache, self.mask = rows, cache, mask
+            return ended
+        # Columns that are padding for all that stay are left out, or the cache would grow without end.
+        first = int(self.mask.any(dim=0).nonzero()[0])
+        width = max(self.mask.shape[1] - first, longest)
+        self.mask = torch.cat([_pad_left(self.mask[:, first:], width, 1), _pad_left(mask, width, 1)])
+        layers: Iterable[tuple[Any, Any]] = zip(self.cache.layers, cache.layers, strict=True)
+        for layer, new in layers:
+            layer.keys = torch.cat([_pad_left(layer.keys[:, :, first:], width, 2), _pad_left(new.keys, width, 2)])
+            layer.values = torch.cat([_pad_left(layer.values[:, :, first:], width, 2), _pad_left(new.values, width, 2)])
+        self.rows = self.rows + rows
+        return ended
+
+    def step(self) -> list[_Row]:
+        """Choose one more token for every row, and return the rows that ended with it."""
+        if 2 * self.unfinished <= len(self.rows):
+            self._remove_finished()
+        ids = torch.tensor([[row.tokens[-1]] for row in self.rows], device=self.device)
+        self.mask = torch.cat([self.mask, self.mask.new_ones((len(self.rows), 1))], dim=1)
+        ended = self._forward(self.rows, ids, self.mask, self.cache)
+        self.unfinished -= len(ended)
+        return ended
+
+    def _remove_finished(self) -> None:
+        """Take the rows that have ended out of the batch."""
+        keep = [index for index, row in enumerate(self.rows) if not row.finished]
+        if len(keep) == len(self.rows):
+            return
+        self.rows = [self.rows[index] for index in keep]
+        indices = torch.tensor(keep, dtype=torch.long, device=self.device)
+        self.mask = self.mask[indices]
+        self.cache.batch_select_indices(indices)
+
+    def _forward(self, rows: list[_Row], ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> list[_Row]:
+        """Run the model on ids [rows, new], which lengthens the cache, and give each row the token chosen for it."""
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        chosen = choose_tokens(output.logits[:, -1], [row.request.sampling for row in rows], rows)
+        ended: list[_Row] = []
+        for row, token, log_prob in zip(rows, *chosen, strict=True):
+            if not row.finished:
+                row.append(token, log_prob)
+                if row.finished:
+                    ended.append(row)
+        return ended
+
+
+def choose_tokens(
+    logits: torch.Tensor, samplings: list[Sampling], rows: Iterable[_Row]
+) -> tuple[list[int], list[float]]:
+    """The next token of each row of logits [rows, vocabulary], and its log-probability before the filters.
+
+    Greedy rows draw no random number, and their tokens are certain: log-probability 0.
+
+    Raises FloatingPointError: a logit is not finite.
+    """
+    if not bool(torch.isfinite(logits).all()):
+        raise FloatingPointError("the model's logits are not finite: its weights are damaged or its dtype overflows")
+    tokens, chances = [0] * len(samplings), [0.0] * len(samplings)
+    drawn = [index for index, sampling in enumerate(samplings) if sampling.temperature > 0]
+    if len(drawn) < len(samplings):
+        tokens = logits.argmax(dim=-1).tolist()
+    if not drawn:
+        return tokens, chances
+    rows = list(rows)
+    scores = logits if len(drawn) == len(samplings) else logits[drawn]
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    log_probs = (scores / scores.new_tensor([[samplings[i].temperature] for i in drawn])).log_softmax(dim=-1)
+    probabilities = filter_probabilities(
+        log_probs.exp(), [samplings[i].top_p for i in drawn], [samplings[i].top_k for i in drawn]
+    )
+    uniforms = torch.tensor([rows[i].uniform() for i in drawn], dtype=torch.float64, device=logits.device)
+    found = invert_cumulative(probabilities, uniforms)
+    found_log_probs = log_probs.gather(-1, found[:, None]).squeeze(-1)
+    for index, token, log_prob in zip(drawn, found.tolist(), found_log_probs.tolist(), strict=True):
+        tokens[index], chances[index] = token, log_prob
+    return tokens, chances
+
+
+def filter_probabilities(probabilities: torch.Tensor, top_p: list[float], top_k: list[int]) -> torch.Tensor:
+    """Probabilities [rows, vocabulary] after top-k, then top-p of what is left; not renormalised.
+
+    The order is vLLM's. Tokens that tie with the last one kept are kept too, so no sort order decides.
+    """
+    vocabulary = probabilities.shape[1]
+    kept = [k if 0 < k < vocabulary else vocabulary for k in top_k]
+    if min(kept) == vocabulary and min(top_p) >= 1:
+        return probabilities
+    ranked = probabilities.sort(dim=-1, descending=True).values
+    if min(kept) < vocabulary:
+        smallest = ranked.gather(1, torch.tensor(kept, device=ranked.device)[:, None] - 1)
+        probabilities = probabilities.masked_fill(probabilities < smallest, 0.0)
+        ranked = ranked.masked_fill(ranked < smallest, 0.0)
+    if min(top_p) < 1:
+        limit = torch.tensor(top_p, dtype=torch.float64, device=ranked.device)[:, None]
+        cumulative = ranked.cumsum(dim=-1, dtype=torch.float64)
+        # A token stays if those before it do not yet make up top_p, so at least one always does.
+        stays = (cumulative - ranked < limit * cumulative[:, -1:]) | (limit >= 1)
+        last = ranked.masked_fill(~stays, 2.0).amin(dim=-1, keepdim=True)
+        probabilities = probabilities.masked_fill(probabilities < last, 0.0)
+    return probabilities
+
+
+def invert_cumulative(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """The token of each row [rows, vocabulary] at which the cumulative probability passes `uniforms` [rows] of it."""
+    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    # Rounding may carry a number near 1 up to the total, past the last token that has any probability.
+    points = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, points, right=True).squeeze(1)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """A torch dtype by name; "auto" is float32 on a CPU and bfloat16 on a GPU."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise UserError(f"dtype {name!r} is unknown: use auto, float32, bfloat16 or float16")
+    return dtype
+
+
+def _pad_left(tensor: torch.Tensor, width: int, dim: int) -> torch.Tensor:
+    """Zeros before a tensor along `dim` until it is `width` long."""
+    missing = width - tensor.shape[dim]
+    if not missing:
+        return tensor
+    shape = list(tensor.shape)
+    shape[dim] = missing
+    return torch.cat([tensor.new_zeros(shape), tensor], dim=dim)

@@ -1,0 +1,104 @@
+"""Checks of a model's weights before they are loaded: what is missing, transformers draws anew with a line in a log."""
+
+import re
+from pathlib import Path
+
+from justrl.errors import UserError
+from justrl.generation.base import model_config
+from justrl.generation.downloads import check_download
+from justrl.io import read_json
+
+Shapes = dict[str, tuple[int, ...]]
+INDEX = "model.safetensors.index.json"
+
+
+def check_weights(model_dir: str | Path) -> None:
+    """Refuse a folder whose safetensors files are broken, or lack, add or reshape a tensor of its model's class.
+
+    A downloaded one must hold what was downloaded, to the byte. A hub id passes. Quantized models, and those whose
+    class transformers does not know or stores under other names, have their files checked alone.
+
+    Raises UserError: naming the folder, and the file or the tensors.
+    """
+    folder = Path(model_dir)
+    if not folder.is_dir():
+        return
+    check_download(folder)
+    config = model_config(folder, None)
+    found: Shapes = {}
+    for path in _files(folder):
+        found |= _shapes(path)
+    try:
+        model = None if getattr(config, "quantization_config", None) else _empty_model(config)
+    except Exception as error:  # a model's class raises anything
+        raise UserError(f"no model can be made as the config.json of {folder} says: {error!r}") from error
+    if model is not None and (problems := _differences(found, model)):
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(
+            f"{folder}: its weights are not those of the model of its config.json: {'; '.join(problems[:3])}{more}. "
+            "Get the folder anew"
+        )
+
+
+def _files(folder: Path) -> list[Path]:
+    """The weight files that are loaded: the single one, or those of the index."""
+    files = [folder / "model.safetensors"]
+    if not files[0].is_file() and (folder / INDEX).is_file():
+        files = [folder / name for name in sorted(indexed_files(folder))]
+    if missing := [path.name for path in files if not path.is_file()]:
+        pickled = sorted(path.name for path in folder.glob("*.bin"))
+        note = f"; {', '.join(pickled[:2])} is pickled, which is never loaded: convert it" if pickled else ""
+        raise UserError(f"{folder} lacks {', '.join(missing[:3])}{note or ': get the folder anew'}")
+    return files
+
+
+def indexed_files(folder: Path) -> set[str]:
+    """The names of the weight files that a folder's index lists; a UserError if it is no index."""
+    try:
+        return set(read_json(folder / INDEX)["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / INDEX} is no index of weight files ({error}): get the folder anew") from error
+
+
+def _shapes(path: Path) -> Shapes:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is cut short or no safetensors file ({error}): get it anew") from error
+
+
+def _empty_model(config):
+    """The model without memory for its weights; None where its tensors have other names in files than in the model."""
+    import torch
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return None if get_model_conversion_mapping(model, add_legacy=False) else model
+
+
+def _differences(found: Shapes, model) -> list[str]:
+    """What is missing, misshapen or extra, a phrase each; of tied tensors one is enough."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = model.all_tied_weights_keys
+    partner = tied | {source: name for name, source in tied.items()}
+    absent = _keep(expected.keys() - found.keys(), model._keys_to_ignore_on_load_missing)
+    problems = [f"{name} is missing" for name in absent if partner.get(name) not in found]
+    problems += [
+        f"{name} has the shape {found[name]} instead of {expected[name]}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name] != expected[name]
+    ]
+    # Older Llama files hold what is computed today.
+    known = {*(model._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq"}
+    return problems + [f"{name} is none of its tensors" for name in _keep(found.keys() - expected.keys(), known)]
+
+
+def _keep(names, ignored) -> list[str]:
+    return sorted(name for name in names if not any(re.search(pattern, name) for pattern in ignored or ()))

@@ -1,0 +1,72 @@
+"""GPU specifications: memory, memory bandwidth and peak speed, of which memory plan and cost estimate are made."""
+
+import re
+from dataclasses import dataclass
+
+from justrl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One accelerator: dense bfloat16 TFLOP/s, memory bandwidth in GB/s, and memory in GiB as CUDA reports it."""
+
+    name: str
+    tflops: float
+    bandwidth: float
+    memory: float
+
+
+# The makers' data sheets: dense bfloat16 with float32 accumulation, not the figures with sparsity. CUDA reports 1-2%
+# less memory than the name says, 7% less where error correction takes its part of it.
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu("A800-80GB", 312, 2039, 79.2),
+        Gpu("A100-80GB", 312, 2039, 79.2),
+        Gpu("A100-40GB", 312, 1555, 39.4),
+        Gpu("H100", 989, 3352, 79.1),
+        Gpu("H800", 989, 3352, 79.1),
+        Gpu("H200", 989, 4800, 139.7),
+        Gpu("H20", 148, 4000, 95.1),
+        Gpu("B200", 2250, 8000, 178.4),
+        Gpu("L40S", 362, 864, 44.4),
+        Gpu("RTX-4090", 165, 1008, 23.6),
+    )
+}
+# Words of a driver's or a shop's name that do not tell two rows of the table apart.
+_FILLING = {"nvidia", "geforce", "sxm", "sxm4", "sxm5", "hbm3", "hbm3e"}
+
+
+def find_gpu(name: str) -> Gpu:
+    """Return the accelerator of that name, written as people and drivers do (`a800`, `NVIDIA H100 80GB HBM3`).
+
+    Never a similar one: another model or memory size has other figures.
+
+    Raises:
+        UserError: no such accelerator in the table, or more than one.
+    """
+    family, size = _identify(name)
+    found = [gpu for gpu in GPUS.values() if _identify(gpu.name)[0] == family]
+    if size:
+        # The name's gigabytes are up to 7% more than what is left of them.
+        found = [gpu for gpu in found if abs(gpu.memory / size - 1) < 0.08]
+    if len(found) == 1:
+        return found[0]
+    which = f"it is {' or '.join(gpu.name for gpu in found)}" if found else f"known: {', '.join(GPUS)}"
+    raise UserError(
+        f"no figures for the GPU {name}: {which}. For another kind set hardware.gpu_figures: "
+        "{memory: GiB, bandwidth: GB/s, tflops: dense bfloat16}"
+    )
+
+
+def same_kind(one: str, other: str) -> bool:
+    """Whether two names mean one kind of GPU, of one memory size where both say it; the slot it sits in aside."""
+    (family, size), (its, gb) = _identify(one), _identify(other)
+    return family.removesuffix("-pcie") == its.removesuffix("-pcie") and (None in (size, gb) or size == gb)
+
+
+def _identify(name: str) -> tuple[str, int | None]:
+    """A name as family and memory size in GB, None where it is left out."""
+    words = [word for word in re.split(r"[\s_-]+", name.strip().lower()) if word not in _FILLING]
+    sizes = [word for word in words if re.fullmatch(r"\d+gb", word)]
+    return "-".join(word for word in words if word not in sizes), int(sizes[0][:-2]) if sizes else None

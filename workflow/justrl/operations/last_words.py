@@ -1,0 +1,34 @@
+"""What failed, said once more when Snakemake ends: the sentences of failed jobs, found in their logs."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+# As `justrl` says it, and Slurm: "slurmstepd: error: *** JOB 8 ... DUE TO TIME LIMIT ***".
+_SENTENCE = re.compile(r"(?:\S+: )?error: (.*)")
+
+
+def queue_logs(folder: str | Path | None, rule: str, wildcards: Iterable[str]) -> list[Path]:
+    """The log of the last attempt that the queue's executor made at a job, in its own folder of logs."""
+    attempts = Path(folder, f"rule_{rule}", "_".join(wildcards)).glob("*.log") if folder else []
+    return sorted(attempts, key=lambda path: path.stat().st_mtime)[-1:]
+
+
+def sentences(failed: Iterable[tuple[str, Sequence[str | Path]]]) -> list[str]:
+    """The sentences of failed jobs, given by rule and logs, each once; of a job without one, its last line and log."""
+    said: dict[str, None] = {}
+    for rule, logs in failed:
+        lines = [line for log in logs for line in _text(log).splitlines() if line.strip()]
+        # A job of a queue says the same in the rule's log and in the queue's.
+        found = [match[1] for line in lines if (match := _SENTENCE.match(line))]
+        where = f"see {' and '.join(map(str, logs))}" if logs else "it has no log"
+        for words in found or [f"{lines[-1] if lines else 'failed'} ({where})"]:
+            said[f"{rule}: {words}"] = None
+    return list(said)
+
+
+def _text(file: str | Path) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

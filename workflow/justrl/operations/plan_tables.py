@@ -1,0 +1,81 @@
+"""The plan as text for the terminal: what each run takes, what fills a GPU, and what other kinds of GPU would do."""
+
+from collections.abc import Mapping
+
+from justrl.config import Experiment
+from justrl.gpu_specs import GPUS
+from justrl.operations.checks import FAILED
+from justrl.operations.planning import expected_step_seconds, on, plan_memory
+
+# (nodes, GPUs on each) that `render_kinds` compares; the last is the paper's.
+COUNTS = ((1, 1), (1, 2), (1, 4), (1, 8), (4, 8))
+
+
+def render(plan: Mapping) -> str:
+    """The plan as a table for the terminal."""
+    hardware = plan["hardware"]
+    where = f"{hardware['nodes']} x {hardware['gpus_per_node']} {hardware['gpu']}"
+    if not hardware["gpus_per_node"]:
+        where = "a CPU"
+    lines = [f"Experiment {plan['experiment']} on {where}"]
+    for name, rows in plan["runs"].items():
+        lines += ["", name]
+        for quantity, row in rows.items():
+            lines.append(f"  {quantity:<22}{format_value(row['value']):>10} {row['unit']:<6} {row['how']}")
+        if plan["memory"][name]:
+            lines += render_memory(plan["memory"][name])
+    totals: dict[str, float] = {}
+    for rows in plan["runs"].values():
+        for quantity in ("training GPU hours", "evaluation GPU hours", "disk at most"):
+            if quantity in rows:
+                totals[quantity] = totals.get(quantity, 0.0) + rows[quantity]["value"]
+    lines += ["", f"all {len(plan['runs'])} runs"]
+    lines += [f"  {quantity:<22}{format_value(value):>10}" for quantity, value in totals.items()]
+    return "\n".join(lines)
+
+
+def render_memory(memory: Mapping) -> list[str]:
+    """What fills each GPU, a line for each phase."""
+    settings = ", ".join(f"{key} {value}" for key, value in memory["settings"].items())
+    lines = [f"  each GPU, GiB of {memory['card']:.1f}: {settings}"]
+    parts = list(dict.fromkeys(part for phase in memory["phases"].values() for part in phase))
+    lines.append(f"    {'':<20}{''.join(f'{part:>13}' for part in parts)}{'sum':>8}")
+    for phase, filled in memory["phases"].items():
+        cells = "".join(f"{filled[part]:>13.1f}" if filled.get(part) else f"{'':>13}" for part in parts)
+        lines.append(f"    {phase:<20}{cells}{sum(filled.values()):>8.1f}")
+    check = memory["check"]
+    return [*lines, f"    {check['status']}: " + "; ".join(filter(None, (check["found"], check["remedy"])))]
+
+
+def render_kinds(experiment: Experiment) -> str:
+    """Every known kind of GPU: what fits, and seconds per step of the first enabled run, also without CUDA graphs."""
+    name = experiment.enabled[0]
+    lines = [f"{name} by number of GPUs: seconds per step (without CUDA graphs), gpu_memory_utilization"]
+    lines.append(f"{'':<12}" + "".join(f"{nodes * gpus:>21}" for nodes, gpus in COUNTS))
+    for kind in GPUS:
+        cells = [_cell(experiment, name, kind, nodes, gpus) for nodes, gpus in COUNTS]
+        lines.append(f"{kind:<12}" + "".join(f"{cell:>21}" for cell in cells))
+    return "\n".join([*lines, "- does not fit; * with the optimizer's moments in main memory"])
+
+
+def _cell(experiment: Experiment, name: str, kind: str, nodes: int, gpus: int) -> str:
+    hardware = on(experiment.hardware, kind, nodes, gpus)
+    seconds = []
+    for graphs in (True, False):
+        engine = hardware.engine.model_copy(update={"cuda_graphs": graphs})
+        there = experiment.model_copy(update={"hardware": hardware.model_copy(update={"engine": engine})})
+        seconds.append(expected_step_seconds(there, name).value)
+    times, memory = f"{seconds[0]:,.0f} ({seconds[1]:,.0f})", plan_memory(there, name)
+    if memory is None:
+        return times
+    if memory["check"]["status"] == FAILED:
+        return "-"
+    settings = memory["settings"]
+    return f"{times} {settings['gpu_memory_utilization']:.2f}{'*' if settings['offload_optimizer'] else ''}"
+
+
+def format_value(value: float) -> str:
+    """A figure with as many digits as it deserves."""
+    if value >= 100 or float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2g}"

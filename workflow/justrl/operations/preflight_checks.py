@@ -1,0 +1,101 @@
+"""The preflight's lists of checks: for an experiment at the terminal, and for one run's job in the workflow."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from justrl.config import Experiment, Hardware, RunDescription
+from justrl.errors import UserError
+from justrl.layout import Layout
+from justrl.model_shape import DEEPSEEK, shape_of
+from justrl.operations import checks, costs, experiment_checks, gpu_checks, queue_checks
+from justrl.operations import planning as plan
+from justrl.operations.checks import FAILED, OK, SKIPPED, Check, guarded
+
+
+def check_experiment(
+    experiment: Experiment, runs: Sequence[str], results: str | Path, profile: Path | None = None
+) -> list[Check]:
+    """All checks of the named runs, in the order in which they would bite: seconds on a login node, nothing written."""
+    results = Path(results)
+    done = [guarded("hub", lambda: experiment_checks.check_hub(experiment, runs, results))]
+    done.append(guarded("disk", lambda: checks.check_disk(results, _planned_gb(experiment, runs))))
+    done.append(guarded("gpus", lambda: checks.check_gpus(experiment.hardware)))
+    for engine in sorted({experiment.runs[run].engine for run in runs}):
+        done.append(guarded("packages", partial(checks.check_packages, engine)))
+        done += gpu_checks.check_card(experiment.hardware, engine)
+    for reward in sorted({experiment.runs[run].recipe.reward for run in runs}):
+        done.append(guarded("reward", partial(experiment_checks.check_reward, reward)))
+    done.append(guarded("golden", lambda: experiment_checks.check_golden(experiment, results)))
+    for run in runs:
+        done += _check_run(experiment, run, results)
+    resources = queue_checks.profile_resources(profile) if profile else queue_checks.profile_resources()
+    try:
+        done += queue_checks.check_queue(queue_checks.requests(experiment, runs, resources), resources)
+    except UserError as error:
+        done.append(Check("slurm", FAILED, str(error)))
+    return done
+
+
+def _check_run(experiment: Experiment, run: str, results: Path) -> list[Check]:
+    recipe, engine = experiment.runs[run].recipe, experiment.runs[run].engine
+    layout = Layout(experiment, str(results))
+    folder, data = Path(layout.base_model(run)), Path(layout.training_data(run))
+    shape = shape_of(experiment.models[experiment.runs[run].model], folder)
+    memory = guarded("memory", lambda: experiment_checks.check_memory(experiment.hardware, engine, recipe, shape))
+    if not folder.is_dir() or not data.is_file():
+        later = f"{run}: not downloaded yet; `snakemake data` fetches it, the preflight rule looks at it again"
+        return [memory, Check("model, prompts", SKIPPED, later)]
+    return [
+        memory,
+        guarded("model", lambda: experiment_checks.check_model(folder)),
+        guarded("prompts", lambda: experiment_checks.check_prompts(data, folder, recipe)),
+    ]
+
+
+def check_job(
+    run: RunDescription,
+    model: str | Path,
+    data: str | Path,
+    hardware: Hardware,
+    output: str | Path,
+    engine_config: Path | None,
+) -> list[Check]:
+    """The checks that a job makes on the node that will train, from the files that the workflow made."""
+    recipe, engine = run.recipe, run.engine
+    shape = shape_of(run.model, model)
+    parameters = (shape or DEEPSEEK).parameters
+    # What one segment adds, whatever came before it.
+    needed = plan.most_full_states() * costs.state_gb(parameters).value + 2 * costs.export_gb(parameters).value
+    return [
+        guarded("run", lambda: experiment_checks.check_run_file(run)),
+        guarded("gpus", lambda: checks.check_gpus(hardware)),
+        guarded("memory", lambda: experiment_checks.check_memory(hardware, engine, recipe, shape)),
+        guarded("packages", lambda: checks.check_packages(engine)),
+        *gpu_checks.check_card(hardware, engine),
+        guarded("compilers", lambda: checks.check_compilers(engine, hardware)),
+        guarded("disk", lambda: checks.check_disk(Path(output).parent, needed)),
+        guarded("reward", lambda: experiment_checks.check_reward(recipe.reward)),
+        guarded("model", lambda: experiment_checks.check_model(model)),
+        guarded("prompts", lambda: experiment_checks.check_prompts(data, model, recipe)),
+        guarded("engine", lambda: _check_engine(engine, engine_config)),
+    ]
+
+
+def _check_engine(engine: str, resolved: Path | None) -> Check:
+    if engine == "reference":
+        return Check("engine", OK, "reference: nothing to compose")
+    if resolved is None or not resolved.is_file():
+        raise UserError(
+            "no resolved verl configuration; the rule resolve_verl_config writes it and checks that it composes"
+        )
+    import yaml
+
+    groups = sorted(yaml.safe_load(resolved.read_text(encoding="utf-8")) or {})
+    if not {"actor_rollout_ref", "algorithm", "data", "trainer"} <= set(groups):
+        return Check("engine", FAILED, f"{resolved} has only {', '.join(groups)}", f"delete {resolved} and run again")
+    return Check("engine", OK, f"verl: {resolved} composes ({len(groups)} groups)")
+
+
+def _planned_gb(experiment: Experiment, runs: Sequence[str]) -> float:
+    return sum(plan.plan_run(experiment, run, None)["disk at most"]["value"] for run in runs)

@@ -1,0 +1,248 @@
+"""Progress and health of runs, read from their files while they train."""
+
+import math
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, median
+
+from justrl.analysis.health import COLLAPSE_FACTOR, EXPLOSION_FACTOR, summarize_run
+from justrl.analysis.metrics import series
+from justrl.config import Hardware, RunDescription, read_part
+from justrl.errors import UserError
+from justrl.io import read_json_object, read_object, read_whole_lines
+from justrl.model_shape import shape_of
+from justrl.operations.planning import duration, hang_timeout_minutes
+from justrl.train.run_lock import HEARTBEAT_SECONDS, process_start
+from justrl.train.watch import START_SECONDS, state_of
+
+BARS = "▁▂▃▄▅▆▇█"
+CHARTED = (("reward_mean", "reward"), ("entropy", "entropy"), ("response_length_mean", "length"))
+# Later than this many steps' time without a new line, something is wrong.
+STALLED_STEPS = 3
+STALLED_SECONDS = 600
+ENTROPY_WINDOW = 20
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """One run: its metrics rows by step, where it should end, when it last wrote, and who is training it.
+
+    `total` is the configured number of steps, `merged` the last step of a run whose segments are all there, `touched`
+    when the trainer's lock was last touched, `hang_seconds` how long its trainer may go without progress, and
+    `unreadable` says which of its files cannot be read.
+    """
+
+    name: str
+    experiment: str
+    rows: list[dict]
+    total: int | None = None
+    updated: float | None = None
+    owner: Mapping = field(default_factory=dict)
+    merged: int | None = None
+    touched: float | None = None
+    hang_seconds: float | None = None
+    unreadable: Sequence[str] = ()
+
+    @property
+    def step(self) -> int:
+        return self.rows[-1]["step"] if self.rows else 0
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.total if self.total is not None else self.step == (self.merged or -1)
+
+    def recent(self, metric: str, last: int = 10) -> float | None:
+        """Mean of the last values of a metric, or None where there are none."""
+        _, values = series(self.rows[-last:], metric)
+        finite = [value for value in values if math.isfinite(value)]
+        return fmean(finite) if finite else None
+
+    @property
+    def step_seconds(self) -> float | None:
+        _, values = series(self.rows[-50:], "step_seconds")
+        return median(values) if values else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        if self.total is None or self.step_seconds is None:
+            return None
+        return max(0, self.total - self.step) * self.step_seconds
+
+
+def find_runs(results: str | Path) -> list[Path]:
+    """Folders of runs under a results folder or one level below it (`results/mini`)."""
+    results = Path(results)
+    found = {path.parent for pattern in ("runs/*/run.json", "*/runs/*/run.json") for path in results.glob(pattern)}
+    return sorted(found)
+
+
+def read_run(folder: str | Path, total: int | None = None) -> RunProgress:
+    """Read a run's published and live metrics; a step that is in both counts once, a torn last line not at all."""
+    folder = Path(folder)
+    described, unreadable = read_json_object(folder / "run.json"), []
+    try:
+        hang_seconds = _hang_seconds(folder)
+    except (UserError, OSError) as error:
+        hang_seconds = None
+        unreadable.append(f"{error}: how long a step may take is not known")
+    published = sorted((folder / "segments").glob("*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
+    live = sorted((folder / "work").glob("**/metrics*.jsonl"), key=lambda path: path.stat().st_mtime)
+    rows: dict[int, dict] = {}
+    for path in [*live, *published]:
+        try:
+            rows |= _rows(path)
+        except OSError as error:
+            unreadable.append(f"{path} cannot be read ({error.strerror}): its steps are missing here")
+    merged, lock = folder / "metrics.jsonl", folder / "work" / "LOCK"
+    return RunProgress(
+        folder.name,
+        described.get("experiment", "?"),
+        [rows[step] for step in sorted(rows)],
+        total,
+        max((path.stat().st_mtime for path in [*published, *live]), default=None),
+        read_json_object(lock),
+        max(_rows(merged), default=None) if merged.is_file() else None,
+        lock.stat().st_mtime if lock.is_file() else None,
+        hang_seconds,
+        unreadable,
+    )
+
+
+def _rows(path: Path) -> dict[int, dict]:
+    return {row["step"]: row for row in read_whole_lines(path) if isinstance(row.get("step"), int)}
+
+
+def _hang_seconds(folder: Path) -> float | None:
+    """The hang timeout of a run's trainer, from the files that its jobs are given; None where they are not there."""
+    run_file, hardware_file = folder / "run.json", folder.parent.parent / "hardware.json"
+    described = read_object(run_file)
+    if not hardware_file.exists():
+        return None
+    run = read_part(RunDescription, described, run_file)
+    hardware = read_part(Hardware, read_object(hardware_file), hardware_file)
+    return 60 * hang_timeout_minutes(hardware, run.engine, run.recipe, shape_of(run.model))
+
+
+def findings(run: RunProgress, now: float | None = None) -> list[str]:
+    """What is wrong with a run, one sentence each; an empty list is a healthy run."""
+    unusual = [*run.unreadable, *_silence(run, time.time() if now is None else now)]
+    if not run.rows:
+        return unusual
+    found = [f["sentence"] for f in summarize_run(run.rows, run.experiment)["findings"] if f["name"] != "missing"]
+    # The last tenth of a long run hides a collapse for weeks, so the newest steps are looked at as well.
+    recent = run.recent("entropy", ENTROPY_WINDOW)
+    _, entropies = series(run.rows[:ENTROPY_WINDOW], "entropy")
+    if recent is not None and entropies and not any("entropy" in sentence for sentence in found):
+        first = fmean(entropies)
+        if recent < first * COLLAPSE_FACTOR or recent > first * EXPLOSION_FACTOR:
+            what = "collapsed" if recent < first else "ran away"
+            found.append(
+                f"entropy {what} in the last {ENTROPY_WINDOW} steps: {first:.3g} at the start, {recent:.3g} now"
+            )
+    return [*unusual, *found, *_non_finite(run)]
+
+
+def _silence(run: RunProgress, now: float) -> list[str]:
+    """What there is to say of a run that makes no step although it should, or whose trainer stands still."""
+    heard = [time_ for time_ in (run.updated, _since(run.owner)) if time_ is not None]
+    if run.finished or not heard or not (run.rows or run.owner):
+        return []
+    silence, hang = now - max(heard), run.hang_seconds or math.inf
+    state = owner_state(run.owner, now - run.touched if run.touched else 0.0)
+    if silence > (hang if run.rows else max(hang, START_SECONDS)):
+        allowed = f"longer than its hang timeout of {duration(hang)}"
+        return [f"no step for {duration(silence)}, {allowed}, {state}: look at the log of train_segment"]
+    if run.rows and silence > max(STALLED_SECONDS, STALLED_STEPS * (run.step_seconds or 0)):
+        return [f"no step for {duration(silence)}, {state}: look at the log of train_segment"]
+    return [state] if "stopped" in state else []
+
+
+def _since(owner: Mapping) -> float | None:
+    """When the owner of a lock took it, in seconds since the epoch."""
+    try:
+        return time.mktime(time.strptime(owner["since"], "%Y-%m-%d %H:%M:%S"))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _non_finite(run: RunProgress) -> list[str]:
+    for row in run.rows:
+        bad = [
+            name
+            for name in ("reward_mean", "entropy", "grad_norm")
+            if name in row and not (isinstance(row[name], int | float) and math.isfinite(row[name]))
+        ]
+        if bad:
+            return [f"{', '.join(bad)} not finite since step {row['step']}"]
+    return []
+
+
+def owner_state(owner: Mapping, silent_seconds: float = 0.0) -> str:
+    """Who holds the run's lock, and whether they can be alive, as far as this machine can tell.
+
+    `silent_seconds` is how long they have not touched the lock, which they do every HEARTBEAT_SECONDS.
+    """
+    if not owner:
+        return "nobody is training"
+    host, pid, job = owner.get("host"), owner.get("pid"), owner.get("slurm_job_id")
+    who = f"held by {f'Slurm job {job}' if job else f'process {pid}'} on {host}"
+    if host == socket.gethostname() and isinstance(pid, int):
+        if (started := process_start(pid)) is None or started != owner.get("started", started):
+            return f"{who}, which is dead"
+        if "stopped" in (state := state_of(pid)):
+            return f"{who}, which {state}; `kill -CONT {pid}` lets it go on"
+    if silent_seconds > 10 * HEARTBEAT_SECONDS:
+        return f"{who}, who has given no sign of life for {duration(silent_seconds)}"
+    return who
+
+
+def sparkline(values: Sequence[float], width: int = 60) -> str:
+    """A chart of one line: the values averaged into `width` columns, lowest to highest."""
+    values = [value for value in values if math.isfinite(value)]
+    if not values:
+        return ""
+    columns = min(width, len(values))
+    edges = [round(index * len(values) / columns) for index in range(columns + 1)]
+    means = [fmean(values[start:end]) for start, end in pairwise(edges)]
+    low, span = min(means), (max(means) - min(means)) or 1.0
+    return "".join(BARS[min(len(BARS) - 1, int((mean - low) / span * len(BARS)))] for mean in means)
+
+
+def render(runs: Sequence[RunProgress], width: int = 60, now: float | None = None) -> str:
+    """All runs as text: a line of figures, a chart of reward, entropy and length, and what is wrong."""
+    if not runs:
+        return "no run has started yet"
+    return "\n\n".join(_render_run(run, width, now) for run in runs)
+
+
+def _render_run(run: RunProgress, width: int, now: float | None) -> str:
+    of = f" of {run.total:,}" if run.total else ""
+    wrong = findings(run, now)
+    health = [f"  health  {sentence}" for sentence in wrong]
+    if not run.rows:
+        return "\n".join([f"{run.name} ({run.experiment})  step 0{of}, {owner_state(run.owner)}", *health])
+    parts = [f"step {run.step:,}{of}"]
+    if run.total:
+        parts[0] += f" ({run.step / run.total:.0%})"
+    if run.step_seconds is not None:
+        parts.append(f"{run.step_seconds:,.1f} s/step")
+    speed = run.recent("tokens_per_second")
+    if speed is not None:
+        parts.append(f"{speed:,.0f} tokens/s")
+    if run.finished:
+        parts.append("finished")
+    elif run.seconds_left is not None:
+        parts.append(f"{duration(run.seconds_left)} left")
+    lines = [f"{run.name} ({run.experiment})  " + "  ".join(parts)]
+    for metric, label in CHARTED:
+        _, values = series(run.rows, metric)
+        if values:
+            lines.append(f"  {label:<8}{run.recent(metric):>9.4g}  {sparkline(values, width)}  from {values[0]:.4g}")
+    truncated = run.recent("response_clip_ratio")
+    if truncated is not None:
+        lines.append(f"  {'cut off':<8}{truncated:>9.1%}  of the responses reach the length limit")
+    return "\n".join(lines + (health or ["  health  good"]))

@@ -1,0 +1,130 @@
+"""What is refused while Snakemake still plans, before the first job."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from justrl.config import Experiment, completed
+from justrl.config_files import differences, in_words
+from justrl.errors import UserError
+from justrl.io import read_object
+from justrl.layout import Layout
+from justrl.operations import trained
+from justrl.train.segment import EXECUTION_KEYS
+
+# What of a run may change in the middle of its training.
+EXECUTION = {f"recipe.{key}" for key in EXECUTION_KEYS}
+
+
+def check_results_folder(experiment: Experiment, results: Path) -> None:
+    """Raise UserError if another experiment than the paper's would write where the paper's results live."""
+    name = experiment.experiment
+    if name != "paper" and results.resolve() == Path("results").resolve():
+        raise UserError(
+            f"config: experiment {name} would write to results/, where the paper's experiment lives; give it a folder "
+            f"of its own, such as `pathvars: {{results: results/{name}}}`"
+        )
+
+
+def check_unchanged(experiment: Experiment, results: Path) -> None:
+    """Raise UserError if a run that has trained steps would go on, or start again, as another training."""
+    layout = Layout(experiment, str(results))
+    for name in experiment.runs:
+        written, folder = Path(layout.run_file(name)), Path(layout.run(name))
+        steps = max([trained.saved_step(folder), *trained.finished_steps(folder)])
+        if not written.is_file() or not steps:
+            continue
+        found = differences(completed(read_object(written)), experiment.described(name).as_dict())
+        changed = in_words(row for row in found if row[0] not in EXECUTION)
+        if changed:
+            raise UserError(
+                f"config: run {name} has trained {steps} steps in {folder}, as another training than the one that is "
+                f"asked for now: {changed}. Undo the change, give the changed experiment a run name of its own, or "
+                f"train anew after `justrl set-aside {name} --results {results}`, which moves the run and its results."
+            )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job that Snakemake is about to start: its outputs, whether it must run anyway, and Snakemake's reason.
+
+    A job must run anyway that was asked for by force, or that was cut short.
+    """
+
+    outputs: tuple[str, ...]
+    must_run: bool
+    reason: str
+
+    @property
+    def replaced(self) -> list[str]:
+        """The outputs that are there and would be made again."""
+        return [] if self.must_run else [path for path in self.outputs if Path(path).exists()]
+
+
+def check_nothing_lost(jobs: Iterable[Planned], layout: Layout, accepted: bool) -> None:
+    """Raise UserError if finished segments would be trained again, or completions sampled again unless accepted.
+
+    A segment that its run's work folder has archived is published from there, not trained.
+    """
+    answers = []
+    for job in jobs:
+        for path in job.replaced:
+            if step := trained.segment_of(path, layout):
+                if not trained.archive_of(step, layout).is_file():
+                    raise UserError(
+                        f"{path} is there and would be trained again ({job.reason:.300}): put back what is missing, or "
+                        f"train anew after `justrl set-aside {step[0]} --results {layout.root}`"
+                    )
+            elif "/completions/" in path:
+                answers.append((path, job.reason))
+    if answers and not accepted:
+        path, reason = answers[0]
+        more = f" and {len(answers) - 1} more files of completions" if len(answers) > 1 else ""
+        raise UserError(
+            f"{path}{more} would be sampled again and replaced ({reason:.300}). Undo the change, give other sampling "
+            "settings a protocol name of their own, or accept it by `--config accept_changes=true`."
+        )
+
+
+def check_all_planned(jobs: Iterable[Planned], asked: Iterable[str]) -> None:
+    """Raise UserError if a file that is asked for is missing, and Snakemake does not plan it.
+
+    Behind an ancient() input that is renewed it does not look whether anything is missing.
+    """
+    outputs = {path: job for job in jobs for path in job.outputs}
+    for path in sorted(set(asked) - outputs.keys()):
+        if not Path(path).exists():
+            raise UserError(
+                f"{path} is missing, and Snakemake plans only what has to be renewed before it: make that first "
+                f"(`snakemake {' '.join(sorted(outputs)[:3])}`), then ask again"
+            )
+
+
+def behind_results(layout: Layout) -> Iterator[str]:
+    """A line on completions, verdicts and models that are gone behind results that are there.
+
+    Snakemake does not miss what lies behind a finished file, and deleting a model to free disk is nobody's mistake.
+    """
+    experiment = layout.experiment
+    names = [name for run in experiment.enabled for name in (f"{run}@base", *layout.checkpoints(run), run)]
+    protocol, gone = experiment.evaluation.protocol, []
+    for name in [*names, *experiment.enabled_external]:
+        done = [b for b in experiment.evaluation.benchmarks if Path(layout.results(name, [b])[0]).is_file()]
+        files = [f for b in done for f in layout.completions(name, b, protocol) + layout.grades(name, b, protocol)]
+        gone += [
+            path for path in files + [layout.target_model(layout.target(name))] * bool(done) if not Path(path).exists()
+        ]
+    if gone:
+        yield (
+            f"Behind finished results {len(gone)} files or folders are gone, which nothing makes again: {gone[0]}"
+            f"{' and others' if len(gone) > 1 else ''}; `justrl verify {layout.root}` lists them."
+        )
+
+
+def check_something_to_report(experiment: Experiment, results: Path) -> None:
+    """Raise UserError where there is nothing to report; Snakemake would name the first missing file alone."""
+    if not any((results / part).exists() for part in ("data", "benchmarks", "figures")):
+        raise UserError(
+            f"nothing of the experiment {experiment.experiment} is in {results} yet: run it first, or add the profile "
+            "of one that was run (`--profile mini`). Of an unfinished one, name the finished files after it."
+        )

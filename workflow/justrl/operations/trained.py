@@ -1,0 +1,88 @@
+"""What runs have trained, read from their folders: where segments end, how far they are saved; setting one aside."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from justrl.config import Experiment
+from justrl.errors import UserError
+from justrl.io import read_object
+from justrl.layout import Layout
+from justrl.train import run_lock
+from justrl.train.segment import WorkDir, step_name
+
+_STATE = re.compile(r"(?:global_)?step_(\d+)")
+
+
+def finished_steps(run: Path) -> set[int]:
+    """The last steps of a run's finished segments: published ones, and archived ones, which are published again."""
+    published = {file.parent.name for file in run.glob("segments/*/metrics.jsonl")}
+    archived = {file.parent.name.removeprefix("step_") for file in run.glob("work/finished/step_*/segment.json")}
+    return {int(step) for step in published | archived if step.isdigit()}
+
+
+def saved_step(run: Path) -> int:
+    """The step of a run's newest training state, of either engine; 0 where there is none."""
+    names = [_STATE.fullmatch(folder.name) for folder in run.glob("work/checkpoints/*step_*")]
+    return max((int(match[1]) for match in names if match), default=0)
+
+
+def segment_ends(experiment: Experiment, results: Path) -> dict[str, list[int]]:
+    """The steps at which the segments of every run end, so that nothing is trained twice.
+
+    Finished segments stay as they are, whatever `segment_steps` says today. The next one ends where the configuration
+    says, not before the newest training state: the steps from the last finished segment to there are not lost.
+    """
+    layout, ends = Layout(experiment, str(results)), {}
+    for name, run in experiment.runs.items():
+        folder = Path(layout.run(name))
+        finished = finished_steps(folder)
+        least = max(saved_step(folder), max(finished, default=0) + 1)
+        ends[name] = sorted(finished | {step for step in run.segment_ends if step >= least})
+    return ends
+
+
+def segment_of(path: str, layout: Layout) -> tuple[str, int] | None:
+    """The run and the last step of the segment that a file or folder belongs to; None for other paths."""
+    match = re.fullmatch(rf"{re.escape(layout.root)}/runs/([^/]+)/segments/(\d+)/[^/]+", path)
+    return (match[1], int(match[2])) if match else None
+
+
+def planned_segments(paths: Iterable[str], layout: Layout) -> set[tuple[str, int]]:
+    """The segments that files to be made belong to."""
+    return {segment for path in paths if (segment := segment_of(path, layout))}
+
+
+def archive_of(segment: tuple[str, int], layout: Layout) -> Path:
+    """What a finished segment leaves in its run's work folder, from which it is published again."""
+    run, step = segment
+    return WorkDir(Path(layout.run(run)) / "work").finished / step_name(step) / "segment.json"
+
+
+def set_aside(run: str, results: Path) -> Path:
+    """Move a run, and what was made of its checkpoints, to <results>/set_aside/; nothing is deleted.
+
+    Evaluations of its base model stay, which are not the run's.
+
+    Raises UserError: there is no such run, or somebody trains it.
+    """
+    folder = results / "runs" / run
+    if not folder.is_dir():
+        raise UserError(f"there is no run in {folder}")
+    if (folder / "work").is_dir():
+        with run_lock.hold(folder / "work/LOCK"):  # refused where somebody trains
+            pass
+    made = [path for path in results.glob(f"evaluations/{run}@*") if path.name != f"{run}@base"]
+    for path in [*results.glob(f"*_{run}*.json"), *results.glob(f"*/*_{run}*.json")]:
+        name = read_object(path).get("name", "")
+        if name == run or (name.startswith(f"{run}@") and name != f"{run}@base"):
+            made.append(path)
+    made += [path for part in ("figures", "first_1000") if (path := results / part / run).is_dir()]
+    number = 1 + len(list(results.glob(f"set_aside/{run}.*")))
+    place = results / "set_aside" / f"{run}.{number}"
+    # The run last: an interrupted move is seen by what is left, and done again.
+    for path in [*made, folder]:
+        target = place / path.relative_to(results)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    return place

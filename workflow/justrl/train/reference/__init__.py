@@ -1,0 +1,1 @@
+"""The reference engine: the whole recipe in one process, PyTorch and transformers."""

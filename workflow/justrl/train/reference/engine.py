@@ -1,0 +1,33 @@
+"""The reference engine: the whole recipe in one process, PyTorch and transformers, on a CPU or one GPU.
+
+Under torchrun it is as many processes as asked for, which split every mini-batch between them.
+"""
+
+from contextlib import nullcontext
+
+from justrl.train.segment import SegmentRequest, WorkDir
+from justrl.train.watch import watched
+
+
+def train_segment(request: SegmentRequest) -> None:
+    """Train a segment, or restore it if it was finished before; publish its model and metrics.
+
+    Raises:
+        SegmentInterrupted: a stop signal came; state saved, start again to go on.
+        UserError: a live trainer is at work in the folder, nothing to resume from, a full disk, a non-finite loss.
+    """
+    from justrl.train.reference.distributed import join_processes
+    from justrl.train.reference.loop import train
+
+    work = WorkDir(request.work_dir)
+    joined = join_processes(request.execution.device)
+    with joined as world, work.attempt(request) if world.is_main else nullcontext() as lock:
+        if not world.from_main(work.has_archive(request) if world.is_main else None):
+            with watched(f"run {request.run}", request.hardware.hang_seconds) as progress:
+                loop = train(request, work, world, lock.check if lock else lambda: None, progress)
+                if lock:
+                    lock.check()
+                    rows = [row for row in loop.rows if row["step"] > request.start_step]
+                    work.archive(request, loop.export, rows)
+        if world.is_main:
+            work.publish(request)

@@ -1,0 +1,310 @@
+"""Training loop of the reference engine: questions, rollouts, rewards, updates and training states.
+
+A step is a function of the policy and (seed, step): which questions it takes, and what is sampled for them. So a
+training that was killed anywhere and resumed ends with the same bits as one that never was, on the same machine.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from justrl.errors import UserError
+from justrl.generation.base import Completed, stop_token_ids
+from justrl.train.reference.checkpoint import (
+    TrainingState,
+    list_states,
+    newest_state,
+    read_identity,
+    save_state,
+    state_step,
+)
+from justrl.train.reference.distributed import ProcessGroup
+from justrl.train.reference.policy import (
+    export_policy,
+    load_model,
+    make_deterministic,
+    make_optimizer,
+    random_state,
+    unshared_tensors,
+    warmup_schedule,
+)
+from justrl.train.reference.questions import Question, load_questions, step_questions
+from justrl.train.reference.rollout import RolloutBackend, TransformersRollouts, VllmRollouts, rollout_sampling
+from justrl.train.reference.step import GRPOTrainer, NonFiniteError, RolloutBatch
+from justrl.train.reference.training_log import Reporter
+from justrl.train.reward import RewardFunction, Rewards
+from justrl.train.segment import (
+    SegmentInterrupted,
+    SegmentRequest,
+    WorkDir,
+    check_not_left_behind,
+    stop_signals,
+    training_differences,
+)
+from justrl.train.watch import Progress
+
+
+class TrainingLoop:
+    """A run in memory: policy, optimizer, questions, and how to make the next step."""
+
+    def __init__(self, request: SegmentRequest, world: ProcessGroup):
+        recipe = request.recipe
+        self.request, self.world, self.recipe = request, world, recipe
+        make_deterministic(request.execution.threads, world.device)
+        self.model, self.tokenizer = load_model(request.model_dir, world.device, recipe.gradient_checkpointing)
+        self.optimizer = make_optimizer(self.model, recipe)
+        self.scheduler = warmup_schedule(self.optimizer, recipe.warmup_steps)
+        self.trainer = GRPOTrainer(self.model, self.optimizer, recipe, world)
+        self.reward = RewardFunction(recipe)
+        self.questions = load_questions(request.train_file, self.tokenizer, recipe.max_prompt_length)
+        self.identity = request.identity()
+        self.rows: list[dict] = []
+        self.backend = self._make_backend()
+
+    def _make_backend(self) -> RolloutBackend:
+        """The sampler that `execution.rollouts` names: transformers (to the bit reproducible) or vllm (fast)."""
+        recipe, execution = self.recipe, self.request.execution
+        sampling = rollout_sampling(
+            recipe.max_response_length,
+            recipe.temperature,
+            recipe.top_p,
+            recipe.top_k,
+            stop_token_ids(self.request.model_dir, self.tokenizer),
+        )
+        name = execution.rollouts
+        if name == "transformers":
+            return TransformersRollouts(
+                self.model,
+                self.tokenizer,
+                sampling,
+                batch_size=execution.rollout_batch_size,
+                autocast=recipe.dtype == "bfloat16",
+            )
+        if name != "vllm" or self.world.size > 1:
+            raise UserError(f"--rollouts must be transformers, or vllm in a single process; got {name!r}")
+        return VllmRollouts(
+            self.request.model_dir,
+            sampling,
+            save_weights=lambda folder: export_policy(self.model, self.request.model_dir, folder, recipe.dtype),
+            scratch=self.request.work_dir / "rollout_weights",
+            max_length=recipe.longest,
+            dtype=recipe.dtype,
+            batch_size=execution.rollout_batch_size,
+        )
+
+    @property
+    def step(self) -> int:
+        """The last step that is done."""
+        return self.rows[-1]["step"] if self.rows else 0
+
+    def state(self) -> TrainingState:
+        """All that the next step depends on."""
+        return TrainingState(
+            step=self.step,
+            model=unshared_tensors(self.model),
+            optimizer=self.optimizer.state_dict(),
+            scheduler=self.scheduler.state_dict(),
+            identity=self.identity,
+            metrics=self.rows,
+            random=random_state(),
+            threads=torch.get_num_threads(),
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Go back to a state."""
+        absent = self.model.load_state_dict(state.model, strict=False).missing_keys
+        if set(absent) != set(self.model.state_dict()) - set(unshared_tensors(self.model)):
+            raise UserError(f"the training state of step {state.step} lacks the weights {', '.join(absent)}")
+        self.optimizer.load_state_dict(state.optimizer)
+        self.scheduler.load_state_dict(state.scheduler)
+        torch.set_rng_state(state.random["cpu"])
+        if self.world.device != "cpu" and "cuda" in state.random:
+            torch.cuda.set_rng_state(state.random["cuda"])
+        if self.world.device == "cpu":
+            # The order of summation, and with it the last bit, depends on the number of threads.
+            torch.set_num_threads(state.threads)
+        self.rows = list(state.metrics)
+
+    def export(self, folder: Path) -> None:
+        """Write the policy as a Hugging Face folder."""
+        export_policy(self.model, self.request.model_dir, folder, self.recipe.dtype)
+
+    def slots(self) -> list[int]:
+        """The places in a step's batch that are this process's: an equal part of every mini-batch."""
+        mini = self.recipe.mini_batch_prompts
+        share = self.world.share(mini, "recipe.mini_batch_prompts")
+        starts = range(0, self.recipe.prompts_per_step, mini)
+        return [slot for start in starts for slot in range(start + share.start, start + share.stop)]
+
+    def roll_out(self, step: int) -> tuple[list[Question], list[Completed]]:
+        """Sample the responses to this process's questions of a step, a question's responses side by side."""
+        group, recipe = self.recipe.rollouts_per_prompt, self.recipe
+        order = self.request.seed if recipe.data_seed is None else recipe.data_seed
+        chosen = step_questions(step, recipe.prompts_per_step, len(self.questions), order)
+        pairs = [(slot, sample) for slot in self.slots() for sample in range(group)]
+        questions = [self.questions[chosen[slot]] for slot, _ in pairs]
+        seeds = [(self.request.seed, step, slot, sample) for slot, sample in pairs]
+        return questions, self.backend.generate([question.prompt for question in questions], seeds)
+
+    def train_step(self) -> dict:
+        """Make the next step and return its metrics.
+
+        Raises NonFiniteError: the loss or gradient is not finite; the batch is written to the working folder.
+        """
+        step, began = self.step + 1, time.monotonic()
+        questions, rollouts = self.roll_out(step)
+        responses = [rollout.token_ids for rollout in rollouts]
+        completions = [rollout.text for rollout in rollouts]
+        lengths = [len(response) for response in responses]
+        rewards = self.reward(completions, [question.gold for question in questions], lengths)
+        rolled_out = time.monotonic()
+        batch = RolloutBatch(
+            [question.prompt for question in questions],
+            responses,
+            torch.tensor(rewards.totals).view(-1, self.recipe.rollouts_per_prompt),
+            [rollout.log_probs for rollout in rollouts],
+        )
+        rate = self.optimizer.param_groups[0]["lr"]
+        try:
+            update = self.trainer.train_step(batch)
+        except NonFiniteError as error:
+            raise self._dump(step, error, questions, completions, rewards) from error
+        self.scheduler.step()
+        now = time.monotonic()
+        row = {"step": step, **self._summary(questions, lengths, rewards), **update, "lr": rate}
+        row["tokens_per_second"] = (row["prompt_tokens"] + row["response_tokens"]) / (now - began)
+        row |= {"step_seconds": now - began, "rollout_seconds": rolled_out - began, "update_seconds": now - rolled_out}
+        self.rows.append(row)
+        return row
+
+    def _summary(self, questions: list[Question], lengths: list[int], rewards: Rewards) -> dict:
+        """Metrics of the rollouts of all processes."""
+        prompts = [len(question.prompt) for question in questions]
+        columns = zip(
+            prompts, lengths, rewards.scores, rewards.penalties, rewards.correct, rewards.undecided, strict=True
+        )
+        everything = self.world.gather(list(columns))
+        prompts, lengths, scores, penalties, correct, undecided = (
+            list(column) for column in zip(*everything, strict=True)
+        )
+        count, group = len(everything), self.recipe.rollouts_per_prompt
+        solved = [sum(correct[i : i + group]) for i in range(0, count, group)]
+        longest = self.recipe.max_response_length
+        return {
+            "reward_mean": (sum(scores) + sum(penalties)) / count,
+            "accuracy": sum(correct) / count,
+            "undecided": sum(undecided) / count,
+            "rollouts": count,
+            "score_mean": sum(scores) / count,
+            "overlong_penalty_mean": sum(penalties) / count,
+            "solve_all": sum(n == group for n in solved) / len(solved),
+            "solve_none": sum(n == 0 for n in solved) / len(solved),
+            "response_length_mean": sum(lengths) / count,
+            "response_length_max": max(lengths),
+            "response_clip_ratio": sum(length == longest for length in lengths) / count,
+            "prompt_tokens": sum(prompts),
+            "response_tokens": sum(lengths),
+        }
+
+    def _dump(self, step: int, error: NonFiniteError, questions, completions, rewards: Rewards) -> NonFiniteError:
+        """Write the batch of a failed step down, and say where."""
+        path = self.request.work_dir / f"nonfinite_step_{step}.json"
+        if self.world.rank:
+            path = path.with_name(f"nonfinite_step_{step}_rank_{self.world.rank}.json")
+        group = self.recipe.rollouts_per_prompt
+        size = group * self.recipe.mini_batch_prompts // self.world.size
+        sequences = [
+            {
+                "mini_batch": index // size + 1,
+                "prompt": self.tokenizer.decode(question.prompt),
+                "gold": question.gold,
+                "completion": completion,
+                "score": score,
+                "penalty": penalty,
+            }
+            for index, (question, completion, score, penalty) in enumerate(
+                zip(questions, completions, rewards.scores, rewards.penalties, strict=True)
+            )
+        ]
+        document = {"step": step, "mini_batch": error.mini_batch + 1, "error": str(error), "sequences": sequences}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
+        return NonFiniteError(
+            f"step {step}: {error}; training stops. The batch is in {path}, the last good state in "
+            f"{self.request.work_dir / 'checkpoints'}",
+            error.mini_batch,
+        )
+
+
+def train(
+    request: SegmentRequest,
+    work: WorkDir,
+    world: ProcessGroup,
+    check_lock: Callable[[], None],
+    progress: Progress,
+) -> TrainingLoop:
+    """Train from the newest usable state to `request.to_step`, saving on the way.
+
+    Args:
+        check_lock: called before every save; raises if another trainer has taken over.
+        progress: tells the watcher what comes next; a step, or what lies between two of them, that takes longer than
+            `hardware.hang_timeout_minutes` is the end of the process, so that a queue can try again.
+
+    Raises:
+        SegmentInterrupted: a stop signal came; the step that was under way is finished and saved.
+        UserError: there is no state to go on from, or no room to save one.
+    """
+    received: list[int] = []
+    with stop_signals(lambda number, _frame: received.append(number)):
+        loop = TrainingLoop(request, world)
+        spare = restore_newest(loop, work)
+        reporter = Reporter(request, loop.rows) if world.is_main else None
+        try:
+            saved = loop.step
+            while True:
+                finished, stop = loop.step == request.to_step, world.any(bool(received))
+                due = finished or stop or loop.step % request.hardware.save_every == 0
+                if world.is_main and due and loop.step != saved:
+                    check_lock()
+                    spare, saved = save_state(work.checkpoints, loop.state(), spare), loop.step
+                if finished:
+                    return loop
+                if stop:
+                    raise SegmentInterrupted(f"{request.run}: told to stop; step {loop.step} is saved")
+                progress(f"in step {loop.step + 1}", request.hardware.hang_seconds)
+                row = loop.train_step()
+                progress(f"after step {loop.step}", request.hardware.hang_seconds)
+                if reporter:
+                    reporter.report(row)
+        finally:
+            if reporter:
+                reporter.close()
+
+
+def restore_newest(loop: TrainingLoop, work: WorkDir) -> Path | None:
+    """Go on from the newest usable state of the segment and return where it is; None at the start of a run.
+
+    Raises UserError: a later segment finds no state, or the run has states beyond the end of this one.
+    """
+    request = loop.request
+    found = newest_state(work.checkpoints, loop.identity, request.start_step, request.to_step)
+    identities = {state_step(path): read_identity(path) for path in list_states(work.checkpoints)}
+    mine = [step for step, known in identities.items() if known and not training_differences(known, loop.identity)]
+    newest = max(mine, default=0)
+    start = found[1].step if found else request.start_step
+    check_not_left_behind(work.checkpoints, start, request.to_step, newest)
+    if found:
+        path, state = found
+        loop.restore(state)
+        if loop.world.is_main:
+            print(f"{request.run}: going on from the state of step {loop.step}", flush=True)
+        return path
+    if request.start_step:
+        raise UserError(
+            f"run {request.run}: no usable training state of step {request.start_step} or later in {work.checkpoints}; "
+            "the segment before has to be trained again (remove its published model and its folder in finished/)"
+        )
+    return None

@@ -1,0 +1,143 @@
+"""The policy loss: PPO's clipped objective with an asymmetric range and a dual clip, averaged over tokens.
+
+It is `compute_policy_loss_vanilla` of verl 0.9 (`verl/trainer/ppo/core_algos.py`) with `token-mean` aggregation. The
+paper's Table 2 gives the range [0.8, 1.28]; the dual clip's constant is known from the authors' script.
+
+`recipe.loss` chooses another: `dr_grpo` (arXiv 2503.20783) divides the same sum by the sequences and the longest
+response, and `gspo` (arXiv 2507.18071) clips one ratio for each sequence, verl's `compute_policy_loss_gspo`.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from justrl.config import Recipe
+
+# verl bounds the log-ratio before taking its exponential.
+MAX_LOG_RATIO = 20.0
+MAX_SEQUENCE_LOG_RATIO = 10.0
+
+
+def policy_loss(
+    recipe: "Recipe",
+    log_probs: "Tensor",
+    old_log_probs: "Tensor",
+    advantages: "Tensor",
+    mask: "Tensor",
+    *,
+    tokens: "Tensor | float | None" = None,
+    sequences: "Tensor | float | None" = None,
+) -> tuple["Tensor", dict[str, "Tensor"]]:
+    """The loss that `recipe.loss` names, with the recipe's clip range; the two functions below have its formulas.
+
+    Args:
+        log_probs, old_log_probs, advantages, mask: the same shape, mask 1 on response tokens: [sequences, tokens], or
+            flat where the loss is one of tokens and `sequences` is given.
+        tokens, sequences: of the whole mini-batch, when this is a part of one; by default those of `mask`.
+
+    Returns:
+        the loss, and sums over the tokens: see `clipped_policy_loss`.
+
+    Raises ValueError: flat tensors for a loss that must know the sequences.
+    """
+    clip = {"clip_ratio_low": recipe.clip_ratio_low, "clip_ratio_high": recipe.clip_ratio_high}
+    columns = (log_probs, old_log_probs, advantages, mask)
+    divisor = tokens
+    if recipe.loss != "vanilla":
+        if mask.ndim != 2 and (sequences is None or recipe.loss == "gspo"):
+            raise ValueError(f"loss {recipe.loss}: tensors must be [sequences, tokens], got {tuple(mask.shape)}")
+        if sequences is None:
+            sequences = mask.bool().any(dim=-1).sum().clamp(min=1)
+        divisor = sequences * (recipe.max_response_length if recipe.loss == "dr_grpo" else 1)
+    if recipe.loss == "gspo":
+        return sequence_policy_loss(*columns, divisor=divisor, **clip)
+    return clipped_policy_loss(*columns, clip_ratio_c=recipe.clip_ratio_c, divisor=divisor, **clip)
+
+
+def clipped_policy_loss(
+    log_probs: "Tensor",
+    old_log_probs: "Tensor",
+    advantages: "Tensor",
+    mask: "Tensor",
+    *,
+    clip_ratio_low: float,
+    clip_ratio_high: float,
+    clip_ratio_c: float,
+    divisor: "Tensor | float | None" = None,
+) -> tuple["Tensor", dict[str, "Tensor"]]:
+    """Sum the clipped losses of the response tokens and divide, for their mean, by the number of tokens.
+
+    For each token with ratio `w = exp(log_prob - old_log_prob)` and advantage `A`:
+    `max(-A w, -A clip(w, 1 - low, 1 + high))`, and where `A < 0` no more than `-A c`.
+
+    Args:
+        log_probs, old_log_probs, advantages, mask: the same shape, mask 1 on response tokens and 0 elsewhere. What
+            stands at masked places is never read, not even NaN.
+        divisor: of the sum, by default the tokens of `mask`; those of the mini-batch, when this is a part of one.
+
+    Returns:
+        the loss, and sums over the masked tokens (not means, so that parts can be added up): `clipped`,
+        `clipped_lower`, `kl` and `tokens`.
+    """
+    import torch
+
+    mask = mask.bool()
+    zero = torch.zeros((), dtype=log_probs.dtype, device=log_probs.device)
+    log_ratio = torch.where(mask, log_probs - old_log_probs, zero).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    advantages = torch.where(mask, advantages, zero)
+    ratio = log_ratio.exp()
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_ratio_low, 1 + clip_ratio_high)
+    pessimistic = torch.maximum(unclipped, clipped)
+    bound = -advantages * clip_ratio_c
+    losses = torch.where(advantages < 0, torch.minimum(bound, pessimistic), pessimistic)
+    tokens = mask.sum()
+    sums = {
+        "clipped": (mask & (clipped > unclipped)).sum(),
+        "clipped_lower": (mask & (pessimistic > bound) & (advantages < 0)).sum(),
+        "kl": -log_ratio.detach().sum(),
+        "tokens": tokens,
+    }
+    return losses.sum() / (tokens.clamp(min=1) if divisor is None else divisor), sums
+
+
+def sequence_policy_loss(
+    log_probs: "Tensor",
+    old_log_probs: "Tensor",
+    advantages: "Tensor",
+    mask: "Tensor",
+    *,
+    clip_ratio_low: float,
+    clip_ratio_high: float,
+    divisor: "Tensor | float",
+) -> tuple["Tensor", dict[str, "Tensor"]]:
+    """Sum the clipped losses of the sequences and divide by `divisor`, the number of sequences of the mini-batch.
+
+    For a sequence of n tokens, `s = exp(sum(log_prob - old_log_prob) / n)`, the geometric mean of its tokens' ratios,
+    and `max(-A s, -A clip(s, 1 - low, 1 + high))`; there is no dual clip. Advantages may differ within a sequence: its
+    loss is the mean over its tokens, and a token's gradient that of its own advantage (GSPO-token).
+
+    Args and returns: as `clipped_policy_loss`, all [sequences, tokens].
+    """
+    import torch
+
+    mask = mask.bool()
+    zero = torch.zeros((), dtype=log_probs.dtype, device=log_probs.device)
+    log_probs = torch.where(mask, log_probs, zero)
+    log_ratio = (log_probs - torch.where(mask, old_log_probs, zero)).detach()
+    advantages = torch.where(mask, advantages, zero)
+    lengths = mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    # The value is the sequence's, the gradient goes through each of its tokens.
+    mean = log_ratio.sum(dim=-1, keepdim=True) / lengths + log_probs - log_probs.detach()
+    ratio = mean.clamp(max=MAX_SEQUENCE_LOG_RATIO).exp()
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_ratio_low, 1 + clip_ratio_high)
+    losses = torch.maximum(unclipped, clipped)
+    sums = {
+        "clipped": (mask & (clipped > unclipped)).sum(),
+        "clipped_lower": torch.zeros_like(mask.sum()),
+        "kl": -log_ratio.sum(),
+        "tokens": mask.sum(),
+    }
+    return (losses / lengths).sum() / divisor, sums

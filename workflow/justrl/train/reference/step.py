@@ -1,0 +1,244 @@
+"""One training step of GRPO: advantages, old log-probabilities and clipped policy updates.
+
+Each step takes the rollouts of a batch of prompts through group advantages, the log-probabilities of the policy that
+drew them, and several clipped updates, one per mini-batch. Names, order and numbers follow verl 0.9, which trains the
+paper's runs; from the same batch both make the same losses and gradients. Where this differs, on purpose:
+
+1. Clip fractions and KL are means over the tokens of a mini-batch; verl averages the means of its micro-batches.
+2. A loss or gradient that is not finite ends the training; verl skips that update and goes on.
+3. A group of equal rewards has advantage 0 exactly; verl leaves a rounding error divided by epsilon.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.rnn import pad_sequence
+
+from justrl.config import Recipe
+from justrl.errors import UserError
+from justrl.train.published_entropy import entropy_as_published
+from justrl.train.reference.advantages import compute_group_advantages
+from justrl.train.reference.distributed import ProcessGroup
+from justrl.train.reference.logprobs import PolicyLogProbs, pack_sequences
+from justrl.train.reference.loss import policy_loss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class NonFiniteError(UserError):
+    """The loss or the gradient stopped being a number; `mini_batch` counts from 0."""
+
+    def __init__(self, message: str, mini_batch: int):
+        super().__init__(message)
+        self.mini_batch = mini_batch
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """The rollouts of one step: prompt and response token ids per sequence, a prompt's group side by side.
+
+    `rewards` is [prompts, group]; there are prompts x group sequences. `rollout_log_probs`, one per response token, are
+    what the sampler computed; they are compared with the trainer's own and enter nothing else. `old_log_probs`, one per
+    response token, and `advantages`, [prompts, group], are used as they are in place of what a step would compute.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    responses: Sequence[Sequence[int]]
+    rewards: Tensor
+    rollout_log_probs: Sequence[Sequence[float]] | None = None
+    old_log_probs: Sequence[Tensor] | None = None
+    advantages: Tensor | None = None
+
+
+class GRPOTrainer:
+    """Updates a policy by GRPO as JustRL does: asymmetric clip, no KL, no entropy bonus; by the recipe's loss.
+
+    Args:
+        model: a causal language model of transformers; the parameters that are optimised, in float32.
+        optimizer: over `model.parameters()`.
+        recipe: what a step does; see config.yaml for each value's source.
+        world: the processes that train together; each holds its part of every mini-batch.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        optimizer: torch.optim.Optimizer,
+        recipe: Recipe,
+        world: ProcessGroup | None = None,
+    ):
+        self.recipe = recipe
+        self.model = model
+        self.optimizer = optimizer
+        self.world = world or ProcessGroup()
+        self.policy = PolicyLogProbs(model, temperature=self.recipe.temperature)
+        self._replica: PolicyLogProbs | DistributedDataParallel = self.policy
+        if self.world.size > 1:
+            self._replica = DistributedDataParallel(self.policy)
+
+    def compute_loss(
+        self,
+        log_probs: Tensor,
+        old_log_probs: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        *,
+        tokens: Tensor | float | None = None,
+        sequences: Tensor | float | None = None,
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The recipe's loss of (a part of) a mini-batch; see `policy_loss` for the arguments.
+
+        Returns:
+            the loss, and means over its tokens: `clip_fraction`, `clip_fraction_lower`, `approx_kl`; and `tokens`.
+        """
+        loss, sums = policy_loss(
+            self.recipe, log_probs, old_log_probs, advantages, mask, tokens=tokens, sequences=sequences
+        )
+        own = max(1.0, float(sums["tokens"]))
+        metrics = {
+            "clip_fraction": float(sums["clipped"]) / own,
+            "clip_fraction_lower": float(sums["clipped_lower"]) / own,
+            "approx_kl": float(sums["kl"]) / own,
+            "tokens": float(sums["tokens"]),
+        }
+        return loss, metrics
+
+    def train_step(self, batch: RolloutBatch) -> dict[str, float]:
+        """Update the policy once per mini-batch on the rollouts of one step.
+
+        Returns:
+            entropy (token mean before the update) and entropy_as_published, unless the batch brings `old_log_probs`;
+            policy_loss, clip_fraction, clip_fraction_lower, approx_kl and grad_norm (before clipping), each the mean
+            over the mini-batches; rollout_probs_diff_mean, if the batch has what it needs.
+
+        Raises NonFiniteError: the loss or the gradient of a mini-batch is not finite; that update is not made.
+        """
+        self.model.train()
+        advantages = batch.advantages
+        if advantages is None:
+            scale = self.recipe.loss != "dr_grpo"
+            advantages = compute_group_advantages(batch.rewards, self.recipe.advantage_epsilon, scale)
+        per_sequence = advantages.flatten().tolist()
+        if batch.old_log_probs is None:
+            old_log_probs, entropies = self.compute_old_log_probs(batch)
+            entropy = self._entropy(batch, entropies)
+        else:
+            old_log_probs, entropy = list(batch.old_log_probs), {}
+        size = self._rows_per_mini_batch(batch)
+        updates = []
+        for number, start in enumerate(range(0, len(batch.responses), size)):
+            rows = range(start, min(start + size, len(batch.responses)))
+            updates.append(self._update(number, rows, batch, per_sequence, old_log_probs))
+        means = {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
+        difference = self._rollout_difference(batch, old_log_probs)
+        return {**entropy, **means, **difference}
+
+    def _rollout_difference(self, batch: RolloutBatch, old_log_probs: list[Tensor]) -> dict[str, float]:
+        """Mean absolute difference of each token's probability between sampler and trainer (verl's rollout_probs_diff).
+
+        More than rounding says that what is trained is not what sampled.
+        """
+        if batch.rollout_log_probs is None:
+            return {}
+        theirs = torch.tensor([x for log_probs in batch.rollout_log_probs for x in log_probs])
+        ours = torch.cat(old_log_probs).cpu()
+        total, tokens = self.world.sum([float((theirs.exp() - ours.exp()).abs().sum()), float(len(ours))])
+        return {"rollout_probs_diff_mean": total / tokens}
+
+    @torch.no_grad()
+    def compute_old_log_probs(self, batch: RolloutBatch) -> tuple[list[Tensor], list[Tensor]]:
+        """Log-probabilities of each response under the policy before the update, and its tokens' entropies in nats."""
+        old_log_probs: list[Tensor] = [torch.empty(0)] * len(batch.responses)
+        entropies = list(old_log_probs)
+        for rows in self._micro_batches(range(len(batch.responses)), batch):
+            log_probs, entropy = self._forward(self.policy, rows, batch, with_entropy=True)
+            lengths = [len(batch.responses[row]) for row in rows]
+            for row, part, own in zip(rows, log_probs.split(lengths), entropy.split(lengths), strict=True):
+                old_log_probs[row], entropies[row] = part, own
+        return old_log_probs, entropies
+
+    def _entropy(self, batch: RolloutBatch, entropies: list[Tensor]) -> dict[str, float]:
+        """The step's entropy, and what the authors' code would have logged; both over the trajectories of all ranks."""
+        own = [
+            (len(prompt), entropy.double().cumsum(0).tolist())
+            for prompt, entropy in zip(batch.prompts, entropies, strict=True)
+        ]
+        everything = self.world.in_order(own, self._rows_per_mini_batch(batch))
+        sums = [cumulated for _, cumulated in everything]
+        lengths = [len(cumulated) for cumulated in sums]
+        published = entropy_as_published(
+            [prompt + length for (prompt, _), length in zip(everything, lengths, strict=True)],
+            lengths,
+            lambda row, tokens: sums[row][tokens - 1] if tokens else 0.0,
+        )
+        entropy = sum(cumulated[-1] for cumulated in sums if cumulated) / sum(lengths)
+        return {"entropy": entropy, "entropy_as_published": published}
+
+    def _rows_per_mini_batch(self, batch: RolloutBatch) -> int:
+        """Trajectories that this process has of a mini-batch; with several, each holds an equal part of every one."""
+        part = self.world.share(self.recipe.mini_batch_prompts, "mini_batch_prompts")
+        return (part.stop - part.start) * batch.rewards.shape[1]
+
+    def _micro_batches(self, rows: range, batch: RolloutBatch) -> list[list[int]]:
+        """Cut rows into micro-batches of like lengths: little padding, and the longest first, where memory peaks."""
+        ordered = sorted(rows, key=lambda row: (-len(batch.prompts[row]) - len(batch.responses[row]), row))
+        size = self.recipe.micro_batch_per_gpu
+        return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+
+    def _forward(self, policy: nn.Module, rows: list[int], batch: RolloutBatch, with_entropy: bool = False):
+        device = next(self.model.parameters()).device
+        input_ids, mask = pack_sequences(
+            [batch.prompts[row] for row in rows], [batch.responses[row] for row in rows], pad_id=0, device=device
+        )
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.recipe.dtype == "bfloat16"):
+            return policy(input_ids, mask, with_entropy)
+
+    def _without_exchange(self) -> contextlib.AbstractContextManager:
+        """Within it, several processes keep their gradients to themselves."""
+        replica = self._replica
+        return replica.no_sync() if isinstance(replica, DistributedDataParallel) else contextlib.nullcontext()
+
+    def _update(
+        self, number: int, rows: range, batch: RolloutBatch, advantages: list[float], old_log_probs: list[Tensor]
+    ) -> dict[str, float]:
+        """One optimizer step on the sequences `rows`, gradients accumulated over micro-batches."""
+        own = [float(sum(len(batch.responses[row]) for row in rows)), float(len(rows))]
+        total_tokens, sequences = self.world.sum(own)
+        micro_batches = self._micro_batches(rows, batch)
+        sums = dict.fromkeys(("policy_loss", "clip_fraction", "clip_fraction_lower", "approx_kl"), 0.0)
+        self.optimizer.zero_grad(set_to_none=True)
+        for index, micro in enumerate(micro_batches):
+            last = index == len(micro_batches) - 1
+            with contextlib.nullcontext() if last else self._without_exchange():
+                log_probs, _ = self._forward(self._replica, micro, batch)
+                per_token = [torch.full((len(batch.responses[row]),), advantages[row]) for row in micro]
+                columns = [
+                    log_probs,
+                    torch.cat([old_log_probs[row] for row in micro]).to(log_probs.device),
+                    torch.cat(per_token).to(log_probs.device),
+                    torch.ones_like(log_probs),
+                ]
+                if self.recipe.loss == "gspo":
+                    lengths = [len(batch.responses[row]) for row in micro]
+                    columns = [pad_sequence(column.split(lengths), batch_first=True) for column in columns]
+                loss, metrics = self.compute_loss(*columns, tokens=total_tokens, sequences=sequences)
+                # DDP averages gradients over processes; the loss is divided by what all of them have together.
+                (loss * self.world.size).backward()
+            sums["policy_loss"] += float(loss.detach())
+            for name in ("clip_fraction", "clip_fraction_lower", "approx_kl"):
+                sums[name] += metrics[name] * metrics["tokens"] / total_tokens
+        sums = dict(zip(sums, self.world.sum(list(sums.values())), strict=True))
+        grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip))
+        for name, value in (("loss", sums["policy_loss"]), ("gradient", grad_norm)):
+            if not torch.isfinite(torch.tensor(value)):
+                self.optimizer.zero_grad(set_to_none=True)
+                raise NonFiniteError(f"the {name} of mini-batch {number + 1} is {value}", number)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {**sums, "grad_norm": grad_norm}

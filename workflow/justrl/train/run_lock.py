@@ -1,0 +1,191 @@
+"""Exclusive lock on a run's work directory; a dead owner's lock is taken over.
+
+The owner writes down where it runs (host, process, start time, Slurm job) and touches the file while it lives. Whoever
+finds the lock asks, in this order: is the process of that number on this host still the same one; is that Slurm job
+still in the queue; was the file touched lately.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from justrl.errors import UserError
+from justrl.io import exclusive, write_json
+
+HEARTBEAT_SECONDS = 30.0
+# On another host, without Slurm to ask, an owner that has been silent for so long is taken for dead.
+STALE_MINUTES = 15.0
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lock; `started`, in clock ticks since boot, tells a process from a later one of the same pid."""
+
+    host: str
+    boot: str
+    pid: int
+    started: str
+    slurm_job_id: str | None
+    slurm_restarts: int
+    since: str
+
+    @classmethod
+    def me(cls) -> "Owner":
+        """Describe this process."""
+        return cls(
+            host=socket.gethostname(),
+            boot=_boot_id(),
+            pid=os.getpid(),
+            started=process_start(os.getpid()) or "",
+            slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+            slurm_restarts=int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+            since=time.strftime("%Y-%m-%d %H:%M:%S"),
+        )
+
+    def __str__(self) -> str:
+        job = f", Slurm job {self.slurm_job_id}" if self.slurm_job_id else ""
+        return f"process {self.pid} on {self.host}{job}, since {self.since}"
+
+
+def _boot_id() -> str:
+    """Tell this boot of this machine (or container host) from others of the same name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def process_start(pid: int) -> str | None:
+    """Return when a process of this host started, in ticks since boot; None if there is none, or only its zombie."""
+    try:
+        # The command's name, in parentheses, may itself hold spaces and parentheses.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    state, started = fields[0], fields[19]
+    return None if state in "ZX" else started
+
+
+def slurm_job_alive(job_id: str) -> bool | None:
+    """Ask Slurm whether a job still holds nodes; None if Slurm cannot be asked."""
+    try:
+        answer = subprocess.run(
+            ["squeue", "--noheader", "--jobs", job_id, "--format", "%T"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if answer.returncode != 0:
+        # A job that has left Slurm's memory is an "Invalid job id"; any other failure says nothing.
+        return False if "Invalid job id" in answer.stderr else None
+    return answer.stdout.strip() in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
+
+
+def owner_alive(owner: Owner, silent_seconds: float, stale_minutes: float = STALE_MINUTES) -> bool:
+    """Say whether the owner of a lock still runs; in doubt it does, until it has been silent for `stale_minutes`."""
+    me = Owner.me()
+    if owner.host == me.host and owner.boot == me.boot:
+        return process_start(owner.pid) == owner.started
+    if owner.slurm_job_id:
+        if owner.slurm_job_id == me.slurm_job_id:
+            # Requeued: Slurm never runs two incarnations of one job.
+            return owner.slurm_restarts >= me.slurm_restarts and silent_seconds < stale_minutes * 60
+        alive = slurm_job_alive(owner.slurm_job_id)
+        if alive is not None:
+            return alive
+    return silent_seconds < stale_minutes * 60
+
+
+class Lock:
+    """The lock file of a working folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._mine: Owner | None = None
+        self._stop = threading.Event()
+
+    def read_owner(self) -> Owner | None:
+        """Read who holds the lock; None if nobody does or the file is unreadable (its writer died in mid-write)."""
+        try:
+            return Owner(**json.loads(self.path.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _silent_seconds(self, probe: Path) -> float:
+        """How long the owner has not touched the lock, by the file server's clock and not by ours."""
+        probe.touch()
+        with suppress(FileNotFoundError):
+            return probe.stat().st_mtime - self.path.stat().st_mtime
+        return float("inf")
+
+    def try_acquire(self) -> Owner | None:
+        """Take the lock, from nobody or from a dead owner; return the live owner if there is one.
+
+        Deciding and taking happen under an advisory lock on a second file, so that two newcomers cannot both take over.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        guard_path = self.path.with_name(self.path.name + ".guard")
+        with exclusive(guard_path):
+            owner = self.read_owner()
+            if owner and owner_alive(owner, self._silent_seconds(guard_path)):
+                return owner
+            self._mine = Owner.me()
+            write_json(self.path, asdict(self._mine))
+        threading.Thread(target=self._beat, daemon=True).start()
+        return None
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            with suppress(OSError):
+                os.utime(self.path)
+
+    def check(self) -> None:
+        """Make sure that the lock is still ours before anything is written.
+
+        Raises UserError: another trainer took over, having taken this one for dead.
+        """
+        owner = self.read_owner()
+        if self._mine is None or owner != self._mine:
+            raise UserError(f"{self.path}: lost to {owner or 'nobody'}; this trainer stops without saving")
+
+    def release(self) -> None:
+        """Give the lock back, if it is still ours."""
+        self._stop.set()
+        if self._mine is not None and self.read_owner() == self._mine:
+            self.path.unlink(missing_ok=True)
+        self._mine = None
+
+
+@contextmanager
+def hold(path: Path, wait_minutes: float = 0.0, poll_seconds: float = 5.0) -> Iterator[Lock]:
+    """Hold the lock at `path` for the length of a block.
+
+    Args:
+        wait_minutes: how long to wait for a live owner to finish before giving up.
+
+    Raises UserError: a live owner holds it, and still does after `wait_minutes`.
+    """
+    lock = Lock(path)
+    deadline = time.monotonic() + wait_minutes * 60
+    announced = False
+    while (owner := lock.try_acquire()) is not None:
+        if time.monotonic() >= deadline:
+            raise UserError(f"{path.parent}: another trainer is at work here ({owner}): wait for it or end it first")
+        if not announced:
+            print(f"waiting for another trainer in {path.parent} ({owner})", flush=True)
+            announced = True
+        time.sleep(poll_seconds)
+    try:
+        yield lock
+    finally:
+        lock.release()

@@ -1,0 +1,248 @@
+"""A segment of training for either engine: the request, and the work directory that survives a killed job.
+
+work_dir/checkpoints/             rolling full training states, the engine's own format, at most 2
+work_dir/finished/step_000060/    hard links to what was published: a finished segment is restored, never retrained
+work_dir/metrics.jsonl            live: one line per step as it happens
+work_dir/attempts.jsonl           when each attempt to train a segment began, on how many GPUs, and how it ended
+work_dir/LOCK                     who trains here now
+"""
+
+import json
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from justrl.config import Hardware, Recipe
+from justrl.config_files import differences
+from justrl.errors import UserError
+from justrl.io import (
+    atomic_folder,
+    file_sha256,
+    link_tree,
+    read_json,
+    read_jsonl,
+    read_whole_lines,
+    weights_sha256,
+    write_json,
+    write_jsonl,
+)
+from justrl.train import run_lock as locking
+
+# Exit status of a trainer that was told to stop and saved first: sysexits' EX_TEMPFAIL, "try again".
+EX_TEMPFAIL = 75
+
+# Metrics that depend on the machine and the hour; all others are the same for the same seed, interrupted or not.
+TIMING_FIELDS = ("step_seconds", "tokens_per_second", "rollout_seconds", "update_seconds")
+
+# Recipe keys that say how a step is computed, not what: changing them in mid-training is allowed.
+EXECUTION_KEYS = ("micro_batch_per_gpu", "gradient_checkpointing")
+
+
+# SIGURG is what Slurm can be told to send before the limit (whoever does not expect it ignores it); SIGTERM comes when
+# the limit is reached, or with a preemption.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGURG, signal.SIGUSR1)
+
+
+@contextmanager
+def stop_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Call `handler(number, frame)` for each of `STOP_SIGNALS` that comes while the block runs."""
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+class SegmentInterrupted(Exception):
+    """The segment was told to stop, saved its state and can be started again; nothing is lost."""
+
+    status = EX_TEMPFAIL
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a segment is trained on this machine; none of it changes the result.
+
+    `threads` None leaves torch's own number, `device` None takes the GPU if there is one, `rollouts` is who samples
+    (transformers or vllm), `rollout_batch_size` None generates all responses of a step together, `wandb` holds project
+    and name.
+    """
+
+    threads: int | None = None
+    device: str | None = None
+    log_every: int = 10
+    rollouts: str = "transformers"
+    rollout_batch_size: int | None = None
+    wait_for_owner_minutes: float = 0.0
+    keep_rollouts: bool = False
+    wandb: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class SegmentRequest:
+    """Train `run` from `start_step` to `to_step` and publish model and metrics.
+
+    `model_dir` is the run's base model, for later segments too: these go on from the state in `work_dir`.
+    `hardware` and `execution` do not change the result.
+    """
+
+    run: str
+    engine: str
+    recipe: Recipe
+    seed: int
+    model_dir: Path
+    train_file: Path
+    start_step: int
+    to_step: int
+    work_dir: Path
+    model_out: Path
+    metrics_out: Path
+    hardware: Hardware
+    execution: Execution = field(default_factory=Execution)
+
+    def __post_init__(self):
+        if not 0 <= self.start_step < self.to_step:
+            raise UserError(
+                f"run {self.run}: a segment goes forward from step 0 or later, got {self.start_step} to {self.to_step}"
+            )
+        if not self.train_file.is_file():
+            raise UserError(f"run {self.run}: no training data at {self.train_file}")
+        if not (self.model_dir / "config.json").is_file():
+            raise UserError(f"run {self.run}: no Hugging Face model in {self.model_dir} (config.json is missing)")
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two trainings the same: a state is only ever resumed by the training that it belongs to."""
+        recipe = {key: value for key, value in self.recipe.as_dict().items() if key not in EXECUTION_KEYS}
+        identity = {
+            "run": self.run,
+            "engine": self.engine,
+            "seed": self.seed,
+            "base_model_sha256": weights_sha256(self.model_dir),
+            "train_file_sha256": file_sha256(self.train_file),
+            "recipe": recipe,
+        }
+        return json.loads(json.dumps(identity))
+
+
+def training_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Where the identities of two trainings differ; a recipe key that an older version lacked has its default."""
+    defaults = {key: field.default for key, field in Recipe.model_fields.items() if not field.is_required()}
+    older, newer = ({**described, "recipe": defaults | described.get("recipe", {})} for described in (before, now))
+    return list(differences(older, newer))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def step_name(step: int) -> str:
+    """Name the folder of a step, so that names sort as steps do."""
+    return f"step_{step:06d}"
+
+
+def check_not_left_behind(checkpoints: Path, start: int, to_step: int, newest: int) -> None:
+    """Refuse to train a segment again that its run has left behind: the first save would delete the newer states.
+
+    `start` is the step that training would go on from, `newest` that of this training's newest state in `checkpoints`.
+
+    Raises UserError: there are steps to train, and a state beyond them.
+    """
+    if start < to_step < newest:
+        raise UserError(
+            f"{checkpoints} holds the training state of step {newest}, and the segment that ends at step {to_step} is "
+            "to be trained again, which would delete it: bring back the files of that segment, or set the run aside to "
+            "train it anew"
+        )
+
+
+class WorkDir:
+    """The working folder of a run; see the module's description for what is in it."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.finished = self.path / "finished"
+        self.live_metrics = self.path / "metrics.jsonl"
+        self.attempts = self.path / "attempts.jsonl"
+
+    @contextmanager
+    def attempt(self, request: SegmentRequest) -> Iterator[locking.Lock]:
+        """Be the only trainer here for the length of a block (see `run_lock.hold`), and write down how it ends."""
+        with locking.hold(self.path / "LOCK", request.execution.wait_for_owner_minutes) as lock:
+            name = uuid.uuid4().hex
+            self._write_down(attempt=name, began=_now(), to_step=request.to_step, gpus=request.hardware.gpus)
+            ended = "finished"
+            try:
+                yield lock
+            except BaseException as error:
+                ended = "stopped" if isinstance(error, SegmentInterrupted) else "failed"
+                raise
+            finally:
+                with suppress(OSError):  # a full disk, which is what the attempt failed of
+                    self._write_down(attempt=name, ended=_now(), how=ended)
+
+    def _write_down(self, **line: Any) -> None:
+        # Begins with a line break, since a killed writer may have left a line without one.
+        with self.attempts.open("a", encoding="utf-8") as handle:
+            handle.write("\n" + json.dumps(line) + "\n")
+
+    def read_attempts(self) -> list[dict[str, Any]]:
+        """The attempts in order: attempt, began, to_step, gpus; ended and how, unless it was killed or still runs.
+
+        `how` is finished, stopped (told to, its state saved) or failed. Times are UTC. No record, no attempts.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for line in read_whole_lines(self.attempts) if self.attempts.is_file() else []:
+            found.setdefault(line.get("attempt", ""), {}).update(line)
+        return [attempt for attempt in found.values() if "began" in attempt]
+
+    def archive(self, request: SegmentRequest, write_model: Callable[[Path], None], metrics: list[dict]) -> None:
+        """Keep what a finished segment publishes: the model that `write_model(folder)` writes, and its metrics.
+
+        Raises UserError: the metrics are not those of exactly the segment's steps.
+        """
+        steps = [row["step"] for row in metrics]
+        if steps != list(range(request.start_step + 1, request.to_step + 1)):
+            raise UserError(
+                f"run {request.run}: the metrics of steps {request.start_step + 1} to {request.to_step} are incomplete "
+                f"({len(steps)} lines): start the run again from a step that has them"
+            )
+        with atomic_folder(self.finished / step_name(request.to_step), sync=True) as folder:
+            write_model(folder / "model")
+            write_jsonl(folder / "metrics.jsonl", metrics)
+            files = {str(path.relative_to(folder)): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
+            segment = {"start_step": request.start_step, "identity": request.identity(), "sha256": files}
+            write_json(folder / "segment.json", segment)
+
+    def has_archive(self, request: SegmentRequest) -> bool:
+        """Say whether the segment was finished before, by the same training and with every byte still there."""
+        folder = self.finished / step_name(request.to_step)
+        if not folder.is_dir():
+            return False
+        try:
+            segment = read_json(folder / "segment.json")
+            damaged = [name for name, sha in segment["sha256"].items() if file_sha256(folder / name) != sha]
+            problem = f"{', '.join(damaged)} changed since" if damaged else None
+            if training_differences(segment["identity"], request.identity()):
+                problem = "it belongs to another training (recipe, seed or data)"
+        except (OSError, ValueError, KeyError) as error:
+            problem = f"not readable: {error}"
+        if problem:
+            print(f"{folder} is not used: {problem}", file=sys.stderr, flush=True)
+            return False
+        # Segments may have been cut differently then; the steps must be the ones asked for.
+        return segment["start_step"] == request.start_step
+
+    def publish(self, request: SegmentRequest) -> None:
+        """Put the archived model and metrics of a segment where the request wants them, each atomically."""
+        folder = self.finished / step_name(request.to_step)
+        with atomic_folder(request.model_out) as model:
+            link_tree(folder / "model", model)
+        write_jsonl(request.metrics_out, read_jsonl(folder / "metrics.jsonl"))

@@ -1,0 +1,36 @@
+"""verl's agent-loop workers with prompts built by what the tokenizer has, not by the type of the model.
+
+verl 0.9.1 takes its Qwen prompt builder for every model of type qwen2, and that one needs `<|im_end|>`. DeepSeek's R1
+distillations are of type qwen2 and have no such token: each rollout would fail before it starts (verl#7637, mended
+after 0.9.1). `actor_rollout_ref.rollout.agent.agent_loop_manager_class` names the manager below.
+"""
+
+import ray
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+
+from justrl.generation.base import END_OF_TURN
+
+DEEPSEEK_END = "<｜end▁of▁sentence｜>"
+
+
+def builder_model_type(model_type: str | None, vocabulary: dict[str, int]) -> str | None:
+    """The model type by which verl chooses a builder that the tokenizer can serve; None for its generic one."""
+    if model_type != "qwen2" or END_OF_TURN in vocabulary:
+        return model_type
+    return "deepseek_v3" if DEEPSEEK_END in vocabulary else None
+
+
+class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # the class under Ray's actor
+    hf_model_type: str | None
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.hf_model_type = builder_model_type(self.hf_model_type, self.tokenizer.get_vocab())
+
+
+class AgentLoopManager(AgentLoopManagerTQ):
+    """verl's manager, which starts these workers."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(_Worker)

@@ -1,0 +1,143 @@
+"""verl without a GPU: the platform that its plugin interface asks for, and the two places that have no hook.
+
+Importing this module registers the platform "cpu", which VERL_PLATFORM=cpu chooses; it is never detected by itself. It
+is what lets the paper's engine run, whole, on any machine and in every test.
+"""
+
+import os
+from contextlib import contextmanager, nullcontext
+from types import ModuleType
+from typing import Any
+
+import torch
+from verl.plugin.platform import PlatformBase, PlatformRegistry
+
+
+class _Stream:
+    """A stream, or an event on one, of a device that has none."""
+
+    def synchronize(self) -> None: ...
+
+    def record(self, stream: Any = None) -> None: ...
+
+    def wait_stream(self, other: Any) -> None: ...
+
+
+def _device_module() -> ModuleType:
+    """`torch.cpu` with the memory and stream functions that verl calls on an accelerator, doing nothing."""
+    module = ModuleType("justrl_cpu_device")
+    module.__dict__.update({name: getattr(torch.cpu, name) for name in dir(torch.cpu) if not name.startswith("__")})
+    nothing = {
+        "empty_cache", "reset_peak_memory_stats", "set_device", "manual_seed", "manual_seed_all", "ipc_collect",
+        "set_rng_state", "set_per_process_memory_fraction",
+    }  # fmt: skip
+    for name in nothing:
+        setattr(module, name, lambda *args, **kwargs: None)
+    for name in ("memory_allocated", "memory_reserved", "max_memory_allocated", "max_memory_reserved"):
+        setattr(module, name, lambda *args, **kwargs: 0)
+    vars(module).update(
+        is_available=lambda: True,
+        device_count=lambda: 1,
+        get_device_name=lambda *args: "CPU",
+        mem_get_info=lambda *args: (0, 0),
+        get_rng_state=lambda *args: torch.get_rng_state(),
+        Stream=_Stream,
+        Event=_Stream,
+        current_stream=lambda *args: _Stream(),
+        stream=lambda *args: nullcontext(),
+    )
+    return module
+
+
+@PlatformRegistry.register(platform="cpu")
+class PlatformCPU(PlatformBase):
+    """One logical accelerator for each rank, all of them this machine's processor."""
+
+    _module = _device_module()
+
+    @property
+    def device_name(self) -> str:
+        return "cpu"
+
+    @property
+    def vendor_name(self) -> str:
+        return "cpu"
+
+    @property
+    def device_module(self) -> ModuleType:
+        return self._module
+
+    def is_available(self) -> bool:
+        return True
+
+    def is_platform_available(self, use_smi_check: bool = False) -> bool:
+        """Never: the platform has to be asked for."""
+        return False
+
+    def current_device(self) -> torch.device:
+        """The processor as a device: an index would mean an accelerator."""
+        return torch.device("cpu")
+
+    def device_count(self) -> int:
+        return 1
+
+    def set_device(self, device_index: Any) -> None: ...
+
+    def synchronize(self, device_index: Any = None) -> None: ...
+
+    def manual_seed(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+    def manual_seed_all(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+    def set_allocator_settings(self, settings: str) -> None: ...
+
+    def empty_cache(self) -> None: ...
+
+    def get_device_capability(self, device_index: int = 0) -> tuple[None, None]:
+        return None, None
+
+    def communication_backend_name(self) -> str:
+        return "gloo"
+
+    def visible_devices_envvar(self) -> str:
+        return "CUDA_VISIBLE_DEVICES"
+
+    @contextmanager
+    def nvtx_range(self, msg: str):
+        yield
+
+    def profiler_start(self) -> None: ...
+
+    def profiler_stop(self) -> None: ...
+
+    def ray_resource_name(self) -> str:
+        """Ray counts ranks by its GPU resource, which `ray.init(num_gpus=...)` declares without any GPU."""
+        return "GPU"
+
+    def ray_noset_envvars(self) -> list[str]:
+        return ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
+
+    def is_ipc_supported(self) -> bool:
+        """Weights then go through shared memory."""
+        return False
+
+    def cudart(self) -> None:
+        return None
+
+
+def _use_plain_gloo() -> None:
+    """verl asks for "cpu:gloo,<device>:<backend>", which torch refuses when the device is the processor itself."""
+    from verl.utils import distributed
+
+    original = distributed.initialize_global_process_group_ray
+
+    def initialize(timeout_second=None, backend=None):
+        return original(timeout_second, backend or "gloo")
+
+    distributed.initialize_global_process_group_ray = initialize
+
+
+if os.environ.get("VERL_PLATFORM") == "cpu":
+    _use_plain_gloo()

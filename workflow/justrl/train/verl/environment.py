@@ -1,0 +1,91 @@
+"""The processes of an attempt: what they are told by environment variables, and the commands that start them."""
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from justrl.config import Hardware
+from justrl.machine import usable_cores
+from justrl.train.verl import nodes
+from justrl.train.verl.progress import ATTEMPT_VARIABLE, POLL_VARIABLE
+from justrl.train.verl.request import VerlRequest
+
+PACKAGE_ROOT = Path(__file__).resolve().parents[3]
+# Ray refuses to start an actor without a CPU left for it; on a small machine they are declared, not dedicated.
+LEAST_CPUS = 16
+# verl loads these modules in each of its processes.
+MODULES_VARIABLE = "VERL_USE_EXTERNAL_MODULES"
+SLURM_KEPT = ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_SUBMIT_DIR")
+
+
+def cpus(hardware: Hardware) -> int:
+    """CPUs that Ray may count on: those of the allocation, never the machine's."""
+    allocated = os.environ.get("SLURM_CPUS_ON_NODE")
+    available = int(allocated) if allocated else usable_cores()
+    return max(LEAST_CPUS, min(available, hardware.cpus_per_node))
+
+
+def merge_variables() -> dict[str, str]:
+    """The environment of verl's model merger, which needs no accelerator."""
+    return os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "PYTHONPATH": _python_path()}
+
+
+def _python_path() -> str:
+    return os.pathsep.join([str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def variables(request: VerlRequest, attempt: Path, log: Path) -> dict[str, str]:
+    """The environment of the trainer and, through Ray, of all its workers."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        # Another cluster's address would be joined; threads are Ray's to set, one for each CPU of a worker. What Slurm
+        # says of the step that this is would be taken for wishes by the srun of more than one node.
+        if name not in ("RAY_ADDRESS", "OMP_NUM_THREADS")
+        and (name in SLURM_KEPT or not name.startswith(("SLURM_", "SRUN_", "SBATCH_")))
+    }
+    ours = {
+        "PYTHONPATH": _python_path(),
+        MODULES_VARIABLE: ",".join(["justrl.train.verl.plugin", *filter(None, [inherited.get(MODULES_VARIABLE)])]),
+        "VERL_FILE_LOGGER_PATH": str(log.resolve()),
+        ATTEMPT_VARIABLE: str(attempt.resolve()),
+        "JUSTRL_STACKS": str(attempt.resolve() / "stacks"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray asks every process for a token; one of its own for each attempt, the same on all its nodes.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "VLLM_NO_USAGE_STATS": "1",
+        # Compiles at its first request and wants nvcc for it (vLLM#49497); the rollouts, top-p 1, never use it.
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if request.on_cpu:
+        ours |= {
+            "VERL_PLATFORM": "cpu",
+            # verl registers its FSDP engine for cuda and npu; the code is the same.
+            "VERL_ENGINE_DEVICE": "cuda",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": "1",
+            # Else vLLM runs a C++ compiler at each start, for one comparison of its samples' log-probabilities.
+            "TORCH_COMPILE_DISABLE": "1",
+            POLL_VARIABLE: "0.05",
+        }
+    return inherited | ours
+
+
+def command(request: VerlRequest, configuration: Path, record: Path) -> list[str]:
+    """The command of an attempt: the trainer under guard, on this node or, for more than one, on each by srun."""
+    trainer = [sys.executable, "-m", "justrl.train.verl.launch", str(configuration)]
+    guard = [sys.executable, "-m", "justrl.train.verl.guard", "--record", str(record), "--make-scratch"]
+    if request.hardware.nodes == 1:
+        return [*guard, "--watch-stdin", "--", *trainer]
+    names, cpus_of_job = nodes.allocation(request.hardware.nodes)
+    head = nodes.head_address(names)
+    spread = [*nodes.srun(request.hardware, cpus_of_job), *guard, "--"]
+    spread += nodes.commands(request.hardware, head, request.cpus or LEAST_CPUS, request.ranks_per_node)
+    local_guard = [sys.executable, "-m", "justrl.train.verl.guard", "--record", f"{record}.launcher"]
+    return [*local_guard, "--watch-stdin", "--", *spread, *trainer]

@@ -1,0 +1,66 @@
+"""Files between trainer and supervisor: the trainer's progress, and the request to save and stop."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from justrl.io import read_json_object
+
+# Folder in which one attempt's trainer and its supervisor meet.
+ATTEMPT_VARIABLE = "JUSTRL_ATTEMPT"
+# Seconds between two looks at the rollouts under way, where verl's own 2.0 would be most of a tiny step.
+POLL_VARIABLE = "JUSTRL_POLL_SECONDS"
+# The phases before the first step of an attempt.
+START, LOAD_STATE, LOAD_WEIGHTS = STARTING = ("start", "load state", "load weights into vLLM")
+
+
+class Progress:
+    """The files of one attempt: the trainer's `progress.json`, `problem.txt` and `ended`, the supervisor's `stop`."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.file = self.folder / "progress.json"
+        self.stop_file = self.folder / "stop"
+        self.problem_file = self.folder / "problem.txt"
+        self.ended_file = self.folder / "ended"
+
+    @classmethod
+    def of_this_attempt(cls) -> "Progress":
+        """The files of the attempt that this process belongs to."""
+        return cls(os.environ[ATTEMPT_VARIABLE])
+
+    def report(self, step: int, phase: str) -> None:
+        """Say that `phase` of `step` begins."""
+        # Not flushed to disk: only a living supervisor reads it.
+        partial = self.file.with_suffix(".partial")
+        partial.write_text(json.dumps({"step": step, "phase": phase, "time": time.time(), "pid": os.getpid()}))
+        partial.replace(self.file)
+
+    def last(self) -> dict:
+        """The latest report, or an empty mapping before the first."""
+        return read_json_object(self.file)
+
+    def fail(self, problem: str) -> None:
+        """Say in a sentence why the trainer ends itself."""
+        self.problem_file.write_text(problem, encoding="utf-8")
+
+    def problem(self) -> str:
+        """Why the trainer ended itself; empty if it did not."""
+        return self.problem_file.read_text(encoding="utf-8") if self.problem_file.is_file() else ""
+
+    def ask_to_stop(self) -> None:
+        """Ask the trainer to save at the next safe moment and end."""
+        self.stop_file.touch()
+
+    def stop_requested(self) -> bool:
+        """Whether the trainer should save and end."""
+        return self.stop_file.exists()
+
+    def end(self) -> None:
+        """Say that the trainer has ended, on more than one node: srun may have to wait for a node that is lost."""
+        self.ended_file.touch()
+
+    def ended(self) -> bool:
+        """Whether the trainer has said that it ended."""
+        return self.ended_file.exists()

@@ -1,0 +1,129 @@
+"""What a segment asks of verl, the form of a setting, and what the values of settings are computed from."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from justrl.config import Hardware, Recipe
+from justrl.errors import UserError
+from justrl.model_shape import ModelShape
+from justrl.train.verl.memory import Settings, settings_of
+
+# verl's GRPO adds this constant to the standard deviation and offers no key for it (compute_grpo_outcome_advantage).
+VERL_ADVANTAGE_EPSILON = 1e-6
+
+Value = Callable[["VerlRequest"], Any]
+
+
+@dataclass(frozen=True)
+class VerlRequest:
+    """What one segment of a run asks of verl.
+
+    Paths are text, as they stand in the resolved configuration; the defaults
+    name what is filled in when a segment starts, so that a run's configuration can be written without any machine's
+    folders in it.
+    """
+
+    recipe: Recipe
+    seed: int
+    hardware: Hardware
+    run: str = "run"
+    experiment: str = "paper"
+    start_step: int = 0
+    to_step: int | None = None
+    model: str = "<model>"
+    shape: ModelShape | None = None
+    train_file: str = "<train_file>"
+    validation_file: str = "<train_file>"
+    checkpoints: str = "<work>/checkpoints"
+    rollouts: str | None = None
+    cpus: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether this machine has no GPU: the same stack then runs on gloo and vLLM's CPU backend."""
+        return self.hardware.gpus_per_node == 0 or self.hardware.gpu == "none"
+
+    @property
+    def engine(self) -> Settings:
+        """The engine's settings, those left open derived from the GPUs and the model."""
+        return settings_of(self.hardware, self.recipe, self.shape)
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Data-parallel workers on each node: one for each GPU, at least one on a CPU."""
+        return max(1, self.hardware.gpus_per_node)
+
+    @property
+    def ranks(self) -> int:
+        """Data-parallel workers in all."""
+        return self.ranks_per_node * self.hardware.nodes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting: what it is called in the recipe, verl's key, its value, where that comes from, and why.
+
+    `added` marks a key that verl reads but does not have in its default configuration.
+    """
+
+    name: str
+    key: str
+    value: Value | Any
+    source: str
+    note: str = ""
+    added: bool = False
+
+    def value_for(self, request: VerlRequest) -> Any:
+        """The value for one request."""
+        return self.value(request) if callable(self.value) else self.value
+
+
+def of(*keys: str) -> Value:
+    """The recipe's value under `keys`."""
+
+    def value(request: VerlRequest) -> Any:
+        value = functools.reduce(getattr, keys, request.recipe)
+        return list(value) if isinstance(value, tuple) else value
+
+    return value
+
+
+def mixed_precision(dtype: str) -> dict[str, str]:
+    """FSDP's precisions for a compute type: parameters in it, gradients summed and buffers kept in float32."""
+    short = {"bfloat16": "bf16", "float32": "fp32"}
+    if dtype not in short:
+        raise UserError(f"recipe.dtype: verl trains in {' or '.join(short)}, got {dtype!r}")
+    return {"param_dtype": short[dtype], "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+
+
+def longest(request: VerlRequest) -> int:
+    """Tokens of the longest sequence: prompt and response."""
+    return request.recipe.longest
+
+
+def data_seed(request: VerlRequest) -> int:
+    """The seed of the order of the questions."""
+    return request.seed if request.recipe.data_seed is None else request.recipe.data_seed
+
+
+def check_recipe(request: VerlRequest) -> None:
+    """Refuse what verl would ignore or compute in another way.
+
+    Raises UserError: naming the key of the recipe, its value and what verl can do.
+    """
+    recipe = request.recipe
+    if request.on_cpu and recipe.kl_coefficient:
+        raise UserError("recipe.kl_coefficient: verl's reference model needs a GPU; leave it 0.0 on a CPU")
+    if recipe.advantage_epsilon != VERL_ADVANTAGE_EPSILON:
+        raise UserError(
+            f"recipe.advantage_epsilon: verl has {VERL_ADVANTAGE_EPSILON} built in and no key for another, got "
+            f"{recipe.advantage_epsilon}; use `engine: reference` for that"
+        )
+    if recipe.prompts_per_step % recipe.mini_batch_prompts:
+        raise UserError(
+            f"recipe.mini_batch_prompts ({recipe.mini_batch_prompts}) must divide prompts_per_step "
+            f"({recipe.prompts_per_step}): verl would drop the rest without a word"
+        )

@@ -1,0 +1,40 @@
+"""The run's reward inside verl: `reward.custom_reward_function` of the resolved configuration points here.
+
+verl's reward workers call `compute_score` for each rollout, in threads; the overlong penalty, where it is on, is then
+added by verl's own `dapo` reward manager.
+"""
+
+from functools import cache
+from typing import Any
+
+from justrl.verifiers import get_reward
+
+
+@cache
+def _reward(name: str):
+    return get_reward(name)
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str,
+    extra_info: dict[str, Any] | None = None,
+    reward: str = "paper",
+    **_: Any,
+) -> dict[str, float]:
+    """Score one rollout.
+
+    Args:
+        data_source: where the question comes from; every source is scored alike.
+        solution_str: the decoded response, special tokens removed.
+        ground_truth: the gold answer.
+        extra_info: unused.
+        reward: name of the rule, from the recipe (`reward.custom_reward_function.reward_kwargs`).
+
+    Returns:
+        `score`, what GRPO sees before any overlong penalty; `acc`, 1.0 where the answer is right; `undecided`, 1.0
+        where the verifier gave up, which counts as wrong. All calls share the limits of verifiers/rewards.py.
+    """
+    (mark,) = _reward(reward).mark([(solution_str, ground_truth)])
+    return {"score": mark.score, "acc": float(mark.score > 0), "undecided": float(mark.undecided)}

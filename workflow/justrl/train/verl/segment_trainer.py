@@ -1,0 +1,188 @@
+"""verl's synchronous trainer, with what a supervised segment needs added at its hooks; the algorithm is verl's.
+
+Added: reports of progress, the share of right answers and the entropy as published as metrics, at most two full states
+on disk, and a save at the first safe moment when the supervisor asks to stop, even in the middle of the rollouts.
+
+Mended, since verl 0.9.1 goes on without a word:
+1. Trajectories come in the order in which they finished, short ones first, and mini-batches are cut from that. They are
+   put back in the order of prompts and samples, from which the authors' verl balanced and cut (`_balance_batch`,
+   `update_policy`): each rank takes a balanced share, in order, and each mini-batch is the next part of every share.
+2. A step that lacks trajectories is filled up with copies; here it ends the training.
+3. A gradient that is not finite skips the update; here it ends the training.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import transfer_queue as tq
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils import tensordict_utils as tu
+
+from justrl.train.published_entropy import entropy_as_published
+from justrl.train.verl import checkpoints
+from justrl.train.verl.progress import LOAD_STATE, LOAD_WEIGHTS, POLL_VARIABLE, START, Progress
+
+
+class SegmentStopped(Exception):
+    """The supervisor asked to stop, and the state is saved."""
+
+
+class TrainingProblem(Exception):
+    """A step went wrong in a way that verl would pass over."""
+
+
+def prompt_id(step: int, place: int) -> str:
+    """Name the prompt at a place of a step's batch; verl names a trajectory <prompt id>_<sample>_<turn>."""
+    return f"{step}-{place}"
+
+
+def place_of(key: str) -> tuple[int, int]:
+    """Where a trajectory belongs in its step: (place of its prompt, sample)."""
+    prompt, sample, _ = key.split("_")
+    return int(prompt.split("-")[1]), int(sample)
+
+
+def missing_trajectories(keys: list[str], prompts: int, samples: int) -> list[tuple[int, int]]:
+    """The places (prompt, sample) of a step for which there is no trajectory."""
+    return sorted({(p, s) for p in range(prompts) for s in range(samples)} - {place_of(key) for key in keys})
+
+
+class _Loader:
+    """Stands in for the data loader while a state is saved, with the position at which the step began."""
+
+    def __init__(self, position: dict):
+        self.position = position
+
+    def state_dict(self) -> dict:
+        return self.position
+
+
+class SegmentTrainer(PPOTrainerSync):
+    """verl's trainer for one segment of a run."""
+
+    train_dataloader: Any
+
+    def __init__(self, config):
+        self._progress = Progress.of_this_attempt()
+        self._progress.report(0, START)
+        super().__init__(config)
+        self._position: dict = {}
+        self._saved_step = -1
+        self._watch_rollouts()
+
+    def _watch_rollouts(self) -> None:
+        """Look for a request to stop whenever verl looks at the rollouts under way."""
+        buffer = self.replay_buffer
+        buffer.poll_interval = float(os.environ.get(POLL_VARIABLE, buffer.poll_interval))
+        wait = buffer._wait_for_next_poll
+
+        def wait_and_watch(partition_id: str, last_debug_time: float) -> float:
+            if self._progress.stop_requested():
+                self._save_before_this_step()
+            return wait(partition_id, last_debug_time)
+
+        buffer._wait_for_next_poll = wait_and_watch
+
+    def _load_checkpoint(self):
+        self._progress.report(0, LOAD_STATE)
+        super()._load_checkpoint()
+        self._saved_step = self.global_steps
+        self._progress.report(self.global_steps, LOAD_WEIGHTS)
+
+    def on_step_begin(self):
+        self._position = self.train_dataloader.state_dict()
+        self._progress.report(self.global_steps, "rollout")
+        super().on_step_begin()
+
+    def _fetch_one_gen_batch(self):
+        """The next prompts, with names that say their place in the step instead of random ones."""
+        batch = super()._fetch_one_gen_batch()
+        names = [prompt_id(self.global_steps, place) for place in range(len(batch))]
+        tu.assign_non_tensor_stack(batch, "uid", names)
+        return batch
+
+    def _balance_batch(self, batch, metrics, *args, **kwargs):
+        """Put the step's trajectories in the order of prompts and samples, then balance them over the ranks."""
+        prompts, samples = self.config.data.train_batch_size, self.config.actor_rollout_ref.rollout.n
+        if missing := missing_trajectories(batch.keys, prompts, samples):
+            self._fail(
+                f"step {self.global_steps}: {len(missing)} of {prompts * samples} rollouts are missing (prompt "
+                f"{missing[0][0]} of the step, sample {missing[0][1]}, and so on): their cause stands above this in "
+                "launch.log, at 'Error in _run_prompt'; a step of fewer would be another recipe"
+            )
+        metrics["justrl/rollouts"] = len(batch)
+        batch.reorder(sorted(range(len(batch)), key=lambda row: place_of(batch.keys[row])))
+        return super()._balance_batch(batch, metrics, *args, **kwargs)
+
+    def _compute_old_log_prob(self, batch, metrics):
+        rows = sorted(range(len(batch)), key=lambda row: place_of(batch.keys[row]))
+        result = super()._compute_old_log_prob(batch, metrics)
+        keys = [batch.keys[row] for row in rows]
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["entropy"])
+        sums = [entropies.double().cumsum(0).tolist() for entropies in data["entropy"].unbind()]
+        if self.config.actor_rollout_ref.actor.loss_agg_mode != "token-mean":
+            # verl aggregates the entropy it logs as it does the loss; ours is a mean over tokens under every loss.
+            metrics["actor/entropy"] = sum(row[-1] for row in sums if row) / sum(len(row) for row in sums)
+        metrics["justrl/entropy_as_published"] = entropy_as_published(
+            [batch.tags[row]["seq_len"] for row in rows],
+            [len(cumulated) for cumulated in sums],
+            lambda row, tokens: sums[row][tokens - 1] if tokens else 0.0,
+        )
+        return result
+
+    def _update_actor(self, batch, metrics):
+        batch = super()._update_actor(batch, metrics)
+        for name in ("actor/grad_norm", "actor/pg_loss"):
+            if not np.isfinite(metrics[name]):
+                self._fail(
+                    f"step {self.global_steps}: {name} is {metrics[name]}, so verl skipped an update; training stops. "
+                    f"The last good state is in {self.config.trainer.default_local_dir}"
+                )
+        return batch
+
+    def _fail(self, problem: str) -> NoReturn:
+        self._progress.fail(problem)
+        raise TrainingProblem(problem)
+
+    def on_sample_end(self):
+        super().on_sample_end()
+        self._progress.report(self.global_steps, "update")
+
+    def on_step_end(self):
+        if self._progress.stop_requested() and self._saved_step != self.global_steps:
+            self._save_checkpoint()
+        super().on_step_end()
+        self._progress.report(self.global_steps, "log")
+
+    def _save_before_this_step(self) -> None:
+        """Save the state in which this step began: nothing of it has changed while the rollouts are under way."""
+        self.global_steps -= 1
+        if self._saved_step != self.global_steps and self.global_steps > 0:
+            loader, self.train_dataloader = self.train_dataloader, _Loader(self._position)
+            self._save_checkpoint()
+            self.train_dataloader = loader
+        raise SegmentStopped(f"asked to stop; saved after step {self.global_steps}")
+
+    def _save_checkpoint(self):
+        self._progress.report(self.global_steps, "save")
+        checkpoints.remove_all_but_newest(Path(self.config.trainer.default_local_dir))
+        super()._save_checkpoint()
+        self._saved_step = self.global_steps
+
+    def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch):
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
+        keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+        # tensordict hands out a stack or, where it has unpacked one before, a plain list.
+        extra = data["extra_fields"]
+        extra = extra.tolist() if hasattr(extra, "tolist") else extra
+        for name, key in (("accuracy", "acc"), ("undecided", "undecided")):
+            metrics[f"justrl/{name}"] = float(np.mean([fields["reward_extra_info"][key] for fields in extra]))
+
+
+def install() -> None:
+    """Make verl's trainer mode "sync" this trainer, in the process that runs it."""
+    TRAINER_REGISTRY["sync"] = SegmentTrainer

@@ -1,0 +1,29 @@
+"""The settings of a run as Markdown, for docs/verl.md: what it is called, verl's key, the value, its source and why."""
+
+import json
+from collections.abc import Iterable
+
+from justrl import config
+from justrl.model_shape import shape_of
+from justrl.train.verl.request import Row, VerlRequest
+
+
+def markdown(rows: Iterable[Row], request: VerlRequest) -> str:
+    """One table of settings with their values for `request`."""
+    lines = ["| what | verl key | value | source | note |", "|---|---|---|---|---|"]
+    for row in rows:
+        value = json.dumps(row.value_for(request))
+        lines.append(f"| {row.name} | `{row.key}` | `{value}` | {row.source} | {row.note} |")
+    return "\n".join(lines)
+
+
+def request_for(experiment: config.Experiment, run: str) -> VerlRequest:
+    """What a run asks of verl on the hardware of the configuration."""
+    return VerlRequest(
+        recipe=experiment.run(run).recipe,
+        seed=experiment.seed,
+        hardware=experiment.hardware,
+        run=run,
+        experiment=experiment.experiment,
+        shape=shape_of(experiment.models[experiment.run(run).model]),
+    )

@@ -1,0 +1,113 @@
+"""Translation of a run to verl's complete configuration, resolved and checked by verl's own code.
+
+`justrl verl config` writes the file; the engine does the same for each segment, with the paths of
+the machine filled in. Nothing but the rows of `settings` is changed, and a key that verl does not have is refused, so
+the older names that verl accepts and ignores (`custom_reward_function.*`, `reward_model.*`) cannot be asked for.
+"""
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+from justrl.config import Hardware, RunDescription
+from justrl.errors import UserError
+from justrl.io import atomic_write
+from justrl.model_shape import shape_of
+from justrl.train.verl import settings
+from justrl.train.verl.request import Row, VerlRequest, check_recipe
+
+# Groups that verl keeps so that old commands still compose, and never reads.
+IGNORED_GROUPS = ("custom_reward_function", "reward_model", "sandbox_fusion")
+
+
+def require_verl() -> None:
+    """Raise a UserError that names the environment if verl is not installed here."""
+    from importlib.util import find_spec
+
+    if find_spec("verl") is None:
+        raise UserError(
+            "engine verl is not installed in this environment: make it with `make gpu-env` (GPUs) or `make verl-env` "
+            "(CPU only), or choose `engine: reference` for the run"
+        )
+
+
+def default_configuration():
+    """verl's own defaults for GRPO and PPO, as an OmegaConf tree with its interpolations."""
+    require_verl()
+    from hydra import compose, initialize_config_module
+
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose("ppo_trainer")
+
+
+def apply_row(configuration, row: Row, value: Any) -> None:
+    """Set one key of the tree.
+
+    Raises UserError: the key is one that verl ignores, does not exist, or exists though the row calls it added.
+    """
+    from omegaconf import OmegaConf
+
+    if row.key.split(".")[0] in IGNORED_GROUPS:
+        raise UserError(f"verl ignores {row.key}: use the group `reward` instead")
+    parent, _, last = row.key.rpartition(".")
+    node = OmegaConf.select(configuration, parent)
+    # A key without a default ("???") counts as known: `in` would deny it, `keys` does not.
+    known = node is not None and last in node.keys()  # noqa: SIM118
+    if not known and not row.added:
+        raise UserError(f"verl 0.9.1 has no setting {row.key}")
+    OmegaConf.update(configuration, row.key, value, merge=False, force_add=row.added)
+
+
+def resolve(request: VerlRequest):
+    """The complete configuration for `request`: verl's defaults with our rows, interpolations resolved, checked.
+
+    Raises UserError: a recipe that verl cannot follow, a key that it does not have, or what verl's own checks refuse.
+    """
+    check_recipe(request)
+    configuration = default_configuration()
+    for row in settings.rows(request):
+        apply_row(configuration, row, row.value_for(request))
+    check(configuration)
+    from omegaconf import OmegaConf
+
+    return OmegaConf.create(OmegaConf.to_container(configuration, resolve=True))
+
+
+def check(configuration) -> None:
+    """Run verl's own validation, and build the dataclasses that it skips.
+
+    verl prints while it checks; its output is dropped unless the check fails.
+    """
+    from omegaconf import OmegaConf
+    from verl.trainer.ppo.reward import resolve_reward_manager_cls
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
+
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            validate_config(
+                configuration,
+                use_reference_policy=need_reference_policy(configuration),
+                use_critic=need_critic(configuration),
+            )
+            for group in ("actor_rollout_ref.actor", "actor_rollout_ref.rollout", "algorithm"):
+                omega_conf_to_dataclass(OmegaConf.select(configuration, group))
+            resolve_reward_manager_cls(configuration)
+    except Exception as error:
+        raise UserError(f"verl refuses this configuration: {error}") from error
+
+
+def write_configuration(configuration, path: str | Path) -> None:
+    """Write the configuration as YAML, keys in verl's order, so that two of them can be compared line by line."""
+    from omegaconf import OmegaConf
+
+    with atomic_write(path) as handle:
+        handle.write(OmegaConf.to_yaml(configuration))
+
+
+def request_from_run(run: RunDescription, hardware: Hardware) -> VerlRequest:
+    """The request that the written description of a run (run.json) makes, with no step or path filled in."""
+    shape, name = shape_of(run.model), run.experiment
+    return VerlRequest(run.recipe, run.seed, hardware, run=run.run, experiment=name, shape=shape)

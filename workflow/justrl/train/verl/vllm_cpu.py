@@ -1,0 +1,37 @@
+"""vLLM's CPU worker, as verl uses it: with weights that can be replaced.
+
+vLLM's CPU backend packs the weight of each linear layer for oneDNN and drops the original, after which verl cannot send
+it a new one. The class below, which the resolved configuration names as the worker's extension, keeps it.
+"""
+
+from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+
+# Marks the function that was put in place already.
+KEPT = "justrl_keeps_weights"
+
+
+def keep_linear_weights() -> None:
+    """Make vLLM keep each linear layer's weight beside the packed copy, which is packed anew after each update."""
+    from vllm.model_executor.layers import linear
+    from vllm.model_executor.layers import utils as layer_utils
+
+    original = layer_utils.dispatch_cpu_unquantized_gemm
+    if getattr(original, KEPT, False):
+        return
+
+    def dispatch(layer, remove_weight: bool):
+        return original(layer, remove_weight=False)
+
+    setattr(dispatch, KEPT, True)
+    layer_utils.dispatch_cpu_unquantized_gemm = dispatch
+    # The module may have bound the name already.
+    if hasattr(linear, "dispatch_cpu_unquantized_gemm"):
+        linear.dispatch_cpu_unquantized_gemm = dispatch
+
+
+class WeightKeepingExtension(vLLMColocateWorkerExtension):
+    """verl's worker extension, which keeps linear weights before any model is loaded."""
+
+    def __new__(cls, **kwargs):
+        keep_linear_weights()
+        return super().__new__(cls, **kwargs)

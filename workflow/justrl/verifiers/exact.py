@@ -1,0 +1,76 @@
+r"""The two training rewards, which compare the boxed answer with the gold character for character.
+
+`PaperVerifier` is the authors' (thunlp/JustRL, `train/verl/utils/reward_score/math_dapo.py`,
+`compute_score(strict_box_verify=True)`): +1/-1, the last `\boxed{` within the last 100 characters, nothing normalised.
+`MathRuleVerifier` gives 1/0: the last balanced `\boxed{...}` anywhere, compared without spaces.
+"""
+
+from justrl.verifiers.extraction import final_boxed, last_boxed
+from justrl.verifiers.outcome import Grade, Grader, Outcome, require_text
+
+WINDOW = 100
+
+
+class ExactVerifier(Grader):
+    """Base of both: how the answer is found, its normal form, and the reward of a wrong answer differ."""
+
+    wrong_reward = 0.0
+
+    def extract_answer(self, text: str) -> str | None:
+        r"""Answer that `text` gives in a `\boxed{...}`; None if it gives none. Never raises on a string."""
+        raise NotImplementedError
+
+    def normalize(self, answer: str) -> str:
+        """Form in which answer and gold are compared: `answer` as it is."""
+        require_text(answer=answer)
+        return answer
+
+    def verify(self, completion: str, gold: str) -> float:
+        """Return 1.0 if the completion's boxed answer equals the gold after normalisation, else `wrong_reward`."""
+        return 1.0 if self.grade(completion, gold).correct else self.wrong_reward
+
+    def grade(self, completion: str, gold: str) -> Grade:
+        """Grade as `verify` does, telling a wrong answer from none."""
+        require_text(completion=completion, gold=gold)
+        answer = self.extract_answer(completion)
+        if answer is None:
+            return Grade(Outcome.UNPARSED)
+        correct = self.normalize(answer) == self.normalize(gold)
+        return Grade.of(Outcome.CORRECT if correct else Outcome.WRONG, answer)
+
+
+class MathRuleVerifier(ExactVerifier):
+    r"""Rule-based reward 1.0 or 0.0: the last balanced `\boxed{...}` equals the gold up to spaces.
+
+    Takes time linear in the text and never raises on a string.
+    """
+
+    name = "strict"
+
+    def extract_answer(self, text: str) -> str | None:
+        r"""Content of the last `\boxed{...}` with balanced braces, stripped; None if there is none."""
+        require_text(text=text)
+        answer = last_boxed(text)
+        return None if answer is None else answer.strip()
+
+    def normalize(self, answer: str) -> str:
+        """Strip `answer` and remove all its spaces."""
+        require_text(answer=answer)
+        return answer.strip().replace(" ", "")
+
+
+class PaperVerifier(ExactVerifier):
+    r"""The paper's reward: +1.0 if the box in the last 100 characters holds exactly the gold, else -1.0.
+
+    Nothing is normalised: a space, a `\dfrac` or a leading zero makes an answer wrong. So does a box whose opening lies
+    before the window, and a final box that does not close. Never raises on a string.
+    """
+
+    name = "paper"
+    wrong_reward = -1.0
+
+    def extract_answer(self, text: str) -> str | None:
+        r"""Content of the last `\boxed{` within the last 100 characters, unchanged; None if absent or unbalanced."""
+        require_text(text=text)
+        # The upstream cut to 300 characters before the one to 100 changes nothing and is left out.
+        return final_boxed(text[-WINDOW:])

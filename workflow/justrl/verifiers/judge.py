@@ -1,0 +1,190 @@
+r"""A judge model: says whether a completion's final answer is the gold, for what the rules could not match.
+
+The paper sends every completion that its rules reject to `opencompass/CompassVerifier-3B`. Their script (thunlp/JustRL,
+`evals/grade.py`) looks the question up where it is not, so the judge always reads an empty one; here it is filled in,
+and `fill_question=False` gives the authors' prompt. Any Hugging Face chat model can judge.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from justrl.errors import UserError
+from justrl.generation import base as backends
+from justrl.generation import load_backend
+from justrl.generation.base import Sampling, SamplingRequest, chat_prompt
+from justrl.verifiers.extraction import last_boxed
+from justrl.verifiers.outcome import Grade, Grader, Outcome, require_text
+
+# The text that CompassVerifier was trained to answer; its source and licence stand beside it.
+COMPASS_VERIFIER_PROMPT = Path(__file__).with_name("compass_verifier_prompt.txt").read_bytes().decode("utf-8")
+
+_VERDICT = re.compile(r"\W*(?:(?P<letter>[ABC])\b)?\W*(?P<word>CORRECT|INCORRECT|INVALID)?\W*")
+_OUTCOMES = {
+    "A": Outcome.CORRECT, "B": Outcome.WRONG, "C": Outcome.UNPARSED,
+    "CORRECT": Outcome.CORRECT, "INCORRECT": Outcome.WRONG, "INVALID": Outcome.UNPARSED,
+}  # fmt: skip
+# Room that a verdict needs at the least; a completion that would take it is shortened.
+VERDICT_TOKENS = 64
+
+
+def read_verdict(text: str, exact: bool = False) -> Outcome:
+    """Outcome of a judge's answer: A or CORRECT, B or INCORRECT, C or INVALID; anything else is `unparsed`.
+
+    With `exact`, only the letter "A" alone is correct and all else wrong, as the authors' script counts.
+    """
+    text = text.strip()
+    if exact:
+        return Outcome.CORRECT if text == "A" else Outcome.WRONG
+    match = _VERDICT.fullmatch(text)
+    named = {_OUTCOMES[value] for value in (match["letter"], match["word"]) if value} if match else set()
+    return named.pop() if len(named) == 1 else Outcome.UNPARSED
+
+
+@dataclass(eq=False)
+class ModelGrader(Grader):
+    """Grades (completion, gold, question) with a judge model at temperature 0.
+
+    Give it only what the rules rejected. The model is loaded on first use. Equal triples are judged once.
+
+    Args:
+        model: a Hugging Face model folder, or a hub id (then `revision` names the commit).
+        backend: "vllm" or "transformers".
+        max_tokens: longest verdict, in tokens.
+        fill_question: False leaves the question empty, as the authors' script does.
+        max_model_len: longest prompt plus verdict, in tokens; default: what the model was made for. A longer completion
+            loses its beginning, never its end.
+        prompt: template with the fields question, gold_answer and llm_response; default: CompassVerifier's.
+        exact_verdict: count only the bare letter "A" as correct and all else as wrong, as the authors' script does.
+        dtype, tensor_parallel_size, batch_size, engine_options: as `generation.load_backend` takes them.
+    """
+
+    name = "model"
+
+    model: str | Path = "opencompass/CompassVerifier-3B"
+    revision: str | None = None
+    backend: str = "vllm"
+    max_tokens: int = 2048
+    fill_question: bool = True
+    max_model_len: int | None = None
+    prompt: str = COMPASS_VERIFIER_PROMPT
+    exact_verdict: bool = False
+    dtype: str = "auto"
+    tensor_parallel_size: int = 1
+    batch_size: int | None = None
+    engine_options: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise UserError(f"a judge's max_tokens must be at least 1, got {self.max_tokens}")
+        try:
+            self.prompt.format(question="", gold_answer="", llm_response="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserError(
+                "a judge's prompt may have the fields {question}, {gold_answer} and {llm_response}, and other braces "
+                f"only doubled: {error!r}"
+            ) from error
+        self._judge: _Judge | None = None
+
+    def grade(self, completion: str, gold: str, question: str = "") -> Grade:
+        """Judge one completion."""
+        return self.grade_many([(completion, gold, question)])[0]
+
+    def grade_many(self, triples: Iterable[tuple[str, ...]]) -> list[Grade]:
+        """Judge (completion, gold, question) triples, all in one submission to the backend.
+
+        `extracted` is the content of the last box, for voting. A triple whose question and gold alone exceed the
+        model's length is `timeout`. Raises UserError where `fill_question` is on and a question is missing.
+        """
+        triples = [tuple(triple) for triple in triples]
+        for triple in triples:
+            self._check(triple)
+        wanted = list(dict.fromkeys(triples))
+        outcomes = dict.fromkeys(wanted, Outcome.TIMEOUT)
+        if wanted:
+            self._judge = self._judge or _Judge(self)
+            for index, text in self._judge.verdicts(wanted):
+                outcomes[wanted[index]] = read_verdict(text, self.exact_verdict)
+        return [Grade.of(outcomes[triple], last_boxed(triple[0])) for triple in triples]
+
+    def _check(self, triple: tuple) -> None:
+        if len(triple) == 2 and not self.fill_question:
+            return
+        if len(triple) != 3 or (self.fill_question and not triple[2]):
+            raise UserError(
+                "the model grader needs (completion, gold, question) with the question filled in; set "
+                "fill_question=False to judge without it, as the authors' script does"
+            )
+        require_text(completion=triple[0], gold=triple[1], question=triple[2])
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        if self._judge is not None:
+            self._judge.backend.close()
+        self._judge = None
+
+
+class _Judge:
+    """The loaded model and the making of its prompts."""
+
+    def __init__(self, grader: ModelGrader) -> None:
+        self.grader = grader
+        self.tokenizer = backends.load_tokenizer(grader.model, grader.revision)
+        self.stop_tokens = backends.stop_token_ids(grader.model, self.tokenizer, grader.revision)
+        self.length = grader.max_model_len or backends.model_length(grader.model, grader.revision)
+        names = ("revision", "dtype", "tensor_parallel_size", "batch_size", "engine_options")
+        options = {name: getattr(grader, name) for name in names}
+        self.backend = load_backend(grader.backend, grader.model, max_model_len=self.length, **options)
+        self.room = min(grader.max_tokens, VERDICT_TOKENS)
+        if self.length <= self.room:
+            raise UserError(f"the judge {grader.model} holds {self.length} tokens, too few for a prompt and a verdict")
+
+    def verdicts(self, triples: list[tuple]) -> Iterator[tuple[int, str]]:
+        """Yield (index, text) as the judge answers; a triple that does not fit however short is left out."""
+        from tqdm import tqdm
+
+        every = 0.5 if sys.stderr.isatty() else 10.0
+        requests = (request for request in map(self._request, range(len(triples)), triples) if request is not None)
+        answers = self.backend.generate(requests)
+        for answer in tqdm(answers, total=len(triples), desc="judging", unit="answer", mininterval=every):
+            yield int(answer.id), answer.text
+
+    def _request(self, index: int, triple: tuple):
+        prompt = self.prompt_tokens(*triple)
+        if prompt is None:
+            return None
+        room = min(self.grader.max_tokens, self.length - len(prompt))
+        sampling = Sampling(temperature=0.0, top_p=1.0, top_k=-1, max_tokens=room, stop_token_ids=self.stop_tokens)
+        return SamplingRequest(str(index), prompt, seed=0, sampling=sampling)
+
+    def prompt_tokens(self, completion: str, gold: str, question: str = "") -> list[int] | None:
+        """Token ids of the prompt; the completion loses its beginning where it must. None if that is too little."""
+        completion, gold, question = (self._plain(text) for text in (completion, gold, question))
+        question = question if self.grader.fill_question else ""
+        tokens = self._encode(completion, gold, question)
+        if len(tokens) <= self.length - self.room:
+            return tokens
+        kept = self.tokenizer.encode(completion, add_special_tokens=False)
+        while kept:
+            # Cutting changes how the text at the cut is split into tokens, so the count may be off by a few.
+            excess = len(tokens) - (self.length - self.room)
+            kept = kept[max(1, excess) :]
+            tokens = self._encode(self.tokenizer.decode(kept), gold, question)
+            if len(tokens) <= self.length - self.room:
+                return tokens
+        return None
+
+    def _encode(self, completion: str, gold: str, question: str) -> list[int]:
+        content = self.grader.prompt.format(question=question, gold_answer=gold, llm_response=completion)
+        return self.tokenizer.encode(chat_prompt(self.tokenizer, content), add_special_tokens=False)
+
+    def _plain(self, text: str) -> str:
+        """Text that a tokenizer takes, in which nothing ends the judge's turn: control tokens are broken up."""
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        for token in self.tokenizer.all_special_tokens:
+            if len(token) > 1:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text

@@ -1,0 +1,61 @@
+"""Training rewards: a grader's verdict as a number, within a limit on time for each step.
+
+Evaluation can wait for an answer that takes long; a training step cannot: 2,048 answers like `ln(ln(...5))`, each
+ended by the graders' limit of five seconds, would hold it for hours. Three things bound what `robust` takes:
+
+- one comparison has half a second of processor time, a tenth of what evaluation gives it;
+- a distinct pair of answer and gold is compared once, also where the comparison was ended by that limit;
+- all of them together have a budget of wall-clock time: 60 seconds saved up, and 0.03 more for each answer that is
+  marked, which makes at most two minutes for the 2,048 of a step, whatever they are.
+
+An answer that is then not decided counts as wrong. It is counted (the metric `undecided`), and said once. What strings
+and fractions decide is decided always. `paper` and `strict` only compare strings: neither leaves anything undecided.
+"""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from justrl.verifiers.outcome import Grader, Outcome
+from justrl.verifiers.pooled import PooledGrader
+
+COMPARISON_SECONDS = 0.5
+SAVED_SECONDS = 60.0
+SECONDS_PER_ANSWER = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What one completion earned; `undecided` where its grader gave up, which counts as wrong."""
+
+    score: float
+    undecided: bool = False
+
+
+class Reward:
+    """Marks completions: 1.0 for what `grader` accepts, `wrong` for everything else. Threads may share one."""
+
+    def __init__(self, name: str, grader: Grader, wrong: float) -> None:
+        self.name, self.grader, self.wrong = name, grader, wrong
+        self._said = False
+
+    def __call__(self, completion: str, gold: str) -> float:
+        """Score of one completion."""
+        return self.mark([(completion, gold)])[0].score
+
+    def mark(self, pairs: Iterable[tuple[str, str]]) -> list[Mark]:
+        """Mark (completion, gold) pairs, in their order."""
+        pairs = list(pairs)
+        if isinstance(self.grader, PooledGrader):
+            self.grader.grant(SECONDS_PER_ANSWER * len(pairs), SAVED_SECONDS)
+        grades = self.grader.grade_many(pairs)
+        marks = [Mark(1.0 if it.correct else self.wrong, it.outcome is Outcome.TIMEOUT) for it in grades]
+        if not self._said and (given_up := [it.extracted for it in grades if it.outcome is Outcome.TIMEOUT]):
+            self._said = True
+            print(
+                f"reward {self.name}: {given_up[0]!r:.100} is not decided within the limits and counts as wrong; "
+                "the metric `undecided` counts such answers from now on",
+                file=sys.stderr,
+                flush=True,
+            )
+        return marks

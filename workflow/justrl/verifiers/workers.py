@@ -1,0 +1,339 @@
+"""Process pool with hard limits for each item: processor time, wall-clock time and memory.
+
+Threads cannot be stopped and signal handlers do not run inside C code, so graders that compute with SymPy do it here.
+A worker is a fresh Python interpreter (`python -m justrl.verifiers.workers MODULE:FUNCTION ...`), so nothing is forked
+from a process that holds threads or a GPU, and the caller's main module is not imported again. It loads what the
+function needs once, then forks a child to do the work, and another whenever that one dies. Caller and child speak JSON
+lines, one item at a time. The kernel holds the child to its limits, also where the caller is gone:
+
+- processor time for each item (SIGPROF ends the child);
+- wall-clock time for each item (SIGALRM ends it), far longer, so that a busy machine does not change verdicts;
+- address space: an allocation beyond it raises MemoryError.
+
+A pool may have a budget besides: wall-clock seconds in which its workers have items, starting them not counted. Where
+it is spent, no further item is begun, and those that wait are given up as NO_TIME_LEFT.
+
+Why not `pebble.ProcessPool` 5.2: its only limit is of wall-clock time, so a busy machine would change verdicts; and it
+replaces a worker that a limit has ended by a new process that loads math-verify again: the item behind it came 28 s
+later (spawn) or 5 s (forkserver), and 2 s here, measured on one busy machine. Both import the caller's main module too.
+"""
+
+import json
+import os
+import resource
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+START_SECONDS = 300.0
+MAX_FAILED_STARTS = 3
+# An item must fit into an empty pipe (64 KiB on Linux), so that writing it never waits.
+MAX_ITEM_BYTES = 60_000
+NO_TIME_LEFT = "no time left"
+
+
+class GaveUp:
+    """Stands for the result of an item that ran into a limit; `reason` says which."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        return f"GaveUp({self.reason!r})"
+
+
+class WorkerPool:
+    """Runs `target` ("package.module:function", JSON in, JSON out) on items, each within hard limits.
+
+    Args:
+        target: a function of one JSON value; a `warm_up` function in its module is called before the first item.
+        workers: most processes at once, started when needed; default: the processors at hand, at most 8.
+        cpu_seconds: processor time one item may take.
+        wall_seconds: wall-clock time one item may take; default: ten times the processor time and 30 seconds.
+        memory_mb: address space of one worker.
+
+    `seconds_left` is None, no budget, until the first `grant`.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        workers: int | None = None,
+        cpu_seconds: float = 5.0,
+        wall_seconds: float | None = None,
+        memory_mb: int = 3072,
+    ) -> None:
+        self.limit = workers or min(8, len(os.sched_getaffinity(0)))
+        self.wall_seconds = wall_seconds or 10 * cpu_seconds + 30
+        self.target = target
+        self.command = [target, str(cpu_seconds), str(self.wall_seconds), str(memory_mb)]
+        self._lock = threading.RLock()
+        self._asked = 0
+        self.seconds_left: float | None = None
+        self._budget_lock = threading.Lock()
+        self._adopt()
+
+    def _adopt(self) -> None:
+        self._owner = os.getpid()
+        self._workers: list[_Worker] = []
+        self._finalizer = weakref.finalize(self, _end_all, self._workers, self._owner)
+
+    def map(self, items: Sequence[Any]) -> list[Any]:
+        """Results in the order of `items`; a GaveUp where a limit was met. RuntimeError if workers cannot start."""
+        with self._lock:
+            if os.getpid() != self._owner:
+                self._adopt()
+            try:
+                return _Run(self, items).results()
+            except BaseException:
+                # Interrupted half-way: answers to old questions must not be taken for answers to the next.
+                self.close()
+                raise
+
+    def grant(self, seconds: float, at_most: float) -> None:
+        """Add to the budget, of which at most `at_most` seconds are saved up; it begins with as many."""
+        with self._budget_lock:
+            left = at_most if self.seconds_left is None else self.seconds_left
+            self.seconds_left = min(at_most, left + seconds)
+
+    def spend(self, seconds: float) -> None:
+        """Take from the budget, if there is one."""
+        with self._budget_lock:
+            if self.seconds_left is not None:
+                self.seconds_left -= seconds
+
+    def close(self) -> None:
+        """End all workers. The pool can be used again."""
+        with self._lock:
+            _end_all(self._workers, self._owner)
+
+
+def _end_all(workers: list["_Worker"], owner: int) -> None:
+    # A forked child holds the same list but not the same children.
+    if os.getpid() == owner:
+        while workers:
+            workers.pop().end()
+
+
+class _Worker:
+    """A worker as its caller sees it: its pipes, the item it has, and when that is overdue beyond all limits."""
+
+    def __init__(self, command: list[str]) -> None:
+        package_root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker, closed in kill()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "justrl.verifiers.workers", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
+            # A group of its own: killed together with its child, and not reached by the terminal's Ctrl-C.
+            start_new_session=True,
+        )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        self.ready = False
+        self.item: int | None = None
+        self.deadline = time.monotonic() + START_SECONDS
+        self.buffer = b""
+
+    def send(self, item: int, line: bytes, deadline: float) -> None:
+        self.stdin.write(line)
+        self.stdin.flush()
+        self.item, self.deadline = item, deadline
+
+    def read_lines(self) -> list[bytes] | None:
+        """Lines that have arrived, or None once the worker is gone."""
+        chunk = os.read(self.stdout.fileno(), 65_536)
+        if not chunk:
+            return None
+        *lines, self.buffer = (self.buffer + chunk).split(b"\n")
+        return lines
+
+    def error_text(self) -> str:
+        self.errors.seek(0)
+        return self.errors.read().decode("utf-8", "replace")[-2000:].strip()
+
+    def end(self) -> None:
+        """Let an idle worker finish by closing its pipe; kill one that does not."""
+        if self.ready and self.item is None:
+            with suppress(OSError, subprocess.TimeoutExpired):
+                self.stdin.close()
+                self.process.wait(timeout=5)
+        self.kill()
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for stream in (self.stdin, self.stdout, self.errors):
+            # What was still buffered has nowhere to go.
+            with suppress(OSError):
+                stream.close()
+
+
+class _Run:
+    """One call of `WorkerPool.map`: hands out items, collects results, replaces workers that are gone."""
+
+    def __init__(self, pool: WorkerPool, items: Sequence[Any]) -> None:
+        self.pool = pool
+        self.workers = pool._workers
+        # Numbered on from call to call, so that no late answer can be taken for another's.
+        self.first = pool._asked
+        pool._asked += len(items)
+        self.lines = [
+            (json.dumps([number, item]) + "\n").encode("ascii") for number, item in enumerate(items, self.first)
+        ]
+        self.done: list[Any] = [None] * len(items)
+        self.failed_starts = 0
+        self.waiting: deque[int] = deque()
+        for number, line in enumerate(self.lines):
+            if len(line) > MAX_ITEM_BYTES:
+                self.done[number] = GaveUp("too long")
+            else:
+                self.waiting.append(number)
+
+    def results(self) -> list[Any]:
+        with selectors.DefaultSelector() as self.selector:
+            for worker in self.workers:
+                self.selector.register(worker.stdout, selectors.EVENT_READ, worker)
+            while self.waiting or any(worker.item is not None for worker in self.workers):
+                if self.pool.seconds_left is not None and self.pool.seconds_left <= 0:
+                    self._give_up_waiting()
+                self._staff()
+                for worker in list(self.workers):
+                    self._feed(worker)
+                began, working = time.monotonic(), any(worker.item is not None for worker in self.workers)
+                busy = [worker.deadline for worker in self.workers if worker.item is not None or not worker.ready]
+                for key, _ in self.selector.select(max(0.0, min(busy, default=0.0) - time.monotonic())):
+                    self._collect(key.data)
+                now = time.monotonic()
+                if working:
+                    self.pool.spend(now - began)
+                for worker in list(self.workers):
+                    if (worker.item is not None or not worker.ready) and worker.deadline <= now:
+                        self._bury(worker, "no answer")
+        return self.done
+
+    def _give_up_waiting(self) -> None:
+        for item in self.waiting:
+            self.done[item] = GaveUp(NO_TIME_LEFT)
+        self.waiting.clear()
+
+    def _staff(self) -> None:
+        wanted = len(self.waiting) + sum(worker.item is not None for worker in self.workers)
+        while len(self.workers) < min(self.pool.limit, wanted):
+            worker = _Worker(self.pool.command)
+            self.workers.append(worker)
+            self.selector.register(worker.stdout, selectors.EVENT_READ, worker)
+
+    def _feed(self, worker: _Worker) -> None:
+        if not (worker.ready and worker.item is None and self.waiting):
+            return
+        item = self.waiting.popleft()
+        try:
+            # The worker's own clock comes first; this one is for a worker that the kernel cannot end.
+            worker.send(item, self.lines[item], time.monotonic() + 2 * self.pool.wall_seconds)
+        except OSError:
+            self.waiting.appendleft(item)
+            self._bury(worker, "worker died")
+
+    def _collect(self, worker: _Worker) -> None:
+        if worker not in self.workers:
+            return
+        lines = worker.read_lines()
+        if lines is None:
+            self._bury(worker, "worker died")
+            return
+        for line in lines:
+            self._take(worker, line)
+
+    def _take(self, worker: _Worker, line: bytes) -> None:
+        try:
+            message = json.loads(line)
+        except ValueError:
+            # What a child was writing when it died; the notice of its death follows.
+            return
+        if "ready" in message:
+            worker.ready = True
+            self.failed_starts = 0
+        elif worker.item is not None and message.get("item", self.first + worker.item) == self.first + worker.item:
+            self.done[worker.item] = message["result"] if "result" in message else GaveUp(message["gave_up"])
+            worker.item = None
+
+    def _bury(self, worker: _Worker, reason: str) -> None:
+        self.selector.unregister(worker.stdout)
+        self.workers.remove(worker)
+        if worker.item is not None:
+            self.done[worker.item] = GaveUp(reason)
+        if not worker.ready:
+            self.failed_starts += 1
+        errors = worker.error_text()
+        worker.kill()
+        if self.failed_starts >= MAX_FAILED_STARTS:
+            raise RuntimeError(f"workers for {self.pool.target} do not start: {errors or reason}")
+
+
+def _limit_memory(memory_mb: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = memory_mb * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _work(function: Callable[[Any], Any], cpu_seconds: float, wall_seconds: float, replies: int) -> None:
+    """Be the child: answer items until there are no more."""
+    for name in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(name, signal.SIG_DFL)
+    for line in sys.stdin.buffer:
+        number, item = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        signal.setitimer(signal.ITIMER_REAL, wall_seconds)
+        try:
+            answer = {"result": function(item)}
+        except (MemoryError, RecursionError) as error:
+            answer = {"gave_up": type(error).__name__}
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        os.write(replies, (json.dumps({"item": number, **answer}) + "\n").encode("ascii"))
+
+
+def serve(target: str, cpu_seconds: float, wall_seconds: float, memory_mb: int) -> NoReturn:
+    """Be a worker: load `target`, then keep a child at work until the caller closes the pipe."""
+    # Libraries may print; what they print must not be taken for an answer.
+    replies = os.dup(1)
+    os.dup2(2, 1)
+    _limit_memory(memory_mb)
+    module_name, _, attribute = target.partition(":")
+    module = import_module(module_name)
+    if hasattr(module, "warm_up"):
+        module.warm_up()
+    os.write(replies, b'{"ready": true}\n')
+    while True:
+        child = os.fork()
+        if child == 0:
+            _work(getattr(module, attribute), cpu_seconds, wall_seconds, replies)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            # Taking a large interpreter down in order would only keep the caller waiting.
+            os._exit(0)
+        ended = os.waitstatus_to_exitcode(status)
+        reason = {-signal.SIGPROF: "processor time", -signal.SIGALRM: "wall-clock time"}.get(ended, f"exit {ended}")
+        os.write(replies, f"\n{json.dumps({'gave_up': reason})}\n".encode("ascii"))
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,298 @@
+"""Snakemake's own Slurm executor, made to outlive its cluster; the Snakefile puts it in the place of that one.
+
+Submission is Snakemake's. Other than there:
+
+- Status comes from one `squeue`, never from accounting. No answer says nothing of the jobs: they go on, and are asked
+  about again. A job that the queue has forgotten finished if it left its mark, which is the last thing that its command
+  does. A job that will never start, by the queue's own reason, is cancelled and has failed.
+- A submission that Slurm cannot take just now waits; one that it refuses has failed at once.
+- The jobs of a Snakemake that died are waited for by the next one, if they do what it would have submitted.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import snakemake_executor_plugin_slurm as plugin
+from snakemake_executor_plugin_slurm.utils import get_job_wildcards
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
+from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
+
+# States in which a job is over without having done its work, and what there is to do about it.
+FAILED = {
+    "BOOT_FAIL": "its node did not start",
+    "CANCELLED": "somebody cancelled it",
+    "DEADLINE": "its deadline passed",
+    "FAILED": "its log says why",
+    "NODE_FAIL": "its node was lost",
+    "OUT_OF_MEMORY": "it was killed for memory: ask for more (`hardware` in config.yaml, mem_mb in slurm/config.yaml)",
+    "PREEMPTED": "a job of higher priority took its place, and the partition does not requeue",
+    "TIMEOUT": "its time was up",
+}
+# What sbatch says when it may well take the same job later: nobody answers, or the queue is closed or full.
+LATER = re.compile(
+    r"unable to contact|connect failure|connection (refused|reset)|timed out|not responding|zero bytes were"
+    r"|temporarily|not connected|insane message|standby mode|munge|authentication"
+    r"|partition not available|SubmitJobs?|too many jobs",
+    re.IGNORECASE,
+)
+# Why a job that waits would wait for ever, and one that somebody has to let go.
+NEVER = re.compile(r"PartitionTimeLimit|PartitionNodeLimit|BadConstraints|Invalid|NotAllowed|NeverSatisfied|PerJob")
+HELD = re.compile(r"held", re.IGNORECASE)
+# Of slurm-init-seconds-before-status-checks: the longest pause between two looks at the queue or two tries to submit.
+LONGEST_PAUSE = 3
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+IGNORED = [number for number in ENDING if signal.getsignal(number) is signal.SIG_IGN]
+
+
+def install() -> None:
+    """Make `executor: slurm` mean this one."""
+    ExecutorPluginRegistry().get_plugin("slurm").executor = PatientExecutor
+
+
+def end_like_ctrl_c() -> None:
+    """Let SIGTERM and SIGHUP do what Ctrl-C at the terminal does, but for those that were ignored before (nohup)."""
+
+    def end(*_):
+        for number in (*ENDING, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGINT)
+        raise KeyboardInterrupt
+
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN if number in IGNORED else end)
+
+
+class PatientExecutor(plugin.Executor):
+    """Snakemake's Slurm executor with the patience of a run of weeks; see the module's description."""
+
+    def __init__(self, *arguments, **options) -> None:
+        # The thread that looks at the queue starts before `__post_init__`, which asks Slurm and so may take minutes.
+        self._ready = threading.Event()
+        super().__init__(*arguments, **options)
+
+    def __post_init__(self, test_mode: bool = False) -> None:
+        self._jobs: dict[str, SubmittedJobInfo] = {}  # those that are not over yet, by Slurm's number
+        self._numbers: set[str] = set()  # of all
+        self._silent_since: float | None = None
+        self._pause = self.workflow.executor_settings.init_seconds_before_status_checks
+        self._said: set[str] = set()
+        super().__post_init__(test_mode)
+        self._ready.set()
+
+    def _record(self, job: JobExecutorInterface) -> Path:
+        """The file about a job's submission, named by its whole command; beside it, with `.done`, the job's mark."""
+        commands = "\n".join(str(part.shellcmd) for part in (job.jobs if job.is_group() else [job]))
+        folder = Path(self.workflow.persistence.path).resolve() / "slurm"
+        folder.mkdir(exist_ok=True)
+        return folder / hashlib.sha256(commands.encode()).hexdigest()[:32]
+
+    def get_job_exec_suffix(self, job: JobExecutorInterface) -> str:
+        """What runs after a job's command, if that succeeded: it leaves the mark."""
+        return f"touch {shlex.quote(str(self._record(job).with_suffix('.done')))}"
+
+    def get_account_arg(self, job: JobExecutorInterface) -> Iterator[str]:
+        """The account as given. Snakemake's would guess, and ask the accounting, which may be away or not exist."""
+        account = job.resources.get("slurm_account")
+        yield f" -A {shlex.quote(str(account))}" if account else ""
+
+    def get_partition_arg(self, job: JobExecutorInterface) -> str:
+        """The partition; of a job without GPUs `cpu_partition`, where that is given."""
+        cpu = job.resources.get("cpu_partition")
+        return super().get_partition_arg(job) if job.resources.get("gpu") or not cpu else f" -p {shlex.quote(cpu)}"
+
+    def run_job(self, job: JobExecutorInterface) -> None:
+        """Submit a job, or go on with the one that a Snakemake before this one has submitted for the same."""
+        try:
+            record = self._record(job)
+            if earlier := _still_good(record, job):
+                self.logger.info(
+                    f"Job {job.jobid} is Slurm's job {earlier['job']} of an earlier Snakemake, waited for."
+                )
+                aux = {"slurm_logfile": earlier["log"]}
+                self.report_job_submission(SubmittedJobInfo(job, external_jobid=earlier["job"], aux=aux))
+                return
+            record.with_suffix(".done").unlink(missing_ok=True)
+        except Exception as error:
+            super()._report_job_error_threadsafe(SubmittedJobInfo(job), f"Before its submission: {error!r}")
+            return
+        super().run_job(job)
+
+    def report_job_submission(self, job_info: SubmittedJobInfo, register_job: bool = True) -> None:
+        """Note a submitted job, for this Snakemake and for one after it."""
+        record = self._record(job_info.job)
+        log = job_info.aux["slurm_logfile"]
+        record.write_text(json.dumps({"job": job_info.external_jobid, "log": str(log)}), encoding="utf-8")
+        self._jobs[job_info.external_jobid] = job_info
+        self._numbers.add(job_info.external_jobid)
+        job_info.aux["record"] = record
+        super().report_job_submission(job_info, register_job)
+
+    def _report_job_error_threadsafe(self, job_info: SubmittedJobInfo, msg: str) -> None:
+        """What Snakemake does about a submission that failed: here, it may be tried again later."""
+        quoted = re.search(r"The error message was '(.*?)'\.\n", msg, re.DOTALL)
+        error = " ".join((quoted[1] if quoted else msg).split())
+        if not LATER.search(error):
+            self.logger.debug(msg)
+            remedy = (
+                "`justrl preflight` asks the queue about every kind of job; slurm/config.yaml has the lines to change"
+            )
+            sentence = f"Slurm refuses it: {error} ({remedy}). "
+            job = job_info.job
+            _note(self.slurm_logdir / f"rule_{job.name}" / get_job_wildcards(job) / "refused.log", sentence)
+            super()._report_job_error_threadsafe(job_info, sentence)
+            return
+        self._say(f"Slurm takes no job just now, each is tried again every {LONGEST_PAUSE * self._pause} s: {error}")
+        again = threading.Timer(LONGEST_PAUSE * self._pause, self._submit_again, [job_info.job])
+        again.daemon = True
+        again.start()
+
+    def _submit_again(self, job: JobExecutorInterface) -> None:
+        """Submit a job once more, unless Slurm took it and only the answer was lost."""
+        comment = "_wildcards_".join(filter(None, [f"rule_{job.name}", get_job_wildcards(job)]))
+        for number, said in self._squeue("%i|%k", "--name", self.run_uuid) or []:
+            if said == comment and number not in self._numbers:
+                log = self.slurm_logdir / f"rule_{job.name}" / get_job_wildcards(job) / f"{number}.log"
+                self.report_job_submission(SubmittedJobInfo(job, number, {"slurm_logfile": log}))
+                return
+        try:
+            self._job_submission_executor.submit(self.run_job, job)
+        except RuntimeError:
+            self.logger.debug("Snakemake ends; nothing is submitted any more")
+
+    def _squeue(self, columns: str, *options: str) -> list[list[str]] | None:
+        """Rows of this user's jobs as the controller has them, ended ones among them; None if it does not answer."""
+        command = ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", f"--format={columns}", *options]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            problem = done.stderr.strip() if done.returncode else ""
+        except (OSError, subprocess.TimeoutExpired) as error:
+            problem = str(error)
+        if problem:
+            if self._silent_since is None:
+                self._silent_since = time.monotonic()
+                self.logger.warning(f"Slurm does not answer; its jobs go on, and are asked about again: {problem}")
+            return None
+        if self._silent_since is not None:
+            self.logger.warning(f"Slurm answers again, after {time.monotonic() - self._silent_since:.0f} s.")
+            self._silent_since = None
+        return [line.split("|", 2) for line in done.stdout.splitlines()]
+
+    async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncGenerator[SubmittedJobInfo, None]:
+        """Report the jobs that are over, yield the others."""
+        while not self._ready.is_set():
+            await asyncio.sleep(0.1)
+        pause = min(LONGEST_PAUSE * self._pause, self.next_seconds_between_status_checks + self._pause)
+        rows = self._squeue("%i|%T|%r") if active_jobs else []
+        states = {number: (state, reason) for number, state, reason in rows or []}
+        for info in active_jobs:
+            if rows is None or not self._is_over(info, *states.get(info.external_jobid, ("", ""))):
+                yield info
+            else:
+                pause = self._pause
+        self.next_seconds_between_status_checks = pause if active_jobs else self._pause
+
+    def _is_over(self, info: SubmittedJobInfo, state: str, reason: str) -> bool:
+        """Whether a job of this state is over; if so, that is reported."""
+        number = info.external_jobid
+        if state == "COMPLETED" or (not state and info.aux["record"].with_suffix(".done").exists()):
+            self._forget(info)
+            self.report_job_success(info)
+            return True
+        if not state:
+            # Its mark may still be on the way through a shared file system.
+            since = info.aux.setdefault("gone since", time.monotonic())
+            if time.monotonic() - since < self.workflow.execution_settings.latency_wait:
+                return False
+            state = _accounted_state(number)
+            why = FAILED.get(state, "it left the queue without having finished; its log may say why")
+        elif state in FAILED:
+            # A preempted or failed node's job may be on its way back into the queue: it is over if it stays so.
+            if state in ("PREEMPTED", "NODE_FAIL") and info.aux.get("seen") != state:
+                info.aux["seen"] = state
+                return False
+            why = FAILED[state]
+        elif state == "PENDING" and NEVER.search(reason):
+            subprocess.run(["scancel", number], capture_output=True, timeout=60, check=False)
+            why = f"Slurm would never start it ({reason}): ask for less, see `justrl preflight`"
+        else:
+            if state == "PENDING" and HELD.search(reason):
+                self._say(f"Slurm holds job {number} ({reason}): it waits until `scontrol release {number}`.")
+            return False
+        self._forget(info)
+        sentence, log = f"Slurm's job {number} is {state}: {why}. ", info.aux["slurm_logfile"]
+        _note(log, sentence)
+        self.report_job_error(info, msg=sentence, aux_logs=[str(log)])
+        return True
+
+    def _forget(self, info: SubmittedJobInfo) -> None:
+        """Take a job that is over from the books."""
+        self._jobs.pop(info.external_jobid, None)
+        info.aux["record"].unlink(missing_ok=True)
+        info.aux["record"].with_suffix(".done").unlink(missing_ok=True)
+
+    def _say(self, sentence: str) -> None:
+        """Warn of something once."""
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self.logger.warning(sentence)
+
+    def cancel(self) -> None:
+        """End what this Snakemake has begun: first nothing more is submitted, then all its jobs are cancelled."""
+        self._job_submission_executor.shutdown(wait=True, cancel_futures=True)
+        super().cancel()
+
+    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
+        """Cancel all jobs that are not over. Those given miss what is being asked about at this moment."""
+        # By name as well: of a job whose submission was interrupted there is no number.
+        for which in ([f"--name={self.run_uuid}"], list(self._jobs)):
+            if not which:
+                continue
+            try:
+                subprocess.run(["scancel", *which], capture_output=True, text=True, timeout=60, check=True)
+            except (OSError, subprocess.SubprocessError) as error:
+                said = getattr(error, "stderr", "") or error
+                again = "the same command again, after --unlock, goes on with them"
+                self.logger.error(f"Could not cancel jobs {', '.join(self._jobs)}, which go on ({said}); {again}.")
+                return
+        for info in list(self._jobs.values()):
+            self._forget(info)
+
+
+def _note(log: str | Path, sentence: str) -> None:
+    """Add a sentence to a job's log, where Snakemake's last words are taken from."""
+    with suppress(OSError), Path(log).open("a", encoding="utf-8") as file:
+        file.write(f"error: {sentence}\n")
+
+
+def _accounted_state(number: str) -> str:
+    """How a job ended that the queue has forgotten, if there is an accounting that answers."""
+    command = ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={number}", "--format=State"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout.split()
+    except (OSError, subprocess.TimeoutExpired):
+        said = []
+    return said[0] if said else "forgotten"
+
+
+def _still_good(record: Path, job: JobExecutorInterface) -> dict[str, str] | None:
+    """The submission of the same command that is on record, unless an input has changed since."""
+    try:
+        written = record.stat().st_mtime
+        if any(Path(path).stat().st_mtime > written for path in job.input):
+            return None
+        return json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
