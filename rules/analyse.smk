@@ -229,6 +229,7 @@ rule compare_with_published:
     conda:
         "../envs/workflow.yaml"
     params:
+        seeds=seed_options,
         labels=benchmark_labels,
     shell:
         r"""
@@ -237,6 +238,7 @@ rule compare_with_published:
             --family {wildcards.family:q} \
             --benchmark-labels {params.labels:q} \
             --output {output:q} \
+            {params.seeds:q} \
             2> >(log_to {log:q})
         """
 
@@ -325,6 +327,7 @@ rule judge_claims:
         "../envs/workflow.yaml"
     params:
         released=[f"{family}={name}" for family, name in LAYOUT.released().items()],
+        seeds=seed_options,
         experiment=EXPERIMENT.experiment,
     shell:
         r"""
@@ -334,6 +337,7 @@ rule judge_claims:
             --released {params.released:q} \
             --experiment {params.experiment:q} \
             --output {output:q} \
+            {params.seeds:q} \
             2> >(log_to {log:q})
         """
 

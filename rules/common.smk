@@ -154,6 +154,12 @@ def pair_options(wildcards):
     return words + (["--paired"] if seeds[0] == seeds[1] else [])
 
 
+def seed_options(wildcards):
+    """The trainings of each run that has several seeds."""
+    words = [f"{setting}={','.join(runs)}" for setting, runs in settings(RUNS).items() if runs != [setting]]
+    return ["--seeds", *words] if words else []
+
+
 def benchmark_labels(wildcards):
     """The names that benchmarks carry in figures and tables."""
     return [f"{name}={entry.label}" for name, entry in EXPERIMENT.benchmarks.items()]

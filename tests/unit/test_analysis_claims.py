@@ -1,6 +1,8 @@
 """The paper's claims: what its own numbers say of them, and the verdict on made-up data of each kind."""
 
+import functools
 import json
+from dataclasses import replace
 
 import pytest
 from analysis_examples import NINE, metrics_rows, result
@@ -14,6 +16,7 @@ from justrl.published import select_published
 GRADER = "paper_rules+model"
 
 
+@functools.cache
 def nine(family, run, step, shift=0.0, kind="justrl"):
     """Results of a model on the nine benchmarks, each a shift away from the published accuracy."""
     found = {f.benchmark: f.accuracy for f in reversed(select_published(family, kind=kind, reevaluation=False))}
@@ -128,3 +131,73 @@ def test_the_command_writes_and_says_each_claim(tmp_path, capsys):
     assert written["experiment"] == "paper" and len(written["claims"]) == len(printed.splitlines())
     for page in outputs[1:]:
         assert "within noise" in page.read_text() and "not a paper result" not in page.read_text()
+
+
+SEEDS = {"deepseek": ["deepseek_s1", "deepseek_s2", "deepseek_s3"]}
+
+
+def of_seeds(shifts, step=4380):
+    """Results of a base and of trainings whose accuracies lie apart by their shifts."""
+    base = nine("deepseek", "deepseek", 0, kind="base")
+    trained = zip(SEEDS["deepseek"], (nine("deepseek", "deepseek", 4380, shift) for shift in shifts), strict=True)
+    return [replace(each, run=run, step=step if each.step else 0) for run, own in trained for each in (*base, *own)]
+
+
+def with_seeds(results, trainings=None):
+    return {claim.claim: claim for claim in judge_claims(results, trainings or {}, "paper", {}, SEEDS)}
+
+
+def test_seeds_of_a_run_are_judged_by_their_mean():
+    claims = with_seeds(of_seeds([0.01, 0.0, -0.01]))
+    headline = next(claim for name, claim in claims.items() if name.startswith("deepseek: 54.87%"))
+    assert headline.verdict == "holds" and headline.evidence.startswith("mean of 3 seeds at step 4,380: 54.")
+    # One more training of three that lie a point apart: 4.30 standard deviations of 1.0, times the root of 4/3.
+    assert (headline.high - headline.low) / 2 == pytest.approx(4.303 * 1.0 * (4 / 3) ** 0.5, rel=0.1)
+    margin = claims["deepseek: above DeepScaleR-1.5B-Preview"]
+    assert margin.verdict == "holds" and "mean of 3 seeds" in margin.evidence
+    gain = claims["deepseek: training raises the average"]
+    assert gain.verdict == "holds" and gain.evidence.endswith("on the same questions, mean of 3 seeds at step 4,380")
+    bad = with_seeds(of_seeds([-0.1, -0.09, -0.1]))
+    assert bad[headline.claim].verdict == bad["deepseek: above ProRL-V2"].verdict == "does not hold"
+    # Seeds that differ by more than a margin leave it open.
+    assert with_seeds(of_seeds([0.08, 0.0, -0.1]))["deepseek: above ProRL-V2"].verdict == "within noise"
+
+
+def test_a_seed_that_is_missing_is_named():
+    results = [each for each in of_seeds([0.0, 0.0, 0.0]) if (each.run, each.benchmark) != ("deepseek_s2", "aime")]
+    for name, claim in with_seeds(results).items():
+        if name.startswith("deepseek: ") and claim.group in ("Results", "Margins"):
+            assert (claim.verdict, claim.evidence) == ("not run", "deepseek_s2 is not evaluated on all nine"), name
+    early = with_seeds(of_seeds([0.0, 0.0, 0.0], step=300))
+    assert "ours is step 300, published is step 4,380" in next(
+        c.evidence for n, c in early.items() if n.startswith("deepseek: 54")
+    )
+
+
+def test_dynamics_are_judged_over_seeds():
+    runs = {name: training(metrics_rows(1020, seed=place)) for place, name in enumerate(SEEDS["deepseek"])}
+    claims = with_seeds([], runs)
+    rises = claims["deepseek: the reward rises"]
+    assert rises.verdict == "holds" and rises.evidence.endswith("mean of 3 seeds")
+    sick = [row | {"entropy_as_published": 0.3 if row["step"] > 900 else 1.3} for row in metrics_rows(1020)]
+    claims = with_seeds([], runs | {"deepseek_s3": training(sick)})
+    assert claims["deepseek: entropy neither collapses nor explodes"].verdict == "does not hold"
+    claims = with_seeds([], runs | {"deepseek_s3": training(metrics_rows(600))})
+    assert claims["deepseek: the reward rises"].evidence == "step 600 of 1,000"
+    del runs["deepseek_s3"]
+    claims = with_seeds([], runs)
+    assert (claims["deepseek: the reward rises"].verdict, claims["deepseek: the reward rises"].evidence) == (
+        "undecided",
+        "2 of 3 seeds",
+    )
+
+
+def test_an_ablation_with_seeds_on_one_side():
+    def aime(run, mean, seed):
+        return as_result(result("aime", run, 3000, {GRADER: mean}, seed=seed))
+
+    results = [aime(run, 0.55, place) for place, run in enumerate(SEEDS["deepseek"])]
+    claims = with_seeds([*results, aime("deepseek_overlong", 0.2, 3)])
+    penalty = claims["the overlong penalty makes it worse"]
+    assert penalty.verdict == "holds" and "(3 and 1 seeds)" in penalty.evidence
+    assert claims["a lenient verifier makes it worse still"].verdict == "not run"

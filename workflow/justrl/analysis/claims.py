@@ -3,7 +3,9 @@
 A claim holds where the interval of its evidence lies on the claimed side, is within noise where the interval covers
 both, and does not hold where it lies on the other side. Margins between published averages are judged too: they are
 made of finitely many questions and samples, which bound their error from above (binomial). Too few steps leave a claim
-about a training undecided; what nobody trained or evaluated is not run.
+about a training undecided; what nobody trained or evaluated is not run. A setting with several seeds is judged by all
+of its trainings: the mean over them and, by Student's t, its interval; only the headline is held against the interval
+of one more training, since the published figure is one training's, too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +23,7 @@ from justrl.analysis.metrics import series
 from justrl.analysis.results import Result
 from justrl.published import FAMILIES, final_step, select_published
 
+Rows = Sequence[Mapping[str, Any]]  # of metrics, one a step
 HOLDS, NOISE, FAILS = "holds", "within noise", "does not hold"
 UNDECIDED, NOT_RUN = "undecided", "not run"
 
@@ -64,29 +67,39 @@ class Training:
 
 
 def judge_claims(
-    results: Sequence[Result], trainings: Mapping[str, Training], experiment: str, released: Mapping[str, str]
+    results: Sequence[Result],
+    trainings: Mapping[str, Training],
+    experiment: str,
+    released: Mapping[str, str],
+    seeds: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Claim]:
     """Every claim of the paper, judged by the results and trainings at hand, of which there may be none.
 
     `released` is, by family, our name for the weights that the authors released; where a family's own run is there,
-    too, that counts. Of an experiment that is not the paper's, all are not run: its numbers say nothing about them.
+    too, that counts. `seeds` names the trainings of each run that has several. Of an experiment that is not the
+    paper's, all claims are not run: its numbers say nothing about them.
     """
     if experiment != "paper":
         results, trainings = (), {}
+    each = {
+        name: list((seeds or {}).get(name, [name]))
+        for name in (*FAMILIES, *(run for pair in ABLATIONS for run in pair[:2]))
+    }
     claims = []
     for family in FAMILIES:
-        own = _of_family(results, family, released.get(family))
-        cells = [cell for cell in compare(own, family, experiment) if cell.headline]
-        claims += [_headline(cells, family), _gain(own, family), *_margins(cells, family)]
+        own = _of_family(results, each[family], released.get(family))
+        cells = [cell for cell in compare(own, family, experiment, each[family]) if cell.headline]
+        ours = _our_averages(cells, each[family])
+        claims += [_headline(ours, family), _gain(own, family, each[family], ours.missing), *_margins(ours, family)]
     for family in FAMILIES:
-        claims += _dynamics(family, trainings.get(family))
-    claims += [_ablation(results, *ablation) for ablation in ABLATIONS]
-    return [*claims, _one_recipe(trainings)]
+        claims += _dynamics(family, [trainings[run] for run in each[family] if run in trainings], len(each[family]))
+    claims += [_ablation(results, each, *ablation) for ablation in ABLATIONS]
+    return [*claims, _one_recipe({family: trainings.get(each[family][0]) for family in FAMILIES})]
 
 
-def _of_family(results: Sequence[Result], family: str, released: str | None) -> list[Result]:
-    """A family's base, and its run's checkpoints or, where it has none, the weights that its authors released."""
-    own = [result for result in results if result.run == family]
+def _of_family(results: Sequence[Result], runs: Sequence[str], released: str | None) -> list[Result]:
+    """A family's base, and its runs' checkpoints or, where they have none, the weights that its authors released."""
+    own = [result for result in results if result.run in runs]
     if any(not result.is_base for result in own):
         return own
     return own + [result for result in results if result.run == released]
@@ -112,30 +125,74 @@ def _published(family: str, **which: Any) -> dict[str, float]:
     return {f.benchmark: f.accuracy for f in figures if f.benchmark in ANSWERS and model in (None, f.model)}
 
 
-def _headline(cells: Sequence[Cell], family: str) -> Claim:
+@dataclass(frozen=True)
+class _Averages:
+    """Our averages over the nine benchmarks: one, or one of each training; or the reason why there are none."""
+
+    cells: Sequence[Cell] = ()
+    missing: str = ""
+
+    @property
+    def mean(self) -> float:
+        return fmean(cell.value for cell in self.cells)
+
+    @property
+    def words(self) -> str:
+        return _trainings(len(self.cells), self.cells[0].step) or model_label(self.cells[0].run, self.cells[0].step)
+
+    def half(self, one_more: bool = False) -> float | None:
+        """Half the interval of their mean or, with `one_more`, of another training's; None: not comparable."""
+        if any(cell.tolerance is None or cell.seed_error is None for cell in self.cells):
+            return None
+        if len(self.cells) > 1:
+            return _student([cell.value for cell in self.cells]) * (sqrt(len(self.cells) + 1) if one_more else 1)
+        (cell,) = self.cells
+        return cell.tolerance if one_more else Z * (cell.seed_error or 0.0)
+
+
+def _our_averages(cells: Sequence[Cell], runs: Sequence[str]) -> _Averages:
+    """The average of our last checkpoint that has all nine benchmarks, of every training where there are several."""
+    ours = [cell for cell in cells if cell.benchmark == AVERAGE and cell.reference == "paper" and cell.step != 0]
+    if len(runs) == 1 or not any(cell.run in runs for cell in ours):
+        last = max(ours, key=lambda cell: cell.step or 0, default=None)
+        return _Averages([last] if last else [])
+    steps = set.intersection(*({cell.step for cell in ours if cell.run == run} for run in runs))
+    if not steps:
+        without = [run for run in runs if run not in {cell.run for cell in ours}]
+        why = f"{without[0]} is not evaluated on all nine" if without else "the seeds have no evaluated step in common"
+        return _Averages(missing=why)
+    last_step = max(step or 0 for step in steps)
+    return _Averages([cell for run in runs for cell in ours if cell.run == run and (cell.step or 0) == last_step])
+
+
+def _trainings(count: int, step: int | None) -> str:
+    """Several trainings in words, or nothing for one."""
+    return f"mean of {count} seeds at step {step:,}" if count > 1 else ""
+
+
+def _student(values: Sequence[float]) -> float:
+    """Half the 95% interval of the mean of a few independent values, by Student's t."""
+    from justrl.evaluation.resampling import LEVEL, t_quantile
+
+    return t_quantile(LEVEL, len(values) - 1) * stdev(values) / sqrt(len(values))
+
+
+def _headline(ours: _Averages, family: str) -> Claim:
     theirs = fmean(_published(family, kind="justrl", step=final_step(family)).values())
     claim = Claim("Results", f"{family}: {percent(theirs, 2)}% on average over the nine benchmarks")
-    cell = _our_average(cells)
-    if cell is None:
-        return claim
-    evidence = f"{model_label(cell.run, cell.step)}: {percent(cell.value, 2)}%"
-    if cell.verdict == "not comparable" or cell.tolerance is None:
-        return _with(claim, evidence=f"{evidence}; not comparable: {cell.note}")
-    verdict = FAILS if cell.verdict == "below" else HOLDS
-    low, high = cell.value - cell.tolerance, cell.value + cell.tolerance
-    return _with(claim, evidence=f"{evidence} ({cell.verdict})", low=100 * low, high=100 * high, verdict=verdict)
+    if not ours.cells:
+        return _with(claim, evidence=ours.missing)
+    evidence, half = f"{ours.words}: {percent(ours.mean, 2)}%", ours.half(one_more=True)
+    if half is None:
+        reason = next(cell.note for cell in ours.cells if cell.tolerance is None or cell.seed_error is None)
+        return _with(claim, evidence=f"{evidence}; not comparable: {reason}")
+    low, high = ours.mean - half, ours.mean + half
+    verdict, found = (FAILS, "below") if high < theirs else (HOLDS, "above" if low > theirs else "agrees")
+    return _with(claim, evidence=f"{evidence} ({found})", low=100 * low, high=100 * high, verdict=verdict)
 
 
-def _our_average(cells: Sequence[Cell]) -> Cell | None:
-    """The average of our last checkpoint that has all nine benchmarks, beside the paper's."""
-    ours = [cell for cell in cells if cell.benchmark == AVERAGE and cell.reference == "paper" and cell.step != 0]
-    return max(ours, key=lambda cell: cell.step or 0, default=None)
-
-
-def _gain(results: Sequence[Result], family: str) -> Claim:
-    """Trained minus base on the same questions, averaged over the nine."""
-    from justrl.evaluation.statistics import compare_paired
-
+def _gain(results: Sequence[Result], family: str, runs: Sequence[str], missing: str) -> Claim:
+    """Trained minus base on the same questions, averaged over the nine; `missing` says why ours is lacking."""
     before, after = (
         _published(family, kind="base"),
         _published(family, kind="justrl", step=final_step(family)),
@@ -146,30 +203,60 @@ def _gain(results: Sequence[Result], family: str) -> Claim:
         f"{family}: training raises the average",
         f"{_points(gain)} points, z = {gain / error:.1f}",
         _by_interval(gain - Z * error, gain + Z * error),
+        missing,
     )
+    gains = _gains_over_seeds(results, runs) if len(runs) > 1 else _gains(results)
+    if gains is None:
+        return claim
+    words, mean, low, high = gains
+    return _with(
+        claim,
+        evidence=f"{_points(mean)} points on the same questions{words}",
+        low=100 * low,
+        high=100 * high,
+        verdict=_by_interval(low, high),
+    )
+
+
+def _gains(results: Sequence[Result]) -> tuple[str, float, float, float] | None:
+    """Mean over the nine and its interval, of one trained model; None where one of the nine is lacking."""
+    from justrl.evaluation.statistics import compare_paired
+
     bases = {r.benchmark: r for r in results if r.is_base}
     trained = {r.benchmark: r for r in sorted(results, key=lambda r: r.step or 0) if not r.is_base}
     pairs = [(bases[name].scores(), trained[name].scores()) for name in ANSWERS if name in bases and name in trained]
     known = [(a, b) for a, b in pairs if a and b]
     if len(known) < len(ANSWERS):
-        return claim
+        return None
     found = [compare_paired(a, b) for a, b in known]
     mean = fmean(pair.difference for pair in found)
     half = sqrt(sum(((pair.ci_high - pair.ci_low) / 2) ** 2 for pair in found)) / len(found)
-    evidence = f"{_points(mean)} points on the same questions"
-    return _with(
-        claim,
-        evidence=evidence,
-        low=100 * (mean - half),
-        high=100 * (mean + half),
-        verdict=_by_interval(mean - half, mean + half),
-    )
+    return "", mean, mean - half, mean + half
 
 
-def _margins(cells: Sequence[Cell], family: str) -> Iterator[Claim]:
+def _gains_over_seeds(results: Sequence[Result], runs: Sequence[str]) -> tuple[str, float, float, float] | None:
+    """How many seeds, mean over them and the nine, and its interval over seeds and questions."""
+    from justrl.evaluation.seeds import average_over_seeds, seed_table
+
+    by_run = {(r.run, r.benchmark, r.step): r for r in results}
+    steps = [
+        step
+        for step in sorted({r.step for r in results if r.step})
+        if all((run, name, step) in by_run and (run, name, 0) in by_run for run in runs for name in ANSWERS)
+    ]
+    if not steps:
+        return _gains(results) if not any(r.run in runs and not r.is_base for r in results) else None
+    kept = [(name, step) for name in ANSWERS for step in (0, steps[-1])]
+    scores = {each: [table for run in runs if (table := by_run[run, *each].scores())] for each in kept}
+    if any(len(tables) < len(runs) for tables in scores.values()):
+        return None
+    found = average_over_seeds([seed_table(scores[name, steps[-1]]) - seed_table(scores[name, 0]) for name in ANSWERS])
+    return f", {_trainings(len(runs), steps[-1])}", found.value, found.ci_low, found.ci_high
+
+
+def _margins(ours: _Averages, family: str) -> Iterator[Claim]:
     """JustRL's average above that of each system that the paper names and that has all nine benchmarks."""
     theirs = _published(family, kind="justrl", step=final_step(family))
-    ours = _our_average(cells)
     for system in NAMED[family]:
         other = _published(family, kind="other", model=system)
         margin = fmean(theirs.values()) - fmean(other.values())
@@ -179,13 +266,15 @@ def _margins(cells: Sequence[Cell], family: str) -> Iterator[Claim]:
             f"{family}: above {system}",
             f"{_points(margin)} points, z = {margin / error:.2f}",
             _by_interval(margin - Z * error, margin + Z * error),
+            evidence=ours.missing,
         )
-        if ours is not None and ours.tolerance is not None and ours.seed_error is not None:
-            mine = ours.value - fmean(other.values())
-            half = Z * sqrt(ours.seed_error**2 + _binomial(other) ** 2)
+        half = ours.half() if ours.cells else None
+        if half is not None:
+            mine = ours.mean - fmean(other.values())
+            half = sqrt(half**2 + (Z * _binomial(other)) ** 2)
             claim = _with(
                 claim,
-                evidence=f"{_points(mine)} points: {model_label(ours.run, ours.step)} against their published average",
+                evidence=f"{_points(mine)} points: {ours.words} against their published average",
                 low=100 * (mine - half),
                 high=100 * (mine + half),
                 verdict=_by_interval(mine - half, mine + half),
@@ -193,8 +282,8 @@ def _margins(cells: Sequence[Cell], family: str) -> Iterator[Claim]:
         yield claim
 
 
-def _dynamics(family: str, training: Training | None) -> list[Claim]:
-    """What must show within the first thousand steps."""
+def _dynamics(family: str, trainings: Sequence[Training], wanted: int) -> list[Claim]:
+    """What must show within the first thousand steps, of each of the `wanted` trainings."""
     claims = [
         Claim("Training", f"{family}: the reward rises", "−0.6 at the start, about +0.4 late"),
         Claim("Training", f"{family}: responses shorten to 4,000-5,000 tokens by step 1,000", "7,000-8,000 at first"),
@@ -204,17 +293,18 @@ def _dynamics(family: str, training: Training | None) -> list[Claim]:
             "1.0-1.6 nats as their code logs it; 0.5-0.6 in both ablations",
         ),
     ]
-    if training is None or not training.rows:
+    runs = [training.rows for training in trainings if training.rows]
+    if not runs:
         return claims
-    last = training.rows[-1]["step"]
-    if last < BY_STEP:
-        text = f"step {last:,} of {BY_STEP:,}"
+    last = min(rows[-1]["step"] for rows in runs)
+    if last < BY_STEP or len(runs) < wanted:
+        text = f"step {last:,} of {BY_STEP:,}" if last < BY_STEP else f"{len(runs)} of {wanted} seeds"
         return [_with(claim, evidence=text, verdict=UNDECIDED) for claim in claims]
     judges = (_reward_rises, _length_falls, _entropy_keeps)
-    return [judge(claim, training.rows) for judge, claim in zip(judges, claims, strict=True)]
+    return [judge(claim, runs) for judge, claim in zip(judges, claims, strict=True)]
 
 
-def _around(rows: Sequence[Mapping[str, Any]], name: str, last: int) -> tuple[float, float]:
+def _around(rows: Rows, name: str, last: int) -> tuple[float, float]:
     """Mean of a metric over the window that ends at a step, with its standard error."""
     values = [value for step, value in zip(*series(rows, name), strict=True) if last - WINDOW < step <= last]
     if len(values) < 2:
@@ -222,71 +312,101 @@ def _around(rows: Sequence[Mapping[str, Any]], name: str, last: int) -> tuple[fl
     return fmean(values), stdev(values) / sqrt(len(values))
 
 
-def _reward_rises(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> Claim:
-    last = rows[-1]["step"]
-    (before, error), (after, other) = _around(rows, "reward_mean", WINDOW), _around(rows, "reward_mean", last)
-    gain, half = after - before, Z * sqrt(error**2 + other**2)
+def _interval(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and interval of what trainings show: by the spread over them or, of one alone, by its own error."""
+    mean, half = fmean(values), _student(values) if len(values) > 1 else Z * errors[0]
+    return mean, mean - half, mean + half
+
+
+def _of_seeds(runs: Sequence[Rows]) -> str:
+    return f", mean of {len(runs)} seeds" if len(runs) > 1 else ""
+
+
+def _reward_rises(claim: Claim, runs: Sequence[Rows]) -> Claim:
+    last = min(rows[-1]["step"] for rows in runs)
+    first = [_around(rows, "reward_mean", WINDOW) for rows in runs]
+    end = [_around(rows, "reward_mean", last) for rows in runs]
+    gains = [after - before for (before, _), (after, _) in zip(first, end, strict=True)]
+    errors = [sqrt(error**2 + other**2) for (_, error), (_, other) in zip(first, end, strict=True)]
+    _, low, high = _interval(gains, errors)
+    before, after = (fmean(mean for mean, _ in part) for part in (first, end))
     evidence = f"{before:+.2f} over the first {WINDOW} steps, {after:+.2f} over the last of {last:,}".replace("-", "−")
-    return _with(
-        claim, evidence=evidence, low=gain - half, high=gain + half, verdict=_by_interval(gain - half, gain + half)
-    )
+    return _with(claim, evidence=evidence + _of_seeds(runs), low=low, high=high, verdict=_by_interval(low, high))
 
 
-def _length_falls(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> Claim:
-    first, _ = _around(rows, "response_length_mean", WINDOW)
-    mean, error = _around(rows, "response_length_mean", BY_STEP)
-    low, high = mean - Z * error, mean + Z * error
+def _length_falls(claim: Claim, runs: Sequence[Rows]) -> Claim:
+    name = "response_length_mean"
+    first = fmean(_around(rows, name, WINDOW)[0] for rows in runs)
+    mean, low, high = _interval(*zip(*(_around(rows, name, BY_STEP) for rows in runs), strict=True))
     inside = LENGTHS[0] <= mean <= LENGTHS[1]
     near = low <= LENGTHS[1] and high >= LENGTHS[0]
     evidence = f"{first:,.0f} tokens over the first {WINDOW} steps, {mean:,.0f} up to step {BY_STEP:,}"
-    return _with(claim, evidence=evidence, low=low, high=high, verdict=HOLDS if inside else NOISE if near else FAILS)
+    verdict = HOLDS if inside else NOISE if near else FAILS
+    return _with(claim, evidence=evidence + _of_seeds(runs), low=low, high=high, verdict=verdict)
 
 
-def _entropy_keeps(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> Claim:
-    name = "entropy_as_published"
-    ends = range(WINDOW, rows[-1]["step"] + 1, WINDOW)
-    means = [mean for mean, _ in (_around(rows, name, end) for end in ends) if mean == mean]
-    if not means:
-        return _with(claim, evidence=f"{name} was not logged", verdict=UNDECIDED)
+def _entropy_keeps(claim: Claim, runs: Sequence[Rows]) -> Claim:
+    """No training may collapse or explode."""
+    name, means, sick = "entropy_as_published", [], False
+    for rows in runs:
+        ends = range(WINDOW, rows[-1]["step"] + 1, WINDOW)
+        own = [mean for mean, _ in (_around(rows, name, end) for end in ends) if mean == mean]
+        if not own:
+            return _with(claim, evidence=f"{name} was not logged", verdict=UNDECIDED)
+        sick = sick or min(own) <= COLLAPSED or max(own) > EXPLODED * own[0]
+        means += own
     within = fmean(ENTROPIES[0] <= mean <= ENTROPIES[1] for mean in means)
-    sick = min(means) <= COLLAPSED or max(means) > EXPLODED * means[0]
     evidence = (
         f"means over {WINDOW} steps between {min(means):.2f} and {max(means):.2f}, {within:.0%} of them in 1.0-1.6"
     )
+    evidence += f", of {len(runs)} seeds" if len(runs) > 1 else ""
     return _with(claim, evidence=evidence, low=min(means), high=max(means), verdict=FAILS if sick else HOLDS)
 
 
-def _ablation(results: Sequence[Result], worse: str, better: str, what: str, published: str) -> Claim:
-    """The two runs of an ablation on AIME 2024, at the last step at which both are evaluated."""
-    from justrl.evaluation.statistics import compare_paired
-
+def _ablation(
+    results: Sequence[Result], each: Mapping[str, Sequence[str]], worse: str, better: str, what: str, published: str
+) -> Claim:
+    """The two settings of an ablation on AIME 2024, at the last step at which all their trainings are evaluated."""
     claim = Claim("Ablations", what, f"{published} on AIME 2024")
-    found: dict[str, dict[int, Result]] = {worse: {}, better: {}}
+    found: dict[str, dict[int, Result]] = {run: {} for run in (*each[worse], *each[better])}
     for result in results:
         if result.benchmark == "aime" and result.run in found and result.step:
             found[result.run][result.step] = result
-    steps = sorted(found[worse].keys() & found[better].keys())
-    if not steps:
+    steps = sorted(set.intersection(*(set(of_run) for of_run in found.values())))
+    scores = {run: of_run[steps[-1]].scores() for run, of_run in found.items()} if steps else {}
+    if not steps or not all(scores.values()):
         return claim
-    first, second = found[worse][steps[-1]].scores(), found[better][steps[-1]].scores()
-    if not first or not second:
-        return claim
-    pair = compare_paired(first, second)
+    value, low, high = _difference([scores[run] for run in each[worse]], [scores[run] for run in each[better]])
+    counts = [len(each[better]), len(each[worse])]
+    seeds = f" ({counts[0]} and {counts[1]} seeds)" if max(counts) > 1 else ""
     return _with(
         claim,
-        evidence=f"{better} {_points(pair.difference)} points above {worse} at step {steps[-1]:,}",
-        low=100 * pair.ci_low,
-        high=100 * pair.ci_high,
-        verdict=_by_interval(pair.ci_low, pair.ci_high),
+        evidence=f"{better} {_points(value)} points above {worse} at step {steps[-1]:,}{seeds}",
+        low=100 * low,
+        high=100 * high,
+        verdict=_by_interval(low, high),
     )
 
 
-def _one_recipe(trainings: Mapping[str, Training]) -> Claim:
+def _difference(first: Sequence[Any], second: Sequence[Any]) -> tuple[float, float, float]:
+    """Second minus first on the same questions with its interval, over seeds too where there are several."""
+    from justrl.evaluation.seeds import difference_over_seeds, seed_table
+    from justrl.evaluation.statistics import compare_paired
+
+    if len(first) == len(second) == 1:
+        pair = compare_paired(first[0], second[0])
+        return pair.difference, pair.ci_low, pair.ci_high
+    found = difference_over_seeds(seed_table(first), seed_table(second), paired=False)
+    return found.value, found.ci_low, found.ci_high
+
+
+def _one_recipe(trainings: Mapping[str, Training | None]) -> Claim:
     """Both models are trained with the same hyperparameters."""
     claim = Claim("Recipe", "the same hyperparameters serve both models", "one table of values (Table 2)")
-    if any(family not in trainings for family in FAMILIES):
+    known = [training for training in trainings.values() if training]
+    if len(known) < len(FAMILIES):
         return claim
-    first, second = (dict(trainings[family].described.get("recipe") or {}) for family in FAMILIES)
+    first, second = (dict(training.described.get("recipe") or {}) for training in known)
     differ = sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
     if differ:
         return _with(claim, evidence=f"the runs differ in {', '.join(differ)}", verdict=FAILS)

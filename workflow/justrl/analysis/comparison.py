@@ -63,10 +63,14 @@ class Cell:
 _NOT_JUDGED = {field.name: field.default for field in fields(Cell) if field.default is not MISSING}
 
 
-def compare(results: Sequence[Result], family: str, experiment: str) -> list[Cell]:
-    """Every cell of a family's comparison: result x grader x reference, then the averages of nine where complete."""
+def compare(results: Sequence[Result], family: str, experiment: str, runs: Sequence[str] | None = None) -> list[Cell]:
+    """Every cell of a family's comparison: result x grader x reference, then the averages of nine where complete.
+
+    `runs` are the trainings of the published recipe (default: the one that is named as the family).
+    """
+    published = [family] if runs is None else runs
     cells = [
-        _judge(_measured(result, grader, family, experiment, reference), result)
+        _judge(_measured(result, grader, family, experiment, reference), result, published)
         for benchmark in ordered_benchmarks(results)
         for result in results
         if result.benchmark == benchmark
@@ -124,7 +128,7 @@ def _seed_error(result: Result, grader: str) -> float | None:
     return None if spread is None else spread / sqrt(result.data["samples_per_question"])
 
 
-def _judge(cell: Cell, result: Result) -> Cell:
+def _judge(cell: Cell, result: Result, runs: Sequence[str]) -> Cell:
     """Put the published figure beside a measured cell and decide."""
     figure = published_counterpart(cell, result.is_base)
     if figure is None:
@@ -139,7 +143,7 @@ def _judge(cell: Cell, result: Result) -> Cell:
         published_source=figure.source,
         difference=cell.value - figure.accuracy,
     )
-    reason = _obstacle(cell, result, figure)
+    reason = _obstacle(cell, result, figure, runs)
     return replace(cell, note=reason) if reason else _decide(cell, _caveat(cell))
 
 
@@ -158,7 +162,7 @@ def _known(value: float | None) -> float:
     return value
 
 
-def _obstacle(cell: Cell, result: Result, figure: PublishedFigure) -> str:
+def _obstacle(cell: Cell, result: Result, figure: PublishedFigure, runs: Sequence[str]) -> str:
     """Why a published figure cannot be compared with ours, or an empty string."""
     if cell.experiment != "paper":
         return f"the {cell.experiment} experiment is not the paper's"
@@ -166,7 +170,7 @@ def _obstacle(cell: Cell, result: Result, figure: PublishedFigure) -> str:
     if protocol != "paper":
         return f"evaluated under the protocol {protocol or 'unknown'}, not the paper's"
     if result.step is not None and not result.is_base:
-        if result.run != cell.family:
+        if result.run not in runs:
             return f"{result.run} is not the recipe of the published model"
         if figure.step is not None and result.step not in (figure.step, final_step(cell.family)):
             return f"ours is step {result.step:,}, published is step {figure.step:,}"

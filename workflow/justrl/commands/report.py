@@ -68,6 +68,22 @@ def _results(arguments: argparse.Namespace):
     return results, arguments.experiment or experiment_of(results)
 
 
+def _seeds_argument(parser: argparse.ArgumentParser) -> None:
+    text = "the trainings of a run that has several seeds: deepseek=deepseek_s1,deepseek_s2"
+    parser.add_argument("--seeds", nargs="*", default=[], metavar="RUN=NAME,NAME", help=text)
+
+
+def _seeds(arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """The trainings of each run that has several."""
+    found = {}
+    for word in arguments.seeds:
+        run, equals, names = word.partition("=")
+        if not (run and equals and names):
+            raise UserError(f"--seeds takes RUN=NAME,NAME, got {word!r}")
+        found[run] = names.split(",")
+    return found
+
+
 def _save(arguments: argparse.Namespace, draw) -> None:
     from justrl.analysis import figure_style as style
 
@@ -175,6 +191,7 @@ def pass_at_k(arguments: argparse.Namespace) -> None:
 
 def _comparison(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", required=True, help="deepseek, nemotron, or a family that nothing is published on")
+    _seeds_argument(parser)
     _result_arguments(parser)
     _output_argument(parser, ".html", ".md", ".csv", ".svg", ".png")
 
@@ -185,7 +202,7 @@ def comparison(arguments: argparse.Namespace) -> None:
 
     outputs, family = _outputs(arguments), arguments.family
     results, experiment = _results(arguments)
-    cells = compare(results, family, experiment)
+    cells = compare(results, family, experiment, _seeds(arguments).get(family))
     if ".csv" in outputs:
         write_csv(cells, outputs[".csv"])
     if {".md", ".html"} & outputs.keys():
@@ -250,6 +267,7 @@ def _claims(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", nargs="*", default=[], type=Path, metavar="METRICS.jsonl")
     text = "the name of the weights that the authors released of a family: deepseek=justrl_deepseek"
     parser.add_argument("--released", nargs="*", default=[], metavar="FAMILY=NAME", help=text)
+    _seeds_argument(parser)
     parser.add_argument("--experiment", metavar="NAME", help="the experiment's name, where the files do not say it")
     _output_argument(parser, ".json", ".md", ".html")
 
@@ -271,7 +289,7 @@ def claims(arguments: argparse.Namespace) -> None:
     found = experiment_of(results) if results else run_of(arguments.metrics[0])["experiment"]
     experiment = str(arguments.experiment or found)
     released = dict(entry.split("=", 1) for entry in arguments.released)
-    judged = judge_claims(results, trainings, experiment, released)
+    judged = judge_claims(results, trainings, experiment, released, _seeds(arguments))
     write_claims(judged, experiment, outputs)
     for claim in judged:
         print(f"{claim.verdict:>13}  {claim.claim}{f' ({claim.evidence})' if claim.evidence else ''}")

@@ -47,7 +47,18 @@ def seed_table(scores: Sequence[Scores]) -> np.ndarray:
 
 def mean_over_seeds(table: np.ndarray, level: float = LEVEL) -> SeedMean:
     """The mean of a table [seeds, questions] with its interval."""
-    return _interval(table.mean(), [_over_seeds(table)], table.mean(0), table.shape[0], level)
+    return average_over_seeds([table], level)
+
+
+def average_over_seeds(tables: Sequence[np.ndarray], level: float = LEVEL) -> SeedMean:
+    """The unweighted mean of several benchmarks' means, of tables [seeds, questions] whose rows are the same seeds.
+
+    Raises UserError: the benchmarks were not answered by the same number of seeds.
+    """
+    if len({table.shape[0] for table in tables}) != 1:
+        raise UserError(f"every benchmark needs each seed, got {', '.join(str(table.shape[0]) for table in tables)}")
+    by_seed = np.mean([table.mean(1) for table in tables], axis=0)
+    return _interval(by_seed.mean(), [_over_seeds(by_seed)], [table.mean(0) for table in tables], len(by_seed), level)
 
 
 def difference_over_seeds(first: np.ndarray, second: np.ndarray, paired: bool, level: float = LEVEL) -> SeedMean:
@@ -61,23 +72,34 @@ def difference_over_seeds(first: np.ndarray, second: np.ndarray, paired: bool, l
         raise UserError(f"a comparison needs the same questions: {first.shape[1]} against {second.shape[1]}")
     if paired:
         return mean_over_seeds(second - first, level)
-    parts = [_over_seeds(first), _over_seeds(second)]
+    parts = [_over_seeds(first.mean(1)), _over_seeds(second.mean(1))]
     by_question = second.mean(0) - first.mean(0)
-    return _interval(second.mean() - first.mean(), parts, by_question, min(len(first), len(second)), level)
+    return _interval(second.mean() - first.mean(), parts, [by_question], min(len(first), len(second)), level)
 
 
-def _over_seeds(table: np.ndarray) -> tuple[float, int]:
+def _over_seeds(by_seed: np.ndarray) -> tuple[float, int]:
     """Variance of the mean over seeds, and its degrees of freedom (0: one seed, of which nothing is known)."""
-    seeds = table.shape[0]
-    return (float(np.var(table.mean(1), ddof=1)) / seeds, seeds - 1) if seeds > 1 else (0.0, 0)
+    seeds = by_seed.size
+    return (float(np.var(by_seed, ddof=1)) / seeds, seeds - 1) if seeds > 1 else (0.0, 0)
+
+
+def _over_questions(by_question: np.ndarray, tables: int) -> tuple[float, int]:
+    """Variance of a benchmark's mean over its questions, as its share in a mean of so many, and degrees of freedom."""
+    questions = by_question.size
+    spread = float(np.var(by_question, ddof=1)) / questions if questions > 1 else 0.25
+    return spread / tables**2, max(1, questions - 1)
 
 
 def _interval(
-    value: float, over_seeds: Sequence[tuple[float, int]], by_question: np.ndarray, seeds: int, level: float
+    value: float,
+    over_seeds: Sequence[tuple[float, int]],
+    by_question: Sequence[np.ndarray],
+    seeds: int,
+    level: float,
 ) -> SeedMean:
-    questions = by_question.size
-    spread = float(np.var(by_question, ddof=1)) / questions if questions > 1 else 0.25
-    parts = [*over_seeds, (spread, max(1, questions - 1))]
+    over_questions = [_over_questions(each, len(by_question)) for each in by_question]
+    questions, spread = sum(each.size for each in by_question), sum(variance for variance, _ in over_questions)
+    parts = [*over_seeds, *over_questions]
     total = sum(variance for variance, _ in parts)
     scale = sum(variance**2 / freedom for variance, freedom in parts if freedom)
     half = t_quantile(level, max(1, int(total**2 / scale))) * sqrt(total) if scale else 0.0
