@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,7 +11,9 @@ import time
 
 import pytest
 
-from justrl import config
+from justrl import config, config_files
+from justrl.layout import Layout
+from justrl.operations import frozen
 from justrl.operations import run_status as progress
 
 
@@ -189,11 +192,14 @@ def test_a_live_owner_is_not_called_dead():
     assert "dead" not in progress.owner_state({"host": socket.gethostname(), "pid": os.getpid()})
 
 
-def test_sparkline():
-    assert progress.sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == progress.BARS
-    assert progress.sparkline([2.0, 2.0, float("nan")]) == "▁▁"
-    assert progress.sparkline([]) == ""
-    assert len(progress.sparkline(list(range(1000)), width=40)) == 40
+def test_a_chart_is_a_curve_of_dots_from_its_lowest_to_its_highest_value():
+    rising = progress.chart(list(range(1000)), width=20, height=3)
+    assert [len(line) for line in rising] == [20, 20, 20]
+    blank = chr(0x2800)
+    assert rising[0].strip(blank) == rising[0][-7:] and rising[2].strip(blank) == rising[2][:7]
+    flat = progress.chart([2.0, 2.0, float("nan")], width=4, height=2)
+    assert flat == [blank * 4, chr(0x2800 + 0x40 + 0x80) * 4]
+    assert progress.chart([]) == [] and len(progress.chart([1.0])) == 4
 
 
 @pytest.mark.parametrize(
@@ -203,10 +209,96 @@ def test_duration(seconds, text):
     assert progress.duration(seconds) == text
 
 
-def test_the_command_finds_runs_one_level_down(tmp_path):
-    write_run(tmp_path / "mini" / "runs" / "deepseek", [row(s) for s in range(1, 11)])
-    command = [sys.executable, "-m", "justrl", "status", "--results", str(tmp_path)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "deepseek (paper)  step 10 of 4,380" in shown
-    listed = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
+def freeze(results, **changes):
+    """Leave what a start under the mini experiment's configuration leaves: the frozen configuration."""
+    content = config_files.merge(config_files.read(["mini/experiment.yaml"]), changes)
+    frozen.write({"config": content, "segment_ends": {}}, results / "experiments" / "0001.json")
+    return results
+
+
+def status(*arguments, cwd=None, code=0):
+    command = [sys.executable, "-m", "justrl", "status", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == code, done.stderr
+    return done.stdout or done.stderr
+
+
+def set_times(folder, when):
+    for path in folder.rglob("*"):
+        os.utime(path, (when, when))
+
+
+def test_the_newest_experiment_is_found_from_anywhere_in_a_checkout_and_the_others_are_named(tmp_path):
+    for name in ("mini", "other"):
+        results = freeze(tmp_path / "results" / name, experiment=name)
+        write_run(results / "runs" / "mini", [row(s) for s in range(1, 11)])
+    (results / "sums_heldout_mini@base.json").write_text("{}")
+    set_times(tmp_path / "results" / "mini", time.time() - 7200)
+    (tmp_path / "docs").mkdir()
+    shown = status(cwd=tmp_path / "docs")
+    assert f"experiment other in {tmp_path}/results/other, last changed" in shown.splitlines()[0]
+    steps = config.load(["mini/experiment.yaml"]).runs["mini"].steps
+    assert f"step 10 of {steps:,}" in shown and f"tensorboard --logdir {tmp_path}/results/other/runs" in shown
+    assert "evaluations: 1 of " in shown
+    assert "mini, last changed 2.0 h ago: justrl status --results " in shown
+    assert "experiment mini in results/mini" in status("--results", "results/mini", cwd=tmp_path)
+    listed = json.loads(status("--results", "results/mini", "--json", cwd=tmp_path))
     assert len(listed[0]["rows"]) == 10
+
+
+def test_an_experiment_that_is_being_trained_comes_before_a_newer_one(tmp_path):
+    write_run(freeze(tmp_path / "mini") / "runs" / "mini", [row(1)], owner=owned(time.time()))
+    write_run(freeze(tmp_path / "later", experiment="later") / "runs" / "mini", [row(1)])
+    set_times(tmp_path / "later", time.time() + 60)
+    shown = status("--results", tmp_path)
+    assert "experiment mini in " in shown and "running" in shown.splitlines()[0]
+    assert "also here:   later" in shown
+
+
+def test_without_training_the_evaluations_of_a_target_are_counted(tmp_path):
+    paper = {"config": config_files.read(), "segment_ends": {}}
+    frozen.write(paper, tmp_path / "experiments" / "0001.json")
+    layout = Layout(config.load().with_canaries(), str(tmp_path))
+    (tmp_path / "canary").mkdir()
+    for file in (layout.golden_evaluations()[-1], layout.canary_results()[0]):
+        (tmp_path / file).write_text("{}")
+    shown = status("--results", tmp_path)
+    assert "not started: deepseek, nemotron" in shown
+    assert re.search(r"evaluations: 0 of \d+, 1 of 2 canary, 1 of \d+ golden\n", shown), shown
+
+
+def test_what_cannot_be_shown_is_one_sentence(tmp_path):
+    assert "nothing has been started in" in status("--results", tmp_path)
+    assert "no folder" in status("--results", tmp_path / "none", code=2)
+    (tmp_path / "mini" / "experiments").mkdir(parents=True)
+    (tmp_path / "mini" / "experiments" / "0001.json").write_text("{")
+    write_run(tmp_path / "mini" / "runs" / "mini", [row(1)])
+    assert "0001.json cannot be read" in status("--results", tmp_path)
+    assert "no run minni has been started" in status("--results", tmp_path, "--run", "minni", code=2)
+
+
+def test_the_page_is_stamped_loads_itself_again_and_asks_nothing_from_elsewhere(tmp_path):
+    results = freeze(tmp_path / "mini")
+    write_run(results / "runs" / "mini", [row(s) for s in range(1, 1001)])
+    page = tmp_path / "status.html"
+    assert "status.html: experiment mini" in status("--results", results, "--html", page)
+    shown = page.read_text()
+    assert '<meta http-equiv="refresh" content="30">' in shown and "mini experiment – not a paper result" in shown
+    assert shown.count("<polyline") == 3 and "step 1,000 of" in shown and "health: good" in shown
+    assert not re.search(r"https?://|<script|<link|src=", shown)
+    points = re.search(r'points="([^"]+)"', shown)[1].split()
+    assert len(points) < 400 and points[0].startswith("4.0,") and points[-1].startswith("336.0,")
+
+
+def test_a_watched_page_is_written_again(tmp_path):
+    results = freeze(tmp_path / "mini")
+    folder = write_run(results / "runs" / "mini", [row(1)])
+    page = tmp_path / "status.html"
+    command = [sys.executable, "-m", "justrl", "status", "--results", results, "--html", page, "--watch", "0.2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert "again every 0.2 s" in process.stdout.readline()
+        assert 'content="1"' in page.read_text()
+        (folder / "work" / "metrics.jsonl").write_text("".join(json.dumps(row(s)) + "\n" for s in range(1, 8)))
+        while "step 7 of" not in page.read_text():
+            time.sleep(0.05)
+        process.terminate()

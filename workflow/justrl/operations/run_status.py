@@ -19,7 +19,8 @@ from justrl.operations.planning import duration, hang_timeout_minutes
 from justrl.train.run_lock import HEARTBEAT_SECONDS, process_start
 from justrl.train.watch import START_SECONDS, state_of
 
-BARS = "▁▂▃▄▅▆▇█"
+# Dots of a braille character, from U+2800 on: the left column from the top down, then the right one.
+DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 CHARTED = (("reward_mean", "reward"), ("entropy", "entropy"), ("response_length_mean", "length"))
 # Later than this many steps' time without a new line, something is wrong.
 STALLED_STEPS = 3
@@ -200,31 +201,36 @@ def owner_state(owner: Mapping, silent_seconds: float = 0.0) -> str:
     return who
 
 
-def sparkline(values: Sequence[float], width: int = 60) -> str:
-    """A chart of one line: the values averaged into `width` columns, lowest to highest."""
+def chart(values: Sequence[float], width: int = 24, height: int = 4) -> list[str]:
+    """A curve in braille dots, `width` by `height` characters: values averaged or stretched to two columns each."""
     values = [value for value in values if math.isfinite(value)]
     if not values:
-        return ""
-    columns = min(width, len(values))
-    edges = [round(index * len(values) / columns) for index in range(columns + 1)]
-    means = [fmean(values[start:end]) for start, end in pairwise(edges)]
+        return []
+    columns, count = 2 * width, len(values)
+    starts = [column * count // columns for column in range(columns + 1)]
+    means = [fmean(values[start : max(end, start + 1)]) for start, end in pairwise(starts)]
     low, span = min(means), (max(means) - min(means)) or 1.0
-    return "".join(BARS[min(len(BARS) - 1, int((mean - low) / span * len(BARS)))] for mean in means)
+    levels = [round((mean - low) / span * (4 * height - 1)) for mean in means]
+    cells = [[0] * width for _ in range(height)]
+    for column, (before, level) in enumerate(zip([levels[0], *levels], levels, strict=False)):
+        for y in range(min(before, level), max(before, level) + 1):
+            row, dot = divmod(4 * height - 1 - y, 4)
+            cells[row][column // 2] |= DOTS[column % 2][dot]
+    return ["".join(chr(0x2800 + cell) for cell in row) for row in cells]
 
 
-def render(runs: Sequence[RunProgress], width: int = 60, now: float | None = None) -> str:
-    """All runs as text: a line of figures, a chart of reward, entropy and length, and what is wrong."""
+def render(runs: Sequence[RunProgress], width: int = 80, now: float | None = None) -> str:
+    """All runs as text: a line of figures, charts of reward, entropy and length side by side, and what is wrong."""
     if not runs:
         return "no run has started yet"
     return "\n\n".join(_render_run(run, width, now) for run in runs)
 
 
-def _render_run(run: RunProgress, width: int, now: float | None) -> str:
+def headline(run: RunProgress) -> str:
+    """A run in one line: step, speed, time left."""
     of = f" of {run.total:,}" if run.total else ""
-    wrong = findings(run, now)
-    health = [f"  health  {sentence}" for sentence in wrong]
     if not run.rows:
-        return "\n".join([f"{run.name} ({run.experiment})  step 0{of}, {owner_state(run.owner)}", *health])
+        return f"{run.name} ({run.experiment})  step 0{of}, {owner_state(run.owner)}"
     parts = [f"step {run.step:,}{of}"]
     if run.total:
         parts[0] += f" ({run.step / run.total:.0%})"
@@ -237,12 +243,27 @@ def _render_run(run: RunProgress, width: int, now: float | None) -> str:
         parts.append("finished")
     elif run.seconds_left is not None:
         parts.append(f"{duration(run.seconds_left)} left")
-    lines = [f"{run.name} ({run.experiment})  " + "  ".join(parts)]
-    for metric, label in CHARTED:
-        _, values = series(run.rows, metric)
-        if values:
-            lines.append(f"  {label:<8}{run.recent(metric):>9.4g}  {sparkline(values, width)}  from {values[0]:.4g}")
+    return f"{run.name} ({run.experiment})  " + "  ".join(parts)
+
+
+def _render_run(run: RunProgress, width: int, now: float | None) -> str:
+    health = [f"  health  {sentence}" for sentence in findings(run, now)]
+    if not run.rows:
+        return "\n".join([headline(run), *health])
+    lines = [headline(run), *_charts(run, width)]
     truncated = run.recent("response_clip_ratio")
     if truncated is not None:
-        lines.append(f"  {'cut off':<8}{truncated:>9.1%}  of the responses reach the length limit")
+        lines.append(f"  cut off {truncated:.1%} of the responses reach the length limit")
     return "\n".join(lines + (health or ["  health  good"]))
+
+
+def _charts(run: RunProgress, width: int) -> list[str]:
+    """The charts of a run: beside each other, each with its newest value above it and its range below."""
+    blocks, each = [], max(12, (width - 2) // len(CHARTED) - 2)
+    for metric, label in CHARTED:
+        _, values = series(run.rows, metric)
+        finite = [value for value in values if math.isfinite(value)]
+        if finite:
+            scale = f"{min(finite):.4g} to {max(finite):.4g}"
+            blocks.append([f"{label} {run.recent(metric) or finite[-1]:.4g}", *chart(finite, each), scale])
+    return ["  " + "  ".join(part.ljust(each) for part in parts).rstrip() for parts in zip(*blocks, strict=True)]

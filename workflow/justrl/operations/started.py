@@ -1,0 +1,120 @@
+"""Experiments that were started here: found by their results, with what is running, trained and evaluated of each."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from justrl.config import Experiment
+from justrl.errors import UserError
+from justrl.layout import Layout
+from justrl.operations import frozen
+from justrl.operations.run_status import RunProgress, find_runs, owner_state, read_run
+from justrl.train.run_lock import HEARTBEAT_SECONDS
+
+# A trainer that has not touched its lock for so many heartbeats is not counted as running.
+MISSED_HEARTBEATS = 10
+
+
+@dataclass(frozen=True)
+class Started:
+    """An experiment that was started: its results folder, its runs, and how far each target of it is.
+
+    `waiting` are enabled runs without a step, `evaluations` maps a target (all, golden, canary, first_1000) to how many
+    of its results are there and how many there will be, `touched` is when something of it last changed, `problem` says
+    why its configuration cannot be read.
+    """
+
+    results: Path
+    name: str
+    runs: Sequence[RunProgress]
+    waiting: Sequence[str]
+    evaluations: dict[str, tuple[int, int]]
+    touched: float
+    problem: str = ""
+
+    def running(self, now: float | None = None) -> bool:
+        """Whether a trainer is at work, as far as its lock says."""
+        now = time.time() if now is None else now
+        fresh = now - MISSED_HEARTBEATS * HEARTBEAT_SECONDS
+        return any(
+            run.owner and run.touched and run.touched > fresh and "dead" not in owner_state(run.owner)
+            for run in self.runs
+            if not run.finished
+        )
+
+
+def results_folder(given: Path | None) -> Path:
+    """The folder to look in: the one given, else `results` here or in a folder above.
+
+    Raises UserError: there is none.
+    """
+    if given is not None:
+        if not given.is_dir():
+            raise UserError(f"no folder {given}: give --results the folder of an experiment, such as results/mini")
+        return given
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "results").is_dir():
+            return Path("results") if folder == here else folder / "results"
+    raise UserError(f"no folder results in {here} or above it: start this in the checkout, or give --results")
+
+
+def find(results: Path, experiment: Experiment | None = None) -> list[Started]:
+    """The experiments in a results folder and one level below it: those with a running trainer first, then the newest.
+
+    Without `experiment` each is read from the configuration that its last start has frozen beside it.
+    """
+    folders = [folder for folder in (results, *sorted(results.glob("*/"))) if _is_started(folder)]
+    found = [_read(folder, experiment) for folder in folders]
+    return sorted(found, key=lambda started: (started.running(), started.touched), reverse=True)
+
+
+def _is_started(folder: Path) -> bool:
+    return frozen.newest(folder) is not None or any(folder.glob("runs/*/run.json"))
+
+
+def _read(folder: Path, experiment: Experiment | None) -> Started:
+    problem, file = "", frozen.newest(folder)
+    if experiment is None and file:
+        try:
+            experiment = Experiment.from_mapping(frozen.read(file)[0])
+        except (UserError, OSError, ValueError, KeyError, TypeError) as error:
+            problem = f"{file} cannot be read ({error!s:.200}): how long its runs shall be is not known"
+    if experiment:
+        experiment = experiment.with_canaries()
+    steps = {name: run.steps for name, run in experiment.runs.items()} if experiment else {}
+    runs = [read_run(run, steps.get(run.name)) for run in find_runs(folder) if run.parent.parent == folder]
+    layout = Layout(experiment, str(folder)) if experiment else None
+    named = experiment.experiment if experiment else next((run.experiment for run in runs), folder.name)
+    return Started(
+        results=folder,
+        name=named,
+        runs=runs,
+        waiting=sorted(set(experiment.enabled if experiment else ()) - {run.name for run in runs}),
+        evaluations=dict(_evaluations(layout)) if layout else {},
+        touched=max(_times(folder, runs), default=0.0),
+        problem=problem,
+    )
+
+
+def _evaluations(layout: Layout) -> Iterator[tuple[str, tuple[int, int]]]:
+    """How many results of each target are there; of other targets than the whole experiment only once one is."""
+    targets = {
+        "all": layout.evaluation_results(),
+        "canary": [file for file in layout.canary_results() if file.endswith(".json") and "/canary/" in file],
+        "golden": layout.golden_evaluations(),
+        "first_1000": layout.first_thousand_evaluations(),
+    }
+    everything = set(targets["all"])
+    for target, files in targets.items():
+        done = sum(Path(file).is_file() for file in set(files))
+        if target == "all" or any(Path(file).is_file() for file in set(files) - everything):
+            yield target, (done, len(set(files)))
+
+
+def _times(folder: Path, runs: Iterable[RunProgress]) -> Iterator[float]:
+    for run in runs:
+        yield from (moment for moment in (run.updated, run.touched) if moment)
+    for pattern in ("*.json", "experiments/*.json", "runs/*/run.json"):
+        yield from (path.stat().st_mtime for path in folder.glob(pattern))
