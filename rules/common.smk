@@ -173,13 +173,12 @@ def hub_options(subset=None):
 
 
 def cleaning_options(wildcards):
-    """Options of data cleaning that the dataset switches off."""
+    """Options of data cleaning that the dataset switches off, and its split and columns where they are no usual ones."""
     dataset = EXPERIMENT.datasets[wildcards.dataset]
-    return [
-        f"--keep-{what}"
-        for what in ("wrapper", "duplicates", "contradictions")
-        if not getattr(dataset, f"remove_{what}", True)
-    ]
+    kept = [what for what in ("wrapper", "duplicates", "contradictions") if not getattr(dataset, f"remove_{what}", True)]
+    given = {key: getattr(dataset, key, None) for key in ("split", "question_column", "answer_column")}
+    named = [(f"--{key}", value) for key, value in given.items() if value and (key, value) != ("split", "train")]
+    return [f"--keep-{what}" for what in kept] + [word for pair in named for word in pair]
 
 
 def contamination_options(wildcards):
@@ -193,6 +192,13 @@ def benchmark_options(wildcards):
     keys = ("hub_config", "split", "question_column", "answer_column", "id_column")
     given = {key.replace("hub_config", "subset"): getattr(entry, key, None) for key in keys}
     return [word for key, value in given.items() if value for word in (f"--{key}", value)]
+
+
+def grader_options(wildcards):
+    """The rule graders, and those of one's own with the hashes of their files, so that an edited one grades again."""
+    own = {name: function.as_dict() for name, function in EVALUATION.own_graders.items()}
+    named = ",".join(EVALUATION.graders)
+    return [named, "--own-graders", json.dumps(own, sort_keys=True)] if own else named
 
 
 def judge_options():

@@ -1,4 +1,4 @@
-"""From hub repositories to training questions and benchmarks in one schema.
+"""From hub repositories and files of one's own to training questions and benchmarks in one schema.
 
 Inputs: the hub, or the local mirror that the configuration names. Outputs: <results>/data/{dataset}/ and
 <results>/benchmarks/{benchmark}/. Downloads record the revision and the SHA-256 of each file in data.lock.json.
@@ -7,10 +7,12 @@ Inputs: the hub, or the local mirror that the configuration names. Outputs: <res
 
 localrules:
     download_dataset,
+    take_dataset,
     generate_dataset,
     prepare_training_data,
     check_contamination,
     download_benchmark,
+    take_benchmark,
     generate_benchmark,
     format_benchmark,
 
@@ -40,6 +42,28 @@ rule download_dataset:
             --lock data.lock.json \
             --output {output.folder:q} \
             {params.options:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule take_dataset:
+    """Copy a training dataset, a benchmark or a model of one's own from the disk, with its SHA-256."""
+    output:
+        folder=directory("<results>/data/{dataset}/raw"),
+    log:
+        "<logs>/take_dataset/{dataset}.log",
+    wildcard_constraints:
+        dataset=names_of(EXPERIMENT.datasets, "local"),
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        kind="dataset",
+        path=lambda wildcards: EXPERIMENT.datasets[wildcards.dataset].path,
+    shell:
+        r"""
+        python -m justrl data local {params.kind} \
+            --path {params.path:q} \
+            --output {output.folder:q} \
             2> >(log_to {log:q})
         """
 
@@ -162,6 +186,18 @@ use rule download_dataset as download_benchmark with:
         options=lambda wildcards: hub_options(EXPERIMENT.benchmarks[wildcards.benchmark].hub_config),
 
 
+use rule take_dataset as take_benchmark with:
+    output:
+        folder=directory("<results>/benchmarks/{benchmark}/raw"),
+    log:
+        "<logs>/take_benchmark/{benchmark}.log",
+    wildcard_constraints:
+        benchmark=names_of(EXPERIMENT.benchmarks, "local"),
+    params:
+        kind="benchmark",
+        path=lambda wildcards: EXPERIMENT.benchmarks[wildcards.benchmark].path,
+
+
 rule generate_benchmark:
     """Make held-out sums with exact answers."""
     output:
@@ -202,7 +238,7 @@ rule format_benchmark:
     conda:
         "../envs/workflow.yaml"
     params:
-        rows=lambda wildcards: EXPERIMENT.benchmarks[wildcards.benchmark].rows,
+        rows=lambda wildcards: EXPERIMENT.benchmarks[wildcards.benchmark].rows or 0,
         options=benchmark_options,
     shell:
         r"""

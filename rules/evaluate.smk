@@ -98,7 +98,7 @@ rule grade:
         "../envs/workflow.yaml"
     params:
         config=generation_json,
-        graders=",".join(EVALUATION.graders),
+        graders=grader_options,
     shell:
         r"""
         python -m justrl grade \

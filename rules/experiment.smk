@@ -64,6 +64,7 @@ try:
     if workflow.is_main_process:
         start_checks.check_results_folder(EXPERIMENT, RESULTS)
         start_checks.check_unchanged(EXPERIMENT, RESULTS)
+        start_checks.check_local_files(ON_DISK)
         if any(word.partition("=")[0] == "--report" for word in sys.argv):
             start_checks.check_something_to_report(EXPERIMENT, RESULTS)
         DOCUMENT = frozen.document(config, LAYOUT)

@@ -6,6 +6,7 @@ Outputs: <results>/models/{model}/ with safetensors, tokenizer and configuration
 
 localrules:
     download_model,
+    take_model,
 
 
 use rule download_dataset as download_model with:
@@ -22,6 +23,18 @@ use rule download_dataset as download_model with:
         hub_id=lambda wildcards: MODEL_SOURCES[wildcards.model].hub_id,
         revision=lambda wildcards: MODEL_SOURCES[wildcards.model].revision or "main",
         options=literal(hub_options()),
+
+
+use rule take_dataset as take_model with:
+    output:
+        folder=directory("<results>/models/{model}"),
+    log:
+        "<logs>/take_model/{model}.log",
+    wildcard_constraints:
+        model=names_of(MODEL_SOURCES, "local"),
+    params:
+        kind="model",
+        path=lambda wildcards: MODEL_SOURCES[wildcards.model].path,
 
 
 rule teach_model:

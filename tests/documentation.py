@@ -10,12 +10,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "results/README.md"]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 # Their comments name commands in backticks.
-FOLDERS = ("mini", "one_gpu", "slurm")
+FOLDERS = ("examples", "mini", "one_gpu", "slurm")
 CONFIGURATIONS = [
     ROOT / "config.yaml",
     *(file for folder in FOLDERS for file in sorted((ROOT / folder).glob("*.yaml"))),
 ]
-PROGRAMS = ("snakemake", "make", "justrl", "python", "torchrun", "hf")
+PROGRAMS = ("snakemake", "make", "justrl", "python", "torchrun", "hf", "head")
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 # Docstrings of the package, which are not pages.
@@ -37,6 +37,12 @@ class Command:
 def blocks(text: str, language: str) -> list[str]:
     """The fenced blocks of a language."""
     return [body for name, body in FENCE.findall(text) if name == language]
+
+
+def shown_files(text: str) -> dict[str, str]:
+    """The content of each file of examples/ that a page shows: blocks that begin with the file's path as a comment."""
+    bodies = [body for _, body in FENCE.findall(text) if body.startswith("# examples/")]
+    return {body.partition("\n")[0].removeprefix("# "): body.partition("\n")[2] for body in bodies}
 
 
 def inline(text: str) -> list[str]:

@@ -83,7 +83,7 @@ def test_ablations_change_only_what_the_paper_ablates(paper):
         ("evaluation.benchmarks=[aime, aimee]", "no benchmark aimee: did you mean aime"),
         ("evaluation.protocol=papr", "did you mean paper?"),
         ("evaluation.headline_grader=mode", "is not among the graders that run"),
-        ("models.deepseek.source=cloud", "'cloud' is none of hub, taught"),
+        ("models.deepseek.source=cloud", "'cloud' is none of hub, local, taught"),
         ("hardware.gpus_per_node=7", "must be a multiple of the 7 GPUs"),
         ("seed", "write it as dotted.key=value"),
     ],

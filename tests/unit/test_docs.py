@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import justrl
-from documentation import PAGES, PROGRAMS, ROOT, blocks, commands, inline, links, of_program
+from documentation import PAGES, PROGRAMS, ROOT, blocks, commands, inline, links, of_program, shown_files
 from documentation import anchors as anchors_of
 
 
@@ -90,6 +90,15 @@ def test_files_that_a_page_names_are_there(page):
         folder = code.split("/")[0]
         if re.fullmatch(r"\.?[\w-]+(/[\w.-]+)+", code) and folder != "results" and (ROOT / folder).is_dir():
             assert (ROOT / code).exists(), code
+
+
+def test_the_guide_to_changes_shows_the_examples_as_they_are():
+    shown = shown_files((ROOT / "docs/change.md").read_text())
+    assert shown == {path: (ROOT / path).read_text() for path in shown}
+    there = {
+        str(path.relative_to(ROOT)) for ending in ("yaml", "py") for path in (ROOT / "examples").glob(f"*.{ending}")
+    }
+    assert there == set(shown)
 
 
 def test_names_that_the_guide_to_changes_names_are_in_the_package():

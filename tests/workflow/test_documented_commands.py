@@ -54,10 +54,12 @@ def test_options_exist(command):
 def overlay(workspace):
     """The overlay that the guide to changes writes, block by block."""
     parts = blocks((ROOT / "docs/change.md").read_text(), "yaml")
+    parts = [part for part in parts if not part.startswith("# examples/")]
     merged = defaultdict(dict)
     for part in parts:
         for key, value in yaml.safe_load(part).items():
             merged[key] = merged[key] | value if isinstance(value, dict) else value
+    (workspace.folder / "my_model").mkdir(exist_ok=True)  # a model folder of the reader's own
     path = workspace.folder / OVERLAY
     path.write_text(yaml.safe_dump(dict(merged)))
     return path

@@ -15,16 +15,19 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
 
-from justrl.config_files import DEFAULT_CONFIG, merge, read
+from justrl.config_files import DEFAULT_CONFIG, find, merge, read
 from justrl.config_problems import explain
 from justrl.errors import UserError, did_you_mean
 from justrl.gpu_specs import Gpu, find_gpu
+from justrl.io import file_sha256
 
 
 def _not_a_switch(value: Any) -> Any:
@@ -83,6 +86,8 @@ def text(description: str, **limits: Any) -> Any:
 # For what is compiled in a first step.
 LEAST_HANG_MINUTES = 30
 REVISION = "Commit of the hub repository; null resolves main once."
+COLUMN = "Column of the {}; null: the first of the known names (docs/change.md)."
+FROM_DISK = "File or folder, from where one starts or from this repository."
 
 
 class Hub(Part):
@@ -98,6 +103,14 @@ class HubModel(Part):
     source: Literal["hub"] = text("The model hub.")
     hub_id: HubId = text("Repository, owner/name.")
     revision: str | None = text(REVISION, default=None)
+    context_length: Positive = text("Tokens the model can attend to (max_position_embeddings of its config.json).")
+
+
+class LocalModel(Part):
+    """A model folder on disk, in Hugging Face's layout."""
+
+    source: Literal["local"] = text("A folder.")
+    path: str = text("The folder, from where one starts or from this repository; it is copied.")
     context_length: Positive = text("Tokens the model can attend to (max_position_embeddings of its config.json).")
 
 
@@ -121,20 +134,34 @@ class TaughtModel(Part):
     slip_share: Share = text("Share of worked solutions with a slip in them.")
 
 
-Model = Annotated[HubModel | TaughtModel, Field(discriminator="source")]
+Model = Annotated[HubModel | LocalModel | TaughtModel, Field(discriminator="source")]
 
 
-class HubDataset(Part):
+class TextDataset(Part):
+    """What training sets of the hub and of the disk have in common."""
+
+    split: str = text("Split that is trained on.", default="train")
+    question_column: str | None = text(COLUMN.format("question"), default=None)
+    answer_column: str | None = text(COLUMN.format("answer"), default=None)
+    remove_wrapper: Switch = text("Take DAPO's own instruction off each question.", default=True)
+    remove_duplicates: Switch = text("Keep one copy of each question.", default=True)
+    remove_contradictions: Switch = text("Drop questions whose copies disagree on the answer.", default=True)
+    remove_contaminated: Switch = text("Drop questions that overlap with a benchmark.", default=False)
+
+
+class HubDataset(TextDataset):
     """A training set of the hub."""
 
     source: Literal["hub"] = text("The dataset hub.")
     hub_id: HubId = text("Repository, owner/name.")
     revision: str | None = text(REVISION, default=None)
-    split: str = text("Split that is trained on.")
-    remove_wrapper: Switch = text("Take DAPO's own instruction off each question.")
-    remove_duplicates: Switch = text("Keep one copy of each question.")
-    remove_contradictions: Switch = text("Drop questions whose copies disagree on the answer.")
-    remove_contaminated: Switch = text("Drop questions that overlap with a benchmark.")
+
+
+class LocalDataset(TextDataset):
+    """A training set on disk: JSON lines, JSON, CSV or Parquet."""
+
+    source: Literal["local"] = text("A file or folder.")
+    path: str = text(FROM_DISK)
 
 
 class ArithmeticDataset(Part):
@@ -147,7 +174,7 @@ class ArithmeticDataset(Part):
     remove_contaminated: Switch = text("Drop questions that overlap with a benchmark.")
 
 
-Dataset = Annotated[HubDataset | ArithmeticDataset, Field(discriminator="source")]
+Dataset = Annotated[HubDataset | LocalDataset | ArithmeticDataset, Field(discriminator="source")]
 
 
 class OverlongPenalty(Part):
@@ -157,6 +184,43 @@ class OverlongPenalty(Part):
     buffer: Positive = text("Tokens before the limit where it begins.")
     factor: Number = text("Penalty at the limit.", gt=0)
 
+
+class OwnFunction(Part):
+    """A plain Python function of one's own, of the completion, the gold and the row that the question is from."""
+
+    file: str = text("Python file, from where one starts or from this repository.")
+    function: str = text("Name of the function.", pattern=r"^[A-Za-z_]\w*$", default="score")
+    sha256: str | None = text(
+        "SHA-256 of the file, taken when the experiment is read.", default=None, validate_default=True
+    )
+
+    @field_validator("file")
+    @classmethod
+    def _is_there(cls, value: str) -> str:
+        if not find(value).is_file():
+            raise ValueError("there is no such file; its path begins where one starts, or at this repository")
+        return value
+
+    @field_validator("sha256")
+    @classmethod
+    def _of_the_file(cls, value: str | None, known: ValidationInfo) -> str | None:
+        return file_sha256(find(known.data["file"])) if value is None and "file" in known.data else value
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.function}"
+
+
+def _kind_of_reward(value: Any) -> str:
+    return "OwnFunction" if isinstance(value, dict | OwnFunction) else "name"
+
+
+Reward = Annotated[
+    Annotated[Literal["paper", "strict", "robust"], Tag("name")] | Annotated[OwnFunction, Tag("OwnFunction")],
+    Discriminator(_kind_of_reward),
+]
+
+# What is no paper result says so on every file and figure, by the experiment's name.
+OWN_EXPERIMENT = "give the experiment a name and a folder of its own (`experiment` and `pathvars`, docs/change.md)"
 
 # What of the recipe the training data is prepared with, once for all runs.
 PREPARED = ("prompt_separator", "prompt_suffix", "max_prompt_length")
@@ -199,9 +263,9 @@ class Recipe(Part):
     temperature: Number = text("Sampling temperature of rollouts.", gt=0)
     top_p: Number = text("Nucleus of rollouts.", gt=0, le=1)
     top_k: TopK = text("Top-k of rollouts; -1 is off.")
-    reward: Literal["paper", "strict", "robust"] = text(
+    reward: Reward = text(
         "Verifier that gives the reward: paper (the authors' strict one), strict (last box anywhere), robust (lenient, "
-        "of the ablation)."
+        "of the ablation); or {file, function}, a Python function of one's own."
     )
     overlong_penalty: OverlongPenalty
     prompt_separator: str = text("Text between question and suffix.")
@@ -232,11 +296,11 @@ class Recipe(Part):
 class Run(Part):
     """A training run: a base model, data, an engine and the complete recipe."""
 
-    family: Name = text("Comparison table it belongs to.")
+    family: Name = text("Comparison table it belongs to; that of its model's name where nothing is said.")
     model: str = text("A name of models.")
     dataset: str = text("A name of datasets.")
-    engine: Literal["verl", "reference"] = text("verl (Ray, FSDP2, vLLM) or reference (one process).")
-    enabled: Switch = text("Whether `snakemake` without a target trains it.")
+    engine: Literal["verl", "reference"] = text("verl (Ray, FSDP2, vLLM) or reference (one process).", default="verl")
+    enabled: Switch = text("Whether `snakemake` without a target trains it.", default=True)
     steps: Positive = text("Training steps.")
     segment_steps: Positive = text("Steps of one job; divides steps.")
     evaluate_every: Positive = text("Steps between checkpoint evaluations; a multiple of segment_steps.")
@@ -279,33 +343,52 @@ class External(Part):
     enabled: bool = text("Whether `snakemake` evaluates it unasked; `snakemake golden` does.", default=True)
 
 
+LABEL = "Name in tables and figures; that of the entry where nothing is said."
+SAMPLES = "Samples of each question."
+
+
 class HubBenchmark(Part):
     """A benchmark of the hub."""
 
-    label: str = text("Name in tables and figures.")
+    label: str = text(LABEL)
     source: Literal["hub"] = text("The dataset hub.")
     hub_id: HubId = text("Repository, owner/name.")
     hub_config: str | None = text("Configuration (subset) of the dataset.", default=None)
     revision: str | None = text(REVISION, default=None)
-    split: str = text("Split that is evaluated.")
-    question_column: str = text("Column of the question.")
-    answer_column: str = text("Column of the gold answer.")
+    split: str = text("Split that is evaluated.", default="train")
+    question_column: str | None = text(COLUMN.format("question"), default=None)
+    answer_column: str | None = text(COLUMN.format("gold answer"), default=None)
     id_column: str | None = text("Column of a unique id; null numbers the rows.", default=None)
     rows: Positive = text("Number of questions; another count is refused.")
-    samples: Positive = text("Samples of each question.")
+    samples: Positive = text(SAMPLES, default=4)
+
+
+class LocalBenchmark(Part):
+    """A benchmark on disk: JSON lines, JSON, CSV or Parquet."""
+
+    label: str = text(LABEL)
+    source: Literal["local"] = text("A file or folder.")
+    path: str = text(FROM_DISK)
+    question_column: str | None = text(COLUMN.format("question"), default=None)
+    answer_column: str | None = text(COLUMN.format("gold answer"), default=None)
+    id_column: str | None = text("Column of a unique id; null numbers the rows.", default=None)
+    rows: Positive | None = text(
+        "Number of questions; another count is refused. null: as many as there are.", default=None
+    )
+    samples: Positive = text(SAMPLES, default=4)
 
 
 class ArithmeticBenchmark(Part):
     """Generated sums that are held out."""
 
-    label: str = text("Name in tables and figures.")
+    label: str = text(LABEL)
     source: Literal["arithmetic"] = text("Generated.")
     digits: Positive = text("Digits of each operand.")
     rows: Positive = text("Number of questions.")
-    samples: Positive = text("Samples of each question.")
+    samples: Positive = text(SAMPLES)
 
 
-Benchmark = Annotated[HubBenchmark | ArithmeticBenchmark, Field(discriminator="source")]
+Benchmark = Annotated[HubBenchmark | LocalBenchmark | ArithmeticBenchmark, Field(discriminator="source")]
 PER_BENCHMARK: Literal["per_benchmark"] = "per_benchmark"
 
 
@@ -367,6 +450,10 @@ class Evaluation(Part):
     together: Switch = text("Whether one job answers all benchmarks of a checkpoint, for models that load slowly only.")
     graders: list[Literal["strict", "paper", "paper_rules", "symbolic"]] = text(
         "Rule graders; every completion gets every verdict.", min_length=1
+    )
+    own_graders: dict[Name, OwnFunction] = text(
+        "Graders of one's own by name, beside those: Python functions that say whether a completion is right.",
+        default={},
     )
     model_grader: ModelGrader
     headline_grader: str = text("Grader whose avg@k is the headline.")
@@ -488,7 +575,7 @@ class Experiment(Part):
         Raises UserError: one line for each problem, naming the key, its value and what would be right.
         """
         # A round trip turns Snakemake's own mapping types into plain ones.
-        plain = json.loads(json.dumps(config))
+        plain = spelled_out(json.loads(json.dumps(config)))
         own = {}
         for name, run in _mappings(plain.get("runs")):
             own[name] = run.get("recipe")
@@ -624,11 +711,16 @@ class Experiment(Part):
         if self.canary.steps % self.canary.segment_steps:
             yield f"canary.steps ({self.canary.steps}) must be a multiple of its segment_steps"
         yield from _unknown("evaluation.protocol: no protocol", evaluation.protocol, self.protocols)
-        graders: list[str] = [*evaluation.graders]
+        graders: list[str] = [*evaluation.graders, *evaluation.own_graders]
+        for name in sorted(evaluation.own_graders.keys() & {"strict", "paper", "paper_rules", "symbolic", "model"}):
+            yield f"evaluation.own_graders.{name}: the name is taken by a grader of the package; choose another"
         if evaluation.model_grader.enabled:
             graders += ["model", "paper_rules+model"]
             if "paper_rules" not in graders:
                 yield "evaluation.graders: model_grader judges what paper_rules rejected; add paper_rules or disable it"
+        if self.experiment == "paper" and evaluation.headline_grader in evaluation.own_graders:
+            headline = evaluation.headline_grader
+            yield f"evaluation.headline_grader: {headline} is not the paper's way of grading; {OWN_EXPERIMENT}"
         if evaluation.headline_grader not in graders:
             headline = evaluation.headline_grader
             yield f"evaluation.headline_grader: {headline} is not among the graders that run: {', '.join(graders)}"
@@ -639,6 +731,8 @@ class Experiment(Part):
     def run_contradictions(self, name: str) -> Iterator[str]:
         """What of one run does not fit together, or not its model and hardware."""
         run, where = self.runs[name], f"runs.{name}"
+        if self.experiment == "paper" and isinstance(run.recipe.reward, OwnFunction):
+            yield f"{where}.recipe.reward: {run.recipe.reward} is not the paper's reward; {OWN_EXPERIMENT}"
         for key in PREPARED:
             if getattr(run.recipe, key) != getattr(self.recipe, key):
                 yield (
@@ -685,6 +779,40 @@ class Experiment(Part):
                 f"{where}: mini_batch_prompts x rollouts_per_prompt = {sequences} sequences must be a multiple of the "
                 f"{self.hardware.gpus} GPUs of hardware"
             )
+
+
+def spelled_out(config: dict[str, Any]) -> dict[str, Any]:
+    """A plain configuration with what its entries leave unsaid: the run that one is `like`, labels, families.
+
+    A run `like` another one has all of its keys but `enabled`, and its own over them.
+
+    Raises UserError: a run is like one that is not there, or like itself.
+    """
+    runs = dict(_mappings(config.get("runs")))
+    whole = {**config, **{key: {**config[key]} for key in ("runs", "benchmarks") if isinstance(config.get(key), dict)}}
+    for name in runs:
+        run = _like(name, runs, ())
+        if isinstance(run.get("model"), str):
+            run.setdefault("family", run["model"])
+        whole["runs"][name] = run
+    for name, benchmark in _mappings(config.get("benchmarks")):
+        whole["benchmarks"][name] = {"label": name, **benchmark}
+    return whole
+
+
+def _like(name: str, runs: Mapping[str, dict], above: tuple[str, ...]) -> dict[str, Any]:
+    own = {key: value for key, value in runs[name].items() if key != "like"}
+    other = runs[name].get("like")
+    if other is None:
+        return {"recipe": {}, **own}
+    chain = (*above, name)
+    if other not in runs:
+        raise UserError(f"config: runs.{name}.like: no run {other}{did_you_mean(str(other), runs)}")
+    if other in chain:
+        raise UserError(f"config: runs.{name}.like goes round in a circle: {' -> '.join((*chain, other))}")
+    inherited = _like(other, runs, chain)
+    inherited.pop("enabled", None)
+    return merge(inherited, own)
 
 
 def settings(runs: Mapping[str, Run]) -> dict[str, list[str]]:

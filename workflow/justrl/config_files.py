@@ -45,6 +45,11 @@ def merge(base: Mapping, overlay: Mapping) -> Config:
     return merged
 
 
+def find(path: str | Path) -> Path:
+    """A file or folder that a configuration names: from where one starts or, if there is none, from this repository."""
+    return Path(path) if Path(path).exists() else ROOT / path
+
+
 def read_yaml(path: str | Path) -> Config:
     """Read a YAML mapping; a missing file, broken YAML or anything but a mapping is a UserError."""
     path = Path(path)
@@ -64,7 +69,7 @@ def read_overlay(path: str | Path, above: Sequence[str] = ()) -> Config:
     chain = [*above, str(path)]
     if str(path) in above:
         raise UserError(f"{chain[0]}: `extends` goes round in a circle: {' -> '.join(chain)}")
-    overlay = read_yaml(path if Path(path).is_file() else ROOT / path)
+    overlay = read_yaml(find(path))
     extended = overlay.pop("extends", None)
     return merge(read_overlay(extended, chain), overlay) if extended else overlay
 

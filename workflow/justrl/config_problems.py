@@ -55,7 +55,7 @@ def _place(root: type[BaseModel], location: tuple) -> tuple[str, type[BaseModel]
             node = field.annotation if field is not None else None
             continue
         variants = _variants(node)
-        tagged = [v for v in variants if typing.get_args(v.model_fields["source"].annotation) == (word,)]
+        tagged = [v for v in variants if word in (v.__name__, *_sources(v))]
         if tagged:
             node = tagged[0]
         elif typing.get_origin(node) is dict:
@@ -67,8 +67,14 @@ def _place(root: type[BaseModel], location: tuple) -> tuple[str, type[BaseModel]
 
 
 def _variants(node: Any) -> list[type[BaseModel]]:
-    """The parts of a union that is told apart by `source`."""
+    """The parts of a union, which are told apart by `source` or by their class."""
     if typing.get_origin(node) is Annotated:
         node = typing.get_args(node)[0]
-    parts = [part for part in typing.get_args(node) if isinstance(part, type) and issubclass(part, BaseModel)]
-    return [part for part in parts if "source" in part.model_fields]
+    if isinstance(node, type) and issubclass(node, BaseModel):
+        return [node]
+    return [part for inner in typing.get_args(node) if not isinstance(inner, str) for part in _variants(inner)]
+
+
+def _sources(variant: type[BaseModel]) -> tuple:
+    field = variant.model_fields.get("source")
+    return typing.get_args(field.annotation) if field else ()

@@ -153,6 +153,12 @@ def link_file(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file with its times."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, target)
+
+
 def link_tree(source: Path, target: Path) -> None:
     """Copy a folder by hard links, or by bytes where the file system has none."""
     for path in sorted(source.rglob("*")):

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from justrl.config import Experiment, HubModel, TaughtModel, settings
+from justrl.config import Experiment, HubModel, LocalModel, TaughtModel, settings
 from justrl.errors import UserError
 from justrl.published import RELEASED
 
 FIGURES = ("training", "forecast", "diagnostics", "checkpoints", "pass_at_k")
 JUDGE = "model_grader"
+# Where files come from that are not made by the workflow.
+TAKEN = ("hub", "local")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Layout:
     ends: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
-    def model_sources(self) -> dict[str, HubModel | TaughtModel]:
+    def model_sources(self) -> dict[str, HubModel | LocalModel | TaughtModel]:
         """Every model by name, with where it comes from: base models, published ones and the judge."""
         experiment, judge = self.experiment, self.experiment.evaluation.model_grader
         published = {
@@ -79,19 +81,19 @@ class Layout:
         return files + [self.questions(name) for name in self.experiment.evaluation.benchmarks]
 
     def hub_folders(self, runs: Iterable[str] | None = None) -> list[str]:
-        """The folders of everything that runs (the enabled ones) get from the hub, each with its source.json."""
+        """The folders of everything that runs (the enabled ones) get from hub or disk, each with its source.json."""
         experiment = self.experiment
         chosen = [experiment.runs[run] for run in (experiment.enabled if runs is None else runs)]
         models = {run.model for run in chosen} | set(experiment.enabled_external)
         if experiment.evaluation.model_grader.enabled:
             models.add(JUDGE)
         sources = self.model_sources
-        folders = [self.model(name) for name in models if sources[name].source == "hub"]
+        folders = [self.model(name) for name in models if sources[name].source in TAKEN]
         datasets = {run.dataset for run in chosen}
-        folders += [self.raw_data(name) for name in datasets if experiment.datasets[name].source == "hub"]
+        folders += [self.raw_data(name) for name in datasets if experiment.datasets[name].source in TAKEN]
         benchmarks = experiment.evaluation.benchmarks
         return sorted(folders) + [
-            self.raw_benchmark(name) for name in benchmarks if experiment.benchmarks[name].source == "hub"
+            self.raw_benchmark(name) for name in benchmarks if experiment.benchmarks[name].source in TAKEN
         ]
 
     def run(self, run: str) -> str:
@@ -198,12 +200,14 @@ class Layout:
         else:
             model = self.model_sources[experiment.runs[run].model if step else run].as_dict()
         questions = experiment.benchmarks[benchmark].as_dict()
+        own = {grader: function.as_dict() for grader, function in evaluation.own_graders.items()}
         return {
             "experiment": self.stamp(name),
             "model": model,
             "questions": {key: value for key, value in questions.items() if key not in ("label", "samples")},
             "generation": self.generation(name, benchmark, protocol),
-            "graders": list(evaluation.graders),
+            "graders": [*evaluation.graders, *evaluation.own_graders],
+            **({"own_graders": own} if own else {}),
             "model_grader": evaluation.model_grader.as_dict(),
             "headline_grader": evaluation.headline_grader,
         }

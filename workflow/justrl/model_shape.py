@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from justrl.config import HubModel, TaughtModel
+from justrl.config import HubModel, LocalModel, TaughtModel
+from justrl.config_files import find
 from justrl.io import read_json_object
 
 # Vocabulary of a taught model, rounded up to what its characters and words come to.
@@ -70,10 +71,12 @@ def read_shape(folder: str | Path) -> ModelShape | None:
     return ModelShape(layers, width, intermediate, heads, key_value_heads, head_size, vocabulary, tied)
 
 
-def shape_of(model: HubModel | TaughtModel, folder: str | Path | None = None) -> ModelShape | None:
+def shape_of(model: HubModel | LocalModel | TaughtModel, folder: str | Path | None = None) -> ModelShape | None:
     """The shape of a `models` entry: of its folder where it is there, else of the known models; None if unknown."""
     if folder is not None and (found := read_shape(folder)):
         return found
+    if isinstance(model, LocalModel):
+        return read_shape(find(model.path))
     if isinstance(model, TaughtModel):
         size = model.hidden_size // model.heads
         feed_forward, key_values = model.intermediate_size, model.key_value_heads

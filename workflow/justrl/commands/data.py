@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     calls = {
         prepare: _prepare,
         download: _download,
+        local: _local,
         benchmark: _benchmark,
         contamination: _contamination,
         arithmetic: _arithmetic,
@@ -106,11 +107,27 @@ def download(arguments: argparse.Namespace) -> None:
     print(f"{source.hub_id} at {source.revision or 'an unrecorded revision'} from {source.origin}: {arguments.output}")
 
 
+def _local(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", choices=("dataset", "benchmark", "model"))
+    parser.add_argument("--path", type=Path, required=True, help="data file, or folder of data files or of a model")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+
+
+def local(arguments: argparse.Namespace) -> None:
+    """Copy data or a model from the disk into a folder, with source.json: where from, SHA-256."""
+    from justrl.config_files import find
+    from justrl.data import sources
+
+    source = sources.local_source(find(arguments.path), "model" if arguments.kind == "model" else "dataset")
+    sources.download(source, arguments.output)
+    print(f"{len(source.files)} files of {arguments.path}: {arguments.output}")
+
+
 def _benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", required=True, help="the benchmark's name in the configuration")
     parser.add_argument("--input", type=Path, required=True, help="data file, or folder of a download")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
-    parser.add_argument("--rows", type=whole(1), help="number of questions there must be")
+    parser.add_argument("--rows", type=whole(0), help="number of questions there must be; 0, where none is said")
     parser.add_argument("--subset", "--hub-config", help="subset (`config_name`) of the data set")
     parser.add_argument("--split", help="split of the data set")
     for what in ("question", "answer", "id"):

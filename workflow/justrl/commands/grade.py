@@ -8,6 +8,7 @@ from pathlib import Path
 
 from justrl.commands.generate import add_backend_arguments, backend_options
 from justrl.commands.options import whole
+from justrl.config import OwnFunction, read_part
 from justrl.errors import UserError
 
 
@@ -18,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--graders", help="rule graders, by comma: strict,paper,paper_rules,symbolic")
+    parser.add_argument(
+        "--own-graders",
+        metavar="JSON",
+        default="{}",
+        help='Python functions of your own, beside --graders: {"mine": {"file": "my_grader.py", "function": "grade"}}',
+    )
     which.add_argument("--grader", choices=["model"], help="a judge model, on what the rules rejected")
     parser.add_argument("--output", type=Path, help="grades Parquet to write (default: only print the summary)")
     add_config_argument(parser)
@@ -66,11 +73,15 @@ def grade(arguments: argparse.Namespace) -> None:
             judged = grading.rejected_samples(samples, rules, arguments.rules)
     elif arguments.processes is not None:
         options = {name: {"processes": arguments.processes} for name in ("paper_rules", "symbolic")}
-    grades = grading.grade_samples(judged, graders, options)
+    given = json_argument(arguments.own_graders, "--own-graders")
+    own = {name: read_part(OwnFunction, entry, f"--own-graders {name}") for name, entry in given.items()}
+    grades = grading.grade_samples(judged, graders, options, own)
     summary = grading.summarise(grades)
     print(grading.format_summary(summary))
     if arguments.output:
         settings = {"graders": graders, "options": options}
+        if own:
+            settings["own_graders"] = {name: function.as_dict() for name, function in own.items()}
         if arguments.grader:
             settings["after"] = arguments.rules if arguments.rejected_by else None
             settings["judge"] = {

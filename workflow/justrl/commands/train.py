@@ -104,7 +104,7 @@ def run_request(args: argparse.Namespace) -> SegmentRequest:
         else:
             general.append(override)
     base.run(args.run)  # an unknown run is named before its overrides
-    changed = config_files.read(args.config, general)
+    changed = config.spelled_out(config_files.read(args.config, general))
     own = config_files.merge(changed["recipe"], changed["runs"][args.run]["recipe"])
     own = config_files.apply_overrides(own, recipe)
     changed["runs"][args.run] |= {"recipe": own, "enabled": True}

@@ -16,7 +16,7 @@ from justrl.data.tables import is_data_file
 from justrl.errors import UserError
 from justrl.generation.downloads import check_download, read_record
 from justrl.generation.weight_checks import indexed_files
-from justrl.io import atomic_folder, file_sha256, json_object, link_file, write_json
+from justrl.io import atomic_folder, copy_file, file_sha256, json_object, link_file, write_json
 
 Kind = Literal["dataset", "model"]
 
@@ -111,12 +111,15 @@ def locate(
     return found
 
 
-def local_source(path: str | Path) -> Source:
-    """Describe a local file or folder of data.
+def local_source(path: str | Path, kind: Kind = "dataset") -> Source:
+    """Describe a local file or folder of data, or a model folder.
 
-    A folder that `justrl data download` made keeps its recorded source, and must hold what was downloaded.
+    A folder that `justrl data download` made keeps its recorded source, and must hold what was downloaded. Raises
+    UserError: there is nothing, or it lacks what makes it usable.
     """
     path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} is not there: name a file or folder from where you start, or an absolute path")
     record = path / "source.json"
     if record.is_file():
         check_download(path)
@@ -127,8 +130,27 @@ def local_source(path: str | Path) -> Source:
             raise UserError(
                 f"{record} is no record of a download ({error}): delete its folder and download it again"
             ) from None
-    folder, names = (path.parent, [path.name]) if path.is_file() else (path, wanted_files("dataset", _walk(path)))
-    return Source("dataset", str(path), None, None, "local", folder, _hashes(folder, names))
+    folder, names = (path.parent, [path.name]) if path.is_file() else (path, wanted_files(kind, _walk(path)))
+    found = Source(kind, str(path), None, None, "local", folder, _hashes(folder, names))
+    _check_complete(found)
+    return found
+
+
+def changed_since(path: str | Path, taken: str | Path) -> str | None:
+    """The first file of a local source that is other than its copy in the folder `taken`; None if there is none.
+
+    Copies keep size and time; only files that differ in one of them are read. What is gone has not changed.
+    """
+    path, taken = Path(path), Path(taken)
+    for copy in sorted(taken.rglob("*")):
+        original = path if path.is_file() else path / copy.relative_to(taken)
+        if copy.name == "source.json" or not (copy.is_file() and original.is_file()):
+            continue
+        then, now = copy.stat(), original.stat()
+        same = then.st_size == now.st_size and then.st_mtime_ns == now.st_mtime_ns
+        if not same and file_sha256(copy) != file_sha256(original) and (path.is_dir() or copy.name == path.name):
+            return str(original)
+    return None
 
 
 def _walk(folder: Path) -> list[str]:
@@ -249,6 +271,7 @@ def _check_complete(source: Source) -> None:
 def download(source: Source, output: str | Path) -> Path:
     """Place the files of a located source, and its record, in the folder `output`, which appears whole or not at all.
 
+    Files of one's own are copied, so that editing them changes nothing that is here; all others are hard links.
     A folder that is there already is replaced if it holds an earlier download or nothing; anything else is refused.
     """
     output = Path(output)
@@ -256,6 +279,6 @@ def download(source: Source, output: str | Path) -> Path:
         raise UserError(f"{output} holds files that are no download: choose another folder or empty it")
     with atomic_folder(output) as folder:
         for name in source.files:
-            link_file(source.folder / name, folder / name)
+            (copy_file if source.origin == "local" else link_file)(source.folder / name, folder / name)
         write_json(folder / "source.json", source.record())
     return output

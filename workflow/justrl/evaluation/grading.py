@@ -5,10 +5,11 @@ A grader that crashes is an error with the sample's name, never a `wrong`; what 
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from justrl.config import OwnFunction
 from justrl.errors import UserError
 from justrl.evaluation.completions import KEY, METADATA_KEY, digest, match_questions, read_table, table_settings
 from justrl.io import write_parquet
@@ -16,30 +17,41 @@ from justrl.io import write_parquet
 if TYPE_CHECKING:
     import pandas
 
+    from justrl.verifiers.outcome import Grader
+
 OUTCOMES = ("correct", "wrong", "unparsed", "timeout")
 COLUMNS = [*KEY, "grader", "outcome", "extracted"]
 MODEL = "model"
 CHUNK = 512
 
 
-def grade_samples(samples: "pandas.DataFrame", graders: Sequence[str], options: dict[str, dict] | None = None):
+def grade_samples(
+    samples: "pandas.DataFrame",
+    graders: Sequence[str],
+    options: dict[str, dict] | None = None,
+    own: Mapping[str, OwnFunction] | None = None,
+):
     """Grade every sample with every named grader.
 
     Args:
         samples: completions as `read_completions` gives them.
         graders: names that `justrl.verifiers.get_grader` knows.
         options: constructor options by grader.
+        own: functions of one's own by name, which grade after those.
 
     Returns:
         A DataFrame of COLUMNS, grader by grader, in the order of the samples.
     """
     from justrl.verifiers import get_grader
+    from justrl.verifiers.own import OwnGrader
 
-    repeated = [name for name, count in Counter(graders).items() if count > 1]
+    own = own or {}
+    repeated = [name for name, count in Counter([*graders, *own]).items() if count > 1]
     if repeated or not graders:
         raise UserError(f"--graders: {repeated[0]} is named twice" if repeated else "--graders: name at least one")
-    loaded = [get_grader(name, **(options or {}).get(name, {})) for name in graders]
-    return _concat(_grade_with(grader, name, samples) for name, grader in zip(graders, loaded, strict=True))
+    loaded: dict[str, Grader] = {name: get_grader(name, **(options or {}).get(name, {})) for name in graders}
+    loaded |= {name: OwnGrader(function) for name, function in own.items()}
+    return _concat(_grade_with(grader, name, samples) for name, grader in loaded.items())
 
 
 def with_golds(
@@ -173,9 +185,15 @@ def _grade_with(grader, name: str, samples: "pandas.DataFrame") -> "pandas.DataF
 
 
 def _grade_chunk(grader, name: str, rows: "pandas.DataFrame") -> list:
+    from justrl.verifiers.own import OwnGrader
+
     columns = ["completion", "answer", "question"] if name == MODEL else ["completion", "answer"]
+    answers: list[tuple] = [tuple(row) for row in rows[columns].itertuples(index=False)]
+    if isinstance(grader, OwnGrader):
+        told = rows[["question", "question_id", "benchmark"]].to_dict("records")
+        answers = [(*answer, row) for answer, row in zip(answers, told, strict=True)]
     try:
-        grades = grader.grade_many([tuple(row) for row in rows[columns].itertuples(index=False)])
+        grades = grader.grade_many(answers)
     except UserError:
         raise
     except Exception as error:

@@ -20,6 +20,7 @@ import numpy as np
 
 from justrl.analysis.results import Result, load_results
 from justrl.config import Experiment
+from justrl.data.benchmarks import question_count
 
 FOUND = 1.959964 + 0.841621
 BOUND = 0.25
@@ -58,13 +59,14 @@ def detect(
     evaluation = experiment.evaluation
     rows = []
     for name in evaluation.benchmarks:
-        entry, samples = experiment.benchmarks[name], experiment.samples(name, evaluation.protocol)
+        questions = question_count(experiment.benchmarks[name])
+        samples = experiment.samples(name, evaluation.protocol)
         mine = [result for result in results if result.benchmark == name and not result.is_base]
         variances = [_sampling_variance(result) for result in mine]
         known = [variance for variance in variances if variance is not None]
         v = float(np.mean(known)) if known else BOUND
-        spread = _spread(mine, v / (entry.rows * samples))
-        rows.append(_row(name, entry.rows, samples, v, bool(known), spread, difference, seeds))
+        spread = _spread(mine, v / (questions * samples))
+        rows.append(_row(name, questions, samples, v, bool(known), spread, difference, seeds))
     return [*rows, _average(rows, results, difference, seeds)]
 
 

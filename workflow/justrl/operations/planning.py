@@ -219,7 +219,9 @@ def announce(experiment: Experiment, segments: Iterable[tuple[str, int]], layout
 
 def evaluation_samples(experiment: Experiment, benchmarks: Sequence[str], protocol: str) -> int:
     """Completions of one checkpoint on the named benchmarks."""
-    return sum(experiment.benchmarks[name].rows * experiment.samples(name, protocol) for name in benchmarks)
+    from justrl.data.benchmarks import question_count
+
+    return sum(question_count(experiment.benchmarks[name]) * experiment.samples(name, protocol) for name in benchmarks)
 
 
 def _evaluations(experiment: Experiment, run: Run) -> tuple[int, int]:

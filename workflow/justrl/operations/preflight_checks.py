@@ -24,7 +24,7 @@ def check_experiment(
     for engine in sorted({experiment.runs[run].engine for run in runs}):
         done.append(guarded("packages", partial(checks.check_packages, engine)))
         done += gpu_checks.check_card(experiment.hardware, engine)
-    for reward in sorted({experiment.runs[run].recipe.reward for run in runs}):
+    for reward in sorted({experiment.runs[run].recipe.reward for run in runs}, key=str):
         done.append(guarded("reward", partial(experiment_checks.check_reward, reward)))
     done.append(guarded("golden", lambda: experiment_checks.check_golden(experiment, results)))
     for run in runs:

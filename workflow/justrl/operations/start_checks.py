@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from justrl.config import Experiment, completed
-from justrl.config_files import differences, in_words
+from justrl.config_files import differences, find, in_words
+from justrl.data.sources import changed_since
 from justrl.errors import UserError
 from justrl.io import read_object
 from justrl.layout import Layout
@@ -41,6 +43,29 @@ def check_unchanged(experiment: Experiment, results: Path) -> None:
                 f"config: run {name} has trained {steps} steps in {folder}, as another training than the one that is "
                 f"asked for now: {changed}. Undo the change, give the changed experiment a run name of its own, or "
                 f"train anew after `justrl set-aside {name} --results {results}`, which moves the run and its results."
+            )
+
+
+def check_local_files(layout: Layout) -> None:
+    """Raise UserError if a local file is neither here nor taken before, or is other than when it was taken."""
+    experiment = layout.experiment
+    entries: list[tuple[str, Any, str]] = [
+        *((f"models.{name}", entry, layout.model(name)) for name, entry in experiment.models.items()),
+        *((f"datasets.{name}", entry, layout.raw_data(name)) for name, entry in experiment.datasets.items()),
+        *((f"benchmarks.{name}", entry, layout.raw_benchmark(name)) for name, entry in experiment.benchmarks.items()),
+    ]
+    for key, entry, folder in entries:
+        if entry.source != "local":
+            continue
+        path = find(entry.path)
+        if not Path(folder).is_dir() and not path.exists():
+            raise UserError(
+                f"config: {key}.path: {entry.path} is not there; a path begins where one starts, or at this repository"
+            )
+        if changed := changed_since(path, folder):
+            raise UserError(
+                f"config: {key}.path: {changed} has been edited since it was copied to {folder}, of which results were "
+                "made: undo the edit, or give the edited file an entry of its own"
             )
 
 

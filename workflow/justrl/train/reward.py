@@ -1,7 +1,8 @@
 """Reward of a response: the verifier's verdict and, in the ablations, an overlong penalty."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from justrl.config import Recipe
 from justrl.errors import UserError
@@ -40,12 +41,18 @@ class Rewards:
 
     @property
     def correct(self) -> list[bool]:
-        """Whether the verifier accepted each response: its reward is above 0 for right and at most 0 for wrong."""
+        """Whether each response counts as solved: its reward is above 0, as verifiers pay for right answers alone."""
         return [score > 0 for score in self.scores]
 
 
+def question_row(data_source: Any, extra_info: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a reward of one's own is told of a question, the same by both engines: question, index, data_source."""
+    extra = extra_info or {}
+    return {"question": extra.get("question"), "index": extra.get("index"), "data_source": data_source}
+
+
 class RewardFunction:
-    """The reward of a recipe: its verifier by name, and its overlong penalty if enabled.
+    """The reward of a recipe: its verifier by name or a function of one's own, and its overlong penalty if enabled.
 
     `robust` takes about two minutes a step at most; what it leaves undecided counts as wrong (verifiers/rewards.py).
     """
@@ -57,9 +64,19 @@ class RewardFunction:
         self._max_response_length = recipe.max_response_length
         self._penalty = recipe.overlong_penalty
 
-    def __call__(self, completions: Sequence[str], golds: Sequence[str], lengths: Sequence[int]) -> Rewards:
-        """Mark each completion (text without special tokens) against its gold; lengths are in tokens."""
-        marks = self._reward.mark(zip(completions, golds, strict=True))
+    def __call__(
+        self,
+        completions: Sequence[str],
+        golds: Sequence[str],
+        lengths: Sequence[int],
+        rows: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Rewards:
+        """Mark each completion (text without special tokens) against its gold.
+
+        Lengths are in tokens; `rows` are those that the questions are from, of which rewards of one's own may read.
+        """
+        rows = [{}] * len(completions) if rows is None else rows
+        marks = self._reward.mark(zip(completions, golds, rows, strict=True))
         penalties = [0.0] * len(marks)
         if self._penalty.enabled:
             buffer, factor = self._penalty.buffer, self._penalty.factor

@@ -3,13 +3,16 @@
 Two of them are training rewards: `paper` is the authors' own (a box in the last 100 characters, compared character for
 character) and `strict` takes the last box anywhere and compares without spaces. The evaluation graders are
 `paper_rules` (decides as the authors' released evaluation does), `symbolic` (math-verify) and `model` (a judge model).
+Functions of one's own are in own.py.
 """
 
 from importlib import import_module
 
+from justrl.config import OwnFunction
 from justrl.errors import UserError
 from justrl.verifiers.exact import MathRuleVerifier, PaperVerifier
 from justrl.verifiers.outcome import Grade, Grader, Outcome
+from justrl.verifiers.own import OwnReward
 from justrl.verifiers.rewards import COMPARISON_SECONDS, Reward
 
 __all__ = [
@@ -50,12 +53,14 @@ def get_grader(name: str, **options) -> Grader:
         raise UserError(f"grader {name!r} does not take these options: {error}") from error
 
 
-def get_reward(name: str) -> Reward:
-    """Make the training reward called `name`, a function of (completion, gold).
+def get_reward(name: str | OwnFunction) -> Reward | OwnReward:
+    """Make the training reward called `name`, or one of one's own, a function of (completion, gold).
 
     `paper` gives +1/-1 (the authors' training reward), `strict` 1/0, `robust` +1/-1 from the lenient rules of
     `paper_rules`, the kind of verifier that the paper's second ablation trains with, within limits (rewards.py).
     """
+    if isinstance(name, OwnFunction):
+        return OwnReward(name)
     if name not in REWARDS:
         raise UserError(f"unknown reward {name!r}: choose one of {', '.join(REWARDS)}")
     if name == "robust":

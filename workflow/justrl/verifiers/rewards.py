@@ -43,9 +43,9 @@ class Reward:
         """Score of one completion."""
         return self.mark([(completion, gold)])[0].score
 
-    def mark(self, pairs: Iterable[tuple[str, str]]) -> list[Mark]:
-        """Mark (completion, gold) pairs, in their order."""
-        pairs = list(pairs)
+    def mark(self, answers: Iterable[tuple]) -> list[Mark]:
+        """Mark answers, (completion, gold) or with more behind, in their order."""
+        pairs = [(completion, gold) for completion, gold, *_ in answers]
         if isinstance(self.grader, PooledGrader):
             self.grader.grant(SECONDS_PER_ANSWER * len(pairs), SAVED_SECONDS)
         grades = self.grader.grade_many(pairs)

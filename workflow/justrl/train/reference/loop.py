@@ -159,7 +159,8 @@ class TrainingLoop:
         responses = [rollout.token_ids for rollout in rollouts]
         completions = [rollout.text for rollout in rollouts]
         lengths = [len(response) for response in responses]
-        rewards = self.reward(completions, [question.gold for question in questions], lengths)
+        golds, rows = [question.gold for question in questions], [question.row for question in questions]
+        rewards = self.reward(completions, golds, lengths, rows)
         rolled_out = time.monotonic()
         batch = RolloutBatch(
             [question.prompt for question in questions],

@@ -1,19 +1,23 @@
 """Tokenized training questions in an order that is a function of the seed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from justrl.errors import UserError
+from justrl.train.reward import question_row
 
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt as token ids, and the answer it is checked against."""
+    """A prompt as token ids, the answer it is checked against, and what else rewards of one's own may read."""
 
     prompt: list[int]
     gold: str
+    row: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_questions(path: Path, tokenizer, max_prompt_length: int) -> list[Question]:
@@ -23,10 +27,12 @@ def load_questions(path: Path, tokenizer, max_prompt_length: int) -> list[Questi
     """
     import pyarrow.parquet as pq
 
-    missing = {"prompt", "reward_model"} - set(pq.read_schema(path).names)
+    names = set(pq.read_schema(path).names)
+    missing = {"prompt", "reward_model"} - names
     if missing:
         raise UserError(f"{path}: no column {' or '.join(sorted(missing))}; write it with `justrl data prepare`")
-    rows = pq.read_table(path, columns=["prompt", "reward_model"]).to_pylist()
+    wanted = ["prompt", "reward_model", *sorted(names & {"data_source", "extra_info"})]
+    rows = pq.read_table(path, columns=wanted).to_pylist()
     if not rows:
         raise UserError(f"{path}: no rows to train on")
     messages = [row["prompt"] for row in rows]
@@ -37,7 +43,12 @@ def load_questions(path: Path, tokenizer, max_prompt_length: int) -> list[Questi
                 f"{path}: row {index} has {len(prompt)} prompt tokens, recipe.max_prompt_length is "
                 f"{max_prompt_length}: prepare the data again for this model and length"
             )
-    return [Question(prompt, row["reward_model"]["ground_truth"]) for prompt, row in zip(prompts, rows, strict=True)]
+    return [
+        Question(
+            prompt, row["reward_model"]["ground_truth"], question_row(row.get("data_source"), row.get("extra_info"))
+        )
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
 
 
 def step_questions(step: int, prompts_per_step: int, questions: int, seed: int) -> list[int]:

@@ -1,6 +1,7 @@
 """What a segment asks of verl, the form of a setting, and what the values of settings are computed from."""
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,6 +90,12 @@ def of(*keys: str) -> Value:
         return list(value) if isinstance(value, tuple) else value
 
     return value
+
+
+def reward_rule(request: VerlRequest) -> str:
+    """The recipe's reward: its name, or a function of one's own as JSON."""
+    reward = request.recipe.reward
+    return reward if isinstance(reward, str) else json.dumps(reward.as_dict(), sort_keys=True)
 
 
 def mixed_precision(dtype: str) -> dict[str, str]:

@@ -7,12 +7,14 @@ added by verl's own `dapo` reward manager.
 from functools import cache
 from typing import Any
 
+from justrl.config import OwnFunction, read_part
+from justrl.train.reward import question_row
 from justrl.verifiers import get_reward
 
 
 @cache
 def _reward(name: str):
-    return get_reward(name)
+    return get_reward(read_part(OwnFunction, name, "reward") if name.startswith("{") else name)
 
 
 def compute_score(
@@ -29,12 +31,13 @@ def compute_score(
         data_source: where the question comes from; every source is scored alike.
         solution_str: the decoded response, special tokens removed.
         ground_truth: the gold answer.
-        extra_info: unused.
-        reward: name of the rule, from the recipe (`reward.custom_reward_function.reward_kwargs`).
+        extra_info: the question and its index, which a reward of one's own may read.
+        reward: name of the rule, or the function of one's own as JSON, from the recipe
+            (`reward.custom_reward_function.reward_kwargs`).
 
     Returns:
         `score`, what GRPO sees before any overlong penalty; `acc`, 1.0 where the answer is right; `undecided`, 1.0
         where the verifier gave up, which counts as wrong. All calls share the limits of verifiers/rewards.py.
     """
-    (mark,) = _reward(reward).mark([(solution_str, ground_truth)])
+    (mark,) = _reward(reward).mark([(solution_str, ground_truth, question_row(data_source, extra_info))])
     return {"score": mark.score, "acc": float(mark.score > 0), "undecided": float(mark.undecided)}

@@ -15,6 +15,7 @@ from justrl.train.verl.request import (
     longest,
     mixed_precision,
     of,
+    reward_rule,
 )
 
 # Both the step and the epoch limit apply; the steps of a run decide, never the size of its data.
@@ -78,7 +79,7 @@ RECIPE = (
     Row("reward", "reward.custom_reward_function.path", "pkg://justrl.train.verl.reward_function", "P",
         "verl's own math_dapo is another function today"),
     Row("reward function", "reward.custom_reward_function.name", "compute_score", "P"),
-    Row("reward rule", "reward.custom_reward_function.reward_kwargs.reward", of("reward"), "P", added=True),
+    Row("reward rule", "reward.custom_reward_function.reward_kwargs.reward", reward_rule, "P", added=True),
     Row("reward manager", "reward.reward_manager.name", "dapo", "S"),
     Row("reward manager, where from", "reward.reward_manager.source", "register", "S"),
     Row("no reward model", "reward.reward_model.enable", False, "S"),

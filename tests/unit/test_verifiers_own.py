@@ -1,0 +1,164 @@
+"""Rewards and graders of one's own: what they are told, what is refused, and that both engines pay the same."""
+
+import json
+
+import pandas
+import pytest
+
+from justrl import config
+from justrl.config import OwnFunction, Recipe
+from justrl.errors import UserError
+from justrl.evaluation.grading import grade_samples
+from justrl.operations.experiment_checks import check_reward
+from justrl.train.reward import RewardFunction
+from justrl.train.verl.request import reward_rule
+from justrl.train.verl.reward_function import compute_score
+from justrl.verifiers import get_reward
+from justrl.verifiers.outcome import Outcome
+from justrl.verifiers.own import OwnGrader
+
+REWARD = """
+def score(completion, gold, row):
+    return len(completion) / len(row.get("question") or "x") if gold in completion else -1
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes Python and returns it as a function of one's own."""
+
+    def written(text: str, function: str = "score", name: str = "mine.py") -> OwnFunction:
+        (tmp_path / name).write_text(text)
+        return OwnFunction(file=str(tmp_path / name), function=function)
+
+    return written
+
+
+def recipe_with(own: OwnFunction) -> Recipe:
+    plain = config.read()
+    plain["experiment"] = "mine"
+    plain["recipe"]["reward"] = own.as_dict()
+    return config.Experiment.from_mapping(plain).runs["deepseek"].recipe
+
+
+def test_both_engines_pay_what_the_function_returns(write):
+    recipe = recipe_with(write(REWARD))
+    row = {"question": "six", "index": 4, "data_source": "sums"}
+    paid = RewardFunction(recipe)(["it is 6", "it is 7"], ["6", "6"], [3, 3], [row, row])
+    assert paid.totals == [7 / 3, -1.0]
+    assert paid.correct == [True, False]
+    rule = reward_rule(type("Request", (), {"recipe": recipe}))
+    extra = {"question": "six", "index": 4, "num_turns": 2}
+    scores = [compute_score("sums", text, "6", extra, reward=rule) for text in ("it is 6", "it is 7")]
+    assert [score["score"] for score in scores] == paid.totals
+    assert [score["acc"] for score in scores] == [1.0, 0.0]
+
+
+def test_both_engines_tell_it_the_same_row(write):
+    own = write(
+        "def score(completion, gold, row):\n    return float(sorted(row) == ['data_source', 'index', 'question'])"
+    )
+    extra = {"question": "six", "index": 4, "interaction_kwargs": {}}
+    assert compute_score("sums", "6", "6", extra, reward=json.dumps(own.as_dict()))["score"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("return 1 / 0", "raised ZeroDivisionError"),
+        ("return float('nan')", "returned nan"),
+        ("return [1.0, 1.0]", r"returned \[1.0, 1.0\]"),
+        ("return None", "returned None"),
+        ("return True", "returned True"),
+        ("return '1'", "returned '1'"),
+    ],
+)
+def test_a_reward_without_one_finite_number_is_refused_by_its_answer(write, body, problem):
+    own = write(f"def score(completion, gold, row):\n    {body}")
+    with pytest.raises(UserError, match=f"mine.py:score {problem}.* on the answer 'it is 6' to the gold '6'") as caught:
+        get_reward(own).mark([("it is 6", "6", {})])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("def other(completion, gold, row): ...", "has no function score"),
+        ("import no_such_module", "cannot be imported: ModuleNotFoundError"),
+        ("def score(", "cannot be imported: SyntaxError"),
+    ],
+)
+def test_a_file_without_the_function_is_refused(write, text, problem):
+    with pytest.raises(UserError, match=problem):
+        get_reward(write(text))
+
+
+def test_an_edited_file_is_refused(write):
+    began = write("def score(completion, gold, row):\n    return 1.0")
+    write("def score(completion, gold, row):\n    return 0.5")
+    with pytest.raises(UserError, match=r"has been edited: its SHA-256 is .* undo the edit"):
+        get_reward(began)
+
+
+def test_the_file_s_hash_is_part_of_the_training(write):
+    before = recipe_with(write("def score(completion, gold, row):\n    return 1.0"))
+    after = recipe_with(write("def score(completion, gold, row):\n    return 0.5"))
+    assert before.reward.sha256 != after.reward.sha256
+    assert config.read_part(Recipe, json.dumps(before.as_dict()), "run.json").reward == before.reward
+
+
+def test_the_preflight_calls_it(write):
+    found = check_reward(write("def score(completion, gold, row):\n    return 1.0 if gold in completion else 0.25"))
+    assert "10 numbers for 10 answers, from 0.25 to 1" in found.found
+
+
+def test_the_paper_s_experiment_has_no_reward_of_one_s_own(write):
+    plain = config.read()
+    plain["recipe"]["reward"] = write("def score(completion, gold, row):\n    return 1.0").as_dict()
+    with pytest.raises(UserError, match=r"runs.deepseek.recipe.reward: .*mine.py:score is not the paper's reward"):
+        config.Experiment.from_mapping(plain)
+
+
+def test_a_missing_file_is_named_by_its_key():
+    plain = config.read()
+    plain["experiment"] = "mine"
+    plain["runs"]["deepseek"]["recipe"] = {"reward": {"file": "nowhere.py"}}
+    with pytest.raises(UserError, match=r"deepseek.recipe.reward.file: there is no such file.*got 'nowhere.py'"):
+        config.Experiment.from_mapping(plain)
+
+
+def samples(*completions: str) -> pandas.DataFrame:
+    rows = [("sums", "1", n, text, "6", "What is 2 * 3?") for n, text in enumerate(completions)]
+    names = ["benchmark", "question_id", "sample_index", "completion", "answer", "question"]
+    return pandas.DataFrame(rows, columns=names)
+
+
+def test_a_grader_stands_beside_the_others(write):
+    text = """
+        def grade(completion, gold, row):
+            assert row == {"question": "What is 2 * 3?", "question_id": "1", "benchmark": "sums"}
+            return None if not completion else gold in completion
+    """
+    own = write("\n".join(line[8:] for line in text.splitlines()), "grade")
+    grades = grade_samples(samples("it is 6", "it is 7", ""), ["strict"], own={"anywhere": own})
+    mine = grades[grades["grader"] == "anywhere"]
+    assert list(mine["outcome"]) == [Outcome.CORRECT, Outcome.WRONG, Outcome.UNPARSED]
+    assert set(grades["grader"]) == {"strict", "anywhere"}
+
+
+@pytest.mark.parametrize("returned", ["1", "'yes'", "0.5", "[True]"])
+def test_a_grader_that_says_neither_is_refused(write, returned):
+    own = write(f"def grade(completion, gold, row):\n    return {returned}", "grade")
+    with pytest.raises(UserError, match="a grader returns True, False, or None"):
+        OwnGrader(own).grade_many([("it is 6", "6", {})])
+
+
+def test_the_examples_do_what_they_say(root):
+    reward = get_reward(OwnFunction(file=str(root / "examples/my_reward.py")))
+    row = {"question": "What is 17 + 25?"}
+    answers = [r"\boxed{42}", "so " * 40 + r"\boxed{42}", r"\boxed{41}", "42"]
+    assert [mark.score for mark in reward.mark([(text, "42", row) for text in answers])] == [1.0, 0.5, -0.5, -1.0]
+    grader = OwnGrader(OwnFunction(file=str(root / "examples/my_grader.py"), function="grade"))
+    answers = [r"it is \boxed{42}", "it is 42", "42, no: 41", "no idea"]
+    found = [grade.outcome for grade in grader.grade_many([(text, "42", row) for text in answers])]
+    assert found == [Outcome.CORRECT, Outcome.CORRECT, Outcome.WRONG, Outcome.UNPARSED]
