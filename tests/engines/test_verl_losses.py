@@ -13,13 +13,16 @@ from justrl.io import write_json
 pytest.importorskip("verl", reason="verl is not installed here (make verl-env, then make test-verl)")
 from test_verl_run import check_by_the_reference_engine, finish, place, start  # noqa: F401  place is a fixture
 
-pytestmark = [pytest.mark.verl, pytest.mark.timeout(1500)]
+# That each loss is verl's, on verl's own functions, is shown in test_verl_equivalence.py without a start.
+REASON = "two more starts of verl: set JUSTRL_LONG_VERL=1"
+pytestmark = [
+    pytest.mark.verl,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif("JUSTRL_LONG_VERL" not in os.environ, reason=REASON),
+]
 
 
-LONG = pytest.mark.skipif("JUSTRL_LONG_VERL" not in os.environ, reason="one more start of verl: set JUSTRL_LONG_VERL=1")
-
-
-@pytest.mark.parametrize("loss", [pytest.param("dr_grpo", marks=LONG), "gspo"])
+@pytest.mark.parametrize("loss", ["dr_grpo", "gspo"])
 def test_both_engines_make_the_same_steps(place: Path, tmp_path: Path, loss: str):  # noqa: F811
     """Three steps of two updates, the first at rate 0; entropy is a mean over tokens under every loss."""
     described = json.loads((place / "run.json").read_text())
