@@ -18,6 +18,7 @@ localrules:
     compare_golden,
     plot_first_thousand,
     compare_settings,
+    plot_contamination,
     judge_claims,
     judge_golden_claims,
     judge_first_thousand,
@@ -302,6 +303,45 @@ rule compare_settings:
             --results {input.results:q} \
             --metrics {input.metrics:q} \
             --benchmark-labels {params.labels:q} \
+            --output {output:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule plot_contamination:
+    """Draw what each benchmark shares with a training set."""
+    input:
+        "<results>/data/{dataset}/{model}/contamination.json",
+    output:
+        svg=report(
+            "<results>/data/{dataset}/{model}/contamination.svg",
+            caption="../workflow/captions/contamination.rst",
+            category="Data",
+            labels={"dataset": "{dataset}", "model": "{model}", "what": "overlap by benchmark, figure"},
+        ),
+        png="<results>/data/{dataset}/{model}/contamination.png",
+        html=report(
+            "<results>/data/{dataset}/{model}/contamination.html",
+            caption="../workflow/captions/contamination.rst",
+            category="Data",
+            labels={"dataset": "{dataset}", "model": "{model}", "what": "overlap by benchmark, table"},
+        ),
+        markdown="<results>/data/{dataset}/{model}/contamination.md",
+    log:
+        "<logs>/plot_contamination/{dataset}_{model}.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        newer=[name for name, entry in EXPERIMENT.benchmarks.items() if getattr(entry, "newer", False)],
+        labels=benchmark_labels,
+        experiment=EXPERIMENT.experiment,
+    shell:
+        r"""
+        python -m justrl report contamination \
+            --summary {input:q} \
+            --newer {params.newer:q} \
+            --benchmark-labels {params.labels:q} \
+            --experiment {params.experiment:q} \
             --output {output:q} \
             2> >(log_to {log:q})
         """

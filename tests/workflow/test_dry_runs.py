@@ -30,6 +30,7 @@ def test_the_paper_asks_for_every_job(workspace):
         "plot_training": 2,
         "plot_checkpoints": 2,
         "compare_with_published": 2,
+        "plot_contamination": 2,
         "judge_claims": 1,
         "write_provenance": 1,
     }.items() <= jobs.items()

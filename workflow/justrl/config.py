@@ -345,6 +345,7 @@ class External(Part):
 
 LABEL = "Name in tables and figures; that of the entry where nothing is said."
 SAMPLES = "Samples of each question."
+NEWER = "First asked after weights and training data were published; figures say so."
 
 
 class HubBenchmark(Part):
@@ -361,6 +362,7 @@ class HubBenchmark(Part):
     id_column: str | None = text("Column of a unique id; null numbers the rows.", default=None)
     rows: Positive = text("Number of questions; another count is refused.")
     samples: Positive = text(SAMPLES, default=4)
+    newer: Switch = text(NEWER, default=False)
 
 
 class LocalBenchmark(Part):
@@ -376,6 +378,7 @@ class LocalBenchmark(Part):
         "Number of questions; another count is refused. null: as many as there are.", default=None
     )
     samples: Positive = text(SAMPLES, default=4)
+    newer: Switch = text(NEWER, default=False)
 
 
 class ArithmeticBenchmark(Part):

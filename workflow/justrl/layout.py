@@ -66,6 +66,11 @@ class Layout:
         entry = self.experiment.runs[run]
         return f"{self.root}/data/{entry.dataset}/{entry.model}/train.parquet"
 
+    def contamination(self, run: str) -> str:
+        """The figure of what a run's training set shares with the benchmarks."""
+        entry = self.experiment.runs[run]
+        return f"{self.root}/data/{entry.dataset}/{entry.model}/contamination.svg"
+
     def raw_benchmark(self, benchmark: str) -> str:
         """The folder of a benchmark as downloaded or generated."""
         return f"{self.root}/benchmarks/{benchmark}/raw"
@@ -204,7 +209,7 @@ class Layout:
         return {
             "experiment": self.stamp(name),
             "model": model,
-            "questions": {key: value for key, value in questions.items() if key not in ("label", "samples")},
+            "questions": {key: value for key, value in questions.items() if key not in ("label", "samples", "newer")},
             "generation": self.generation(name, benchmark, protocol),
             "graders": [*evaluation.graders, *evaluation.own_graders],
             **({"own_graders": own} if own else {}),
@@ -354,6 +359,7 @@ class Layout:
         files += [f"{self.root}/figures/overlays/{name}.svg" for name, runs in experiment.overlays.items() if runs]
         files += [f"{self.root}/comparison/{family}.html" for family in self.families()]
         files += [f"{self.root}/compared/{pair}.html" for pair in experiment.compare]
+        files += dict.fromkeys(self.contamination(run) for run in experiment.enabled)
         files += [f"{self.run(run)}/model_card.md" for run in experiment.enabled]
         return [*files, f"{self.root}/claims.html", f"{self.root}/provenance.html"]
 
@@ -365,4 +371,5 @@ class Layout:
         """What `snakemake canary` asks for: every rule of the DAG, on a few short steps of each enabled run."""
         runs = [name for name, run in self.experiment.runs.items() if run.canary]
         files = [file for run in runs for file in self.results(run, [])]
+        files += dict.fromkeys(self.contamination(run) for run in runs)
         return [*files, *self.figures(runs, "canary"), *self.health(runs), f"{self.root}/comparison/canary.html"]

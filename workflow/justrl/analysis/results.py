@@ -61,7 +61,7 @@ def load_results(paths: Iterable[str | Path], labels: Sequence[str] = ()) -> lis
 
     Raises UserError naming the file that is not a result, or that repeats another.
     """
-    names = dict(_label(text) for text in labels)
+    names = read_labels(labels)
     results: dict[tuple, tuple[Result, str | Path]] = {}
     for path in paths:
         result = load_result(path)
@@ -88,6 +88,11 @@ def experiment_of(results: Sequence[Result]) -> str:
 def graded_by_model(grader: str) -> bool:
     """Whether a grader is rules and then a model, as the paper's is (`paper_rules+model`)."""
     return grader == "model" or grader.endswith("+model")
+
+
+def read_labels(labels: Iterable[str]) -> dict[str, str]:
+    """Names of benchmarks for readers, of NAME=TEXT; a UserError shows what is none."""
+    return dict(_label(text) for text in labels)
 
 
 def _label(text: str) -> tuple[str, str]:

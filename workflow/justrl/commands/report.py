@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         pass_at_k: _pass_at_k,
         comparison: _comparison,
         pair: _pair,
+        contamination: _contamination,
         claims: _claims,
         provenance: _provenance,
         card: _card,
@@ -260,6 +261,31 @@ def pair(arguments: argparse.Namespace) -> None:
             f"{each.benchmark}: {100 * difference.value:+.1f} points [{100 * difference.ci_low:+.1f}, "
             f"{100 * difference.ci_high:+.1f}], {each.verdict}"
         )
+
+
+def _contamination(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--summary", required=True, type=Path, metavar="contamination.json")
+    parser.add_argument("--benchmark-labels", nargs="+", default=[], metavar="NAME=TEXT", help="names for readers")
+    text = "benchmarks that were first asked after weights and training data were published"
+    parser.add_argument("--newer", nargs="*", default=[], metavar="NAME", help=text)
+    parser.add_argument("--experiment", default="paper", metavar="NAME", help="the experiment's name")
+    parser.add_argument("--title", default="", help="the figure's title")
+    _output_argument(parser, ".svg", ".png", ".html", ".md")
+
+
+def contamination(arguments: argparse.Namespace) -> None:
+    """Draw how much of each benchmark the training set asks, too."""
+    from justrl.analysis import contamination_figure as figure
+    from justrl.analysis.results import read_labels
+    from justrl.io import read_json_object
+
+    outputs, summary = _outputs(arguments), read_json_object(arguments.summary)
+    if missing := {"ngram", "train_rows", "benchmarks"} - summary.keys():
+        raise UserError(f"{arguments.summary} is no contamination.json: it has no {min(missing)}")
+    labels, newer, experiment = read_labels(arguments.benchmark_labels), arguments.newer, arguments.experiment
+    figure.write_contamination(figure.contamination_section(summary, labels, newer), experiment, outputs)
+    if {".svg", ".png"} & outputs.keys():
+        _save(arguments, lambda: figure.plot_contamination(summary, labels, newer, experiment, arguments.title))
 
 
 def _claims(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,86 @@
+"""How much of each benchmark a training set asks, too: a figure and a table of contamination.json."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from justrl.analysis import figure_style as style
+from justrl.analysis.html_tables import Section, Text, percent, write_html, write_markdown
+from justrl.published import BENCHMARKS
+
+NEWER = "newer than the weights"
+# What a question of a benchmark has in common with the training set, the most first; each question counts once.
+PARTS = (
+    ("the same question", "#0072B2"),
+    ("half of it or more", "#56B4E9"),
+    ("some words in a row", style.BAND),
+)
+
+
+def parts_of(counts: Mapping[str, int]) -> tuple[int, int, int]:
+    """Questions of a benchmark that are equal to a training question, half covered by one, or share some words."""
+    equal, half, met = (counts[key] for key in ("questions_equal", "questions_half_covered", "questions_met"))
+    return equal, half - equal, met - half
+
+
+def plot_contamination(
+    summary: Mapping[str, Any], labels: Mapping[str, str], newer: Collection[str], experiment: str, title: str = ""
+) -> Figure:
+    """One bar for each benchmark: the share of its questions that the training set shares words with.
+
+    `summary` is contamination.json's content; `newer` names the benchmarks that were first asked after the weights and
+    the training data were published.
+    """
+    benchmarks = summary["benchmarks"]
+    figure = style.new_figure(7.0, 0.34 * len(benchmarks) + 1.75, header=0.95, footer=style.FOOTER)
+    axis = figure.subplots()
+    names = [f"{labels.get(name, name)}{f' ({NEWER})' if name in newer else ''}" for name in benchmarks]
+    left, handles = [0.0] * len(benchmarks), []
+    for place, (_, color) in enumerate(PARTS):
+        shares = [100 * parts_of(counts)[place] / counts["questions"] for counts in benchmarks.values()]
+        handles.append(axis.barh(names, shares, left=left, height=0.62, color=color))
+        left = [before + share for before, share in zip(left, shares, strict=True)]
+    for row, (end, counts) in enumerate(zip(left, benchmarks.values(), strict=True)):
+        found = f" {counts['questions_met']} of {counts['questions']}"
+        axis.text(end, row, found, ha="left", va="center", fontsize=8, color=style.MUTED)
+    axis.invert_yaxis()
+    axis.grid(axis="x", visible=True)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlim(0, max(10.0, 1.18 * max(left)))
+    axis.set_xlabel("questions of the benchmark (%)")
+    rows = summary["train_rows"]
+    subtitle = f"{rows['met']:,} of {rows['in']:,} training questions are concerned, {rows.get('removed', 0):,} removed"
+    style.add_header(figure, title or "Benchmark questions in the training set", experiment, subtitle)
+    for handle, (name, _) in zip(handles, PARTS, strict=True):
+        handle.set_label(name)
+    style.add_legend(figure, handles, top=0.66)
+    style.add_footer(figure, f"Words in a row: {summary['ngram']}, signs and case aside. Each question counts once.")
+    return figure
+
+
+def contamination_section(summary: Mapping[str, Any], labels: Mapping[str, str], newer: Collection[str]) -> Section:
+    """The table of the figure, and which benchmarks are outside the paper's average or newer than the weights."""
+    rows = []
+    for name, counts in summary["benchmarks"].items():
+        place = "in the paper's average" if name in BENCHMARKS else "outside the paper's average"
+        note = f"{place}, {NEWER}" if name in newer else place
+        equal, half, some = parts_of(counts)
+        share = counts["questions_met"] / counts["questions"]
+        cells = (counts["questions"], equal, half, some, f"{percent(share)}%", counts["train_rows"])
+        rows.append([Text(labels.get(name, name), note), *(Text(f"{cell}") for cell in cells)])
+    columns = ["Benchmark", "Questions", *(name.capitalize() for name, _ in PARTS), "Share", "Training questions"]
+    lead = (
+        f"Questions of each benchmark that the training set asks, too, or shares {summary['ngram']} words in a row "
+        "with. Stock phrases are as long, so only the first two counts speak of memory."
+    )
+    notes = ("Nobody can have trained on a benchmark that is newer than weights and data.",) if newer else ()
+    return Section("Contamination", columns, rows, lead, notes)
+
+
+def write_contamination(section: Section, experiment: str, outputs: Mapping[str, Path]) -> None:
+    """Write the table as .md and .html, whichever `outputs` asks for."""
+    for ending, write in ((".md", write_markdown), (".html", write_html)):
+        if ending in outputs:
+            write(outputs[ending], "Benchmark questions in the training set", [section], experiment)
