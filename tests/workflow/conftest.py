@@ -100,9 +100,9 @@ def workspace(tmp_path_factory) -> Workspace:
     return Workspace(tmp_path_factory.mktemp("dry"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_workspace():
-    """A function that makes a copy in a folder, for one test."""
+    """A function that makes a copy in a folder."""
     return Workspace
 
 

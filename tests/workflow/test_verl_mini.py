@@ -2,25 +2,25 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from recorded_steps import read_steps
 
 pytestmark = pytest.mark.verl
 pytest.importorskip("verl", reason="verl is not installed: make verl-env, then make test-verl")
 
+TESTS = Path(__file__).parents[1]
+
 
 @pytest.fixture(scope="module")
-def verl_mini(tmp_path_factory):
+def verl_mini(tmp_path_factory, make_workspace):
     """A copy in which the mini experiment has been run on verl."""
-    from conftest import Workspace
-
-    copy = Workspace(tmp_path_factory.mktemp("verl"))
+    copy = make_workspace(tmp_path_factory.mktemp("verl"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "VERL_USE_EXTERNAL_MODULES", "mini_batch_spy")
-        copy.run_experiment("results/mini-verl", "--configfile", "mini/verl.yaml", timeout=2700, plugins=ROOT / "tests")
+        copy.run_experiment("results/mini-verl", "--configfile", "mini/verl.yaml", timeout=2700, plugins=TESTS)
     return copy
 
 
