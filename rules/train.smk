@@ -125,6 +125,8 @@ rule train_segment:
         mem_mb=HARDWARE.memory_per_node_gb * 1000,
         runtime=segment_runtime,
         slurm_extra=segment_options,
+        # No param: those of a finished segment must not change, or it would be trained again.
+        export=export_of,
     params:
         work=subpath(output.model, ancestor=3),
         start=start_step,
@@ -142,6 +144,7 @@ rule train_segment:
             --work-dir {params.work:q}/work \
             --model-out {output.model:q} \
             --metrics-out {output.metrics:q} \
+            --export {resources.export} \
             --wait-for-owner-minutes 20 \
             2> >(log_to {log:q})
         """

@@ -6,6 +6,8 @@ from justrl.config import load
 from justrl.errors import UserError
 from justrl.layout import Layout
 from justrl.operations import trained
+from justrl.operations.planning import plan_run
+from justrl.train.segment import NOT_KEPT, SegmentRequest, WorkDir
 
 LENGTHS = ["runs.deepseek.steps=600", "runs.deepseek.evaluate_every=120"]
 
@@ -65,3 +67,69 @@ def test_a_shorter_run_keeps_what_is_there_and_asks_for_no_more(run, tmp_path):
 def test_a_step_that_no_segment_ends_at_is_refused_with_the_nearest(tmp_path, step, nearest):
     with pytest.raises(UserError, match=f"deepseek@{step}: no segment .* nearest to ask for: deepseek@{nearest}$"):
         layout(tmp_path, 60).target_model(f"deepseek@{step}")
+
+
+def test_exports_that_nobody_evaluates_can_be_dropped(tmp_path):
+    files = layout(tmp_path, 60, "keep_exports=evaluated")
+    assert [end for end in files.segment_ends("deepseek") if files.keeps_export("deepseek", end)] == [
+        120,
+        240,
+        360,
+        480,
+        600,
+    ]
+    assert all(layout(tmp_path, 60).keeps_export("deepseek", end) for end in files.segment_ends("deepseek"))
+    trained.check_kept("deepseek@120", files)
+    trained.check_kept("deepseek@base", files)
+    with pytest.raises(UserError, match=r"deepseek@60: `keep_exports: evaluated` will not keep its model"):
+        trained.check_kept("deepseek@60", files)
+
+
+def test_a_dropped_model_is_refused_whatever_is_asked_for_today_and_a_kept_one_is_not(tmp_path):
+    files = layout(tmp_path, 60, "keep_exports=evaluated")
+    model = tmp_path / "runs/deepseek/segments/60/model"
+    model.mkdir(parents=True)
+    trained.check_kept("deepseek@60", files)  # kept, before the setting was changed
+    (model / NOT_KEPT).touch()
+    for each in (files, layout(tmp_path, 60)):
+        with pytest.raises(UserError, match=r"deepseek@60: its model was not kept .*set-aside deepseek"):
+            trained.check_kept("deepseek@60", each)
+
+
+def test_a_dropped_export_is_a_note_that_survives_a_restart(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/config.json").write_text("{}")
+    (tmp_path / "train.parquet").touch()
+    experiment = load()
+    request = SegmentRequest(
+        run="deepseek",
+        engine="reference",
+        recipe=experiment.recipe,
+        seed=1,
+        model_dir=tmp_path / "base",
+        train_file=tmp_path / "train.parquet",
+        start_step=0,
+        to_step=2,
+        work_dir=tmp_path / "work",
+        model_out=tmp_path / "out/model",
+        metrics_out=tmp_path / "out/metrics.jsonl",
+        hardware=experiment.hardware,
+        keep_export=False,
+    )
+    work = WorkDir(request.work_dir)
+    work.archive(request, lambda folder: pytest.fail("a model was written"), [{"step": 1}, {"step": 2}])
+    assert work.has_archive(request)
+    work.publish(request)
+    assert [path.name for path in request.model_out.iterdir()] == [NOT_KEPT]
+    assert len(request.metrics_out.read_text().splitlines()) == 2
+
+
+def test_the_plan_shows_the_disk_with_and_without():
+    experiments = {keep: load(overrides=[f"keep_exports={keep}"]) for keep in ("all", "evaluated")}
+    plans = {keep: plan_run(experiment, "deepseek", None) for keep, experiment in experiments.items()}
+    most, less = (plans[keep]["disk at most"]["value"] for keep in ("all", "evaluated"))
+    assert most > less
+    assert plans["all"]["disk otherwise"]["value"] == pytest.approx(less)
+    assert plans["evaluated"]["disk otherwise"]["value"] == pytest.approx(most)
+    models = {keep: plan["exported models"]["value"] for keep, plan in plans.items()}
+    assert models["all"] / models["evaluated"] == pytest.approx(73 / 15)

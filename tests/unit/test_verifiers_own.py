@@ -108,8 +108,10 @@ def test_the_file_s_hash_is_part_of_the_training(write):
 
 
 def test_the_preflight_calls_it(write):
-    found = check_reward(write("def score(completion, gold, row):\n    return 1.0 if gold in completion else 0.25"))
-    assert "10 numbers for 10 answers, from 0.25 to 1" in found.found
+    found = check_reward(
+        write("def score(completion, gold, row):\n    return len(row['question']) if gold in completion else 0")
+    )
+    assert "10 numbers for 10 answers, from 0 to 19" in found.found
 
 
 def test_the_paper_s_experiment_has_no_reward_of_one_s_own(write):

@@ -567,6 +567,9 @@ class Experiment(Part):
         "Pairs of runs, by name: the second minus the first, over seeds and questions."
     )
     canary: Canary
+    keep_exports: Literal["all", "evaluated"] = text(
+        "The models of which segments are kept: all, or those of checkpoints that are evaluated.", default="all"
+    )
     hardware: Hardware
 
     @classmethod

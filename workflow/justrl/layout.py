@@ -130,6 +130,10 @@ class Layout:
         entry = self.experiment.runs[run]
         return sorted({step for step in entry.evaluated_steps if step in self.segment_ends(run)} | {entry.steps})
 
+    def keeps_export(self, run: str, step: int | str) -> bool:
+        """Whether the model at the end of a segment is kept."""
+        return self.experiment.keep_exports == "all" or int(step) in self.evaluated_steps(run)
+
     def start_step(self, run: str, step: int | str) -> int:
         """The step at which the segment that ends at `step` begins; a UserError names the steps nearest to no end."""
         ends, wanted = [0, *self.segment_ends(run)], int(step)

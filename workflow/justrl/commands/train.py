@@ -83,6 +83,7 @@ def segment_request(args: argparse.Namespace) -> SegmentRequest:
         metrics_out=args.metrics_out,
         hardware=hardware,
         execution=execution_of(args, hardware),
+        keep_export=args.export == "kept",
     )
 
 
@@ -180,6 +181,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     segment.add_argument("--work-dir", type=Path, required=True, help="where states are kept between attempts")
     segment.add_argument("--model-out", type=Path, required=True, help="where to publish the model")
     segment.add_argument("--metrics-out", type=Path, required=True, help="where to publish the segment's metrics")
+    segment.add_argument(
+        "--export", choices=["kept", "dropped"], default="kept", help="dropped: publish a note in place of the model"
+    )
     segment.set_defaults(call=train, request=segment_request)
 
 

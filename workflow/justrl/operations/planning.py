@@ -258,9 +258,14 @@ def _evaluation_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dic
     }
 
 
+# Whose models are kept, by `keep_exports`.
+EXPORTS = {"all": "segments", "evaluated": "evaluated checkpoints"}
+
+
 def _disk_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dict[str, Estimate]:
     state, export = costs.state_gb(shape.parameters), costs.export_gb(shape.parameters)
-    segments = len(run.segment_ends)
+    segments = {"all": len(run.segment_ends), "evaluated": len(run.evaluated_steps)}
+    keep = experiment.keep_exports
     samples, _ = _evaluations(experiment, run)
     most = most_full_states()
     # A token is about four characters of text, which Parquet compresses to a third.
@@ -271,12 +276,19 @@ def _disk_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dict[str,
             most * state.value, "GB", f"at most {most} at a time: {costs.KEPT_STATES} kept and 1 being written"
         ),
         "exported models": Estimate(
-            segments * export.value, "GB", f"{segments} segments x {export.value:.2f} GB, kept ({export.how})"
+            segments[keep] * export.value,
+            "GB",
+            f"{segments[keep]} {EXPORTS[keep]} x {export.value:.2f} GB, kept ({export.how})",
         ),
         "completions": Estimate(completions, "GB", f"{samples:,} answers x 8,000 tokens x 4 characters / 3 compressed"),
     }
     total = parts["full states"].value + parts["exported models"].value + completions
-    return parts | {"disk at most": Estimate(total, "GB", "full states + exported models + completions")}
+    other = "evaluated" if keep == "all" else "all"
+    instead = total + (segments[other] - segments[keep]) * export.value
+    return parts | {
+        "disk at most": Estimate(total, "GB", f"full states + exported models + completions, keep_exports: {keep}"),
+        "disk otherwise": Estimate(instead, "GB", f"with keep_exports: {other}, {segments[other]} models"),
+    }
 
 
 def most_full_states() -> int:

@@ -9,7 +9,7 @@ from justrl.errors import UserError
 from justrl.io import read_object
 from justrl.layout import Layout
 from justrl.train import run_lock
-from justrl.train.segment import WorkDir, step_name
+from justrl.train.segment import NOT_KEPT, WorkDir, step_name
 
 _STATE = re.compile(r"(?:global_)?step_(\d+)")
 
@@ -46,6 +46,26 @@ def segment_of(path: str, layout: Layout) -> tuple[str, int] | None:
     """The run and the last step of the segment that a file or folder belongs to; None for other paths."""
     match = re.fullmatch(rf"{re.escape(layout.root)}/runs/([^/]+)/segments/(\d+)/[^/]+", path)
     return (match[1], int(match[2])) if match else None
+
+
+def check_kept(target: str, layout: Layout) -> None:
+    """Raise UserError if the model of a checkpoint was not kept, or is not to be (`keep_exports: evaluated`)."""
+    run, _, step = target.partition("@")
+    if run not in layout.experiment.runs or not step.isdigit():
+        return
+    layout.start_step(run, step)
+    folder = Path(layout.segment_model(run, step))
+    kept = f"those of {', '.join(f'{run}@{end}' for end in layout.evaluated_steps(run))} are"
+    if (folder / NOT_KEPT).is_file():
+        raise UserError(
+            f"{target}: its model was not kept ({folder / NOT_KEPT}), {kept}: ask for one of these, or train anew with "
+            f"`keep_exports: all` after `justrl set-aside {run} --results {layout.root}`"
+        )
+    if not layout.keeps_export(run, step) and not folder.is_dir():
+        raise UserError(
+            f"{target}: `keep_exports: evaluated` will not keep its model, {kept}: ask for one of these, or set "
+            "`keep_exports: all`"
+        )
 
 
 def planned_segments(paths: Iterable[str], layout: Layout) -> set[tuple[str, int]]:

@@ -21,7 +21,7 @@ from justrl.generation.downloads import check_download, read_record
 from justrl.io import file_sha256, json_sha256, read_json, read_json_object, read_object
 from justrl.layout import Layout
 from justrl.operations import trained
-from justrl.train.segment import WorkDir, step_name
+from justrl.train.segment import NOT_KEPT, WorkDir, step_name
 
 # Numbers of other versions of the same libraries may differ in the last digits.
 CLOSE = 1e-9
@@ -127,7 +127,7 @@ def _segment_problems(layout: Layout, run: str, end: int) -> Iterator[str]:
     """A segment against what was kept of it when it ended: its metrics, its data, the small files of its model."""
     metrics, model = Path(layout.segment_metrics(run, end)), Path(layout.segment_model(run, end))
     for path in (metrics, model / "config.json"):
-        if not path.is_file():
+        if not path.is_file() and not (path.parent / NOT_KEPT).is_file():
             yield f"{path} is missing"
     kept = read_json_object(WorkDir(Path(layout.run(run)) / "work").finished / step_name(end) / "segment.json")
     published = {"metrics.jsonl": metrics} | {f"model/{path.name}": path for path in model.glob("*")}

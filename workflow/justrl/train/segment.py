@@ -34,6 +34,9 @@ from justrl.io import (
 )
 from justrl.train import run_lock as locking
 
+# What stands in a model's folder that was not kept.
+NOT_KEPT = "not_kept.json"
+
 # Exit status of a trainer that was told to stop and saved first: sysexits' EX_TEMPFAIL, "try again".
 EX_TEMPFAIL = 75
 
@@ -90,7 +93,8 @@ class SegmentRequest:
     """Train `run` from `start_step` to `to_step` and publish model and metrics.
 
     `model_dir` is the run's base model, for later segments too: these go on from the state in `work_dir`.
-    `hardware` and `execution` do not change the result.
+    `hardware` and `execution` do not change the result. Without `keep_export` a note stands in the model's place,
+    which nobody evaluates and the next segment does not need.
     """
 
     run: str
@@ -106,6 +110,7 @@ class SegmentRequest:
     metrics_out: Path
     hardware: Hardware
     execution: Execution = field(default_factory=Execution)
+    keep_export: bool = True
 
     def __post_init__(self):
         if not 0 <= self.start_step < self.to_step:
@@ -204,7 +209,7 @@ class WorkDir:
         return [attempt for attempt in found.values() if "began" in attempt]
 
     def archive(self, request: SegmentRequest, write_model: Callable[[Path], None], metrics: list[dict]) -> None:
-        """Keep what a finished segment publishes: the model that `write_model(folder)` writes, and its metrics.
+        """Keep what a finished segment publishes: the model that `write_model(folder)` writes, or a note, and metrics.
 
         Raises UserError: the metrics are not those of exactly the segment's steps.
         """
@@ -215,7 +220,10 @@ class WorkDir:
                 f"({len(steps)} lines): start the run again from a step that has them"
             )
         with atomic_folder(self.finished / step_name(request.to_step), sync=True) as folder:
-            write_model(folder / "model")
+            if request.keep_export:
+                write_model(folder / "model")
+            else:
+                write_json(folder / "model" / NOT_KEPT, {"step": request.to_step, "why": "keep_exports: evaluated"})
             write_jsonl(folder / "metrics.jsonl", metrics)
             files = {str(path.relative_to(folder)): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
             segment = {"start_step": request.start_step, "identity": request.identity(), "sha256": files}

@@ -20,6 +20,8 @@ from justrl.io import file_sha256
 from justrl.verifiers.outcome import Grade, Grader, Outcome
 from justrl.verifiers.rewards import Mark
 
+EXAMPLE = {"question": "What is the answer?", "index": 0, "data_source": "math"}
+
 Answer = tuple[str, str, Mapping[str, Any]]
 """A completion, its gold, and the row that the question is from."""
 
@@ -79,8 +81,8 @@ class OwnReward:
         load(own)
 
     def __call__(self, completion: str, gold: str) -> float:
-        """Score of one completion, of a row that has nothing else."""
-        return self.mark([(completion, gold, {})])[0].score
+        """Score of one completion, to an example of a question."""
+        return self.mark([(completion, gold, EXAMPLE)])[0].score
 
     def mark(self, answers: Iterable[Answer]) -> list[Mark]:
         """Mark answers, in their order.
