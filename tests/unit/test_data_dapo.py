@@ -5,14 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from justrl.data import distinct
 from justrl.data.dapo import TRAIN_SCHEMA, WRAPPER_PREFIX, WRAPPER_SUFFIX, process_dapo_dataset, unwrap
-from justrl.data.duplicates import choose_rows
+from justrl.data.distinct import DistinctTexts
+from justrl.data.duplicates import Hashes, choose_rows, question_hashes, text_hash
 from justrl.data.messages import DEFAULT_SUFFIX, build_messages
 from justrl.errors import UserError
 
@@ -84,6 +87,13 @@ def reference(rows: list[tuple[str | None, str | None]]) -> list[tuple[str, str]
     return kept
 
 
+def hashes(rows: list[tuple[str | None, str | None]]) -> Hashes:
+    """Hashes of rows of (question, cleaned answer), row by row."""
+    questions = [question_hashes(question) if question else (0, 0) for question, _ in rows]
+    columns = (*zip(*questions, strict=True), [text_hash(answer) if answer else 0 for _, answer in rows])
+    return Hashes(*(np.array(column, np.uint64) for column in columns))
+
+
 words = st.lists(st.sampled_from(["a", "b", " ", "\n", "\t", "$x$", "三"]), max_size=4).map("".join)
 answers = st.sampled_from(["1", "2", " 1", "-3", "", "184467440737095516161844674407370955161"]) | st.none()
 row_lists = st.lists(st.tuples(st.none() | words, answers), max_size=30)
@@ -94,7 +104,7 @@ def test_rows_chosen_are_the_references(rows: list[tuple[str | None, str | None]
     rows = [*rows, ("last", "1")]
     cleaned = [(question, answer and answer.strip()) for question, answer in rows]
     batches = [cleaned[i : i + batch] for i in range(0, len(cleaned), batch)]
-    choice = choose_rows([tuple(zip(*part, strict=True)) for part in batches])
+    choice = choose_rows(hashes(part) for part in batches)
     kept = reference(rows)
     assert [pair for pair, keep in zip(cleaned, choice.keep, strict=True) if keep] == kept
     counts = choice.counts
@@ -115,6 +125,34 @@ def test_the_whole_command_agrees_with_the_reference(tmp_path_factory, rows) -> 
     assert card["rows"]["in"] == len(rows)
     assert card["rows"]["out"] == len(reference(rows))
     assert card == json.loads((folder / "data_card.json").read_text())
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(st.none() | st.sampled_from(["", "a", "b", "三", "c" * 50]) | st.text(), max_size=9), max_size=5)
+)
+def test_facts_of_distinct_texts_are_those_of_each_row(columns: list[list[str | None]]) -> None:
+    facts = DistinctTexts(lambda text: (len(text), text == "a"), np.dtype([("length", np.int64), ("a", bool)]))
+    for column in columns:
+        found = facts(pa.array(column, pa.string()))
+        assert found["length"].tolist() == [len(text or "") for text in column]
+        assert found["a"].tolist() == [text == "a" for text in column]
+
+
+@pytest.mark.parametrize("remembered", [10, 1000])
+def test_each_distinct_text_is_looked_at_once_and_no_more_are_kept_than_said(monkeypatch, remembered: int) -> None:
+    """The work in Python of a file that repeats itself is that of one copy; without room it is that of each batch."""
+    monkeypatch.setattr(distinct, "CACHED_TEXTS", remembered)
+    looked_at: list[str] = []
+
+    def describe(text: str) -> tuple[int]:
+        looked_at.append(text)
+        return (len(text),)
+
+    facts = DistinctTexts(describe, np.dtype([("length", np.int64)]))
+    column = pa.array([f"{i % 100:03}" for i in range(1000)])
+    assert all(facts(column)["length"].tolist() == [3] * 1000 for _ in range(7))
+    assert len(looked_at) == (100 if remembered == 1000 else 700)
 
 
 def test_what_is_written_is_verls_schema(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from justrl.train.reference import logprobs
 from justrl.train.reference.logprobs import PolicyLogProbs, chunked_log_probs, pack_sequences
 from justrl.train.verl import chunked_logprobs
 
@@ -76,6 +77,57 @@ def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_vocabulary(in
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
         chunked_log_probs(hidden, head, targets, chunk_tokens=8)
     assert not [shape for shape in saved if shape and shape[-1] == VOCABULARY]
+
+
+@pytest.mark.parametrize("chunk", [16, 1000])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_a_plain_linear_layer_gives_the_bits_of_any_other(monkeypatch, chunk, temperature):
+    """What autograd would compute through checkpoints, to the bit, so that a seed's results stay."""
+    torch.manual_seed(0)
+    head, hidden = nn.Linear(WIDTH, VOCABULARY, bias=False), torch.randn(TOKENS, WIDTH, requires_grad=True)
+    targets, weights = torch.randint(VOCABULARY, (TOKENS,)), torch.randn(TOKENS)
+    found = []
+    for plain in (True, False):
+        monkeypatch.setattr(logprobs, "_is_plain_linear", lambda head, plain=plain: plain)
+        options = {"temperature": temperature, "chunk_tokens": chunk, "with_entropy": True}
+        log_probs, entropy = chunked_log_probs(hidden, head, targets, **options)
+        gradients = torch.autograd.grad((log_probs * weights).sum(), [hidden, head.weight])
+        found.append((log_probs, entropy, *gradients))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_layer_with_a_bias_or_a_hook_is_called_as_it_is(inputs):
+    hidden, _, targets = inputs
+    biased = nn.Linear(WIDTH, VOCABULARY).double()
+    hooked = nn.Linear(WIDTH, VOCABULARY, bias=False).double()
+    hooked.register_forward_hook(lambda module, given, logits: 2 * logits)
+    for layer in (biased, hooked):
+        expected = torch.log_softmax(layer(hidden).float(), dim=-1).gather(-1, targets[:, None]).squeeze(-1)
+        assert torch.allclose(chunked_log_probs(hidden, layer, targets, chunk_tokens=8)[0], expected, atol=1e-6)
+
+
+class Work(TorchDispatchMode):
+    """Counts matrix products, and the elements of the largest tensor that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.products, self.largest = 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.products += function.overloadpacket is torch.ops.aten.mm
+        self.largest = max([self.largest, *(leaf.numel() for leaf in tree_leaves(result) if torch.is_tensor(leaf))])
+        return result
+
+
+def test_four_products_a_chunk_and_nothing_larger_than_the_weight_or_a_chunk(inputs):
+    """Four, where keeping all logits takes three: the floor of this computation."""
+    hidden, head, targets = inputs
+    with Work() as work:
+        log_probs, _ = chunked_log_probs(hidden, head, targets, chunk_tokens=10)
+        log_probs.sum().backward()
+    assert work.products == 4 * TOKENS // 10
+    assert work.largest == 10 * VOCABULARY
 
 
 def test_no_tokens_at_all(inputs):

@@ -135,6 +135,20 @@ def test_rewards_are_of_their_two_values_on_any_text(completion, gold):
             grade.extracted.encode("utf-8")
 
 
+@given(BOXY_TEXT, BOXY_TEXT | st.sampled_from(["42", "42 ", "", "\\frac{1}{2}"]))
+def test_the_reward_is_that_of_the_grade(completion, gold):
+    """`verify` makes no grade, and a subclass that normalises is heard."""
+
+    class Spaceless(PaperVerifier):
+        def normalize(self, answer):
+            return answer.replace(" ", "")
+
+    for verifier in (MathRuleVerifier(), PaperVerifier(), Spaceless()):
+        expected = 1.0 if verifier.grade(completion, gold).correct else verifier.wrong_reward
+        assert verifier.verify(completion, gold) == expected
+    assert Spaceless().verify("\\boxed{4 2}", "42") == 1.0
+
+
 @given(st.text(), st.text(max_size=100))
 def test_paper_reward_sees_only_the_last_100_characters(before, tail):
     tail = tail.rjust(100, ".")

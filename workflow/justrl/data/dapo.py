@@ -9,7 +9,6 @@ whatever the length of the questions.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,8 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from justrl.data import tables
-from justrl.data.duplicates import CACHED_TEXTS, Choice, choose_rows
+from justrl.data.distinct import DistinctTexts
+from justrl.data.duplicates import Choice, Hashes, choose_rows, question_hashes, text_hash
 from justrl.data.lengths import PromptLength
 from justrl.data.messages import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, build_messages
 from justrl.data.sources import DIRECT, Hub, local_source, locate
@@ -52,6 +52,10 @@ TRAIN_SCHEMA = pa.schema(
 
 _LISTED_CONFLICTS = 50
 
+KINDS = ("none", "partial", "full")
+"""How a question can be wrapped: by how many ends of the instruction."""
+_QUESTION_FACTS = np.dtype([("exact", np.uint64), ("normal", np.uint64), ("kind", np.int8), ("remains", bool)])
+
 
 def unwrap(text: str) -> str:
     """Take DAPO's instruction off a question: the exact prefix and the exact suffix, each where it is there."""
@@ -76,7 +80,7 @@ def process_dapo_dataset(
     remove_wrapper: bool = True,
     remove_duplicates: bool = True,
     remove_contradictions: bool = True,
-    batch_size: int = 8192,
+    batch_size: int = 32_768,
 ) -> dict[str, Any]:
     """Clean a training set, write `train.parquet` (verl's schema) and `data_card.json`, return the card.
 
@@ -99,14 +103,12 @@ def process_dapo_dataset(
     reader = Reader(files, question, answer, "data_source" in found, separator + suffix, batch_size, remove_wrapper)
     length = PromptLength(tokenizer) if tokenizer is not None else None
     wrapper = Wrapped()
-    choice = choose_rows(
-        (batch[:2] for batch in reader.batches("reading", wrapper)), remove_duplicates, remove_contradictions
-    )
+    choice = choose_rows(reader.hashes(wrapper), remove_duplicates, remove_contradictions)
     if remove_wrapper:
         wrapper.check(choice.counts["in"], where)
     output = Path(output_dir) / "train.parquet"
     formatting = Formatting(suffix, separator, max_prompt_length, length)
-    written = _write_rows(reader.batches("writing"), choice, output, formatting)
+    written = _write_rows(reader.rows(choice.keep | choice.shown), choice, output, formatting)
     card = {
         "dataset": source.record()
         | {"split": split, "columns": {"question": reader.question, "answer": reader.answer}},
@@ -129,8 +131,9 @@ def process_dapo_dataset(
 
 
 class Batch(NamedTuple):
-    """Some rows: questions, cleaned golds, the name of where each comes from."""
+    """Some rows: their numbers in the data set, questions, cleaned golds, the name of where each comes from."""
 
+    numbers: np.ndarray
     questions: list[str | None]
     golds: list[str | None]
     sources: list[str]
@@ -144,13 +147,12 @@ class Wrapped:
     remains: int = 0
     example: str = ""
 
-    def add(self, questions: Sequence[tuple[str | None, str]]) -> None:
-        """Count questions that were taken out of their wrappers, with the kind that each had."""
-        for question, kind in questions:
-            self.kinds[kind] += 1
-            if question and _remains(question):
-                self.remains += 1
-                self.example = self.example or question
+    def add(self, kinds: np.ndarray, remaining: int, example: str) -> None:
+        """Count rows by the kind of wrapper that each had (its place in KINDS), and those that keep some of it."""
+        for kind, count in zip(KINDS, np.bincount(kinds, minlength=len(KINDS)).tolist(), strict=True):
+            self.kinds[kind] += count
+        self.remains += remaining
+        self.example = self.example or example
 
     def check(self, rows: int, where: str) -> None:
         """Raise UserError where some of the wrapper remains in too many rows."""
@@ -175,45 +177,68 @@ class Reader:
     batch_size: int
     remove_wrapper: bool
 
-    def batches(self, what: str, wrapper: Wrapped | None = None) -> Iterator[Batch]:
-        """Yield all rows with a progress bar; `wrapper` counts how their questions were wrapped."""
+    def hashes(self, wrapper: Wrapped) -> Iterator[Hashes]:
+        """Yield the hashes of all rows, each distinct text looked at once; `wrapper` counts how they were wrapped."""
+        about_questions = DistinctTexts(self._about_question, _QUESTION_FACTS)
+        about_golds = DistinctTexts(_about_gold, np.dtype([("gold", np.uint64)]))
+        for first, table in self._tables("reading"):
+            questions = tables.question_column(tables.take_column(table, self.question))
+            golds = tables.answer_column(tables.take_column(table, self.answer), first + 1)
+            facts = about_questions(questions)
+            remaining = np.flatnonzero(facts["remains"])
+            example = self._bare(questions[int(remaining[0])].as_py())[0] if len(remaining) else ""
+            wrapper.add(facts["kind"], len(remaining), example)
+            yield Hashes(facts["exact"], facts["normal"], about_golds(golds)["gold"])
+
+    def rows(self, wanted: np.ndarray) -> Iterator[Batch]:
+        """Yield the rows of a mask, in their order; nothing is read behind the last of them."""
+        for first, table in self._tables("writing", int(np.max(np.flatnonzero(wanted), initial=-1)) + 1):
+            numbers = first + np.flatnonzero(wanted[first : first + table.num_rows])
+            if not len(numbers):
+                continue
+            chosen = table.take(pa.array(numbers - first))
+            questions = tables.question_texts(tables.take_column(chosen, self.question))
+            golds = tables.answer_texts(tables.take_column(chosen, self.answer))
+            names = chosen.column("data_source").to_pylist() if self.has_source else [None] * len(numbers)
+            yield Batch(
+                numbers,
+                [self._bare(text)[0] if text else None for text in questions],
+                [gold and tables.clean_gold(gold) for gold in golds],
+                [str(name or "math") for name in names],
+            )
+
+    def _tables(self, what: str, rows: int | None = None) -> Iterator[tuple[int, pa.Table]]:
+        """Yield (number of its first row, table), with a progress bar, up to the one that holds row `rows` - 1."""
         wanted = list(dict.fromkeys(name.split(".")[0] for name in (self.question, self.answer)))
         wanted += ["data_source"] if self.has_source else []
-        total, first = tables.count_rows(self.files), 1
+        total, first = tables.count_rows(self.files) if rows is None else rows, 0
         with tqdm(total=total, desc=what, unit=" rows", unit_scale=True, mininterval=1.0) as bar:
             for table in tables.stream_tables(self.files, wanted, self.batch_size):
-                texts = tables.question_texts(tables.take_column(table, self.question))
-                golds = tables.answer_texts(tables.take_column(table, self.answer), first)
+                if rows is not None and first >= rows:
+                    break
+                yield first, table
                 first += table.num_rows
-                bare = [
-                    _bare_question(text, self.instruction, self.remove_wrapper) if text else (None, "none")
-                    for text in texts
-                ]
-                if wrapper is not None:
-                    wrapper.add(bare)
-                names = table.column("data_source").to_pylist() if self.has_source else [None] * len(texts)
-                yield Batch(
-                    [question for question, _ in bare],
-                    [gold and _clean_gold(gold) for gold in golds],
-                    [str(name or "math") for name in names],
-                )
                 bar.update(table.num_rows)
 
+    def _bare(self, text: str) -> tuple[str, int]:
+        """A question out of its wrapper, and the kind of that (its place in KINDS)."""
+        ends = text.startswith(WRAPPER_PREFIX) + text.endswith(WRAPPER_SUFFIX)
+        text = unwrap(text) if self.remove_wrapper else text
+        return text.removesuffix(self.instruction), ends
 
-@lru_cache(CACHED_TEXTS)
-def _bare_question(text: str, instruction: str, remove_wrapper: bool) -> tuple[str, str]:
-    ends = text.startswith(WRAPPER_PREFIX) + text.endswith(WRAPPER_SUFFIX)
-    text = unwrap(text) if remove_wrapper else text
-    return text.removesuffix(instruction), ("none", "partial", "full")[ends]
+    def _about_question(self, text: str) -> tuple[int, int, int, bool]:
+        question, kind = self._bare(text) if text else ("", 0)
+        return (*(question_hashes(question) if question else (0, 0)), kind, _remains(question))
 
 
-@lru_cache(CACHED_TEXTS)
+def _about_gold(text: str) -> tuple[int]:
+    gold = tables.clean_gold(text)
+    return (text_hash(gold) if gold else 0,)
+
+
 def _remains(question: str) -> bool:
     plain = " ".join(question.lower().split())
     return any(part in plain for part in _REMAINS)
-
-
-_clean_gold = lru_cache(CACHED_TEXTS)(tables.clean_gold)
 
 
 @dataclass(frozen=True)
@@ -244,18 +269,17 @@ class _Written:
 def _write_rows(batches: Iterator[Batch], choice: Choice, output: Path, formatting: Formatting) -> _Written:
     """Write the chosen rows whose prompts are not too long; the file appears whole or not at all."""
     written = _Written()
-    position = 0
     with atomic_write(output, "wb") as handle, pq.ParquetWriter(handle, TRAIN_SCHEMA) as writer:
         for batch in batches:
-            rows = slice(position, position + len(batch.questions))
-            position = rows.stop
-            for i in np.flatnonzero(choice.conflicting[rows]):
-                written.note_conflict(int(choice.group[rows][i]), batch.questions[i], batch.golds[i])
-            table = _format_rows(batch, np.flatnonzero(choice.keep[rows]), formatting, written)
+            for i in np.flatnonzero(choice.shown[batch.numbers]):
+                written.note_conflict(int(choice.group[batch.numbers[i]]), batch.questions[i], batch.golds[i])
+            table = _format_rows(batch, np.flatnonzero(choice.keep[batch.numbers]), formatting, written)
             if table.num_rows:
                 writer.write_table(table)
         if not written.rows:
-            raise UserError(f"no question is left of {position} rows ({choice.counts}, overlong {written.overlong})")
+            raise UserError(
+                f"no question is left of {choice.counts['in']} rows ({choice.counts}, overlong {written.overlong})"
+            )
     return written
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from justrl.data.duplicates import CACHED_TEXTS
+from justrl.data.distinct import CACHED_TEXTS
 from justrl.errors import UserError
 from justrl.generation.chat_template import ChatTokenizer
 from justrl.generation.downloads import check_download, read_record

@@ -217,11 +217,21 @@ def take_column(table: pa.Table, name: str) -> pa.Array:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Say whether a column holds strings, or nothing."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+
+
 def question_texts(column: pa.Array) -> list[str | None]:
     """Return one text per row of a question column: strings, or message lists with exactly one user message."""
+    return question_column(column).to_pylist()
+
+
+def question_column(column: pa.Array) -> pa.Array:
+    """Return the texts of a question column (`question_texts`) as they lie in Arrow's memory, where they can."""
     kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
-        return column.to_pylist()
+    if is_text(kind):
+        return column
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         message = kind.value_type
         if pa.types.is_struct(message) and {"role", "content"} <= {field.name for field in message}:
@@ -229,14 +239,15 @@ def question_texts(column: pa.Array) -> list[str | None]:
     raise UserError(f"a question column must hold text or lists of {{role, content}} messages, this one holds {kind}")
 
 
-def _message_texts(column: pa.Array) -> list[str | None]:
+def _message_texts(column: pa.Array) -> pa.Array:
     single = pc.all(pc.equal(pc.list_value_length(column), 1)).as_py() and column.null_count == 0
     if single:
         # The usual case, without building a dictionary per message: one message in every row, all by the user.
         messages = column.flatten()
         if pc.all(pc.equal(pc.struct_field(messages, "role"), "user")).as_py():
-            return pc.struct_field(messages, "content").to_pylist()
-    return [None if messages is None else user_content(messages) for messages in column.to_pylist()]
+            return pc.struct_field(messages, "content")
+    texts = [None if messages is None else user_content(messages) for messages in column.to_pylist()]
+    return pa.array(texts, pa.large_string())
 
 
 def answer_texts(column: pa.Array, first: int = 1) -> list[str | None]:
@@ -245,18 +256,25 @@ def answer_texts(column: pa.Array, first: int = 1) -> list[str | None]:
     Integers stay exact at any size that the file holds them in; several answers of one list are joined by a comma.
     Raises UserError for anything else, naming its row by the number of the column's `first` row.
     """
+    return answer_column(column, first).to_pylist()
+
+
+def answer_column(column: pa.Array, first: int = 1) -> pa.Array:
+    """Return the texts of an answer column (`answer_texts`) as they lie in Arrow's memory, where they can."""
     kind = column.type
+    if is_text(kind):
+        return column
     if pa.types.is_struct(kind):
         if kind.get_field_index("ground_truth") < 0:
             raise UserError(f"an answer struct needs a field ground_truth, this one is {kind}")
-        return answer_texts(pc.struct_field(column, "ground_truth"), first)
+        return answer_column(pc.struct_field(column, "ground_truth"), first)
     texts: list[str | None] = []
     for row, value in enumerate(_values(column), first):
         try:
             texts.append(None if value is None else _answer_text(value))
         except UserError as error:
             raise UserError(f"row {row}: {error}") from None
-    return texts
+    return pa.array(texts, pa.large_string())
 
 
 def _values(column: pa.Array) -> list:

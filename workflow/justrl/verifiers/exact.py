@@ -15,6 +15,11 @@ class ExactVerifier(Grader):
     """Base of both: how the answer is found, its normal form, and the reward of a wrong answer differ."""
 
     wrong_reward = 0.0
+    _verbatim = True
+
+    def __init_subclass__(cls) -> None:
+        # Two calls that change nothing are a fifth of the paper's reward.
+        cls._verbatim = cls.normalize is ExactVerifier.normalize
 
     def extract_answer(self, text: str) -> str | None:
         r"""Answer that `text` gives in a `\boxed{...}`; None if it gives none. Never raises on a string."""
@@ -22,16 +27,25 @@ class ExactVerifier(Grader):
 
     def normalize(self, answer: str) -> str:
         """Form in which answer and gold are compared: `answer` as it is."""
-        require_text(answer=answer)
+        if not isinstance(answer, str):
+            require_text(answer=answer)
         return answer
 
     def verify(self, completion: str, gold: str) -> float:
         """Return 1.0 if the completion's boxed answer equals the gold after normalisation, else `wrong_reward`."""
-        return 1.0 if self.grade(completion, gold).correct else self.wrong_reward
+        # Without a `Grade`, whose making takes longer than the comparison: a reward is asked for each rollout.
+        if not (isinstance(completion, str) and isinstance(gold, str)):
+            require_text(completion=completion, gold=gold)
+        answer = self.extract_answer(completion)
+        if answer is None:
+            return self.wrong_reward
+        correct = answer == gold if self._verbatim else self.normalize(answer) == self.normalize(gold)
+        return 1.0 if correct else self.wrong_reward
 
     def grade(self, completion: str, gold: str) -> Grade:
         """Grade as `verify` does, telling a wrong answer from none."""
-        require_text(completion=completion, gold=gold)
+        if not (isinstance(completion, str) and isinstance(gold, str)):
+            require_text(completion=completion, gold=gold)
         answer = self.extract_answer(completion)
         if answer is None:
             return Grade(Outcome.UNPARSED)
@@ -49,13 +63,15 @@ class MathRuleVerifier(ExactVerifier):
 
     def extract_answer(self, text: str) -> str | None:
         r"""Content of the last `\boxed{...}` with balanced braces, stripped; None if there is none."""
-        require_text(text=text)
+        if not isinstance(text, str):
+            require_text(text=text)
         answer = last_boxed(text)
         return None if answer is None else answer.strip()
 
     def normalize(self, answer: str) -> str:
         """Strip `answer` and remove all its spaces."""
-        require_text(answer=answer)
+        if not isinstance(answer, str):
+            require_text(answer=answer)
         return answer.strip().replace(" ", "")
 
 
@@ -71,6 +87,7 @@ class PaperVerifier(ExactVerifier):
 
     def extract_answer(self, text: str) -> str | None:
         r"""Content of the last `\boxed{` within the last 100 characters, unchanged; None if absent or unbalanced."""
-        require_text(text=text)
+        if not isinstance(text, str):
+            require_text(text=text)
         # The upstream cut to 300 characters before the one to 100 changes nothing and is left out.
         return final_boxed(text[-WINDOW:])

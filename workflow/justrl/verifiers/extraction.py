@@ -48,5 +48,10 @@ def final_boxed(text: str) -> str | None:
     start = text.rfind(BOX)
     if start < 0:
         return None
-    close = balanced_end(text, start)
-    return None if close is None else text[start + len(BOX) : close - 1]
+    inside = start + len(BOX)
+    close = text.find("}", inside)
+    # Most answers hold no brace: two searches in C, where `balanced_end` makes an object of each brace.
+    if text.find("{", inside, close) < 0:
+        return text[inside:close] if close >= 0 else None
+    end = balanced_end(text, start)
+    return None if end is None else text[inside : end - 1]

@@ -33,7 +33,7 @@ class Grade:
     @classmethod
     def of(cls, outcome: Outcome, extracted: str | None) -> "Grade":
         """Build a grade whose `extracted` can be written to any UTF-8 file (lone surrogates become `?`)."""
-        if extracted is not None:
+        if extracted is not None and not extracted.isascii():
             extracted = extracted.encode("utf-8", "replace").decode("utf-8")
         return cls(outcome, extracted)
 
