@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -111,11 +112,11 @@ def _error(value: float | None) -> str:
 def plot_pair(
     compared: Sequence[Compared], runs: Mapping[str, Rows], first: Setting, second: Setting, experiment: str
 ) -> Figure:
-    """The reward of both sides while they train (mean and range over seeds), and both means on each benchmark.
+    """Reward of both sides while they train (mean and range over seeds), means on each benchmark, and the difference.
 
     Call inside `style.house_style()`.
     """
-    figure, axes = style.panel_grid(2, (4.6, 2.9), 5.6, header=0.78)
+    figure, axes = style.panel_grid(3, (3.7, 2.9), 5.6, header=0.78)
     window = smoothing_window(runs)
     for index, side in enumerate((first, second)):
         curves = [series(runs[run], "reward_mean") for run in side.runs]
@@ -139,11 +140,13 @@ def plot_pair(
     axes[1].set_title("Accuracy of the last checkpoint (%)")
     axes[1].set_yticks(range(len(compared)), [each.label for each in compared])
     axes[1].set_ylim(len(compared) - 0.5, -0.5)
+    _draw_differences(axes[2], compared)
+    axes[2].set_title(f"{second.name} − {first.name} (points)")
     style.add_header(figure, f"{second.name} against {first.name}", experiment, f"{len(runs)} trainings")
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=style.COLORS[i], linestyle=style.DASHES[i], marker=style.MARKERS[i], label=side.name)
+        Line2D([], [], color=style.COLORS[i], marker=style.MARKERS[i], label=side.name)
         for i, side in enumerate((first, second))
     ]
     style.add_legend(figure, handles, top=0.52)
@@ -152,6 +155,28 @@ def plot_pair(
         figure, "Band: all seeds. Bars: 95% over seeds and questions." if many else "Bars: 95% over questions."
     )
     return figure
+
+
+def _draw_differences(axis: Axes, compared: Sequence[Compared]) -> None:
+    """The second minus the first on each benchmark, against the line of no difference; the verdict beside it."""
+    differences = [each.difference for each in compared]
+    means = [100 * it.value for it in differences]
+    bars = [[100 * (it.value - it.ci_low) for it in differences], [100 * (it.ci_high - it.value) for it in differences]]
+    places = range(len(compared))
+    axis.axvline(0, color=style.MUTED, linewidth=1)
+    axis.errorbar(means, places, xerr=bars, fmt="D", color=style.INK, capsize=2.5)
+    for place, each in enumerate(compared):
+        axis.annotate(
+            each.verdict,
+            (means[place], place),
+            (0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+        )
+    axis.set_yticks(places, [""] * len(compared))
+    axis.set_ylim(len(compared) - 0.5, -0.5)
 
 
 def write_pair(compared: Sequence[Compared], section: Section, experiment: str, outputs: Mapping[str, Path]) -> None:
