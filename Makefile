@@ -6,7 +6,7 @@ INSTALL = sh envs/install.sh
 unexport PYTHONDONTWRITEBYTECODE
 ACTIVATE = . .venv/bin/activate
 
-.PHONY: help mini test lint format docs verl-env gpu-env test-verl test-slurm audit clean-mini
+.PHONY: help mini bench test lint format docs verl-env gpu-env test-verl test-slurm audit clean-mini
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ mini: .venv/.ready  ## Run the mini experiment on this machine's CPU and write i
 	@echo "figures  results/mini/figures/mini/*.png"
 	@echo "tables   results/mini/comparison/mini.md"
 	@echo "report   results/mini/report.html"
+
+bench: .venv/.ready .venv-verl/.ready  ## Measure speeds beside their peers; writes the table of docs/measured.md.
+	$(ACTIVATE) && python bench
 
 lint: .venv/.ready  ## Check format, style and types of Python and Snakemake code.
 	$(ACTIVATE) && ruff format --check . && ruff check .
