@@ -449,7 +449,7 @@ rule write_provenance:
         "../envs/workflow.yaml"
     params:
         config=literal(EXPERIMENT.model_dump_json()),
-        sources=collect("{folder}/source.json", folder=LAYOUT.hub_folders()),
+        sources=lambda wildcards, input: [f"{folder}/source.json" for folder in input.sources],
     shell:
         r"""
         python -m justrl report provenance \
