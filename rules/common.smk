@@ -176,7 +176,9 @@ def hub_options(subset=None):
 def cleaning_options(wildcards):
     """Options of data cleaning that the dataset switches off, and its split and columns where they are no usual ones."""
     dataset = EXPERIMENT.datasets[wildcards.dataset]
-    kept = [what for what in ("wrapper", "duplicates", "contradictions") if not getattr(dataset, f"remove_{what}", True)]
+    kept = [
+        what for what in ("wrapper", "duplicates", "contradictions") if not getattr(dataset, f"remove_{what}", True)
+    ]
     given = {key: getattr(dataset, key, None) for key in ("split", "question_column", "answer_column")}
     named = [(f"--{key}", value) for key, value in given.items() if value and (key, value) != ("split", "train")]
     return [f"--keep-{what}" for what in kept] + [word for pair in named for word in pair]
