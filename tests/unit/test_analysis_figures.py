@@ -89,6 +89,29 @@ def test_training_figure_draws_the_numbers_it_was_given():
     assert smooth.get_ydata()[middle] == pytest.approx(expected)
 
 
+def test_the_dotted_line_is_drawn_and_told_of_where_it_is_seen_to_differ():
+    rows = metrics_rows(300)
+    spread = max(row["entropy"] for row in rows) - min(row["entropy"] for row in rows)
+    for shift, seen in ((0.0, False), (0.005 * spread, False), (0.1 * spread, True)):
+        shifted = [row | {"entropy_as_published": row["entropy"] + shift} for row in rows]
+        figure = plot_training({"a": shifted}, "mini", ["reward", "entropy"])
+        assert ("Dotted" in texts(figure), len(figure.axes[1].get_lines())) == (seen, 3 if seen else 2)
+
+
+def test_only_rewards_have_an_axis_below_zero(results):
+    rows = metrics_rows(200)
+    panels = ["reward", "truncation", "clip_fraction", "grad_norm"]
+    low = {axis.get_title(loc="left"): axis.get_ylim()[0] for axis in plot_training({"a": rows}, "mini", panels).axes}
+    assert low.pop("Mean reward") < 0 and len(low) == 4 and min(low.values()) >= 0
+    loaded = load_results(results)
+    for one in loaded:
+        for grader in one.data["graders"].values():
+            grader["avg_at_k"] |= {"value": 0.0, "ci_low": 0.0, "ci_high": 0.05}
+            grader["pass_at_k"] = dict.fromkeys(grader["pass_at_k"], 0.0)
+    for figure in (plot_checkpoints(loaded, "mini"), plot_pass_at_k(loaded, "mini")):
+        assert min(axis.get_ylim()[0] for axis in figure.axes if axis.get_title(loc="left")) >= 0
+
+
 def test_moving_mean_by_hand():
     assert moving_mean([1, 2, 3, 4, 10], 3).tolist() == pytest.approx([1.5, 2, 3, 17 / 3, 7])
     assert moving_mean([1, 2, 3], 1).tolist() == pytest.approx([1, 2, 3])
@@ -145,9 +168,16 @@ def test_pass_at_k_figure_draws_every_curve_and_needs_more_than_one_sample(resul
     figure = plot_pass_at_k(loaded, "mini")
     assert [len(axis.get_lines()) for axis in figure.axes] == [3, 3]
     line = figure.axes[0].get_lines()[0]
-    assert list(line.get_xdata()) == list(range(1, 33))
+    assert list(line.get_xdata()) == pytest.approx(range(1, 33), rel=0.05)
     base = next(r for r in loaded if r.benchmark == "aime" and r.step == 0)
-    assert line.get_ydata()[0] == pytest.approx(100 * base.average()["value"])
+    average = base.average()
+    assert line.get_ydata()[0] == pytest.approx(100 * average["value"])
+    bars = figure.axes[0].collections[0].get_segments()
+    assert [float(bar[0][0]) for bar in bars] == pytest.approx([1, 2, 4, 8, 16, 32], rel=0.05)
+    # Of one answer, pass@k is avg@k.
+    assert 100 * average["ci_low"] == pytest.approx(bars[0][0][1], abs=1.5)
+    assert 100 * average["ci_high"] == pytest.approx(bars[0][1][1], abs=1.5)
+    assert "95% interval" in texts(figure)
     write_json(tmp_path / "one.json", result("aime", "mini", 1, {"strict": 0.5}, questions=4, samples=1))
     with pytest.raises(UserError, match="more than one answer"):
         plot_pass_at_k(load_results([tmp_path / "one.json"]), "mini")

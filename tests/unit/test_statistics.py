@@ -23,6 +23,16 @@ binary_matrices = st.tuples(st.integers(1, 8), st.integers(1, 8)).flatmap(
 )
 
 
+def test_pass_at_k_has_the_interval_of_its_questions_values():
+    at_two = [1 - comb(4 - sum(row), 2) / comb(4, 2) for row in SCORES]
+    assert statistics.pass_at_k_interval(SCORES, 2) == resampling.bootstrap_interval(np.array(at_two))
+    first = statistics.avg_at_k(SCORES)
+    assert statistics.pass_at_k_interval(SCORES, 1) == (first.ci_low, first.ci_high)
+    assert statistics.pass_at_k_interval([[1, 1], [1, 0]], 2) == resampling.wilson_interval(1.0, 2)
+    with pytest.raises(UserError, match="pass@5 needs 5 samples"):
+        statistics.pass_at_k_interval(SCORES, 5)
+
+
 def exact_pass_at_k(scores, k):
     """The definition: the share of k-subsets of a question's samples that hold a correct one."""
     shares = [Fraction(sum(any(subset) for subset in combinations(row, k)), comb(len(row), k)) for row in scores]

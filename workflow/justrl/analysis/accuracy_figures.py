@@ -45,6 +45,7 @@ def plot_checkpoints(
             _draw_published_steps(axis, family, benchmark)
         axis.set_title(f"{benchmark_label(shown[0])}, avg@{shown[0].data['samples_per_question']} (%)")
         axis.margins(x=0.04, y=0.1)
+        style.from_zero(axis)
         axis.tick_params(labelbottom=True)
         style.thousands(axis.xaxis)
     for axis in axes[-3:]:

@@ -139,6 +139,14 @@ def thousands(axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace("-", "−")))
 
 
+def from_zero(axis) -> None:
+    """Let the vertical axis of what is never negative begin at 0 or above; marks at 0 are drawn whole."""
+    if axis.get_ylim()[0] < 0:
+        axis.set_ylim(bottom=0)
+        for line in axis.lines:
+            line.set_clip_on(False)
+
+
 def halo() -> list:
     """Path effects that keep small text legible where it crosses a line."""
     from matplotlib.patheffects import withStroke

@@ -11,6 +11,7 @@ from justrl.analysis.accuracy_figures import add_legend
 from justrl.analysis.html_tables import grader_label, model_label
 from justrl.analysis.results import Result, benchmark_label, ordered_benchmarks
 from justrl.errors import UserError
+from justrl.evaluation.statistics import pass_at_k_interval
 
 
 def plot_pass_at_k(results: Sequence[Result], experiment: str, grader: str | None = None, title: str = "") -> Figure:
@@ -28,7 +29,7 @@ def plot_pass_at_k(results: Sequence[Result], experiment: str, grader: str | Non
         for index, model in enumerate(models):
             for result in drawable:
                 if result.benchmark == benchmark and (result.run, result.step) == model:
-                    _draw_curve(axis, _curve(result, grader), index)
+                    _draw_curve(axis, result, grader, index, len(models))
         shown = next(result for result in drawable if result.benchmark == benchmark)
         _finish(axis, benchmark_label(shown), [r for r in drawable if r.benchmark == benchmark], grader)
     runs = style.joined(list(dict.fromkeys(result.run for result in drawable)))
@@ -36,7 +37,10 @@ def plot_pass_at_k(results: Sequence[Result], experiment: str, grader: str | Non
     style.add_header(figure, title or f"pass@k of {runs}", experiment, subtitle)
     entries = [(model_label(*model), style.COLORS[i % 7], style.MARKERS[i % 7], True) for i, model in enumerate(models)]
     add_legend(figure, entries)
-    style.add_footer(figure, "Share of questions solved by at least one of k answers (unbiased estimate).")
+    note = "Share of questions solved by at least one of k answers (unbiased estimate)."
+    if any(result.scores(grader) for result in drawable):
+        note += " Bars: 95% interval over questions."
+    style.add_footer(figure, note)
     return figure
 
 
@@ -45,13 +49,21 @@ def _curve(result: Result, grader: str | None) -> dict[int, float]:
     return {int(k): value for k, value in sorted(values.items(), key=lambda item: int(item[0]))}
 
 
-def _draw_curve(axis: Axes, curve: dict[int, float], index: int) -> None:
-    ks, values = list(curve), [100 * value for value in curve.values()]
+def _draw_curve(axis: Axes, result: Result, grader: str | None, index: int, count: int) -> None:
+    curve = _curve(result, grader)
+    # Lines side by side are set apart by a fiftieth of a doubling of k, so that bars can be told from one another.
+    shift = 2 ** ((index - (count - 1) / 2) * 0.06)
+    ks, values = [k * shift for k in curve], [100 * value for value in curve.values()]
     color, dashes = style.COLORS[index % 7], style.DASHES[index % 7]
-    powers = [position for position, k in enumerate(ks) if k & (k - 1) == 0]
+    powers = [position for position, k in enumerate(curve) if k & (k - 1) == 0]
     axis.plot(
         ks, values, color=color, linestyle=dashes, marker=style.MARKERS[index % 7], markersize=4.5, markevery=powers
     )
+    scores = result.scores(grader)
+    if scores:
+        ends = [pass_at_k_interval(scores, list(curve)[position]) for position in powers]
+        low, high = ([100 * end for end in side] for side in zip(*ends, strict=True))
+        axis.vlines([ks[position] for position in powers], low, high, color=color, linewidth=1.0)
 
 
 def _finish(axis: Axes, label: str, results: Sequence[Result], grader: str | None) -> None:
@@ -64,3 +76,4 @@ def _finish(axis: Axes, label: str, results: Sequence[Result], grader: str | Non
     axis.set_title(f"{label}, pass@k (%)")
     axis.set_xlabel("k")
     axis.margins(x=0.04, y=0.1)
+    style.from_zero(axis)

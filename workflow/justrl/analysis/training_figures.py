@@ -17,6 +17,9 @@ from justrl.errors import UserError
 
 DYNAMICS_CSV = Path(__file__).parents[1] / "published_dynamics.csv"
 
+# Two lines are one to the eye where they differ by no more than this share of the axis: about a line's width.
+HAIR = 0.01
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -33,6 +36,11 @@ class Panel:
     def bands(self) -> list[dict[str, str]]:
         """What the paper shows."""
         return [row for row in _dynamics() if row["metric"] == (self.published or self.metric)]
+
+    @property
+    def signed(self) -> bool:
+        """Whether its values can be negative."""
+        return self.metric == "reward_mean"
 
 
 PANELS = {
@@ -61,17 +69,18 @@ def plot_training(
         raise UserError(f"unknown panel {unknown[0]!r}: choose from {', '.join(PANELS)}")
     figure, axes = style.panel_grid(len(panels), (3.6, 2.75), 5.4, header=0.78 if len(runs) > 1 else 0.56)
     window = smoothing_window(runs)
+    dotted = []
     for axis, name in zip(axes, panels, strict=True):
-        _draw_panel(axis, PANELS[name], runs, window, experiment)
+        if _draw_panel(axis, PANELS[name], runs, window, experiment):
+            dotted.append(PANELS[name].metric)
     steps = [row["step"] for rows in runs.values() for row in rows]
     subtitle = f"steps {min(steps):,} to {max(steps):,}"
     style.add_header(figure, title or f"Training of {style.joined(list(runs))}", experiment, subtitle)
     if len(runs) > 1:
         _add_legend(figure, list(runs))
     footnote = "Each step" if window == 1 else f"Thin: each step. Thick: mean over {window} steps."
-    for panel in (PANELS[name] for name in panels):
-        if panel.published and any(series(rows, panel.published)[1] for rows in runs.values()):
-            footnote += f" Dotted: {panel.metric} as the authors' code would have logged it."
+    for metric in dotted:
+        footnote += f" Dotted: {metric} as the authors' code would have logged it."
     if experiment == "paper" and any(PANELS[name].bands for name in panels):
         footnote += " Grey: what the JustRL paper shows (arXiv 2512.16649)."
     style.add_footer(figure, footnote)
@@ -93,11 +102,13 @@ def moving_mean(values: Sequence[float] | np.ndarray, window: int) -> np.ndarray
     return (sums[high] - sums[low]) / (high - low)
 
 
-def _draw_panel(axis: Axes, panel: Panel, runs: Mapping[str, Rows], window: int, experiment: str) -> None:
+def _draw_panel(axis: Axes, panel: Panel, runs: Mapping[str, Rows], window: int, experiment: str) -> bool:
+    """Draw a panel; whether what the authors' code would have logged is seen to differ, and stands in it dotted."""
     last = max(rows[-1]["step"] for rows in runs.values())
     if experiment == "paper":
         _draw_bands(axis, panel, last)
     drawn = 0
+    as_published = []
     for index, rows in enumerate(runs.values()):
         steps, logged = series(rows, panel.metric)
         if not logged:
@@ -111,19 +122,28 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Mapping[str, Rows], window: int,
         axis.plot(
             steps, moving_mean(values, window), color=color, linestyle=dashes, marker=marker, markersize=3.5, zorder=3
         )
-        steps, as_published = series(rows, panel.published)
-        if as_published:
-            smooth = moving_mean(as_published, window)
-            axis.plot(steps, smooth, color=color, linestyle=(0, (1, 1.4)), linewidth=1.3, zorder=3)
+        theirs = series(rows, panel.published)
+        if theirs[1]:
+            as_published.append((color, steps, moving_mean(values, window), theirs[0], moving_mean(theirs[1], window)))
     if not drawn:
         raise UserError(f"no run logged {panel.metric}: leave its panel out")
+    low, high = axis.get_ylim()
+    differs = any(
+        steps != their_steps or np.abs(ours - theirs).max() > HAIR * (high - low)
+        for _, steps, ours, their_steps, theirs in as_published
+    )
+    for color, _, _, steps, theirs in as_published if differs else ():
+        axis.plot(steps, theirs, color=color, linestyle=(0, (1, 1.4)), linewidth=1.3, zorder=3)
     axis.set_title(panel.title)
     axis.set_xlabel("Training step")
     axis.set_xlim(0, last * 1.01)
     axis.margins(y=0.08)
+    if not panel.signed:
+        style.from_zero(axis)
     style.thousands(axis.xaxis)
     if panel.metric in ("response_length_mean", "tokens_per_second"):
         style.thousands(axis.yaxis)
+    return differs
 
 
 def _draw_bands(axis: Axes, panel: Panel, last_step: int) -> None:

@@ -95,12 +95,7 @@ def question_means(scores: Scores) -> np.ndarray:
 def avg_at_k(scores: Scores, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> AvgAtK:
     """avg@k, the mean over questions of the mean over samples, with its interval and its spread over seeds."""
     means = question_means(scores)
-    low, high = bootstrap_interval(means, seed=seed, resamples=resamples, level=level)
-    if means.size == 1:
-        low, high = 0.0, 1.0
-    elif means.min() == means.max():
-        # Every resample is the same, so the bootstrap would claim certainty; Wilson's interval over questions does not.
-        low, high = wilson_interval(float(means[0]), means.size, level)
+    low, high = _interval(means, seed, resamples, level)
     error = standard_error(means)
     half = None if error is None else t_quantile(level, means.size - 1) * error
     value = float(means.mean())
@@ -114,6 +109,16 @@ def avg_at_k(scores: Scores, seed: int = 0, resamples: int = RESAMPLES, level: f
         analytic_low=None if half is None else value - half,
         analytic_high=None if half is None else value + half,
     )
+
+
+def _interval(means: np.ndarray, seed: int, resamples: int, level: float) -> tuple[float, float]:
+    """The headline interval of a mean over questions from its value on each."""
+    if means.size == 1:
+        return 0.0, 1.0
+    if means.min() == means.max():
+        # Every resample is the same, so the bootstrap would claim certainty; Wilson's interval over questions does not.
+        return wilson_interval(float(means[0]), means.size, level)
+    return bootstrap_interval(means, seed=seed, resamples=resamples, level=level)
 
 
 def standard_error(means: np.ndarray) -> float | None:
@@ -153,6 +158,20 @@ def pass_at_k_curve(scores: Scores) -> dict[int, float]:
     parts = (times * _solve_probability(n, correct, ks) for (n, correct), times in counts.items())
     total = sum(parts, start=np.zeros(len(ks)))
     return {int(k): float(value) for k, value in zip(ks, total / len(rows), strict=True)}
+
+
+def pass_at_k_interval(
+    scores: Scores, k: int, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+) -> tuple[float, float]:
+    """Interval of pass@k over questions, as the headline interval of avg@k; fractions.
+
+    Raises UserError unless every score is 0 or 1 and every question has k samples.
+    """
+    rows = _binary_rows(scores)
+    if min(row.size for row in rows) < k:
+        raise UserError(f"pass@{k} needs {k} samples of each question, one has {min(row.size for row in rows)}")
+    solved = [float(_solve_probability(row.size, int(row.sum()), np.array([k]))[0]) for row in rows]
+    return _interval(np.array(solved), seed, resamples, level)
 
 
 def maj_at_k(answers: Sequence[Sequence[str | None]], scores: Scores) -> float:
