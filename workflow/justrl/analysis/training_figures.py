@@ -129,11 +129,11 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Mapping[str, Rows], window: int,
         raise UserError(f"no run logged {panel.metric}: leave its panel out")
     low, high = axis.get_ylim()
     differs = any(
-        steps != their_steps or np.abs(ours - theirs).max() > HAIR * (high - low)
-        for _, steps, ours, their_steps, theirs in as_published
+        own_steps != their_steps or np.abs(own - dots).max() > HAIR * (high - low)
+        for _, own_steps, own, their_steps, dots in as_published
     )
-    for color, _, _, steps, theirs in as_published if differs else ():
-        axis.plot(steps, theirs, color=color, linestyle=(0, (1, 1.4)), linewidth=1.3, zorder=3)
+    for color, _, _, their_steps, dots in as_published if differs else ():
+        axis.plot(their_steps, dots, color=color, linestyle=(0, (1, 1.4)), linewidth=1.3, zorder=3)
     axis.set_title(panel.title)
     axis.set_xlabel("Training step")
     axis.set_xlim(0, last * 1.01)
