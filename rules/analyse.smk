@@ -19,6 +19,9 @@ localrules:
     plot_first_thousand,
     compare_settings,
     plot_contamination,
+    show_samples,
+    show_samples_under,
+    show_rollouts,
     judge_claims,
     judge_golden_claims,
     judge_first_thousand,
@@ -342,6 +345,82 @@ rule plot_contamination:
             --newer {params.newer:q} \
             --benchmark-labels {params.labels:q} \
             --experiment {params.experiment:q} \
+            --output {output:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule show_samples:
+    """Write the page on which each answer is read: verdict by grader, filters, alarms."""
+    input:
+        completions=scored_completions,
+        grades=scored_grades,
+        questions="<results>/benchmarks/{benchmark}/questions.parquet",
+    output:
+        report(
+            "<results>/samples/{benchmark}_{name}.html",
+            caption="../workflow/captions/samples.rst",
+            category="Samples",
+            labels={"of": "{name}", "asked": "{benchmark}"},
+        ),
+    log:
+        "<logs>/show_samples/{benchmark}_{name}.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        headline=EVALUATION.headline_grader,
+        experiment=lambda wildcards: experiment_of(wildcards.name),
+        title=lambda wildcards: f"Answers of {wildcards.name} to {EXPERIMENT.benchmarks[wildcards.benchmark].label}",
+    shell:
+        r"""
+        python -m justrl report samples \
+            --completions {input.completions:q} \
+            --grades {input.grades:q} \
+            --benchmark {input.questions:q} \
+            --headline {params.headline:q} \
+            --experiment {params.experiment:q} \
+            --title {params.title:q} \
+            --output {output:q} \
+            2> >(log_to {log:q})
+        """
+
+
+use rule show_samples as show_samples_under with:
+    output:
+        report(
+            "<results>/{protocol}/samples/{benchmark}_{name}.html",
+            caption="../workflow/captions/samples.rst",
+            category="Samples",
+            labels={"of": "{name}", "asked": "{benchmark}, {protocol}"},
+        ),
+    log:
+        "<logs>/show_samples_under/{protocol}/{benchmark}_{name}.log",
+
+
+rule show_rollouts:
+    """Write the page on which the kept rollouts of a training are read."""
+    input:
+        "<results>/runs/{run}/metrics.jsonl",
+    output:
+        report(
+            "<results>/runs/{run}/rollouts.html",
+            caption="../workflow/captions/samples.rst",
+            category="Samples",
+            labels={"of": "{run}", "asked": "in training"},
+        ),
+    log:
+        "<logs>/show_rollouts/{run}.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        rollouts=of(ON_DISK.rollouts, "run"),
+        experiment=lambda wildcards: experiment_of(wildcards.run),
+    shell:
+        r"""
+        python -m justrl report rollouts \
+            --rollouts {params.rollouts:q} \
+            --experiment {params.experiment:q} \
+            --title "Rollouts of {wildcards.run}" \
             --output {output:q} \
             2> >(log_to {log:q})
         """

@@ -522,6 +522,11 @@ class Hardware(Part):
         "Who samples for the reference engine: transformers (to the bit reproducible) or vllm (fast).",
         default="transformers",
     )
+    rollouts_kept: Count = text(
+        "Rollouts of each step that the reference engine keeps to be read; 0: none. verl writes all of them or none "
+        "(`justrl train --keep-rollouts`).",
+        default=8,
+    )
     engine: EngineSettings = Field(default_factory=EngineSettings)
 
     @property

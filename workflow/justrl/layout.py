@@ -121,6 +121,10 @@ class Layout:
         """The metrics of one segment."""
         return f"{self.run(run)}/segments/{step}/metrics.jsonl"
 
+    def rollouts(self, run: str) -> list[str]:
+        """What each segment of a run keeps of its rollouts: beside its metrics, and undeclared like its state."""
+        return [path.replace("metrics.jsonl", "rollouts.parquet") for path in self.all_segments(run)]
+
     def segment_ends(self, run: str) -> Sequence[int]:
         """The steps at which a run's segments end, in order."""
         return self.ends.get(run) or self.experiment.runs[run].segment_ends
@@ -356,6 +360,17 @@ class Layout:
         """The health summaries of runs."""
         return [f"{self.run(run)}/health.json" for run in runs]
 
+    def sample_pages(self) -> list[str]:
+        """The pages of answers to read: of bases, last checkpoints and published models, and of kept rollouts."""
+        experiment = self.experiment
+        names = [name for run in experiment.enabled for name in (f"{run}@base", run)]
+        names += experiment.enabled_external
+        files = [
+            f"{self.root}/samples/{asked}_{name}.html" for name in names for asked in experiment.evaluation.benchmarks
+        ]
+        kept = [run for run in experiment.enabled if experiment.runs[run].engine == "reference"]
+        return files + [f"{self.run(run)}/rollouts.html" for run in kept if experiment.hardware.rollouts_kept]
+
     def pages(self) -> list[str]:
         """Figures, tables, model cards and provenance of the enabled runs."""
         experiment = self.experiment
@@ -365,6 +380,7 @@ class Layout:
         files += [f"{self.root}/compared/{pair}.html" for pair in experiment.compare]
         files += dict.fromkeys(self.contamination(run) for run in experiment.enabled)
         files += [f"{self.run(run)}/model_card.md" for run in experiment.enabled]
+        files += self.sample_pages()
         return [*files, f"{self.root}/claims.html", f"{self.root}/provenance.html"]
 
     def analysis_results(self) -> list[str]:

@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from justrl.commands.options import add_subcommands
+from justrl.commands.options import add_subcommands, chosen, whole
 from justrl.errors import UserError
 
 PANELS = "reward entropy length accuracy truncation clip_fraction grad_norm learning_rate throughput step_time"
@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         model_card: _model_card,
         metrics: _metrics,
         health: _health,
+        samples: _samples,
+        rollouts: _rollouts,
     }
     add_subcommands(parser, calls)
 
@@ -420,3 +422,54 @@ def health(arguments: argparse.Namespace) -> None:
     write_json(arguments.output, report)
     for finding in report["findings"]:
         print(f"{finding['name']}: {finding['sentence']}")
+
+
+def _page_arguments(parser: argparse.ArgumentParser) -> None:
+    from justrl.analysis.samples import ANSWERS, CHARACTERS
+
+    text = f"the most answers of a page (default: {ANSWERS:,}); a sentence on it says what is left out"
+    parser.add_argument("--answers", type=whole(1), default=ANSWERS, help=text)
+    text = f"the most characters of all its answers together (default: {CHARACTERS:,}); the middle of long ones goes"
+    parser.add_argument("--characters", type=whole(1), default=CHARACTERS, help=text)
+    parser.add_argument("--experiment", required=True, metavar="NAME", help='all but "paper" are stamped')
+    parser.add_argument("--title", required=True, help="the page's title")
+    _output_argument(parser, ".html")
+
+
+def _write_samples(arguments: argparse.Namespace, found) -> None:
+    from justrl.analysis.samples import alarms
+    from justrl.analysis.samples_page import write_page
+
+    limits = chosen(arguments, "answers", "characters")
+    write_page(_outputs(arguments)[".html"], found, arguments.title, arguments.experiment, **limits)
+    for _, sentence in alarms(found):
+        print(sentence)
+
+
+def _samples(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--completions", required=True, nargs="+", type=Path, help="completions: every shard's Parquet")
+    parser.add_argument("--grades", required=True, nargs="+", type=Path, help="grades Parquet of these completions")
+    parser.add_argument("--benchmark", required=True, type=Path, help="benchmark Parquet of the questions")
+    parser.add_argument("--headline", required=True, help="the grader that stands first")
+    _page_arguments(parser)
+
+
+def samples(arguments: argparse.Namespace) -> None:
+    """Write a page on which every answer of an evaluation is read."""
+    from justrl.analysis.samples import read_evaluation
+
+    inputs = chosen(arguments, "completions", "grades", "benchmark", "headline")
+    _write_samples(arguments, read_evaluation(**inputs))
+
+
+def _rollouts(parser: argparse.ArgumentParser) -> None:
+    text = "what each segment of a run kept of its rollouts"
+    parser.add_argument("--rollouts", required=True, nargs="+", type=Path, metavar="rollouts.parquet", help=text)
+    _page_arguments(parser)
+
+
+def rollouts(arguments: argparse.Namespace) -> None:
+    """Write a page on which the kept rollouts of a training are read."""
+    from justrl.analysis.samples import read_rollouts
+
+    _write_samples(arguments, read_rollouts(arguments.rollouts))

@@ -3,6 +3,7 @@
 work_dir/checkpoints/             rolling full training states, the engine's own format, at most 2
 work_dir/finished/step_000060/    hard links to what was published: a finished segment is restored, never retrained
 work_dir/metrics.jsonl            live: one line per step as it happens
+work_dir/rollouts/step_000012.parquet    what is kept of that step's rollouts, until its segment is finished
 work_dir/attempts.jsonl           when each attempt to train a segment began, on how many GPUs, and how it ended
 work_dir/LOCK                     who trains here now
 """
@@ -24,6 +25,7 @@ from justrl.errors import UserError
 from justrl.io import (
     atomic_folder,
     file_sha256,
+    link_file,
     link_tree,
     read_json,
     read_jsonl,
@@ -32,6 +34,7 @@ from justrl.io import (
     write_json,
     write_jsonl,
 )
+from justrl.train import kept_rollouts
 from justrl.train import run_lock as locking
 
 # What stands in a model's folder that was not kept.
@@ -174,6 +177,7 @@ class WorkDir:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.finished = self.path / "finished"
+        self.rollouts = self.path / "rollouts"
         self.live_metrics = self.path / "metrics.jsonl"
         self.attempts = self.path / "attempts.jsonl"
 
@@ -225,9 +229,11 @@ class WorkDir:
             else:
                 write_json(folder / "model" / NOT_KEPT, {"step": request.to_step, "why": "keep_exports: evaluated"})
             write_jsonl(folder / "metrics.jsonl", metrics)
+            kept_rollouts.join(self.rollouts, steps, folder / kept_rollouts.FILE)
             files = {str(path.relative_to(folder)): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
             segment = {"start_step": request.start_step, "identity": request.identity(), "sha256": files}
             write_json(folder / "segment.json", segment)
+        kept_rollouts.remove(self.rollouts, steps)
 
     def has_archive(self, request: SegmentRequest) -> bool:
         """Say whether the segment was finished before, by the same training and with every byte still there."""
@@ -253,4 +259,8 @@ class WorkDir:
         folder = self.finished / step_name(request.to_step)
         with atomic_folder(request.model_out) as model:
             link_tree(folder / "model", model)
+        kept = request.metrics_out.with_name(kept_rollouts.FILE)
+        kept.unlink(missing_ok=True)
+        if (folder / kept_rollouts.FILE).is_file():
+            link_file(folder / kept_rollouts.FILE, kept)
         write_jsonl(request.metrics_out, read_jsonl(folder / "metrics.jsonl"))

@@ -13,6 +13,7 @@ import torch
 
 from justrl.errors import UserError
 from justrl.generation.base import Completed, stop_token_ids
+from justrl.train import kept_rollouts
 from justrl.train.reference.checkpoint import (
     TrainingState,
     list_states,
@@ -161,6 +162,7 @@ class TrainingLoop:
         lengths = [len(response) for response in responses]
         golds, rows = [question.gold for question in questions], [question.row for question in questions]
         rewards = self.reward(completions, golds, lengths, rows)
+        self._keep(step, questions, rollouts, rewards)
         rolled_out = time.monotonic()
         batch = RolloutBatch(
             [question.prompt for question in questions],
@@ -180,6 +182,27 @@ class TrainingLoop:
         row |= {"step_seconds": now - began, "rollout_seconds": rolled_out - began, "update_seconds": now - rolled_out}
         self.rows.append(row)
         return row
+
+    def _keep(self, step: int, questions: list[Question], rollouts: list[Completed], rewards: Rewards) -> None:
+        """Write a few of the step's rollouts down to be read, of each process its part of them."""
+        wanted, world = self.request.hardware.rollouts_kept, self.world
+        mine = wanted // world.size + (world.rank < wanted % world.size)
+        totals, correct = rewards.totals, rewards.correct
+        rows = [
+            {
+                "step": step,
+                "prompt": self.tokenizer.decode(questions[place].prompt),
+                "gold": questions[place].gold,
+                "response": rollouts[place].text,
+                "length": len(rollouts[place].token_ids),
+                "reward": totals[place],
+                "correct": correct[place],
+                "finish_reason": rollouts[place].finish_reason,
+            }
+            for place in kept_rollouts.places(step, len(rollouts), mine)
+        ]
+        if wanted and (everything := world.gather(rows)) and world.is_main:
+            kept_rollouts.write(self.request.work_dir / "rollouts", step, everything)
 
     def _summary(self, questions: list[Question], lengths: list[int], rewards: Rewards) -> dict:
         """Metrics of the rollouts of all processes."""

@@ -1,0 +1,169 @@
+"""Answers to read: marks, alarms, what a page keeps, and that no text of a model becomes markup."""
+
+import json
+import re
+
+import pyarrow
+import pytest
+
+from justrl.analysis.samples import Answer, Samples, alarms, is_repeated, mark, read_evaluation, read_rollouts
+from justrl.analysis.samples_page import write_page
+from justrl.commands.main import main
+from justrl.errors import UserError
+from justrl.evaluation.completions import COLUMNS, make_table, read_completions
+from justrl.evaluation.generating import Question
+from justrl.evaluation.grading import grade_samples, write_grades
+from justrl.io import write_parquet
+from justrl.train import kept_rollouts
+
+HOSTILE = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(2)> & @@STAMP@@ \u2028 \\boxed{7}"
+ANSWERS = {
+    "a": ["so it is \\boxed{12}", "the answer is 12", "12 or so and then 99", "no idea"],
+    "b": [HOSTILE, "", "again and again " * 30, "\\boxed{8}"],
+}
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    """The files of an evaluation: completions, grades by two graders, questions."""
+    golds = {"a": "12", "b": "9"}
+    questions = [Question(name, f"What is <b>{name}</b>?", gold) for name, gold in golds.items()]
+    rows = [
+        dict.fromkeys(COLUMNS)
+        | {"benchmark": "toy", "question_id": name, "sample_index": place, "seed": place, "completion": text}
+        | {"question": f"What is <b>{name}</b>?", "answer": golds[name], "token_count": len(text), "prompt": "p"}
+        | {"finish_reason": "length" if text.startswith("again") else "stop", "model": "tiny"}
+        for name, texts in ANSWERS.items()
+        for place, text in enumerate(texts)
+    ]
+    settings = {"protocol": {"name": "paper", "samples": 4}, "model": "tiny", "run": "mini@60", "seed": 1}
+    files = {name: tmp_path / f"{name}.parquet" for name in ("completions", "grades", "benchmark")}
+    write_parquet(make_table(rows, settings), files["completions"])
+    asked = [
+        {"benchmark": "toy", "id": each.id, "question": each.question, "answer": each.answer} for each in questions
+    ]
+    write_parquet(pyarrow.Table.from_pylist(asked), files["benchmark"])
+    samples, _ = read_completions([files["completions"]])
+    write_grades(grade_samples(samples, ["strict", "paper_rules"]), files["grades"], samples, {})
+    return {"completions": [files["completions"]], "grades": [files["grades"]], "benchmark": files["benchmark"]}
+
+
+def words(evaluation):
+    """The files as options of a command."""
+    listed = {name: value if isinstance(value, list) else [value] for name, value in evaluation.items()}
+    return [str(word) for name, value in listed.items() for word in (f"--{name}", *value)]
+
+
+def content(path):
+    """What the page's script reads."""
+    (data,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', path.read_text(), re.S)
+    return json.loads(data)
+
+
+def marks_of(samples, question, place):
+    return samples.answers[4 * question + place].marks
+
+
+def test_marks_say_what_is_wrong_with_an_answer(evaluation):
+    found = read_evaluation(**evaluation, headline="strict")
+    assert found.graders[0] == "exact match" and marks_of(found, 0, 0) == []
+    assert {"wrong", "unread", "unparsed"} <= set(marks_of(found, 0, 1)) and "solve_none" not in marks_of(found, 0, 1)
+    assert "unread" not in marks_of(found, 0, 3)
+    assert {"truncated", "repeated", "solve_none"} <= set(marks_of(found, 1, 2))
+    assert {"empty", "unparsed"} <= set(marks_of(found, 1, 1))
+    assert "unparsed" not in marks_of(found, 1, 3) and "wrong" in marks_of(found, 1, 3)
+
+
+def test_alarms_stand_for_what_many_answers_share(evaluation):
+    sentences = [sentence for _, sentence in alarms(read_evaluation(**evaluation, headline="strict"))]
+    assert "62% unparsed by exact match (5 of 8): the answers are not in a box." in sentences
+    right = [Answer(0, f"sample {n}", "\\boxed{1}", 3, "stop", [("correct", "1")]) for n in range(4)]
+    assert alarms(mark(Samples([("q", "One?", "1")], right, ["exact match"]))) == []
+
+
+def test_graders_that_disagree_are_marked():
+    answer = Answer(0, "sample 0", "\\boxed{1/2}", 3, "stop", [("wrong", "1/2"), ("correct", "1/2")])
+    mark(Samples([("q", "Half?", "0.5")], [answer], ["exact match", "rules"]))
+    assert "disagree" in answer.marks and "unread" not in answer.marks
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "there"),
+    [
+        ("12", "it is 12.", True),
+        ("12", "it is 123", False),
+        ("12", "it is 12.5", False),
+        ("12", "it is 3.12", False),
+        ("\\frac{1}{2}", "is \\frac {1}{2}", True),
+        ("12", "12" + " no" * 400, False),
+    ],
+)
+def test_the_gold_counts_as_present_if_it_stands_whole_near_the_end(gold, text, there):
+    answer = Answer(0, "sample 0", text, 3, "stop", [("unparsed", None)])
+    mark(Samples([("q", "?", gold)], [answer], ["exact match"]))
+    assert ("unread" in answer.marks) is there
+
+
+def test_repeated_text_is_told_from_long_text():
+    assert is_repeated("First we add. " + "wait, " * 20) and is_repeated("lorem ipsum dolor " * 300 + "so 12")
+    assert not is_repeated("12 + 30 = 42, 42 + 5 = 47, so the sum is 47 and that is the answer") and not is_repeated(
+        "aaaa"
+    )
+
+
+def test_hostile_text_stays_text(evaluation, tmp_path):
+    page = tmp_path / "page.html"
+    title = "<i>Answers</i>"
+    options = ["--headline", "strict", "--experiment", "mini", "--title", title, "--output", str(page)]
+    assert not main(["report", "samples", *words(evaluation), *options])
+    text = page.read_text()
+    assert "alert(1)</script>" not in text and "<img" not in text and title not in text and "<b>a</b>" not in text
+    assert text.count("<script") == text.count("</script>") == 2 and "mini experiment – not a paper result" in text
+    assert content(page)["answers"][4][2] == [HOSTILE]
+    assert "http" not in text.replace("http-equiv", "") and "innerHTML" not in text
+
+
+def test_a_page_says_what_it_leaves_out(tmp_path):
+    answers = [
+        Answer(n % 2, f"sample {n // 2}", f"{n:03d}" + "x" * 997, 9, "stop", [("wrong", None)]) for n in range(100)
+    ]
+    samples = mark(Samples([("a", "A?", "1"), ("b", "B?", "2")], answers, ["exact match"]))
+    write_page(tmp_path / "page.html", samples, "Answers", "paper", answers=10, characters=3000)
+    found = content(tmp_path / "page.html")
+    assert len(found["answers"]) == 10 and found["total"] == found["counts"]["wrong"] == 100
+    assert {label for _, label, *_ in found["answers"]} == {f"sample {n}" for n in range(5)}
+    assert found["answers"][0][2] == ["000" + "x" * 97, "x" * 200] and found["answers"][0][3] == 700
+    notes = " ".join(found["notes"])
+    assert "90 of 100 answers are left out" in notes and "10 of 10 answers are longer than 300 characters" in notes
+    assert "not a paper result" not in (tmp_path / "page.html").read_text()
+
+
+def test_a_grader_without_verdicts_is_refused(evaluation):
+    with pytest.raises(UserError, match="symbolic has no verdicts; there are those of strict, paper_rules"):
+        read_evaluation(**evaluation, headline="symbolic")
+
+
+def kept(step, reward=1.0):
+    row = {"step": step, "prompt": "1+1?", "gold": "2", "response": f"of {step}", "length": 4, "reward": reward}
+    return [row | {"correct": reward > 0, "finish_reason": "stop"}]
+
+
+def test_kept_rollouts_become_a_page_of_the_training(tmp_path):
+    for step in (1, 2, 3):
+        kept_rollouts.write(tmp_path / "rollouts", step, kept(step))
+    kept_rollouts.write(tmp_path / "rollouts", 2, kept(2, -1.0))  # made again
+    kept_rollouts.join(tmp_path / "rollouts", [1, 2], tmp_path / "a.parquet")
+    kept_rollouts.remove(tmp_path / "rollouts", [1, 2])
+    assert [path.name for path in (tmp_path / "rollouts").iterdir()] == ["step_000003.parquet"]
+    found = read_rollouts([tmp_path / "a.parquet", tmp_path / "b.parquet"])
+    assert [(answer.label, answer.verdicts[0]) for answer in found.answers] == [
+        ("step 1", ("correct", "+1")),
+        ("step 2", ("wrong", "-1")),
+    ]
+    assert "Nothing was kept of 1 of 2 segments" in found.notes[-1]
+
+
+def test_the_places_of_kept_rollouts_are_spread_and_move_with_the_step():
+    assert kept_rollouts.places(1, 2048, 8) == [1 + 256 * place for place in range(8)]
+    assert kept_rollouts.places(2, 2048, 8) != kept_rollouts.places(1, 2048, 8)
+    assert kept_rollouts.places(5, 4, 8) == [0, 1, 2, 3] and kept_rollouts.places(5, 4, 0) == []

@@ -1,0 +1,266 @@
+"""Every answer to read: what was asked, what was answered, what each grader made of it, and what looks wrong.
+
+An answer carries marks (`MARKS`) that a reader may filter by; what many answers share is said above them as an alarm.
+Marks and alarms are of the whole answers and of all of them, also where the page keeps less.
+"""
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from justrl.analysis.html_tables import grader_label
+from justrl.errors import UserError
+from justrl.evaluation.completions import KEY, read_completions, read_table
+from justrl.evaluation.generating import read_benchmark
+from justrl.evaluation.grading import check_complete, read_grades, with_golds
+from justrl.evaluation.scoring import add_combined
+
+if TYPE_CHECKING:
+    import pandas
+
+# The gold counts as present if it stands in so many of the last characters.
+NEAR_THE_END = 300
+# What a page keeps where nothing else is asked for: characters of all answers together, and answers.
+CHARACTERS = 3_000_000
+ANSWERS = 5_000
+MARKS = {
+    "wrong": ("not correct", "not correct by the grader that stands first"),
+    "disagree": ("graders disagree", "one grader says correct, another does not"),
+    "truncated": ("truncated", "cut off at the limit of tokens"),
+    "unread": (
+        "right answer not extracted",
+        f"no grader says correct, yet the gold stands in the last {NEAR_THE_END} characters",
+    ),
+    "unparsed": ("unparsed", "the grader that stands first found no answer"),
+    "timeout": ("grader gave up", "a grader ran out of time or memory"),
+    "repeated": ("repeated text", "ends in the same text at least five times over, or shrinks to a tenth by zlib"),
+    "empty": ("empty", "no text at all"),
+    "solve_none": ("question never solved", "none of its answers is correct by the grader that stands first"),
+}
+# From which share of the answers on a mark is an alarm.
+ALARMS = {"unparsed": 0.1, "truncated": 0.1, "disagree": 0.05, "unread": 0.05, "repeated": 0.05, "empty": 0.01}
+ALARMS |= {"timeout": 0.01}
+MEANINGS = {
+    "truncated": "they were cut off at the limit of tokens",
+    "disagree": "one grader takes what another refuses, so the figure depends on the grader",
+    "unread": "the gold stands near their end, yet no grader took it for the answer",
+    "repeated": "they go round in circles",
+    "empty": "they hold no text",
+    "timeout": "a grader gave up on them, and they count as not correct",
+}
+ROLLOUT_COLUMNS = ("step", "prompt", "gold", "response", "length", "reward", "correct", "finish_reason")
+
+
+@dataclass
+class Answer:
+    """One answer: its question by number, its verdicts as (outcome, extracted) in the graders' order, its marks."""
+
+    question: int
+    label: str
+    text: str
+    tokens: int | None
+    ended: str | None
+    verdicts: list[tuple[str, str | None]]
+    marks: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Samples:
+    """Questions as (id, text, gold), the answers to them, and the graders' names for readers, the headline first."""
+
+    questions: list[tuple[str, str, str]]
+    answers: list[Answer]
+    graders: list[str]
+    notes: list[str] = field(default_factory=list)
+
+
+def read_evaluation(
+    completions: Sequence[str | Path], grades: Sequence[str | Path], benchmark: str | Path, headline: str
+) -> Samples:
+    """The answers of one evaluation with the verdicts of all its graders.
+
+    Raises UserError: files that do not go together, an answer without a verdict, a headline grader without any.
+    """
+    samples, verdicts, _ = graded_samples(completions, grades, benchmark)
+    graders = [str(grader) for grader in verdicts["grader"].unique()]
+    if headline not in graders:
+        raise UserError(f"the headline grader {headline} has no verdicts; there are those of {', '.join(graders)}")
+    graders.sort(key=lambda name: name != headline)
+    found = {grader: _by_sample(verdicts, grader) for grader in graders}
+    _, asked = read_benchmark(benchmark)
+    places = {question.id: place for place, question in enumerate(asked)}
+    answers = [
+        Answer(
+            question=places[row["question_id"]],
+            label=f"sample {row['sample_index']}",
+            text=row["completion"],
+            tokens=_whole(row["token_count"]),
+            ended=row["finish_reason"] if isinstance(row["finish_reason"], str) else None,
+            verdicts=[found[grader][row["question_id"], row["sample_index"]] for grader in graders],
+        )
+        for row in samples.to_dict("records")
+    ]
+    answers.sort(key=lambda answer: answer.question)
+    questions = [(question.id, question.question, question.answer) for question in asked]
+    return mark(Samples(questions, answers, [grader_label(grader) for grader in graders]))
+
+
+def graded_samples(
+    completions: Sequence[str | Path], grades: Sequence[str | Path], benchmark: str | Path
+) -> tuple["pandas.DataFrame", "pandas.DataFrame", dict[str, Any]]:
+    """Completions and the verdicts of every grader on each of them, checked, and how the completions were made."""
+    name, questions = read_benchmark(benchmark)
+    samples, settings = read_completions(completions)
+    samples = with_golds(samples, settings, name, questions)
+    verdicts, _ = read_grades(grades, samples)
+    verdicts = add_combined(samples, verdicts)
+    for grader in verdicts["grader"].unique():
+        check_complete(samples, verdicts[verdicts["grader"] == grader], grader)
+    return samples, verdicts, settings
+
+
+def read_rollouts(paths: Sequence[str | Path]) -> Samples:
+    """The rollouts kept of a training, in the order of its steps; a file that is not there is named in a note."""
+    questions: dict[tuple[str, str], int] = {}
+    answers: list[Answer] = []
+    absent = [str(path) for path in paths if not Path(path).is_file()]
+    for path in paths:
+        if str(path) in absent:
+            continue
+        for row in read_table(path, ROLLOUT_COLUMNS, "rollouts").to_pylist():
+            question = questions.setdefault((row["prompt"], row["gold"]), len(questions))
+            verdict = ("correct" if row["correct"] else "wrong", f"{row['reward']:+g}")
+            answers.append(
+                Answer(question, f"step {row['step']}", row["response"], row["length"], row["finish_reason"], [verdict])
+            )
+    notes = ["Of each step a few rollouts are kept (hardware.rollouts_kept), spread over its questions."]
+    if absent:
+        notes.append(f"Nothing was kept of {len(absent)} of {len(paths)} segments, the first of them {absent[0]}.")
+    asked = [(f"{number + 1}", prompt, gold) for (prompt, gold), number in questions.items()]
+    return mark(Samples(asked, answers, ["reward"], notes))
+
+
+def mark(samples: Samples) -> Samples:
+    """Give each answer its marks."""
+    solved = {answer.question for answer in samples.answers if answer.verdicts[0][0] == "correct"}
+    for answer in samples.answers:
+        outcomes = [outcome for outcome, _ in answer.verdicts]
+        correct = outcomes.count("correct")
+        holds = {
+            "wrong": outcomes[0] != "correct",
+            "disagree": 0 < correct < len(outcomes),
+            "truncated": answer.ended == "length",
+            "unread": not correct and stands_near_the_end(samples.questions[answer.question][2], answer.text),
+            "unparsed": outcomes[0] == "unparsed",
+            "timeout": "timeout" in outcomes,
+            "repeated": is_repeated(answer.text),
+            "empty": not answer.text.strip(),
+            "solve_none": answer.question not in solved,
+        }
+        answer.marks = [name for name in MARKS if holds[name]]
+    return samples
+
+
+def stands_near_the_end(gold: str, text: str) -> bool:
+    """Whether the gold stands in the end of a text, white space aside, and not as a part of a longer number or word."""
+    letters = [re.escape(letter) for letter in gold if not letter.isspace()]
+    whole = r"(?<![\w.])" + r"\s*".join(letters) + r"(?!\w|\.\d)"
+    return bool(letters) and bool(re.search(whole, text[-NEAR_THE_END:]))
+
+
+def is_repeated(text: str) -> bool:
+    """Whether a text ends in the same piece at least five times over, or is so monotonous that zlib takes a tenth."""
+    if _ends_in_circles(text[-400:]):
+        return True
+    data = text.encode("utf-8", "replace")
+    return len(data) >= 2000 and len(zlib.compress(data, 1)) * 10 < len(data)
+
+
+def _ends_in_circles(text: str) -> bool:
+    """Whether the last 40 characters or more are one piece five times over.
+
+    Read backwards, a beginning of n letters that has a border of b repeats itself every n - b (Knuth, Morris, Pratt).
+    """
+    letters = text[::-1]
+    borders, border = [0] * len(letters), 0
+    for place in range(1, len(letters)):
+        while border and letters[place] != letters[border]:
+            border = borders[border - 1]
+        border += letters[place] == letters[border]
+        borders[place] = border
+        length = place + 1
+        if length >= 40 and (length - border) * 5 <= length:
+            return True
+    return False
+
+
+def alarms(samples: Samples) -> list[tuple[str, str]]:
+    """What many answers share, as (mark, sentence), the most frequent first."""
+    total, first = len(samples.answers), samples.graders[0]
+    if not total:
+        return []
+    found = []
+    for name, least in ALARMS.items():
+        marked = [answer for answer in samples.answers if name in answer.marks]
+        if marked and len(marked) >= least * total:
+            by = f" by {first}" if name == "unparsed" else ""
+            meaning = _why_unparsed(marked) if name == "unparsed" else MEANINGS[name]
+            share = f"{100 * len(marked) / total:.0f}% {MARKS[name][0]}{by} ({len(marked):,} of {total:,})"
+            found.append((len(marked), name, f"{share}: {meaning}."))
+    if all("wrong" in answer.marks for answer in samples.answers):
+        found.append((total, "wrong", f"Not one of {total:,} answers is correct by {first}."))
+    return [(name, sentence) for _, name, sentence in sorted(found, key=lambda each: -each[0])]
+
+
+def _why_unparsed(answers: Sequence[Answer]) -> str:
+    half = len(answers) / 2
+    if sum("empty" in answer.marks for answer in answers) > half:
+        return "the answers are empty"
+    if sum("truncated" in answer.marks for answer in answers) > half:
+        return "most of them were cut off at the limit of tokens before an answer"
+    if sum("\\boxed{" not in answer.text for answer in answers) > half:
+        return "the answers are not in a box"
+    return "most of them have a box, but it does not close, or what is in it cannot be read"
+
+
+def keep_answers(answers: Sequence[Answer], most: int) -> tuple[list[Answer], str]:
+    """At most so many answers, of every question the first ones, and a sentence that says what is left out."""
+    if len(answers) <= most:
+        return list(answers), ""
+    rank: dict[int, int] = {}
+    ranked = []
+    for place, answer in enumerate(answers):
+        rank[answer.question] = rank.get(answer.question, 0) + 1
+        ranked.append((rank[answer.question], place))
+    places = sorted(place for _, place in sorted(ranked)[:most])
+    sentence = (
+        f"{len(answers) - most:,} of {len(answers):,} answers are left out (of each question the last ones): "
+        f"--answers {len(answers)} keeps all."
+    )
+    return [answers[place] for place in places], sentence
+
+
+def text_limit(lengths: Sequence[int], characters: int) -> int:
+    """The most characters of one answer so that all answers together have at most `characters`."""
+    left, many = characters, len(lengths)
+    for length in sorted(lengths):
+        if length * many > left:
+            return left // many
+        left, many = left - length, many - 1
+    return max(lengths, default=0)
+
+
+def _by_sample(verdicts: "pandas.DataFrame", grader: str) -> dict[tuple[str, int], tuple[str, str | None]]:
+    rows = verdicts[verdicts["grader"] == grader]
+    columns = [*KEY[1:], "outcome", "extracted"]
+    return {
+        (question, sample): (outcome, extracted if isinstance(extracted, str) else None)
+        for question, sample, outcome, extracted in rows[columns].itertuples(index=False)
+    }
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None or value != value else int(value)

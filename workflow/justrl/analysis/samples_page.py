@@ -1,0 +1,78 @@
+"""The page on which answers are read: one HTML file that needs nothing from elsewhere.
+
+The answers lie in it as JSON, of which a script shows twenty at a time, so that thousands of long ones do not stall it.
+All text is put in as text: nothing that a model wrote becomes markup. The page allows itself no network.
+"""
+
+import html
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from justrl.analysis.html_tables import STYLESHEET
+from justrl.analysis.samples import ANSWERS, CHARACTERS, MARKS, Answer, Samples, alarms, keep_answers, text_limit
+from justrl.io import atomic_write
+
+_PLACE = re.compile(r"@@(\w+)@@")
+# Of a text that is cut, so much of what is kept is its end, where the answer stands.
+END_SHARE = 2 / 3
+
+
+def write_page(
+    path: str | Path,
+    samples: Samples,
+    title: str,
+    experiment: str,
+    *,
+    answers: int = ANSWERS,
+    characters: int = CHARACTERS,
+) -> None:
+    """Write the answers as a page; all experiments but "paper" are stamped.
+
+    At most so many answers, and characters of them, are kept; a sentence on the page says what was left out.
+    """
+    kept, left_out = keep_answers(samples.answers, answers)
+    lengths = [len(answer.text) for answer in kept]
+    limit = text_limit(lengths, characters)
+    notes = [*samples.notes, *([left_out] if left_out else [])]
+    if cut := sum(length > limit for length in lengths):
+        notes.append(
+            f"{cut:,} of {len(kept):,} answers are longer than {limit:,} characters and are here without their middle: "
+            f"--characters {sum(lengths)} keeps all; the files of the completions have them whole."
+        )
+    stamp = "" if experiment == "paper" else f"{experiment} experiment – not a paper result"
+    content = {
+        "graders": samples.graders,
+        "marks": [[name, label, meaning] for name, (label, meaning) in MARKS.items()],
+        "counts": {name: sum(name in answer.marks for answer in samples.answers) for name in MARKS},
+        "total": len(samples.answers),
+        "alarms": alarms(samples),
+        "notes": notes,
+        "questions": samples.questions,
+        "answers": [_plain(answer, limit) for answer in kept],
+    }
+    parts = {
+        "TITLE": html.escape(title),
+        "STAMP": f'<p class="stamp">{html.escape(stamp)}</p>' if stamp else "",
+        "STYLE": STYLESHEET,
+        "DATA": script_json(content),
+    }
+    template = (files("justrl.analysis") / "samples.html").read_text(encoding="utf-8")
+    with atomic_write(path) as handle:
+        handle.write(_PLACE.sub(lambda match: parts[match[1]], template))
+
+
+def script_json(value: Any) -> str:
+    """JSON that may stand in a script element: nothing in it opens or ends an element or a comment."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _plain(answer: Answer, limit: int) -> list[Any]:
+    end = round(limit * END_SHARE)
+    whole = len(answer.text) <= limit
+    text = [answer.text] if whole else [answer.text[: limit - end], answer.text[len(answer.text) - end :]]
+    left = 0 if whole else len(answer.text) - limit
+    return [answer.question, answer.label, text, left, answer.tokens, answer.ended, answer.verdicts, answer.marks]

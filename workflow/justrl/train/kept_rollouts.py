@@ -1,0 +1,59 @@
+"""The few rollouts of each step that are kept to be read: a file for each step, joined when its segment is finished.
+
+They are chosen by their place in the step, with no random number, so training does not notice. A step that is made
+again after a kill writes its file again.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from justrl.io import write_parquet
+
+FILE = "rollouts.parquet"
+COLUMNS = {
+    "step": "int32",
+    "prompt": "string",
+    "gold": "string",
+    "response": "string",
+    "length": "int32",
+    "reward": "float64",
+    "correct": "bool_",
+    "finish_reason": "string",
+}
+
+
+def places(step: int, rollouts: int, wanted: int) -> list[int]:
+    """The places of those to keep: at equal distances, so of different questions, and in each step others."""
+    wanted = min(wanted, rollouts)
+    return sorted((place * rollouts // wanted + step) % rollouts for place in range(wanted))
+
+
+def write(folder: Path, step: int, rows: Sequence[dict[str, Any]]) -> None:
+    """Write what is kept of a step: one dict for each rollout, keys as in COLUMNS; length in tokens."""
+    import pyarrow
+
+    schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in COLUMNS.items()])
+    write_parquet(pyarrow.Table.from_pylist(list(rows), schema=schema), _file(folder, step), compression="zstd")
+
+
+def join(folder: Path, steps: Sequence[int], path: Path) -> None:
+    """Write what was kept of these steps as one file; none where nothing was."""
+    import pyarrow
+    from pyarrow import parquet
+
+    kept = [_file(folder, step) for step in steps if _file(folder, step).is_file()]
+    if kept:
+        write_parquet(pyarrow.concat_tables([parquet.read_table(file) for file in kept]), path, compression="zstd")
+
+
+def remove(folder: Path, steps: Sequence[int]) -> None:
+    """Remove the files of these steps, and the folder if no others are left in it."""
+    for step in steps:
+        _file(folder, step).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _file(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:06d}.parquet"
