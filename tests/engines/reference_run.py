@@ -15,6 +15,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyarrow import parquet
+
 from justrl.io import read_jsonl, write_json
 from justrl.train.segment import TIMING_FIELDS
 
@@ -129,6 +131,11 @@ class Run:
     def metrics(self, to: int = STEPS) -> list[dict]:
         """The published metrics, without what depends on the clock."""
         return [{k: v for k, v in row.items() if k not in TIMING_FIELDS} for row in read_jsonl(self.metrics_file(to))]
+
+    def rollouts(self, to: int = STEPS) -> list[dict]:
+        """The published rollouts; no file, no rollouts."""
+        path = self.metrics_file(to).with_name("rollouts.parquet")
+        return parquet.read_table(path).to_pylist() if path.exists() else []
 
     def start(self, *arguments: str, kill_at: tuple[str, int] | None = None, **limits):
         """Start a process; see `_child` for what `limits` can be."""

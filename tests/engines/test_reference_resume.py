@@ -37,6 +37,7 @@ def assert_same(run, undisturbed):
     assert [row["step"] for row in run.metrics()] == list(range(1, STEPS + 1))
     assert run.metrics() == undisturbed.metrics()
     assert run.weights() == undisturbed.weights()
+    assert run.rollouts() == undisturbed.rollouts() != []
 
 
 def endings(run):
@@ -75,6 +76,22 @@ def test_the_undisturbed_run_learns_and_leaves_what_it_should(undisturbed):
     files = {path.name for path in undisturbed.model().iterdir()}
     assert {"config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"} <= files
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl"))]
+
+
+def test_some_rollouts_of_each_step_are_kept_to_be_read(undisturbed):
+    kept = undisturbed.rollouts()
+    assert [row["step"] for row in kept] == [step for step in range(1, STEPS + 1) for _ in range(8)]
+    assert all(row["prompt"] and row["gold"] and row["length"] > 0 for row in kept)
+    assert {row["finish_reason"] for row in kept} <= {"stop", "length"} and len({row["response"] for row in kept}) > 8
+    assert not (undisturbed.work / "rollouts").exists()
+
+
+def test_how_many_rollouts_are_kept_changes_no_bit(run, undisturbed):
+    hardware = run.materials / "none_kept.json"
+    hardware.write_text('{"rollouts_kept": 0}')
+    assert run.finish(*run.arguments(), "--hardware", str(hardware)) == 0, run.output
+    assert run.metrics() == undisturbed.metrics() and run.weights() == undisturbed.weights()
+    assert not run.metrics_file().with_name("rollouts.parquet").exists()
 
 
 def test_two_runs_of_the_same_seed_are_the_same(run, undisturbed):

@@ -167,3 +167,30 @@ def test_the_places_of_kept_rollouts_are_spread_and_move_with_the_step():
     assert kept_rollouts.places(1, 2048, 8) == [1 + 256 * place for place in range(8)]
     assert kept_rollouts.places(2, 2048, 8) != kept_rollouts.places(1, 2048, 8)
     assert kept_rollouts.places(5, 4, 8) == [0, 1, 2, 3] and kept_rollouts.places(5, 4, 0) == []
+
+
+def test_the_log_for_inspect_has_a_score_of_each_grader(evaluation, tmp_path):
+    path = tmp_path / "log.json"
+    assert not main(["export", "--inspect", str(path), *words(evaluation), "--experiment", "mini"])
+    log = json.loads(path.read_text())
+    assert [(score["name"], score["metrics"]["accuracy"]["value"]) for score in log["results"]["scores"]] == [
+        ("strict", 1 / 8),
+        ("paper_rules", 1 / 8),
+    ]
+    assert log["eval"]["tags"] == ["not a paper result"] and log["eval"]["model"] == "mini@60"
+    assert [(sample["id"], sample["epoch"]) for sample in log["samples"]][3:6] == [("a", 4), ("b", 1), ("b", 2)]
+    with pytest.raises(UserError, match="Inspect knows a log of this form by"):
+        main(["export", "--inspect", "log.txt", *words(evaluation), "--experiment", "mini"])
+
+
+def test_inspect_reads_the_log_back(evaluation, tmp_path):
+    log = pytest.importorskip("inspect_ai.log", reason="inspect_ai is not installed (pip install inspect_ai)")
+    main(["export", "--inspect", str(tmp_path / "log.json"), *words(evaluation), "--experiment", "mini"])
+    read = log.read_eval_log(str(tmp_path / "log.json"))
+    assert read.status == "success" and read.eval.task == "toy" and len(read.samples) == 8
+    first, hostile = read.samples[0], read.samples[4]
+    assert first.scores["strict"].value == "C" and first.scores["paper_rules"].answer == "12" and first.target == "12"
+    assert hostile.output.completion == HOSTILE and hostile.messages[-1].text == HOSTILE
+    assert (
+        read.samples[6].output.stop_reason == "max_tokens" and hostile.scores["strict"].metadata["outcome"] == "wrong"
+    )

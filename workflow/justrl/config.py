@@ -524,7 +524,7 @@ class Hardware(Part):
     )
     rollouts_kept: Count = text(
         "Rollouts of each step that the reference engine keeps to be read; 0: none. verl writes all of them or none "
-        "(`justrl train --keep-rollouts`).",
+        "(`justrl train run --keep-rollouts`).",
         default=8,
     )
     engine: EngineSettings = Field(default_factory=EngineSettings)

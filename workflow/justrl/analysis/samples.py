@@ -16,7 +16,6 @@ from justrl.errors import UserError
 from justrl.evaluation.completions import KEY, read_completions, read_table
 from justrl.evaluation.generating import read_benchmark
 from justrl.evaluation.grading import check_complete, read_grades, with_golds
-from justrl.evaluation.scoring import add_combined
 
 if TYPE_CHECKING:
     import pandas
@@ -77,20 +76,43 @@ class Samples:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Graded:
+    """The answers of an evaluation, the graders by their own names, how the completions were made, the benchmark."""
+
+    samples: Samples
+    graders: list[str]
+    settings: dict[str, Any]
+    benchmark: str
+
+
 def read_evaluation(
     completions: Sequence[str | Path], grades: Sequence[str | Path], benchmark: str | Path, headline: str
 ) -> Samples:
-    """The answers of one evaluation with the verdicts of all its graders.
+    """The answers of one evaluation with the verdicts of all its graders; see `graded_answers`."""
+    return graded_answers(completions, grades, benchmark, headline).samples
+
+
+def graded_answers(
+    completions: Sequence[str | Path], grades: Sequence[str | Path], benchmark: str | Path, headline: str | None = None
+) -> Graded:
+    """The answers of one evaluation, question by question, with the verdicts of all graders, the headline's first.
 
     Raises UserError: files that do not go together, an answer without a verdict, a headline grader without any.
     """
-    samples, verdicts, _ = graded_samples(completions, grades, benchmark)
+    from justrl.evaluation.scoring import add_combined  # which loads SciPy: nothing that asks for help should
+
+    name, asked = read_benchmark(benchmark)
+    samples, settings = read_completions(completions)
+    samples = with_golds(samples, settings, name, asked)
+    verdicts = add_combined(samples, read_grades(grades, samples)[0])
     graders = [str(grader) for grader in verdicts["grader"].unique()]
-    if headline not in graders:
+    for grader in graders:
+        check_complete(samples, verdicts[verdicts["grader"] == grader], grader)
+    if headline and headline not in graders:
         raise UserError(f"the headline grader {headline} has no verdicts; there are those of {', '.join(graders)}")
-    graders.sort(key=lambda name: name != headline)
+    graders.sort(key=lambda grader: grader != headline)
     found = {grader: _by_sample(verdicts, grader) for grader in graders}
-    _, asked = read_benchmark(benchmark)
     places = {question.id: place for place, question in enumerate(asked)}
     answers = [
         Answer(
@@ -105,21 +127,8 @@ def read_evaluation(
     ]
     answers.sort(key=lambda answer: answer.question)
     questions = [(question.id, question.question, question.answer) for question in asked]
-    return mark(Samples(questions, answers, [grader_label(grader) for grader in graders]))
-
-
-def graded_samples(
-    completions: Sequence[str | Path], grades: Sequence[str | Path], benchmark: str | Path
-) -> tuple["pandas.DataFrame", "pandas.DataFrame", dict[str, Any]]:
-    """Completions and the verdicts of every grader on each of them, checked, and how the completions were made."""
-    name, questions = read_benchmark(benchmark)
-    samples, settings = read_completions(completions)
-    samples = with_golds(samples, settings, name, questions)
-    verdicts, _ = read_grades(grades, samples)
-    verdicts = add_combined(samples, verdicts)
-    for grader in verdicts["grader"].unique():
-        check_complete(samples, verdicts[verdicts["grader"] == grader], grader)
-    return samples, verdicts, settings
+    marked = mark(Samples(questions, answers, [grader_label(grader) for grader in graders]))
+    return Graded(marked, graders, settings, name)
 
 
 def read_rollouts(paths: Sequence[str | Path]) -> Samples:

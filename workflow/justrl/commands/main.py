@@ -22,6 +22,7 @@ COMMANDS = {
     "score": "turn verdicts into avg@k, pass@k and maj@k with intervals",
     "verify": "are results what they say: against inputs, hashes and configuration",
     "report": "figures, tables and provenance of what was trained and evaluated",
+    "export": "an evaluation for other programs: as a log of Inspect",
     "plan": "what the experiment costs: hours, GPU hours, disk, jobs",
     "preflight": "can it run here? seconds; each failure says what to do",
     "status": "how the runs are going",

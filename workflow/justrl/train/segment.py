@@ -233,7 +233,6 @@ class WorkDir:
             files = {str(path.relative_to(folder)): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
             segment = {"start_step": request.start_step, "identity": request.identity(), "sha256": files}
             write_json(folder / "segment.json", segment)
-        kept_rollouts.remove(self.rollouts, steps)
 
     def has_archive(self, request: SegmentRequest) -> bool:
         """Say whether the segment was finished before, by the same training and with every byte still there."""
@@ -263,4 +262,5 @@ class WorkDir:
         kept.unlink(missing_ok=True)
         if (folder / kept_rollouts.FILE).is_file():
             link_file(folder / kept_rollouts.FILE, kept)
+        kept_rollouts.remove(self.rollouts, range(request.start_step + 1, request.to_step + 1))
         write_jsonl(request.metrics_out, read_jsonl(folder / "metrics.jsonl"))
