@@ -314,7 +314,8 @@ rule compare_settings:
 rule plot_contamination:
     """Draw what each benchmark shares with a training set."""
     input:
-        "<results>/data/{dataset}/{model}/contamination.json",
+        summary="<results>/data/{dataset}/{model}/contamination.json",
+        card="<results>/data/{dataset}/{model}/prepared/data_card.json",
     output:
         svg=report(
             "<results>/data/{dataset}/{model}/contamination.svg",
@@ -325,9 +326,9 @@ rule plot_contamination:
         png="<results>/data/{dataset}/{model}/contamination.png",
         html=report(
             "<results>/data/{dataset}/{model}/contamination.html",
-            caption="../workflow/captions/contamination.rst",
+            caption="../workflow/captions/data_card.rst",
             category="Data",
-            labels={"dataset": "{dataset}", "model": "{model}", "what": "overlap by benchmark, table"},
+            labels={"dataset": "{dataset}", "model": "{model}", "what": "data card, and overlap by benchmark"},
         ),
         markdown="<results>/data/{dataset}/{model}/contamination.md",
     log:
@@ -341,7 +342,8 @@ rule plot_contamination:
     shell:
         r"""
         python -m justrl report contamination \
-            --summary {input:q} \
+            --summary {input.summary:q} \
+            --card {input.card:q} \
             --newer {params.newer:q} \
             --benchmark-labels {params.labels:q} \
             --experiment {params.experiment:q} \

@@ -104,12 +104,7 @@ rule prepare_training_data:
         model="<results>/models/{model}",
     output:
         data="<results>/data/{dataset}/{model}/prepared/train.parquet",
-        card=report(
-            "<results>/data/{dataset}/{model}/prepared/data_card.json",
-            caption="../workflow/captions/data_card.rst",
-            category="Data",
-            labels={"dataset": "{dataset}", "model": "{model}", "what": "data card"},
-        ),
+        card="<results>/data/{dataset}/{model}/prepared/data_card.json",
     log:
         "<logs>/prepare_training_data/{dataset}_{model}.log",
     benchmark:
@@ -144,12 +139,7 @@ rule check_contamination:
     output:
         data="<results>/data/{dataset}/{model}/train.parquet",
         summary="<results>/data/{dataset}/{model}/contamination.json",
-        pairs=report(
-            "<results>/data/{dataset}/{model}/contamination.csv",
-            caption="../workflow/captions/contamination.rst",
-            category="Data",
-            labels={"dataset": "{dataset}", "model": "{model}", "what": "overlap with benchmarks"},
-        ),
+        pairs="<results>/data/{dataset}/{model}/contamination.csv",
     log:
         "<logs>/check_contamination/{dataset}_{model}.log",
     benchmark:

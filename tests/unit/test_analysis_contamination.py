@@ -5,7 +5,7 @@ import json
 import pytest
 
 from justrl import config as experiment
-from justrl.analysis.contamination_figure import contamination_section, parts_of, plot_contamination
+from justrl.analysis.contamination_figure import card_section, contamination_section, parts_of, plot_contamination
 from justrl.commands.main import main
 from justrl.data.contamination import check_contamination, summarize
 from justrl.errors import UserError
@@ -68,3 +68,20 @@ def test_the_two_contests_after_the_weights_are_marked_and_not_part_of_the_evalu
     loaded = experiment.load()
     newer = {name for name, entry in loaded.benchmarks.items() if entry.newer}
     assert newer == {"aime26", "hmmt26"} and newer.isdisjoint(loaded.evaluation.benchmarks)
+
+
+def test_the_data_card_is_a_table_and_what_was_not_counted_is_a_dash():
+    rows = {"in": 17917, "incomplete": 1, "unique": 17000, "conflicting": 7, "overlong": None, "out": 16993}
+    card = {
+        "dataset": {"hub_id": "BytedTsinghua-SIA/DAPO-Math-17k", "revision": "abc"},
+        "prompt": {"max_prompt_length": 1024},
+        "rows": rows,
+        "prompt_tokens": None,
+        "output": {"sha256": "0123456789abcdef"},
+    }
+    section = card_section(card)
+    cells = {row[0].main: row[1].main for row in section.rows}
+    assert cells["Rows read"] == "17,917" and cells["Too long"] == "–" and cells["Trained on"] == "16,993"
+    assert section.lead == "Source: BytedTsinghua-SIA/DAPO-Math-17k, revision abc." and len(section.rows) == 6
+    tokens = {"mean": 102.25, "p95": 240.0, "max": 900}
+    assert card_section(card | {"prompt_tokens": tokens}).rows[-1][1].main == "102.2"

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -231,19 +232,31 @@ def test_captions_render_without_a_warning(root, experiment):
     class Wildcards(dict):
         __getattr__ = dict.__getitem__
 
+    class Named(str):
+        @property
+        def name(self):
+            return str(self)
+
     names = ("run", "family", "overlay", "benchmark", "name", "pair")
     wildcards = Wildcards(dict.fromkeys(names, "deepseek"))
     job = SimpleNamespace(wildcards=wildcards, config={"experiment": experiment})
+    pages = [SimpleNamespace(path=Path(f"results/{name}"), labels={"run": "deepseek"}) for name in ("a.html", "a.svg")]
+    categories = {Named(name): {Named("Other"): pages} for name in ("Data", "Claims")}
     captions = sorted((root / "workflow" / "captions").glob("*.rst"))
     rules = [root / "Snakefile", *(root / "rules").glob("*.smk")]
     named = {name for path in rules for name in re.findall(r"captions/(\w+\.rst)", path.read_text())}
     assert {path.name for path in captions} == named
     for path in captions:
-        text = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(path.read_text()).render(snakemake=job)
+        text = (
+            jinja2.Environment(undefined=jinja2.StrictUndefined)
+            .from_string(path.read_text())
+            .render(snakemake=job, categories=categories)
+        )
         settings = {"halt_level": 2, "report_level": 2}
         body = docutils.publish_parts(text, writer="html", settings_overrides=settings)["html_body"]
         assert not re.search(r"\{\{|\{%", body), path
         if path.name == "workflow.rst":
+            assert "Claims" in body.partition("Data")[0] and body.count("results/a.") == 10
             assert ("not a paper result" in body) == (experiment != "paper")
 
 

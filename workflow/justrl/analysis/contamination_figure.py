@@ -1,6 +1,6 @@
 """How much of each benchmark a training set asks, too: a figure and a table of contamination.json."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,32 @@ def contamination_section(summary: Mapping[str, Any], labels: Mapping[str, str],
     return Section("Contamination", columns, rows, lead, notes)
 
 
-def write_contamination(section: Section, experiment: str, outputs: Mapping[str, Path]) -> None:
-    """Write the table as .md and .html, whichever `outputs` asks for."""
+def card_section(card: Mapping[str, Any]) -> Section:
+    """The table of data_card.json: what became of the questions between download and training."""
+    rows, tokens, source = card["rows"], card["prompt_tokens"], card["dataset"]
+    counts = [
+        ("Rows read", rows["in"], ""),
+        ("Without question or answer", rows["incomplete"], "left out"),
+        ("Different questions", rows["unique"], ""),
+        ("With contradictory answers", rows["conflicting"], ""),
+        ("Too long", rows["overlong"], f"more than {card['prompt']['max_prompt_length']:,} tokens; left out"),
+        (
+            "Trained on",
+            rows["out"],
+            f"before benchmark questions are taken out; SHA-256 {card['output']['sha256'][:12]}…",
+        ),
+    ]
+    table = [[Text(what, note), Text("–" if count is None else f"{count:,}")] for what, count, note in counts]
+    if tokens:
+        note = f"95% have at most {tokens['p95']:,.0f}, the longest has {tokens['max']:,}"
+        table.append([Text("Tokens of a prompt, mean", note), Text(f"{tokens['mean']:,.1f}")])
+    name = source.get("hub_id") or source.get("origin") or "its own files"
+    lead = f"Source: {name}" + (f", revision {source['revision']}." if source.get("revision") else ".")
+    return Section("Data card", ["Questions", "Count"], table, lead)
+
+
+def write_contamination(sections: Sequence[Section], experiment: str, outputs: Mapping[str, Path]) -> None:
+    """Write the tables as .md and .html, whichever `outputs` asks for."""
     for ending, write in ((".md", write_markdown), (".html", write_html)):
         if ending in outputs:
-            write(outputs[ending], "Benchmark questions in the training set", [section], experiment)
+            write(outputs[ending], "Benchmark questions in the training set", sections, experiment)

@@ -110,7 +110,7 @@ body { font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif
 h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .3rem; }
 p.lead { color: #555; max-width: 62rem; margin: .2rem 0 .8rem; }
 p.stamp { display: inline-block; color: #b3261e; border: 1px solid #b3261e; border-radius: 4px; padding: .1rem .6rem;
-  margin: .3rem 0; font-size: .9rem; }
+  margin: .3rem 0; font-size: .9rem; position: sticky; top: .3rem; z-index: 1; background: #fff; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .38rem .85rem; vertical-align: top; white-space: nowrap; }
@@ -123,6 +123,8 @@ td small.agrees, td small.holds { color: #00664b; } td small.above, td small.hig
 td small.below, td small.does, td small.lower { color: #a34700; }
 table.text th, table.text td { text-align: left; white-space: normal; }
 ul.notes { color: #555; font-size: .88rem; padding-left: 1.1rem; margin: .6rem 0; }
+@media (max-width: 700px) { body { margin: 1rem auto; padding: 0 .8rem; font-size: 14px; }
+  th, td { padding: .3rem .5rem; } table.text th, table.text td { min-width: 7rem; } }
 @media print { body { margin: 0; max-width: none; } h2 { break-after: avoid; } table { break-inside: avoid; } }
 """
 

@@ -267,6 +267,8 @@ def pair(arguments: argparse.Namespace) -> None:
 
 def _contamination(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--summary", required=True, type=Path, metavar="contamination.json")
+    text = "the training set's card, to stand below the table"
+    parser.add_argument("--card", type=Path, metavar="data_card.json", help=text)
     parser.add_argument("--benchmark-labels", nargs="+", default=[], metavar="NAME=TEXT", help="names for readers")
     text = "benchmarks that were first asked after weights and training data were published"
     parser.add_argument("--newer", nargs="*", default=[], metavar="NAME", help=text)
@@ -285,7 +287,10 @@ def contamination(arguments: argparse.Namespace) -> None:
     if missing := {"ngram", "train_rows", "benchmarks"} - summary.keys():
         raise UserError(f"{arguments.summary} is no contamination.json: it has no {min(missing)}")
     labels, newer, experiment = read_labels(arguments.benchmark_labels), arguments.newer, arguments.experiment
-    figure.write_contamination(figure.contamination_section(summary, labels, newer), experiment, outputs)
+    sections = [figure.contamination_section(summary, labels, newer)]
+    if arguments.card:
+        sections.append(figure.card_section(read_json_object(arguments.card)))
+    figure.write_contamination(sections, experiment, outputs)
     if {".svg", ".png"} & outputs.keys():
         _save(arguments, lambda: figure.plot_contamination(summary, labels, newer, experiment, arguments.title))
 
