@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 
 import pyarrow
 import pytest
@@ -121,6 +123,29 @@ def test_hostile_text_stays_text(evaluation, tmp_path):
     assert text.count("<script") == text.count("</script>") == 2 and "mini experiment – not a paper result" in text
     assert content(page)["answers"][4][2] == [HOSTILE]
     assert "http" not in text.replace("http-equiv", "") and "innerHTML" not in text
+
+
+def test_a_browser_shows_the_answers_as_text(evaluation, tmp_path):
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium is installed here to open the page in (apt-get install chromium)")
+    write_page(tmp_path / "page.html", read_evaluation(**evaluation, headline="strict"), "Answers", "mini")
+    quiet = ("--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        *quiet,
+        "--no-first-run",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    command += ["--virtual-time-budget=5000", "--dump-dom", (tmp_path / "page.html").as_uri()]
+    page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    shown = page[page.index("<main") : page.index("</main>")]
+    assert shown.count("<article>") == 8 and "1–8 of 8" in page
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in shown and "<script" not in shown and "<img" not in shown
+    assert "What is &lt;b&gt;a&lt;/b&gt;?" in shown and "so it is ⟦12⟧" in shown
+    assert page.count('class="alarm"') >= 2 and "the answers are not in a box" in page
 
 
 def test_a_page_says_what_it_leaves_out(tmp_path):
