@@ -178,7 +178,7 @@ def test_kept_rollouts_become_a_page_of_the_training(tmp_path):
         kept_rollouts.write(tmp_path / "rollouts", step, kept(step))
     kept_rollouts.write(tmp_path / "rollouts", 2, kept(2, -1.0))  # made again
     kept_rollouts.join(tmp_path / "rollouts", [1, 2], tmp_path / "a.parquet")
-    kept_rollouts.remove(tmp_path / "rollouts", [1, 2])
+    kept_rollouts.remove(tmp_path / "rollouts", 2)
     assert [path.name for path in (tmp_path / "rollouts").iterdir()] == ["step_000003.parquet"]
     found = read_rollouts([tmp_path / "a.parquet", tmp_path / "b.parquet"])
     assert [(answer.label, answer.verdicts[0]) for answer in found.answers] == [

@@ -392,4 +392,5 @@ class Layout:
         runs = [name for name, run in self.experiment.runs.items() if run.canary]
         files = [file for run in runs for file in self.results(run, [])]
         files += dict.fromkeys(self.contamination(run) for run in runs)
+        files += [f"{self.root}/canary/samples/{self.experiment.canary.benchmark}_{run}.html" for run in runs]
         return [*files, *self.figures(runs, "canary"), *self.health(runs), f"{self.root}/comparison/canary.html"]

@@ -1,7 +1,8 @@
 """The few rollouts of each step that are kept to be read: a file for each step, joined when its segment is finished.
 
 They are chosen by their place in the step, with no random number, so training does not notice. A step that is made
-again after a kill writes its file again.
+again after a kill writes its file again. Files stay until the next segment is finished, since a damaged archive may be
+made anew from the last state, without a step.
 """
 
 from collections.abc import Sequence
@@ -30,8 +31,15 @@ def places(step: int, rollouts: int, wanted: int) -> list[int]:
 
 
 def write(folder: Path, step: int, rows: Sequence[dict[str, Any]]) -> None:
-    """Write what is kept of a step: one dict for each rollout, keys as in COLUMNS; length in tokens."""
+    """Write what is kept of a step: one dict for each rollout, keys as in COLUMNS; length in tokens.
+
+    Without rows no file is left, not even that of an earlier try under another setting.
+    """
     import pyarrow
+
+    if not rows:
+        _file(folder, step).unlink(missing_ok=True)
+        return
 
     schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in COLUMNS.items()])
     write_parquet(pyarrow.Table.from_pylist(list(rows), schema=schema), _file(folder, step), compression="zstd")
@@ -47,12 +55,11 @@ def join(folder: Path, steps: Sequence[int], path: Path) -> None:
         write_parquet(pyarrow.concat_tables([parquet.read_table(file) for file in kept]), path, compression="zstd")
 
 
-def remove(folder: Path, steps: Sequence[int]) -> None:
-    """Remove the files of these steps, and the folder if no others are left in it."""
-    for step in steps:
-        _file(folder, step).unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+def remove(folder: Path, last: int) -> None:
+    """Remove the files of the steps up to `last`."""
+    for file in folder.glob("step_*.parquet"):
+        if int(file.stem.removeprefix("step_")) <= last:
+            file.unlink()
 
 
 def _file(folder: Path, step: int) -> Path:

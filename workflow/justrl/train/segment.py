@@ -3,7 +3,7 @@
 work_dir/checkpoints/             rolling full training states, the engine's own format, at most 2
 work_dir/finished/step_000060/    hard links to what was published: a finished segment is restored, never retrained
 work_dir/metrics.jsonl            live: one line per step as it happens
-work_dir/rollouts/step_000012.parquet    what is kept of that step's rollouts, until its segment is finished
+work_dir/rollouts/step_000012.parquet    what is kept of that step's rollouts, until the next segment is finished
 work_dir/attempts.jsonl           when each attempt to train a segment began, on how many GPUs, and how it ended
 work_dir/LOCK                     who trains here now
 """
@@ -262,5 +262,5 @@ class WorkDir:
         kept.unlink(missing_ok=True)
         if (folder / kept_rollouts.FILE).is_file():
             link_file(folder / kept_rollouts.FILE, kept)
-        kept_rollouts.remove(self.rollouts, range(request.start_step + 1, request.to_step + 1))
+        kept_rollouts.remove(self.rollouts, request.start_step)
         write_jsonl(request.metrics_out, read_jsonl(folder / "metrics.jsonl"))

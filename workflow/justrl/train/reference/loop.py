@@ -201,7 +201,8 @@ class TrainingLoop:
             }
             for place in kept_rollouts.places(step, len(rollouts), mine)
         ]
-        if wanted and (everything := world.gather(rows)) and world.is_main:
+        everything = world.gather(rows)
+        if world.is_main:
             kept_rollouts.write(self.request.work_dir / "rollouts", step, everything)
 
     def _summary(self, questions: list[Question], lengths: list[int], rewards: Rewards) -> dict:
