@@ -30,6 +30,8 @@ class Browser:
         commands, self.commands = os.pipe()
         self.answers, answers = os.pipe()
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
+        # Nothing of the browser's own goes to the network, where the pages' log would not show it.
+        options += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
         options.append(f"--user-data-dir={profile}")
         self.process = subprocess.Popen(
             ["bash", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "bash", str(CHROMIUM), *options, "about:blank"],
@@ -142,6 +144,10 @@ STAMP = "getComputedStyle(document.body, '::before')"
 STAMP_SEEN = f"""{STAMP}.content.includes('mini experiment – not a paper result')
     && {STAMP}.position === 'fixed' && {STAMP}.visibility === 'visible' && parseFloat({STAMP}.height) > 15"""
 CLAIMS = "[...document.querySelectorAll('.start a')].find(link => link.textContent === 'claims of the paper')"
+# Waits for what the frame holds: the frame itself is there before its page.
+PAGE_LOADED = """new Promise(done => {{
+    document.addEventListener('load', event => event.target.tagName === 'IFRAME' && done(true), true);
+    {link}.click(); }})"""
 FIGURE = "document.querySelector('.start img[alt$=\"reward, entropy and length\"]')"
 
 
@@ -162,8 +168,7 @@ def test_the_report_is_seen_whole_with_its_stamp(browser, report, size):
     browser.value(f"{graph}.scrollIntoView()")
     assert browser.value(f"{graph}.getBoundingClientRect().height") > 600, "the graph of rules is shrunk"
     browser.screenshot(f"rules_{size}")
-    browser.value(f"{CLAIMS}.click()")
-    browser.until("document.querySelector('iframe')")
+    browser.value(PAGE_LOADED.format(link=CLAIMS))
     assert browser.value(f"{WHOLE}(document.querySelector('iframe'))") and browser.value(STAMP_SEEN)
     assert browser.value(NO_OVERFLOW)
     browser.screenshot(f"claims_{size}")
