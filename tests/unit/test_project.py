@@ -10,7 +10,19 @@ import yaml
 
 from justrl.commands.main import COMMANDS
 
-HEAVY = {"torch", "transformers", "sympy", "datasets", "matplotlib", "vllm", "pandas", "pyarrow", "scipy"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "sympy",
+    "datasets",
+    "matplotlib",
+    "vllm",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "ray",
+    "snakemake",
+}
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["data", "prepare"], ["report", "training"]])
