@@ -251,7 +251,7 @@ BIG = "340282366920938463463374607431768211457"
 )
 @pytest.mark.parametrize("form", ["parquet", "json", "jsonl", "folder"])
 def test_all_known_columns_and_forms_give_the_same_rows(tmp_path: Path, row: dict, form: str) -> None:
-    source = tmp_path / "source"
+    source = tmp_path / "rows"  # source.json is the name of a record
     if form in ("parquet", "folder"):
         path = source.with_suffix(".parquet") if form == "parquet" else source / "data" / "train-0.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
