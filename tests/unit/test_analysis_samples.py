@@ -125,11 +125,20 @@ def test_hostile_text_stays_text(evaluation, tmp_path):
     assert "http" not in text.replace("http-equiv", "") and "innerHTML" not in text
 
 
+SCROLL = """<script>
+scrollTo(0, 600);
+const seen = document.querySelector("p.stamp"), box = seen.getBoundingClientRect();
+const top_most = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+document.title = `scrolled ${scrollY > 400}, stamp on top ${top_most === seen}`;
+</script>"""
+
+
 def test_a_browser_shows_the_answers_as_text(evaluation, tmp_path):
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("no Chromium is installed here to open the page in (apt-get install chromium)")
     write_page(tmp_path / "page.html", read_evaluation(**evaluation, headline="strict"), "Answers", "mini")
+    (tmp_path / "page.html").write_text((tmp_path / "page.html").read_text().replace("</body>", SCROLL + "</body>"))
     quiet = ("--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync")
     command = [
         browser,
@@ -145,6 +154,7 @@ def test_a_browser_shows_the_answers_as_text(evaluation, tmp_path):
     assert shown.count("<article>") == 8 and "1–8 of 8" in page
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in shown and "<script" not in shown and "<img" not in shown
     assert "What is &lt;b&gt;a&lt;/b&gt;?" in shown and "so it is ⟦12⟧" in shown
+    assert "<title>scrolled true, stamp on top true</title>" in page
     assert page.count('class="alarm"') >= 2 and "the answers are not in a box" in page
 
 
