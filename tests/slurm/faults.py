@@ -46,7 +46,8 @@ def end_orphans(run: WorkflowRun, processes: list[int]) -> None:
             return False
 
     kill_all(processes)
-    run.wait_for(lambda: not any(map(alive, processes)), "the processes of the job are dead")
+    # Whether Snakemake is still there is another question: some faults end it first.
+    run.wait_for(lambda: not any(map(alive, processes)), "the processes of the job are dead", running=False)
 
 
 def _limit(run: WorkflowRun, job: str) -> None:
