@@ -16,8 +16,7 @@ from snakemake.utils import min_version
 
 min_version("9.27.1")
 
-# Every job parses this file, so every job finds the package, whichever environment it runs in. Standard error goes to
-# the terminal and to the rule's log; the copy outlives the signals that end a job, so that its last words are kept.
+# Every job parses this file, so every job finds the package, whichever environment it runs in.
 # Its own folder is asked for, which is not the main workflow's where this is a module of another one.
 HERE = str(workflow.current_basedir)
 PACKAGE = f"{HERE}/workflow"
@@ -26,11 +25,17 @@ if set("{}") & set(HERE):
     raise WorkflowError(f"{HERE} has a brace in its name, which Snakemake takes for a wildcard's: move this folder")
 
 import slurm_executor
+import snakemake_logger_plugin_justrl
 
 slurm_executor.install()
+
+# Standard error goes to the rule's log and to the terminal; the copy outlives the signals that end a job, so that its
+# last words are kept. Our own logger reads the logs, and the file that jobs write to in place of standard output.
+SAID = snakemake_logger_plugin_justrl.install(workflow) if HERE == workflow.basedir else None
 shell.prefix(
     f"export PYTHONPATH={shlex.quote(PACKAGE)}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
-    "log_to() {{ trap '' HUP INT TERM; exec tee \"$1\" >&2; }}; "
+    + (f"exec >> {shlex.quote(SAID)}; " if SAID else "")
+    + f"log_to() {{{{ trap '' HUP INT TERM; exec {'cat >' if SAID else 'tee >&2'} \"$1\"; }}}}; "
 )
 
 
