@@ -23,6 +23,7 @@ from justrl.config import Experiment, settings
 from justrl.errors import UserError
 from justrl.layout import Layout
 from justrl.operations import frozen, last_words, planning, start_checks, trained
+from justrl.train import trackers
 
 # What a job is told by, on its command line; each module of a workflow has a name, and a configuration, of its own.
 FROZEN = "frozen_experiment" if HERE == workflow.basedir else f"frozen_experiment_{__name__}"
@@ -61,6 +62,8 @@ try:
     EXPERIMENT = Experiment.from_mapping(config).with_canaries()
     LAYOUT = Layout(EXPERIMENT, ends=trained.segment_ends(EXPERIMENT, RESULTS) if ENDS is None else ENDS)
     ON_DISK = replace(LAYOUT, root=str(RESULTS))
+    # No option or param of the rule: Snakemake would train again, or not know its own jobs of a queue, once it changed.
+    os.environ[trackers.VARIABLE] = ",".join(EXPERIMENT.trackers)
     if workflow.is_main_process:
         start_checks.check_results_folder(EXPERIMENT, RESULTS)
         start_checks.check_unchanged(EXPERIMENT, RESULTS)
@@ -94,7 +97,10 @@ def asked_for():
 def check_interpreter():
     """Raise UserError if jobs would find another `python` than this one's, without the workflow's packages, or none."""
     python = shutil.which("python")
-    if workflow.deployment_settings.deployment_method or python and Path(python).parent == Path(sys.executable).parent:
+    if workflow.deployment_settings.deployment_method:
+        return
+    if python and Path(python).parent == Path(sys.executable).parent:
+        trackers.check_installed(EXPERIMENT.trackers)
         return
     if not python or subprocess.run([python, "-c", "import pydantic, yaml"], capture_output=True).returncode:
         raise UserError(

@@ -1,5 +1,6 @@
 """The trainer's command line, used without Snakemake."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -129,11 +130,10 @@ def test_what_is_missing_is_said_in_a_sentence(materials, tmp_path):
     assert "Traceback" not in run.output
 
 
-def test_wandb_asks_to_be_installed(materials, tmp_path):
-    import importlib.util
-
-    if importlib.util.find_spec("wandb"):
-        pytest.skip("wandb is installed here")
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_tracker_asks_to_be_installed(materials, tmp_path, name):
+    if importlib.util.find_spec(name):
+        pytest.skip(f"{name} is installed here")
     run = Run(materials, tmp_path)
-    assert run.finish(*run.arguments(), "--wandb") == 2
-    assert "the package wandb is not installed here" in run.output
+    assert run.finish(*run.arguments(), "--tracker", name) == 2
+    assert f"the package {name} is not installed here; `pip install -e '.[{name}]'`" in run.output

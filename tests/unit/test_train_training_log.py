@@ -2,31 +2,11 @@
 
 import io
 
-import pytest
-
-from justrl.io import read_jsonl
-from justrl.train.reference.training_log import MetricsLog, Progress
+from justrl.train.reference.training_log import Progress
 
 
 def row(step, reward=0.5):
     return {"step": step, "reward_mean": reward, "accuracy": 0.75, "entropy": 1.2, "response_length_mean": 20.0}
-
-
-def test_metrics_go_to_jsonl_and_tensorboard_and_repeated_steps_count_once(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    log = MetricsLog(tmp_path, [])
-    for step in (1, 2, 3):
-        log.write(row(step, reward=step / 10))
-    log.close()
-    # Killed after step 3, resumed from the state of step 1.
-    log = MetricsLog(tmp_path, [row(1, reward=0.1)])
-    log.write(row(2, reward=0.7))
-    log.close()
-    assert [(r["step"], r["reward_mean"]) for r in read_jsonl(tmp_path / "metrics.jsonl")] == [(1, 0.1), (2, 0.7)]
-    board = EventAccumulator(str(tmp_path / "tensorboard"))
-    board.Reload()
-    assert [(e.step, pytest.approx(e.value)) for e in board.Scalars("reward_mean")] == [(1, 0.1), (2, 0.7)]
 
 
 def test_a_log_file_gets_a_line_every_few_steps_and_one_at_the_end(capsys):

@@ -44,7 +44,7 @@ OPTIONS = {
     "model_path": "the option --model FOLDER",
     "model_name_or_path": "the option --model FOLDER",
     "output_dir": "the option --output FOLDER",
-    "project_name": "the options --wandb --wandb-project NAME",
+    "project_name": "the environment variable WANDB_PROJECT, or TRACKIO_PROJECT, beside `--tracker NAME`",
     "experiment_name": "the option --run NAME, a name under `runs` in the configuration",
     "total_epochs": "a number of steps, runs.{run}.steps=N",
     "num_epochs": "a number of steps, runs.{run}.steps=N",

@@ -65,6 +65,9 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 TopK = Annotated[Whole, AfterValidator(_top_k), Field(ge=-1)]
 
 
+Tracker = Literal["wandb", "trackio"]
+
+
 class Part(BaseModel):
     """A part of the experiment: unknown keys are refused, numbers are finite, values do not change."""
 
@@ -576,6 +579,9 @@ class Experiment(Part):
         "The models of which segments are kept: all, or those of checkpoints that are evaluated.", default="all"
     )
     hardware: Hardware
+    trackers: list[Tracker] = text(
+        "Who is told of each training step, besides TensorBoard; changes nothing that is trained.", default=[]
+    )
 
     @classmethod
     def from_mapping(cls, config: Mapping) -> "Experiment":

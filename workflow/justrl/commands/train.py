@@ -10,7 +10,9 @@ step and exit with status 75. Under torchrun every mini-batch is shared out amon
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from justrl import config, config_files, machine
 from justrl.aliases import translate_override
@@ -21,6 +23,7 @@ from justrl.io import read_object
 from justrl.model_shape import read_shape
 from justrl.operations.planning import hang_timeout_minutes
 from justrl.train.segment import Execution, SegmentInterrupted, SegmentRequest
+from justrl.train.trackers import VARIABLE
 
 # A machine without a queue and without a GPU: what --hardware leaves out.
 LOCAL_HARDWARE = {
@@ -37,7 +40,7 @@ LOCAL_HARDWARE = {
 }
 
 
-def execution_of(args: argparse.Namespace, hardware: Hardware) -> Execution:
+def execution_of(args: argparse.Namespace, hardware: Hardware, trackers: Sequence[str]) -> Execution:
     """How the segment is trained, from the options of the command line."""
     return Execution(
         threads=args.threads or machine.cpu_threads(hardware.cpus_per_node),
@@ -47,7 +50,7 @@ def execution_of(args: argparse.Namespace, hardware: Hardware) -> Execution:
         rollout_batch_size=args.rollout_batch_size,
         wait_for_owner_minutes=args.wait_for_owner_minutes,
         keep_rollouts=args.keep_rollouts,
-        wandb={"project": args.wandb_project, "name": args.run} if args.wandb else None,
+        trackers=tuple(dict.fromkeys(args.tracker or trackers)),
     )
 
 
@@ -82,7 +85,7 @@ def segment_request(args: argparse.Namespace) -> SegmentRequest:
         model_out=args.model_out,
         metrics_out=args.metrics_out,
         hardware=hardware,
-        execution=execution_of(args, hardware),
+        execution=execution_of(args, hardware, [name for name in os.environ.get(VARIABLE, "").split(",") if name]),
         keep_export=args.export == "kept",
     )
 
@@ -126,7 +129,7 @@ def run_request(args: argparse.Namespace) -> SegmentRequest:
         model_out=args.output / "model",
         metrics_out=args.output / "metrics.jsonl",
         hardware=hardware,
-        execution=execution_of(args, hardware),
+        execution=execution_of(args, hardware, experiment.trackers),
     )
 
 
@@ -157,8 +160,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long to wait for a live trainer in the same folder; default 0: refuse at once",
     )
     common.add_argument("--keep-rollouts", action="store_true", help="verl: write every rollout down as JSON lines")
-    common.add_argument("--wandb", action="store_true", help="log to Weights & Biases as well")
-    common.add_argument("--wandb-project", default="justrl", help="W&B project")
+    common.add_argument(
+        "--tracker",
+        action="append",
+        choices=get_args(config.Tracker),
+        help=f"tell it of each step, besides TensorBoard; repeatable; over `trackers` and {VARIABLE}",
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     text = "train a whole run without Snakemake"

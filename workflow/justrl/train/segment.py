@@ -77,8 +77,8 @@ class Execution:
     """How a segment is trained on this machine; none of it changes the result.
 
     `threads` None leaves torch's own number, `device` None takes the GPU if there is one, `rollouts` is who samples
-    (transformers or vllm), `rollout_batch_size` None generates all responses of a step together, `wandb` holds project
-    and name.
+    (transformers or vllm), `rollout_batch_size` None generates all responses of a step together, `trackers` are
+    those that are told of each step besides TensorBoard.
     """
 
     threads: int | None = None
@@ -88,7 +88,7 @@ class Execution:
     rollout_batch_size: int | None = None
     wait_for_owner_minutes: float = 0.0
     keep_rollouts: bool = False
-    wandb: dict[str, Any] | None = None
+    trackers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

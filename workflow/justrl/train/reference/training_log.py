@@ -1,64 +1,12 @@
-"""Training metrics: JSONL, TensorBoard, optionally W&B, and a progress bar or line."""
+"""Training metrics of the reference engine: their file, the trackers, and a progress bar or line."""
 
 import json
 import sys
 import time
-import zlib
-from pathlib import Path
 
-from justrl.errors import UserError
 from justrl.io import write_jsonl
 from justrl.train.segment import SegmentRequest
-
-
-class MetricsLog:
-    """Writes each step's metrics where people look for them; a resumed training takes back the steps it repeats.
-
-    Args:
-        folder: gets `metrics.jsonl` and `tensorboard/`.
-        rows: the metrics of the steps that are already done.
-        wandb: {"project", "name", "config"} to log to Weights & Biases too, or None.
-    """
-
-    def __init__(self, folder: Path, rows: list[dict], wandb: dict | None = None):
-        from torch.utils.tensorboard import SummaryWriter
-
-        write_jsonl(folder / "metrics.jsonl", rows)
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=len(rows) + 1)
-        self._wandb = start_wandb(wandb, folder) if wandb else None
-
-    def write(self, row: dict) -> None:
-        """Add one step."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        values = {name: value for name, value in row.items() if name != "step"}
-        for name, value in values.items():
-            self._board.add_scalar(name, value, row["step"])
-        if self._wandb:
-            self._wandb.log(values, step=row["step"])
-
-    def close(self) -> None:
-        """Finish all files."""
-        self._file.close()
-        self._board.close()
-        if self._wandb:
-            self._wandb.finish()
-
-
-def start_wandb(settings: dict, folder: Path):
-    """Start or go on with the Weights & Biases run of a training.
-
-    Raises UserError: wandb is not installed.
-    """
-    try:
-        import wandb
-    except ImportError:
-        raise UserError(
-            "--wandb: the package wandb is not installed here; `pip install wandb`, or leave it out"
-        ) from None
-    identifier = f"{settings['name']}-{zlib.crc32(str(folder.resolve()).encode()):x}"
-    return wandb.init(dir=str(folder), id=identifier, resume="allow", **settings)
+from justrl.train.trackers import Trackers
 
 
 class Progress:
@@ -97,23 +45,31 @@ class Progress:
 
 
 class Reporter:
-    """Tells of a segment: metrics to files, progress to the terminal; for the one process that does.
+    """Tells of a segment: metrics to file and trackers, progress to the terminal; for the one process that does.
+
+    A resumed training takes back the steps that it repeats.
 
     Args:
         rows: the metrics of the steps that are already done.
     """
 
     def __init__(self, request: SegmentRequest, rows: list[dict]):
-        execution, done = request.execution, rows[-1]["step"] if rows else 0
-        self._log = MetricsLog(request.work_dir, rows, execution.wandb)
-        self._progress = Progress(request.run, done, request.to_step, execution.log_every)
+        done = rows[-1]["step"] if rows else 0
+        self._trackers = Trackers(request, done)
+        file = request.work_dir / "metrics.jsonl"
+        write_jsonl(file, rows)
+        self._file = file.open("a", encoding="utf-8")
+        self._progress = Progress(request.run, done, request.to_step, request.execution.log_every)
 
     def report(self, row: dict) -> None:
         """Tell of one more step."""
-        self._log.write(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        self._trackers.tell([row])
         self._progress.update(row)
 
     def close(self) -> None:
         """Finish all files."""
         self._progress.close()
-        self._log.close()
+        self._file.close()
+        self._trackers.close()

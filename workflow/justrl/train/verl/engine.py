@@ -21,6 +21,7 @@ from justrl.io import atomic_write, read_json, write_json, write_jsonl
 from justrl.machine import require_verl_stack
 from justrl.model_shape import read_shape
 from justrl.train.segment import SegmentInterrupted, SegmentRequest, WorkDir, training_differences
+from justrl.train.trackers import Trackers
 from justrl.train.verl import checkpoints, environment, translate
 from justrl.train.verl import step_log as metrics
 from justrl.train.verl.memory import check_start
@@ -78,6 +79,14 @@ class Segment:
             print(f"step {start} is trained already: publishing it", file=sys.stderr, flush=True)
             return
         checkpoints.point_to(self.work.checkpoints, start)
+        trackers = Trackers(self.request, start)
+        try:
+            self._attempt(wanted, start, trackers)
+        finally:
+            trackers.close()
+
+    def _attempt(self, wanted: VerlRequest, start: int, trackers: Trackers) -> None:
+        """Run verl's trainer from the state of step `start`."""
         log = metrics.next_attempt(self.logs)
         # Claims the number, so that an attempt that never gets to its first step does not lend its folder to the next.
         log.touch()
@@ -93,13 +102,13 @@ class Segment:
             command=environment.command(wanted, configuration, self.logs / "leftovers"),
             variables=environment.variables(wanted, attempt, log),
             idle_seconds=self.request.hardware.hang_seconds,
-            on_metrics=self._write_live_metrics,
+            on_metrics=lambda: self._tell(trackers, log),
             log=log,
             is_done=self._is_done,
             on_look=lambda: self.progress("beside verl's trainer", self.request.hardware.hang_seconds),
         )
         stopped = supervisor.run()
-        self._write_live_metrics()
+        self._tell(trackers, log)
         if stopped:
             saved = checkpoints.states(self.work.checkpoints)
             raise SegmentInterrupted(
@@ -152,7 +161,9 @@ class Segment:
         steps = range(self.request.start_step + 1, self.request.to_step + 1)
         return [found[step] for step in steps if step in found]
 
-    def _write_live_metrics(self) -> None:
+    def _tell(self, trackers: Trackers, log: Path) -> None:
+        """Write the metrics so far, and tell the trackers of the steps that this attempt has logged."""
+        trackers.tell(metrics.read_attempt(log, self.request.recipe))
         found = metrics.read_attempts(self.logs, self.request.recipe)
         write_jsonl(self.work.live_metrics, [found[step] for step in sorted(found)])
 

@@ -71,10 +71,14 @@ def read_attempts(folder: Path, recipe: Recipe) -> dict[int, dict[str, Any]]:
     """All steps that the attempts under `folder` logged, by step; a line cut short by a crash is skipped."""
     rows: dict[int, dict[str, Any]] = {}
     for file in sorted(folder.glob("attempt_*.jsonl")):
-        for line in read_whole_lines(file):
-            if all(NAMES[name] in line["data"] for name in REQUIRED):
-                rows[line["step"]] = translate(line, recipe)
+        rows |= {row["step"]: row for row in read_attempt(file, recipe)}
     return rows
+
+
+def read_attempt(file: Path, recipe: Recipe) -> list[dict[str, Any]]:
+    """The steps that one attempt logged, in order."""
+    lines = [line for line in read_whole_lines(file) if all(NAMES[name] in line["data"] for name in REQUIRED)]
+    return [translate(line, recipe) for line in lines]
 
 
 def next_attempt(folder: Path) -> Path:
