@@ -21,6 +21,14 @@ help:  ## List the targets.
 	@$(INSTALL) .venv-verl envs/verl-cpu.txt ./envs/vllm-name
 	@touch $@
 
+# With uv, which knows nothing of pip's settings; what it cannot get, pip may.
+.venv-inspect/.ready: envs/inspect.txt | .venv/.ready
+	@echo "Making .venv-inspect ($$(grep -c '==' $<) locked packages), which reads an exported log back in a test, once."
+	@$(ACTIVATE) && python -m venv .venv-inspect
+	@$(ACTIVATE) && uv pip install --quiet --python .venv-inspect/bin/python --require-hashes --no-deps -r $< \
+		|| .venv-inspect/bin/python -m pip install --quiet --no-compile --require-hashes --no-deps -r $<
+	@touch $@
+
 mini: .venv/.ready  ## Run the mini experiment on this machine's CPU and write its report.
 	@$(ACTIVATE) && snakemake --profile mini
 	@$(ACTIVATE) && if [ ! results/mini/report.html -nt results/mini/provenance.html ]; then \
@@ -46,7 +54,7 @@ format:  .venv/.ready  ## Format Python and Snakemake code.
 docs: .venv/.ready  ## Write the generated parts of docs/: settings of verl, configuration keys, the map.
 	$(ACTIVATE) && python docs/generate.py
 
-test: lint  ## Set up, then lint and all tests that need neither verl nor Slurm.
+test: lint .venv-inspect/.ready  ## Set up, then lint and all tests that need neither verl nor Slurm.
 	$(ACTIVATE) && python -m pytest tests/unit tests/engines tests/workflow -m "not verl and not slurm" \
 		--durations=15
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Write the four locks anew from their .in files; what is pinned in them stays as it is unless a file asks otherwise.
+# Write the five locks anew from their .in files; what is pinned in them stays as it is unless a file asks otherwise.
 # PIP_FIND_LINKS must name a folder with torch's CPU build, or mini and verl-cpu get CUDA's packages, which torch's other
 # build asks for. torch itself is in no lock but in files of its own, each build by its hashes (install.sh says which when).
 set -eu
@@ -14,6 +14,7 @@ lock() {
 }
 
 lock mini --find-links "$PIP_FIND_LINKS"
+lock inspect
 lock verl-cpu --find-links "$PIP_FIND_LINKS" --override overrides.txt
 lock gpu --override overrides-gpu.txt --python-platform x86_64-manylinux_2_28
 lock gpu-cu12 --override overrides-gpu-cu12.txt --python-platform x86_64-manylinux_2_28

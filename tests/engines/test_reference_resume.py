@@ -82,6 +82,7 @@ def test_some_rollouts_of_each_step_are_kept_to_be_read(undisturbed):
     kept = undisturbed.rollouts()
     assert [row["step"] for row in kept] == [step for step in range(1, STEPS + 1) for _ in range(8)]
     assert all(row["prompt"] and row["gold"] and row["length"] > 0 for row in kept)
+    assert {row["sample_index"] for row in kept} == {0, 1, 2, 3}
     assert {row["finish_reason"] for row in kept} <= {"stop", "length"} and len({row["response"] for row in kept}) > 8
 
 

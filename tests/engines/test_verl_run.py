@@ -14,11 +14,14 @@ import time
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
+from pyarrow import parquet
 
 import recorded_steps
 from justrl import config as experiment
 from justrl.io import read_jsonl, write_json
+from justrl.train import kept_rollouts
 from justrl.train.verl import checkpoints, guard
 
 pytest.importorskip("verl")
@@ -208,6 +211,27 @@ def test_every_score_of_verls_own_dumps_is_the_papers_reward(place):
         assert scores == [rollout["score"] for rollout in rollouts]
         assert metrics[step]["reward_mean"] == pytest.approx(sum(scores) / len(scores), abs=1e-6)
         assert metrics[step]["accuracy"] == pytest.approx(sum(s > 0 for s in scores) / len(scores), abs=1e-6)
+
+
+def test_some_rollouts_of_each_step_are_kept_once_whatever_was_killed(place, recorded):
+    kept = parquet.read_table(place / "out" / "rollouts.parquet").to_pylist()
+    assert [row["step"] for row in kept] == [step for step in range(1, LAST + 1) for _ in range(8)]
+    tokenizer = tokenizers.Tokenizer.from_file(str(place / "model" / "tokenizer.json"))
+    samples = RECIPE["rollouts_per_prompt"]
+    for step in range(1, LAST + 1):
+        made = {row.place: row for batch in recorded[step].values() for row in batch}
+        dumps = read_jsonl(place / "work" / "rollouts" / f"{step}.jsonl")
+        dumped = {(rollout["output"], rollout["gts"], rollout["score"]) for rollout in dumps}
+        rows = [row for row in kept if row["step"] == step]
+        for number, row in zip(kept_rollouts.places(step, len(made), 8), rows, strict=True):
+            rollout = made[divmod(number, samples)]
+            assert row["sample_index"] == rollout.sample
+            assert row["prompt"] == tokenizer.decode(list(rollout.prompt_ids), skip_special_tokens=False)
+            assert row["response"] == tokenizer.decode(list(rollout.response_ids))
+            assert (row["response"], row["gold"], row["reward"]) in dumped and row["correct"] == (row["reward"] > 0)
+            # Special tokens end an answer and are left out of its text.
+            ended = tokenizer.decode([rollout.response_ids[-1]]) == ""
+            assert (row["length"], row["finish_reason"]) == (len(rollout.response_ids), "stop" if ended else "length")
 
 
 def test_each_epoch_asks_every_question_once(place):

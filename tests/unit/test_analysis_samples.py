@@ -11,6 +11,7 @@ import pytest
 from justrl.analysis.samples import Answer, Samples, alarms, is_repeated, mark, read_evaluation, read_rollouts
 from justrl.analysis.samples_page import write_page
 from justrl.commands.main import main
+from justrl.config_files import ROOT
 from justrl.errors import UserError
 from justrl.evaluation.completions import COLUMNS, make_table, read_completions
 from justrl.evaluation.generating import Question
@@ -179,7 +180,15 @@ def test_a_grader_without_verdicts_is_refused(evaluation):
 
 
 def kept(step, reward=1.0):
-    row = {"step": step, "prompt": "1+1?", "gold": "2", "response": f"of {step}", "length": 4, "reward": reward}
+    row = {
+        "step": step,
+        "sample_index": 3,
+        "prompt": "1+1?",
+        "gold": "2",
+        "response": f"of {step}",
+        "length": 4,
+        "reward": reward,
+    }
     return [row | {"correct": reward > 0, "finish_reason": "stop"}]
 
 
@@ -192,8 +201,8 @@ def test_kept_rollouts_become_a_page_of_the_training(tmp_path):
     assert [path.name for path in (tmp_path / "rollouts").iterdir()] == ["step_000003.parquet"]
     found = read_rollouts([tmp_path / "a.parquet", tmp_path / "b.parquet"])
     assert [(answer.label, answer.verdicts[0]) for answer in found.answers] == [
-        ("step 1", ("correct", "+1")),
-        ("step 2", ("wrong", "-1")),
+        ("step 1, sample 3", ("correct", "+1")),
+        ("step 2, sample 3", ("wrong", "-1")),
     ]
     assert "Nothing was kept of 1 of 2 segments" in found.notes[-1]
 
@@ -218,14 +227,35 @@ def test_the_log_for_inspect_has_a_score_of_each_grader(evaluation, tmp_path):
         main(["export", "--inspect", "log.txt", *words(evaluation), "--experiment", "mini"])
 
 
+READ_BACK = """
+import json, sys
+from inspect_ai.log import read_eval_log
+log = read_eval_log(sys.argv[1])
+answers = [
+    {
+        "said": [sample.output.completion, sample.messages[-1].text],
+        "target": sample.target,
+        "stop": sample.output.stop_reason,
+        "scores": {name: [score.value, score.answer, score.metadata] for name, score in sample.scores.items()},
+    }
+    for sample in log.samples
+]
+means = {score.name: score.metrics["accuracy"].value for score in log.results.scores}
+json.dump({"status": log.status, "task": log.eval.task, "answers": answers, "means": means}, sys.stdout)
+"""
+
+
 def test_inspect_reads_the_log_back(evaluation, tmp_path):
-    log = pytest.importorskip("inspect_ai.log", reason="inspect_ai is not installed (pip install inspect_ai)")
+    python = ROOT / ".venv-inspect/bin/python"
+    if not python.is_file():
+        pytest.skip("inspect_ai has an environment of its own: make .venv-inspect/.ready")
     main(["export", "--inspect", str(tmp_path / "log.json"), *words(evaluation), "--experiment", "mini"])
-    read = log.read_eval_log(str(tmp_path / "log.json"))
-    assert read.status == "success" and read.eval.task == "toy" and len(read.samples) == 8
-    first, hostile = read.samples[0], read.samples[4]
-    assert first.scores["strict"].value == "C" and first.scores["paper_rules"].answer == "12" and first.target == "12"
-    assert hostile.output.completion == HOSTILE and hostile.messages[-1].text == HOSTILE
-    assert (
-        read.samples[6].output.stop_reason == "max_tokens" and hostile.scores["strict"].metadata["outcome"] == "wrong"
-    )
+    # -I, or it would import from the environment that this test runs in.
+    command = [python, "-I", "-c", READ_BACK, tmp_path / "log.json"]
+    read = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert read["status"] == "success" and read["task"] == "toy" and len(read["answers"]) == 8
+    assert read["means"] == {"strict": 1 / 8, "paper_rules": 1 / 8}
+    first, hostile, cut = (read["answers"][place] for place in (0, 4, 6))
+    assert first["scores"]["strict"][0] == "C" and first["scores"]["paper_rules"][1] == first["target"] == "12"
+    assert hostile["said"] == [HOSTILE, HOSTILE] and cut["stop"] == "max_tokens"
+    assert hostile["scores"]["strict"] == ["I", "7", {"outcome": "wrong"}]

@@ -526,9 +526,7 @@ class Hardware(Part):
         default="transformers",
     )
     rollouts_kept: Count = text(
-        "Rollouts of each step that the reference engine keeps to be read; 0: none. verl writes all of them or none "
-        "(`justrl train run --keep-rollouts`).",
-        default=8,
+        "Rollouts of each step that are kept to be read; 0: none. They change nothing of the training.", default=8
     )
     engine: EngineSettings = Field(default_factory=EngineSettings)
 

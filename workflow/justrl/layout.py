@@ -368,8 +368,9 @@ class Layout:
         files = [
             f"{self.root}/samples/{asked}_{name}.html" for name in names for asked in experiment.evaluation.benchmarks
         ]
-        kept = [run for run in experiment.enabled if experiment.runs[run].engine == "reference"]
-        return files + [f"{self.run(run)}/rollouts.html" for run in kept if experiment.hardware.rollouts_kept]
+        if not experiment.hardware.rollouts_kept:
+            return files
+        return files + [f"{self.run(run)}/rollouts.html" for run in experiment.enabled]
 
     def pages(self) -> list[str]:
         """Figures, tables, model cards and provenance of the enabled runs."""

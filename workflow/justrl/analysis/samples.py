@@ -50,7 +50,7 @@ MEANINGS = {
     "empty": "they hold no text",
     "timeout": "a grader gave up on them, and they count as not correct",
 }
-ROLLOUT_COLUMNS = ("step", "prompt", "gold", "response", "length", "reward", "correct", "finish_reason")
+ROLLOUT_COLUMNS = ("step", "sample_index", "prompt", "gold", "response", "length", "reward", "correct", "finish_reason")
 
 
 @dataclass
@@ -142,9 +142,8 @@ def read_rollouts(paths: Sequence[str | Path]) -> Samples:
         for row in read_table(path, ROLLOUT_COLUMNS, "rollouts").to_pylist():
             question = questions.setdefault((row["prompt"], row["gold"]), len(questions))
             verdict = ("correct" if row["correct"] else "wrong", f"{row['reward']:+g}")
-            answers.append(
-                Answer(question, f"step {row['step']}", row["response"], row["length"], row["finish_reason"], [verdict])
-            )
+            label = f"step {row['step']}, sample {row['sample_index']}"
+            answers.append(Answer(question, label, row["response"], row["length"], row["finish_reason"], [verdict]))
     notes = ["Of each step a few rollouts are kept (hardware.rollouts_kept), spread over its questions."]
     if absent:
         notes.append(f"Nothing was kept of {len(absent)} of {len(paths)} segments, the first of them {absent[0]}.")

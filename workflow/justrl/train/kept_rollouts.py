@@ -14,6 +14,7 @@ from justrl.io import write_parquet
 FILE = "rollouts.parquet"
 COLUMNS = {
     "step": "int32",
+    "sample_index": "int32",
     "prompt": "string",
     "gold": "string",
     "response": "string",

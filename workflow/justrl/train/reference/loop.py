@@ -191,6 +191,7 @@ class TrainingLoop:
         rows = [
             {
                 "step": step,
+                "sample_index": place % self.recipe.rollouts_per_prompt,
                 "prompt": self.tokenizer.decode(questions[place].prompt),
                 "gold": questions[place].gold,
                 "response": rollouts[place].text,

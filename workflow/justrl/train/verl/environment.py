@@ -8,7 +8,7 @@ from pathlib import Path
 from justrl.config import Hardware
 from justrl.machine import usable_cores
 from justrl.train.verl import nodes
-from justrl.train.verl.progress import ATTEMPT_VARIABLE, POLL_VARIABLE
+from justrl.train.verl.progress import ATTEMPT_VARIABLE, KEEP_VARIABLE, POLL_VARIABLE
 from justrl.train.verl.request import VerlRequest
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[3]
@@ -50,6 +50,7 @@ def variables(request: VerlRequest, attempt: Path, log: Path) -> dict[str, str]:
         MODULES_VARIABLE: ",".join(["justrl.train.verl.plugin", *filter(None, [inherited.get(MODULES_VARIABLE)])]),
         "VERL_FILE_LOGGER_PATH": str(log.resolve()),
         ATTEMPT_VARIABLE: str(attempt.resolve()),
+        KEEP_VARIABLE: str(request.hardware.rollouts_kept),
         "JUSTRL_STACKS": str(attempt.resolve() / "stacks"),
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray asks every process for a token; one of its own for each attempt, the same on all its nodes.

@@ -11,6 +11,8 @@ from justrl.io import read_json_object
 ATTEMPT_VARIABLE = "JUSTRL_ATTEMPT"
 # Seconds between two looks at the rollouts under way, where verl's own 2.0 would be most of a tiny step.
 POLL_VARIABLE = "JUSTRL_POLL_SECONDS"
+# How many rollouts of each step the trainer keeps to be read.
+KEEP_VARIABLE = "JUSTRL_ROLLOUTS_KEPT"
 # The phases before the first step of an attempt.
 START, LOAD_STATE, LOAD_WEIGHTS = STARTING = ("start", "load state", "load weights into vLLM")
 

@@ -1,7 +1,8 @@
 """verl's synchronous trainer, with what a supervised segment needs added at its hooks; the algorithm is verl's.
 
-Added: reports of progress, the share of right answers and the entropy as published as metrics, at most two full states
-on disk, and a save at the first safe moment when the supervisor asks to stop, even in the middle of the rollouts.
+Added: reports of progress, the share of right answers and the entropy as published as metrics, a few rollouts of each
+step kept to be read, at most two full states on disk, and a save at the first safe moment when the supervisor asks to
+stop, even in the middle of the rollouts.
 
 Mended, since verl 0.9.1 goes on without a word:
 1. Trajectories come in the order in which they finished, short ones first, and mini-batches are cut from that. They are
@@ -21,9 +22,12 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
 
+from justrl.generation.base import stop_token_ids
+from justrl.train import kept_rollouts
 from justrl.train.published_entropy import entropy_as_published
+from justrl.train.segment import WorkDir
 from justrl.train.verl import checkpoints
-from justrl.train.verl.progress import LOAD_STATE, LOAD_WEIGHTS, POLL_VARIABLE, START, Progress
+from justrl.train.verl.progress import KEEP_VARIABLE, LOAD_STATE, LOAD_WEIGHTS, POLL_VARIABLE, START, Progress
 
 
 class SegmentStopped(Exception):
@@ -176,11 +180,47 @@ class SegmentTrainer(PPOTrainerSync):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
         keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-        # tensordict hands out a stack or, where it has unpacked one before, a plain list.
-        extra = data["extra_fields"]
-        extra = extra.tolist() if hasattr(extra, "tolist") else extra
+        extra = _listed(data["extra_fields"])
         for name, key in (("accuracy", "acc"), ("undecided", "undecided")):
             metrics[f"justrl/{name}"] = float(np.mean([fields["reward_extra_info"][key] for fields in extra]))
+        # Before the step is logged: one that is not is made again.
+        self._keep_rollouts(keys, batch.partition_id)
+
+    def _keep_rollouts(self, keys: list[str], partition: str) -> None:
+        """Write a few of the step's rollouts down to be read: those at the places that the reference engine takes."""
+        keys = sorted(keys, key=place_of)
+        wanted = int(os.environ[KEEP_VARIABLE])
+        kept = [keys[place] for place in kept_rollouts.places(self.global_steps, len(keys), wanted)]
+        folder = WorkDir(Path(self.config.trainer.default_local_dir).parent).rollouts
+        kept_rollouts.write(folder, self.global_steps, self._read_rollouts(kept, partition) if kept else [])
+
+    def _read_rollouts(self, keys: list[str], partition: str) -> list[dict[str, Any]]:
+        """Rollouts as rows of `kept_rollouts`."""
+        fields = ["prompts", "responses", "rm_scores", "reward_model", "extra_fields"]
+        data = tq.kv_batch_get(keys=keys, partition_id=partition, select_fields=fields)
+        columns = [data[name].unbind() for name in fields[:3]] + [_listed(data[name]) for name in fields[3:]]
+        limit = self.config.actor_rollout_ref.rollout.response_length
+        stops = stop_token_ids(self.config.actor_rollout_ref.model.path, self.tokenizer)
+        return [
+            {
+                "step": self.global_steps,
+                "sample_index": place_of(key)[1],
+                "prompt": self.tokenizer.decode(prompt),
+                "gold": gold["ground_truth"],
+                "response": self.tokenizer.decode(response, skip_special_tokens=True),
+                "length": len(response),
+                "reward": float(scores.sum()),
+                "correct": extra["reward_extra_info"]["acc"] > 0,
+                # verl does not keep why vLLM stopped; only one that is full may have been cut off.
+                "finish_reason": "length" if len(response) == limit and int(response[-1]) not in stops else "stop",
+            }
+            for key, prompt, response, scores, gold, extra in zip(keys, *columns, strict=True)
+        ]
+
+
+def _listed(values: Any) -> list:
+    """Objects of a batch: tensordict hands out a stack or, where it has unpacked one before, a plain list."""
+    return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
 def install() -> None:
