@@ -25,7 +25,7 @@ from justrl.train.verl import translate
 from justrl.train.verl.agent_loop import builder_model_type
 from justrl.train.verl.progress import Progress
 from justrl.train.verl.request import VerlRequest
-from justrl.train.verl.segment_trainer import SegmentTrainer, TrainingProblem
+from justrl.train.verl.segment_trainer import AheadTrainer, SegmentTrainer, TrainingProblem
 from tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.verl
@@ -69,7 +69,7 @@ def make_trainer(tmp_path_factory):
 
 def draw(trainer, steps: int) -> list[list[int]]:
     """The questions of the next `steps` steps, by their index in the training set."""
-    return [[info["index"] for info in trainer._fetch_one_gen_batch()["extra_info"]] for _ in range(steps)]
+    return [[info["index"] for info in trainer._next_train_batch()["extra_info"]] for _ in range(steps)]
 
 
 def saved(trainer) -> io.BytesIO:
@@ -137,7 +137,7 @@ def test_trajectories_go_back_to_the_order_of_prompts_and_samples(make_trainer):
     trainer = SegmentTrainer.__new__(SegmentTrainer)
     trainer.__dict__ |= vars(make_trainer())
     trainer.global_steps = 7
-    names = list(trainer._fetch_one_gen_batch()["uid"])
+    names = list(trainer._next_train_batch()["uid"])
     assert names == ["7-0", "7-1", "7-2", "7-3"]
     samples = trainer.config.actor_rollout_ref.rollout.n
     keys = [f"{name}_{sample}_0" for name in names for sample in range(samples)]
@@ -161,6 +161,31 @@ def test_a_step_that_lacks_rollouts_ends_the_training_with_a_sentence(make_train
     with pytest.raises(TrainingProblem, match=r"step 7: 1 of 32 rollouts are missing \(prompt 2 of the step, sample 5"):
         trainer._balance_batch(batch, {})
     assert "1 of 32 rollouts are missing" in Progress(tmp_path).problem()
+
+
+def test_a_step_ahead_knows_how_old_its_rollouts_are(make_trainer, tmp_path):
+    """Asked at step 6, trained at step 7 with the weights of step 6: begun under those of step 5 or 6, never older."""
+    from transfer_queue import KVBatchMeta
+
+    trainer = AheadTrainer.__new__(AheadTrainer)
+    trainer.__dict__ |= vars(make_trainer())
+    trainer.global_steps, trainer._progress = 7, Progress(tmp_path)
+    with trainer._a_step_back():
+        names = list(trainer._next_train_batch()["uid"])
+    assert names == ["6-0", "6-1", "6-2", "6-3"] and trainer.global_steps == 7
+    trainer.actor_rollout_wg, trainer.use_critic = SimpleNamespace(_dispatch_info={"actor": [0]}), False
+    samples = trainer.config.actor_rollout_ref.rollout.n
+    keys = [f"{name}_{sample}_0" for name in names for sample in range(samples)]
+
+    def balance(weights):
+        tags = [{"seq_len": 9, "min_global_steps": weights[place % 2]} for place in range(len(keys))]
+        metrics = {}
+        trainer._balance_batch(KVBatchMeta(keys=list(keys), tags=tags, partition_id="train"), metrics)
+        return metrics["justrl/staleness"]
+
+    assert balance((5, 6)) == 0.5 and balance((6, 6)) == 0
+    with pytest.raises(TrainingProblem, match="step 7: rollouts are 0 to 2 steps older than the weights"):
+        balance((4, 6))
 
 
 def test_a_gradient_that_is_not_finite_ends_the_training_with_a_sentence(make_trainer, tmp_path):

@@ -330,3 +330,32 @@ def check_by_the_reference_engine(place: Path, recorded: dict[int, recorded_step
     assert min(same) > 0.99
     base = load_file(place / "model" / "model.safetensors")
     assert min((base[name].bfloat16() == theirs[name]).float().mean().item() for name in theirs) < 0.5
+
+
+def test_a_step_ahead_it_trains_every_prompt_in_order_though_it_was_stopped(place, tmp_path):
+    """`staleness: 1`, verl's colocate_async; a state holds the rollouts that were under way."""
+    for name in ("model", "train.parquet"):
+        (tmp_path / name).symlink_to(place / name)
+    described = json.loads((place / "run.json").read_text())
+    described["recipe"]["staleness"] = 1
+    write_json(tmp_path / "run.json", described)
+    process = start(tmp_path, last=4)
+    wait_for(tmp_path, process, step=2, phase="rollout")
+    process.send_signal(signal.SIGURG)
+    assert finish(tmp_path, process) == 75
+    saved = newest_state(tmp_path)
+    assert 1 <= saved <= 3
+    assert finish(tmp_path, start(tmp_path, last=4)) == 0, (tmp_path / "output.txt").read_text()[-4000:]
+    assert f"from step {saved} to 4" in (tmp_path / "output.txt").read_text()
+
+    # Each step trains what was asked a step before, which is what the synchronous trainer draws for it.
+    for step in range(1, 5):
+        ahead, drawn = (
+            sorted(row["input"] for row in read_jsonl(folder / "work" / "rollouts" / f"{step}.jsonl"))
+            for folder in (tmp_path, place)
+        )
+        assert ahead == drawn, step
+    rows = read_jsonl(tmp_path / "out" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4] and all(row["rollouts"] == 32 for row in rows)
+    # The first batch is asked of the base model, which is what step 1 trains; later ones are begun a step before.
+    assert rows[0]["staleness"] == 0 and 0 < rows[1]["staleness"] <= 1

@@ -209,6 +209,20 @@ def test_each_loss_is_one_of_verls(experiment_config, loss, mode, aggregation, c
     assert asked.algorithm.norm_adv_by_std_in_grpo is by_deviation
 
 
+def test_a_step_ahead_is_verls_colocate_async_and_nothing_else(resolved, experiment_config):
+    ahead = translate.resolve(request_for(experiment_config, "deepseek_async"))
+    assert ahead.trainer.v1.trainer_mode == "colocate_async"
+    assert ahead.trainer.v1.colocate_async.num_warmup_batches == 1
+    # The span of a rollout: the step of its prompt and the next one, in which it is waited for, not dropped.
+    sampler = ahead.trainer.v1.sampler
+    assert (sampler.max_off_policy_threshold, sampler.max_off_policy_strategy) == (2, "wait")
+    assert ahead.algorithm.rollout_correction.bypass_mode is False
+    plain = json.dumps(OmegaConf.to_container(ahead), sort_keys=True)
+    same = plain.replace('colocate_async"', 'sync"').replace("deepseek_async", "deepseek")
+    paper = json.dumps(OmegaConf.to_container(resolved["deepseek"]), sort_keys=True)
+    assert same == paper.replace('colocate_async"', 'sync"')
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

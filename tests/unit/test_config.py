@@ -259,6 +259,15 @@ def test_the_letter_of_the_authors_run_takes_the_file_as_it_is_released():
     assert run.steps * run.recipe.prompts_per_step < 1_791_700
 
 
+def test_a_step_ahead_is_a_run_of_its_own_and_only_verls():
+    config = experiment.load()
+    ahead, paper = config.runs["deepseek_async"], config.runs["deepseek"]
+    assert ahead.recipe == paper.recipe.model_copy(update={"staleness": 1}) and not ahead.enabled
+    assert paper.recipe.staleness == 0 and config.described("deepseek_async").recipe.staleness == 1
+    with pytest.raises(UserError, match=r"runs.deepseek: recipe.staleness = 1 is verl's: the reference engine samples"):
+        experiment.load(overrides=["recipe.staleness=1", "runs.deepseek.engine=reference"])
+
+
 def test_nodes_that_an_engine_would_leave_idle_are_not_asked_for():
     overrides = ["hardware.nodes=2", "hardware.gpus_per_node=8"]
     assert experiment.load(overrides=overrides)

@@ -273,6 +273,11 @@ class Recipe(Part):
     overlong_penalty: OverlongPenalty
     prompt_separator: str = text("Text between question and suffix.")
     prompt_suffix: str = text("Instruction after each question.", min_length=1)
+    staleness: Annotated[Whole, Field(ge=0, le=1)] = text(
+        "Steps that rollouts may be older than the weights they train: 0 (on-policy, the paper's) or 1 (verl samples "
+        "the next step's answers meanwhile; docs/recipe.md).",
+        default=0,
+    )
     data_seed: Count | None = text("Seed of the order of the questions; null: the experiment's.", default=None)
     dtype: Literal["bfloat16", "float32"] = text("Number format of the forward and backward pass.")
     gradient_checkpointing: Switch = text("Recompute activations in the backward pass.")
@@ -782,6 +787,11 @@ class Experiment(Part):
             yield (
                 f"protocols.{self.evaluation.protocol}.max_tokens ({protocol.max_tokens}) plus a prompt of "
                 f"{recipe.max_prompt_length} tokens do not fit the context_length of models.{run.model} ({context})"
+            )
+        if run.engine == "reference" and recipe.staleness:
+            yield (
+                f"{where}: recipe.staleness = {recipe.staleness} is verl's: the reference engine samples each step "
+                "with the weights that it trains; set it to 0, or engine to verl"
             )
         if run.engine == "reference" and self.hardware.nodes > 1:
             yield (

@@ -5,6 +5,7 @@ Under torchrun it is as many processes as asked for, which split every mini-batc
 
 from contextlib import nullcontext
 
+from justrl.errors import UserError
 from justrl.train.segment import SegmentRequest, WorkDir
 from justrl.train.watch import watched
 
@@ -14,8 +15,14 @@ def train_segment(request: SegmentRequest) -> None:
 
     Raises:
         SegmentInterrupted: a stop signal came; state saved, start again to go on.
-        UserError: a live trainer is at work in the folder, nothing to resume from, a full disk, a non-finite loss.
+        UserError: a live trainer is at work in the folder, nothing to resume from, a full disk, a non-finite loss, a
+            recipe that samples ahead of its weights.
     """
+    if request.recipe.staleness:
+        raise UserError(
+            f"run {request.run}: recipe.staleness = {request.recipe.staleness} is verl's: the reference engine samples "
+            "each step with the weights that it trains; set it to 0, or choose `engine: verl`"
+        )
     from justrl.train.reference.distributed import join_processes
     from justrl.train.reference.loop import train
 

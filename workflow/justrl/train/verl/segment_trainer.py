@@ -1,4 +1,4 @@
-"""verl's synchronous trainer, with what a supervised segment needs added at its hooks; the algorithm is verl's.
+"""verl's trainers, with what a supervised segment needs added at their hooks; the algorithm is verl's.
 
 Added: reports of progress, the share of right answers and the entropy as published as metrics, a few rollouts of each
 step kept to be read, at most two full states on disk, and a save at the first safe moment when the supervisor asks to
@@ -13,12 +13,15 @@ Mended, since verl 0.9.1 goes on without a word:
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import transfer_queue as tq
-from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
 
@@ -64,8 +67,8 @@ class _Loader:
         return self.position
 
 
-class SegmentTrainer(PPOTrainerSync):
-    """verl's trainer for one segment of a run."""
+class SegmentHooks(PPOTrainer):
+    """What is added to either of verl's trainers, for one segment of a run."""
 
     train_dataloader: Any
 
@@ -101,9 +104,9 @@ class SegmentTrainer(PPOTrainerSync):
         self._progress.report(self.global_steps, "rollout")
         super().on_step_begin()
 
-    def _fetch_one_gen_batch(self):
+    def _next_train_batch(self, num_prompts: int | None = None):
         """The next prompts, with names that say their place in the step instead of random ones."""
-        batch = super()._fetch_one_gen_batch()
+        batch = super()._next_train_batch(num_prompts)
         names = [prompt_id(self.global_steps, place) for place in range(len(batch))]
         tu.assign_non_tensor_stack(batch, "uid", names)
         return batch
@@ -173,8 +176,12 @@ class SegmentTrainer(PPOTrainerSync):
     def _save_checkpoint(self):
         self._progress.report(self.global_steps, "save")
         checkpoints.remove_all_but_newest(Path(self.config.trainer.default_local_dir))
+        self._save_queue()
         super()._save_checkpoint()
         self._saved_step = self.global_steps
+
+    def _save_queue(self) -> None:
+        """Save the rollouts that are under way, of which a synchronous trainer has none between its steps."""
 
     def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
@@ -223,6 +230,75 @@ def _listed(values: Any) -> list:
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
+class SegmentTrainer(SegmentHooks, PPOTrainerSync):
+    """The paper's: each step is sampled with the weights that it trains."""
+
+
+class AheadTrainer(SegmentHooks, PPOTrainerColocateAsync):
+    """A step ahead (`staleness: 1`): while the last rollouts of a step are awaited, those of the next are sampled.
+
+    When a step's own are there, verl aborts the others, trains, and goes on with them under the new weights. verl 0.9.1
+    takes whatever is finished; here each step trains exactly the prompts that were asked a step earlier, all of them
+    and in the order of the data, whatever finishes first and however often the training is interrupted:
+
+    1. What fills the queue at the start, or is asked again after a resume, is dated a step back, as it would have been.
+    2. A prompt that fails ends the training; verl would ask another in its place.
+    3. The queue is saved before the state that needs it, which counts as whole once data.pt is there.
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.replay_buffer.refill_fn = self._refuse_others
+
+    def _refuse_others(self, prompts: int) -> NoReturn:
+        self._fail(
+            f"step {self.global_steps}: {prompts} prompts of it failed: their cause stands above this in launch.log, "
+            "at 'Error in _run_prompt'; others in their place would be another step"
+        )
+
+    @contextmanager
+    def _a_step_back(self) -> Iterator[None]:
+        self.global_steps -= 1
+        yield
+        self.global_steps += 1
+
+    def on_train_begin(self):
+        with self._a_step_back():
+            super().on_train_begin()
+
+    def _reissue_inflight_prompts(self, *args, **kwargs):
+        with self._a_step_back():
+            return super()._reissue_inflight_prompts(*args, **kwargs)
+
+    def _load_checkpoint(self):
+        super()._load_checkpoint()
+        items = (tq.kv_list("train") or {}).get("train", {})
+        # Trajectories of the step that was saved: verl takes them off the queue after the save.
+        trained = [key for key, tag in items.items() if not tag.get("is_prompt") and key.split("_")[0] not in items]
+        if trained:
+            tq.kv_clear(keys=trained, partition_id="train")
+
+    def _save_queue(self) -> None:
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        tq.save_checkpoint(folder / "transfer_queue", metadata={"global_steps": self.global_steps})
+
+    def _save_before_this_step(self) -> None:
+        """Stop if the state before this step is saved; else it is saved at the step's end: the queue has moved on."""
+        if self._saved_step == self.global_steps - 1:
+            raise SegmentStopped(f"asked to stop; saved after step {self._saved_step}")
+
+    def _balance_batch(self, batch, metrics, *args, **kwargs):
+        """Say how many steps older than the weights the rollouts' first tokens are, on average."""
+        ages = [self.global_steps - 1 - tag["min_global_steps"] for tag in batch.tags]
+        metrics["justrl/staleness"] = float(np.mean(ages))
+        if not 0 <= min(ages) <= max(ages) <= 1:
+            self._fail(
+                f"step {self.global_steps}: rollouts are {min(ages)} to {max(ages)} steps older than the weights"
+            )
+        return super()._balance_batch(batch, metrics, *args, **kwargs)
+
+
 def install() -> None:
-    """Make verl's trainer mode "sync" this trainer, in the process that runs it."""
+    """Make verl's trainer modes these trainers, in the process that runs them."""
     TRAINER_REGISTRY["sync"] = SegmentTrainer
+    TRAINER_REGISTRY["colocate_async"] = AheadTrainer

@@ -29,6 +29,7 @@ NAMES = {
     "approx_kl": "actor/ppo_kl",
     "response_length_max": "response_length/max",
     "prompt_length_mean": "prompt_length/mean",
+    "staleness": "justrl/staleness",
     "rollout_probs_diff_mean": "training/rollout_probs_diff_mean",
     "rollout_seconds": "timing_s/gen",
     "old_log_prob_seconds": "timing_s/old_log_prob",
