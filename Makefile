@@ -88,6 +88,8 @@ VERL_TESTS = $(addprefix tests/unit/test_,verifiers_exact.py train_advantages.py
 	tests/workflow/test_verl_mini.py
 VLLM_TESTS = $(addprefix tests/engines/test_,verl_nodes.py generate_vllm.py reference_vllm.py)
 
+# Ray's workers would give way to everything else on the machine.
+test-verl: export RAY_worker_niceness = 0
 test-verl: .venv-verl/.ready  ## The tests of verl and vLLM, on the CPU.
 	. .venv-verl/bin/activate && python -m pytest $(VERL_TESTS) --durations=15
 	. .venv-verl/bin/activate && python -m pytest $(VLLM_TESTS) --durations=5

@@ -9,8 +9,11 @@ import time
 import faults
 from workflow_run import TRAINED, WorkflowRun
 
-OUTAGE_SECONDS = 60
-INACTIVE_SECONDS = 10
+# How long Slurm is away, and how long a partition takes no jobs; longer than the defaults where one has the time.
+OUTAGE_SECONDS = float(os.environ.get("JUSTRL_OUTAGE_SECONDS", 60))
+INACTIVE_SECONDS = float(os.environ.get("JUSTRL_INACTIVE_SECONDS", 10))
+# How long a run waits for the others to be where the outage shall find them, and for its end.
+PATIENCE = 400 + OUTAGE_SECONDS
 CROWDED, CHEAP = "crowded", "cheap"
 # Takes the job, and says that it has not.
 LOSE_ANSWER = """#!/bin/sh
@@ -37,17 +40,17 @@ class Outage:
 
     def wait_until_over(self) -> None:
         """Be found by it, and go on after it."""
-        self.ready.wait(400)
-        assert self.over.wait(400)
+        self.ready.wait(PATIENCE)
+        assert self.over.wait(PATIENCE)
 
     def happen(self) -> None:
         """Bring it about; in the main thread, as the daemons end with the thread that starts them."""
-        self.ready.wait(400)
+        self.ready.wait(PATIENCE)
         for daemon in ("slurmctld", "slurmdbd"):
             self.cluster.end_daemon(daemon)
         self.begun.set()
         time.sleep(OUTAGE_SECONDS)
-        self.may_end.wait(200)
+        self.may_end.wait(PATIENCE)
         for daemon in ("slurmdbd", "slurmctld"):
             self.cluster.start_daemon(daemon)
         self.cluster.wait_until_it_answers()
@@ -57,14 +60,14 @@ class Outage:
 def away(run: WorkflowRun, outage: Outage) -> str:
     """The controller is away; meanwhile the job ends, and the queue forgets it two seconds after its return."""
     faults.hold_at(run, faults.MIDDLE)
-    outage.ready.wait(400)
-    assert outage.begun.wait(400)
+    outage.ready.wait(PATIENCE)
+    assert outage.begun.wait(PATIENCE)
     began = time.monotonic()
     run.wait_until_said("Slurm does not answer")
     run.pause(0)
     run.wait_for((run.run / "segments" / "12" / "metrics.jsonl").is_file, "the job has ended")
     outage.may_end.set()
-    assert outage.over.wait(400)
+    assert outage.over.wait(PATIENCE)
     seconds = time.monotonic() - began
     run.wait_until_said("Slurm answers again")
     return f"away {seconds:.0f} s, the job ended meanwhile"
@@ -74,11 +77,11 @@ def away_at_submission(run: WorkflowRun, outage: Outage) -> str:
     """Snakemake starts while the controller is away; then a limit of the QOS on jobs is full for a while."""
     request = ["--parsable", f"--qos={CROWDED}", "--output=/dev/null"]
     other = run.cluster.run("sbatch", *request, "--wrap", "sleep 600").strip()
-    outage.ready.wait(400)
-    assert outage.begun.wait(400)
+    outage.ready.wait(PATIENCE)
+    assert outage.begun.wait(PATIENCE)
     run.start()
     run.wait_until_said("Unable to contact slurm controller")
-    assert outage.over.wait(400)
+    assert outage.over.wait(PATIENCE)
     run.wait_until_said("QOSMaxSubmitJobPerUserLimit")
     run.cluster.run("scancel", other)
     run.pause(0)
@@ -99,7 +102,7 @@ def preempted_for_good(run: WorkflowRun, outage: Outage) -> str:
     time.sleep(INACTIVE_SECONDS)
     run.pause(0)
     run.cluster.run("scontrol", "update", f"partitionname={CHEAP}", "state=up")
-    return f"PREEMPTED, partition inactive {INACTIVE_SECONDS} s"
+    return f"PREEMPTED, partition inactive {INACTIVE_SECONDS:.0f} s"
 
 
 def node_lost_for_good(run: WorkflowRun, outage: Outage) -> str:

@@ -71,7 +71,8 @@ class SlurmCluster:
     The first node takes jobs by default; the others exist so that several disturbed runs can go on side by side.
     All partitions cover all nodes: `gpu` (the default), `cpu`, and `urgent`, whose jobs preempt and requeue all others.
     `machines` are nodes with addresses of their own, in a partition `machines` of their own.
-    `accounts` says whether there is accounting; `min_job_age` for how many seconds a job that has ended is remembered.
+    `accounts` says whether there is accounting; `min_job_age` for how many seconds a job that has ended is remembered;
+    `kills_for_memory` whether a job that takes more memory than it asked for is killed, as control groups do elsewhere.
     """
 
     state: Path
@@ -83,6 +84,7 @@ class SlurmCluster:
     requeue_delay: int = 5
     min_job_age: int = 3600
     accounts: bool = False
+    kills_for_memory: bool = False
     more_configuration: tuple[str, ...] = ()
     processes: list[subprocess.Popen] = field(default_factory=list)
 
@@ -266,7 +268,7 @@ class SlurmCluster:
             f"SlurmdLogFile={state}/log/slurmd.%n.log",
             "ProctrackType=proctrack/linuxproc",
             "TaskPlugin=task/none",
-            "JobAcctGatherType=jobacct_gather/none",
+            f"JobAcctGatherType=jobacct_gather/{'linux' if self.kills_for_memory else 'none'}",
             "MpiDefault=none",
             "SlurmdParameters=config_overrides",
             "SelectType=select/cons_tres",
@@ -303,6 +305,8 @@ class SlurmCluster:
         lines.append(f"PartitionName=gpu Nodes={nodes} Default=YES MaxTime=1-00:00:00 PriorityTier=1 GraceTime=0")
         lines.append(f"PartitionName=cpu Nodes={nodes} MaxTime=1-00:00:00 PriorityTier=1")
         lines.append(f"PartitionName=urgent Nodes={nodes} MaxTime=1-00:00:00 PriorityTier=10 PreemptMode=OFF")
+        if self.kills_for_memory:
+            lines += ["JobAcctGatherParams=OverMemoryKill", "JobAcctGatherFrequency=task=1"]
         lines += self.more_configuration
         if self._machines:
             names = ",".join(machine.name for machine in self._machines)

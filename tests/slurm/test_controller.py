@@ -18,7 +18,7 @@ from faults import kill_all
 from slurm_cluster import SlurmCluster, why_unavailable
 from workflow_run import TRAINED, WorkflowRun
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900 + faults.OUTAGE_SECONDS + faults.INACTIVE_SECONDS)]
 
 STEPS = 12
 # name: (the fault, the kind of run, its options)
@@ -36,6 +36,8 @@ REFUSED = {
     "wrong account": ("slurm_account=nobody", "Slurm refuses it: .*Invalid account"),
     "impossible request": ("gpu=16", "Slurm refuses it: .*Requested node configuration is not available"),
     "too long": ("runtime=3000", r"Slurm would never start it \(PartitionTimeLimit\)"),
+    # Less than Python with torch takes: it starts, and is killed.
+    "too little memory": ("mem_mb=50", r"Slurm's job \d+ is OUT_OF_MEMORY: it was killed for memory: ask for more"),
 }
 
 
@@ -47,7 +49,9 @@ def cluster():
     state = Path(tempfile.mkdtemp(prefix="justrl-slurm-"))
     more = (f"PartitionName={faults.CHEAP} Nodes=ALL MaxTime=1-00:00:00 PriorityTier=1 PreemptMode=CANCEL",)
     try:
-        with SlurmCluster(state, nodes=NODES, accounts=True, min_job_age=2, more_configuration=more) as running:
+        with SlurmCluster(
+            state, nodes=NODES, accounts=True, min_job_age=2, kills_for_memory=True, more_configuration=more
+        ) as running:
             running.run("sacctmgr", "-i", "add", "qos", faults.CROWDED, "MaxSubmitJobsPerUser=1")
             qos = f"qos=normal,{faults.CROWDED}"
             running.run("sacctmgr", "-i", "modify", "user", "root", "set", qos, "defaultqos=normal")
@@ -89,7 +93,7 @@ def disturb(run, fault, outage):
         if fault is not faults.away_at_submission:
             run.start()
         happened = fault(run, outage)
-        assert run.finish(400) == 0, run.tail()
+        assert run.finish(faults.PATIENCE + faults.INACTIVE_SECONDS) == 0, run.tail()
         return happened, run.steps_computed(), run.trained()
     except BaseException:
         outage.ready.abort()
@@ -138,7 +142,7 @@ def refused(copy_of, outcomes):
 
     def attempt(run):
         run.start()
-        return run.finish(120), run.log.read_text()
+        return run.finish(600), run.log.read_text()
 
     runs = [copy_of(more_requests=(request,)) for request, _ in REFUSED.values()]
     with ThreadPoolExecutor(len(runs)) as pool:

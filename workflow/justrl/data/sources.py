@@ -5,11 +5,13 @@ against the lock file, whichever of the three it came from.
 """
 
 import glob
+import os
+import shlex
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from justrl.data import lock as locks
 from justrl.data.tables import is_data_file
@@ -154,7 +156,18 @@ def changed_since(path: str | Path, taken: str | Path) -> str | None:
 
 
 def _walk(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    """The files below a folder. Raises UserError if another user keeps some of it to themselves."""
+    paths = (Path(place) / name for place, _, names in os.walk(folder, onerror=_refuse_unreadable) for name in names)
+    return [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
+
+
+def _refuse_unreadable(error: OSError) -> NoReturn:
+    path = Path(error.filename)
+    shut = next((folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK)), path)
+    raise UserError(
+        f"{shut} cannot be read by this user ({error.strerror}): its owner lets the group in by "
+        f"`chmod -R g+rX {shlex.quote(str(shut))}`"
+    ) from error
 
 
 def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
@@ -165,7 +178,10 @@ def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
     with tqdm(total=total, unit="B", unit_scale=True, desc="sha256", leave=False, disable=total < 2**28) as bar:
         hashes = {}
         for name in names:
-            hashes[name] = file_sha256(folder / name)
+            try:
+                hashes[name] = file_sha256(folder / name)
+            except PermissionError as error:
+                _refuse_unreadable(error)
             bar.update((folder / name).stat().st_size)
     return hashes
 
@@ -174,8 +190,11 @@ def _from_mirror(kind: Kind, hub_id: str, subset: str | None, revision: str, hub
     if hub.mirror is None:
         return None
     folder = Path(hub.mirror) / hub_id
-    if not folder.is_dir():
-        return None
+    try:
+        if not folder.is_dir():
+            return None
+    except PermissionError as error:
+        _refuse_unreadable(error)
     names = wanted_files(kind, _walk(folder), subset)
     for path in (folder / name for name in names):
         if not path.resolve().is_relative_to(Path(hub.mirror).resolve()):
