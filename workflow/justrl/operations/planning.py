@@ -43,14 +43,19 @@ def calibration_of(experiment: Experiment, name: str, metrics: str | Path, hardw
     return costs.calibrate(metrics, estimate) if hardware.gpus else None
 
 
-def canary_calibration(experiment: Experiment, name: str) -> Calibration | None:
-    """What the canary of a run measured, if it ran on the hardware of which its results folder has the record."""
+def canary_record(experiment: Experiment, name: str) -> tuple[Path | None, Hardware | None]:
+    """The metrics of a run's canary and the hardware it ran on, if the results folder has the record of that."""
     layout = Layout(experiment, str(experiment.results))
     log, record = Path(layout.metrics(f"canary_{name}")), experiment.results / "hardware.json"
     if not log.is_file() or not record.is_file() or record.stat().st_mtime > log.stat().st_mtime:
-        return None
-    hardware = read_part(Hardware, record.read_text(encoding="utf-8"), record)
-    return calibration_of(experiment, name, log, hardware)
+        return None, None
+    return log, read_part(Hardware, record.read_text(encoding="utf-8"), record)
+
+
+def canary_calibration(experiment: Experiment, name: str) -> Calibration | None:
+    """What the canary of a run measured, if it ran on the hardware of which its results folder has the record."""
+    log, hardware = canary_record(experiment, name)
+    return calibration_of(experiment, name, log, hardware) if log and hardware else None
 
 
 def expected_step_seconds(
