@@ -40,7 +40,7 @@ mini: .venv/.ready  ## Run the mini experiment on this machine's CPU and write i
 	@echo "report   results/mini/report.html"
 
 bench: .venv/.ready .venv-verl/.ready  ## Measure speeds beside their peers; writes the table of docs/measured.md.
-	$(ACTIVATE) && python bench
+	$(ACTIVATE) && OMP_NUM_THREADS=1 python bench
 
 lint: .venv/.ready  ## Check format, style and types of Python and Snakemake code.
 	$(ACTIVATE) && ruff format --check . && ruff check .
