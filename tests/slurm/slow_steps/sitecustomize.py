@@ -53,13 +53,13 @@ def note_and_wait() -> None:
 
 def wait_after_each_line(module) -> None:
     """Wrap the method that logs a step."""
-    write = module.MetricsLog.write
+    report = module.Reporter.report
 
-    def write_and_wait(log, row):
-        write(log, row)
+    def report_and_wait(reporter, row):
+        report(reporter, row)
         note_and_wait()
 
-    module.MetricsLog.write = write_and_wait
+    module.Reporter.report = report_and_wait
 
 
 if TRACE:
