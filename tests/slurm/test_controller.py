@@ -36,8 +36,8 @@ REFUSED = {
     "wrong account": ("slurm_account=nobody", "Slurm refuses it: .*Invalid account"),
     "impossible request": ("gpu=16", "Slurm refuses it: .*Requested node configuration is not available"),
     "too long": ("runtime=3000", r"Slurm would never start it \(PartitionTimeLimit\)"),
-    # Less than Python with torch takes: it starts, and is killed.
-    "too little memory": ("mem_mb=50", r"Slurm's job \d+ is OUT_OF_MEMORY: it was killed for memory: ask for more"),
+    # Less than a job's own Snakemake takes: it starts, and is killed. By a control group it would be OUT_OF_MEMORY.
+    "too little memory": ("mem_mb=50", r"\ntrain_segment: .* exceeded memory limit \(\d+ > \d+\), being killed"),
 }
 
 
