@@ -394,4 +394,6 @@ class Layout:
         files = [file for run in runs for file in self.results(run, [])]
         files += dict.fromkeys(self.contamination(run) for run in runs)
         files += [f"{self.root}/canary/samples/{self.experiment.canary.benchmark}_{run}.html" for run in runs]
+        if self.experiment.hardware.rollouts_kept:
+            files += [f"{self.run(run)}/rollouts.html" for run in runs]
         return [*files, *self.figures(runs, "canary"), *self.health(runs), f"{self.root}/comparison/canary.html"]
