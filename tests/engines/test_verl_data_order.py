@@ -61,6 +61,7 @@ def make_trainer(tmp_path_factory):
         trainer.config = translate.resolve(request)
         trainer.tokenizer = AutoTokenizer.from_pretrained(folder / "model")
         trainer.processor, trainer.trainer_mode, trainer.parameter_sync_step = None, "sync", 1
+        trainer.global_steps = 1
         trainer._init_dataloader()
         return trainer
 
