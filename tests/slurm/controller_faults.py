@@ -76,7 +76,7 @@ def away(run: WorkflowRun, outage: Outage) -> str:
 def away_at_submission(run: WorkflowRun, outage: Outage) -> str:
     """Snakemake starts while the controller is away; then a limit of the QOS on jobs is full for a while."""
     request = ["--parsable", f"--qos={CROWDED}", "--output=/dev/null"]
-    other = run.cluster.run("sbatch", *request, "--wrap", "sleep 600").strip()
+    other = run.cluster.run("sbatch", *request, "--wrap", f"sleep {PATIENCE + 200:.0f}").strip()
     outage.ready.wait(PATIENCE)
     assert outage.begun.wait(PATIENCE)
     run.start()
