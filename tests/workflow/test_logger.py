@@ -43,7 +43,7 @@ rule slow:
     wildcard_constraints: name="slow"
     log: "logs/{{name}}.log"
     benchmark: "timings/slow/{{name}}.tsv"
-    shell: "sleep 1.5; echo ready > {{output}}"
+    shell: "sleep 3; echo ready > {{output}}"
 
 rule quick:
     output: "{{name}}.done"
