@@ -148,11 +148,11 @@ def read_rollouts(paths: Sequence[str | Path]) -> Samples:
     if absent:
         notes.append(f"Nothing was kept of {len(absent)} of {len(paths)} segments, the first of them {absent[0]}.")
     asked = [(f"{number + 1}", prompt, gold) for (prompt, gold), number in questions.items()]
-    return mark(Samples(asked, answers, ["reward"], notes))
+    return mark(Samples(asked, answers, ["reward"], notes), all_answers=False)
 
 
-def mark(samples: Samples) -> Samples:
-    """Give each answer its marks."""
+def mark(samples: Samples, all_answers: bool = True) -> Samples:
+    """Give each answer its marks. Where these are not all answers, no question is said to be never solved."""
     solved = {answer.question for answer in samples.answers if answer.verdicts[0][0] == "correct"}
     for answer in samples.answers:
         outcomes = [outcome for outcome, _ in answer.verdicts]
@@ -166,7 +166,7 @@ def mark(samples: Samples) -> Samples:
             "timeout": "timeout" in outcomes,
             "repeated": is_repeated(answer.text),
             "empty": not answer.text.strip(),
-            "solve_none": answer.question not in solved,
+            "solve_none": all_answers and answer.question not in solved,
         }
         answer.marks = [name for name in MARKS if holds[name]]
     return samples
