@@ -184,6 +184,8 @@ def test_every_page_of_tables_fits_and_keeps_its_stamp(browser, mini, size):
         browser.requests.clear()
         browser.open(mini.folder / "results/mini" / page, *SIZES[size])
         assert browser.value(NO_OVERFLOW), page
+        if "claims" in page:
+            assert browser.value("document.querySelector('table').getBoundingClientRect().right <= innerWidth")
         if "contamination" in page:
             assert browser.value("document.body.innerText.includes('Trained on')"), "no data card"
         for place in ("0", "document.body.scrollHeight"):

@@ -125,7 +125,8 @@ table.text th, table.text td { text-align: left; white-space: normal; }
 ul.notes { color: #555; font-size: .88rem; padding-left: 1.1rem; margin: .6rem 0; }
 @media (max-width: 700px) { body { margin: 1rem auto; padding: 0 .8rem; font-size: 14px; }
   th, td { padding: .3rem .5rem; } td:first-child { white-space: normal; min-width: 9rem; }
-  table.text th, table.text td { min-width: 7rem; } }
+  table.text { font-size: .88rem; } table.text th, table.text td { min-width: 4.2rem; padding: .3rem .25rem; }
+  table.text td:first-child { min-width: 6.5rem; } }
 @media print { body { margin: 0; max-width: none; } h2 { break-after: avoid; } table { break-inside: avoid; } }
 """
 
