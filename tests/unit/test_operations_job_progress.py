@@ -42,7 +42,7 @@ def segment(run, step):
     return run / "segments" / str(step) / "metrics.jsonl"
 
 
-def test_a_segment_of_training_is_as_far_as_its_live_metrics(tmp_path):
+def test_a_segment_of_training_is_as_far_as_its_live_metrics(tmp_path, monkeypatch):
     segment(tmp_path, 20)
     metrics = segment(tmp_path, 40)
     assert job_progress.of_training(metrics, 40) is None
@@ -55,6 +55,10 @@ def test_a_segment_of_training_is_as_far_as_its_live_metrics(tmp_path):
     live.write_text("".join(lines) + '{"step": 26, "rew')
     far = job_progress.of_training(metrics, 40)
     assert (far.done, far.total, far.says, far.seconds_left) == (25, 40, "reward +0.250", 30.0)
+    # Of thousands of steps only the end is read.
+    monkeypatch.setattr(job_progress, "METRICS_TAIL", 200)
+    live.write_text("x" * 10**6 + "\n" + "".join(lines))
+    assert job_progress.of_training(metrics, 40) == far
 
 
 def test_what_a_job_says_is_read_once_and_without_its_progress(tmp_path):

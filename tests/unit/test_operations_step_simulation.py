@@ -117,3 +117,9 @@ def test_what_was_measured_corrects_every_row(loaded, on_h100, tmp_path):
 def test_what_cannot_be_simulated_is_said(words, message):
     with pytest.raises(UserError, match=message):
         main(["plan", "--levers", *words])
+
+
+def test_a_measurement_that_corrects_nothing_is_refused(loaded, tmp_path):
+    write_jsonl(tmp_path / "metrics.jsonl", [{"step": 1, "step_seconds": 300.0}])
+    with pytest.raises(UserError, match="corrects no step: its lines lack the times of rollouts and update"):
+        simulate_levers(loaded, planning.on(loaded.hardware, "H100", 1), str(tmp_path / "metrics.jsonl"))

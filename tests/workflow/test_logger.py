@@ -72,8 +72,10 @@ def environment(**more):
     return os.environ | {"PYTHONPATH": str(WORKFLOW), "JUSTRL_PROGRESS_SECONDS": "1"} | more
 
 
-def run(folder, *options):
-    return subprocess.run(command(*options), cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+def run(folder, *options, **more):
+    return subprocess.run(
+        command(*options), cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=600
+    )
 
 
 def in_terminal(folder, *options):
@@ -142,3 +144,10 @@ def test_it_is_a_plugin_that_snakemake_finds(folder):
     (folder / "Snakefile").write_text('rule quick:\n    output: "quick.done"\n    shell: "touch {output}"\n')
     done = run(folder, "quick.done", "--logger", "justrl")
     assert done.returncode == 0 and re.search(r"done   quick in .* \(1 of 1 jobs\)", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("seconds", ["often", "0", "nan"])
+def test_an_interval_that_is_none_is_refused_in_a_sentence(folder, seconds):
+    done = run(folder, "quick.done", JUSTRL_PROGRESS_SECONDS=seconds)
+    assert done.returncode == 1 and f"JUSTRL_PROGRESS_SECONDS is '{seconds}': set it to a number" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -242,8 +242,13 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
 
 def read_whole_lines(path: str | Path) -> list[dict]:
     """Read those lines of a JSONL file that hold a whole object, skipping what a killed writer left cut short."""
+    return whole_lines(Path(path).read_text(encoding="utf-8", errors="replace"))
+
+
+def whole_lines(text: str) -> list[dict]:
+    """Those lines of JSONL text that hold a whole object."""
     rows = []
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):

@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from snakemake.exceptions import WorkflowError
 from snakemake.logging import ColorizingTextHandler, DefaultFilter, DefaultFormatter
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.base import LogHandlerBase
@@ -53,8 +54,9 @@ def install(workflow: Any) -> str | None:
     silent = {Quietness.ALL, Quietness.PROGRESS} & set(settings.quiet or ())
     if own is None or other or silent or not workflow.is_main_process:
         return None
-    logger.removeHandler(own)
+    # Made first: what goes wrong in it is said by Snakemake's own.
     handler = LogHandler(settings, None, lambda: not workflow.local_exec)
+    logger.removeHandler(own)
     logger.addHandler(handler)
     return str(handler.output.log)
 
@@ -102,7 +104,7 @@ class LogHandler(LogHandlerBase):
 
     def __post_init__(self) -> None:
         stream = sys.stdout if self.common_settings.stdout else sys.stderr
-        self._every = float(os.environ.get("JUSTRL_PROGRESS_SECONDS", 60))
+        self._every = _interval()
         self._jobs: dict[int, Job] = {}
         self._took: dict[str, list[float]] = {}
         self._done, self._total = 0, 0
@@ -220,13 +222,12 @@ class LogHandler(LogHandlerBase):
                 if self._bars is None and self._jobs and time.monotonic() - told >= self._every:
                     told = time.monotonic()
                     for job in self._jobs.values():
-                        self._say(f"works  {job.name}: {self._sentence(job)}{self._of_all()}")
+                        self._say(f"works  {job.name}: {self._sentence(job, job.how_far())}{self._of_all()}")
 
-    def _sentence(self, job: Job) -> str:
+    def _sentence(self, job: Job, far: job_progress.HowFar | None) -> str:
         """How far a job is, and how long it will take."""
         if job.waits and self._is_remote():
             return f"in the queue for {duration(time.time() - job.begun)}"
-        far = job.how_far()
         left = job.seconds_left(far)
         parts = [" ".join(filter(None, [far.unit, f"{far.done:,} of {far.total:,}"]))] if far else []
         parts += [far.says] if far and far.says else []
@@ -236,7 +237,9 @@ class LogHandler(LogHandlerBase):
 
     def _draw(self) -> None:
         if self._bars is not None:
-            self._bars.draw([(job, self._sentence(job)) for job in self._jobs.values()], self._done, self._total)
+            looked = [(job, job.how_far()) for job in self._jobs.values()]
+            drawn = [(job, far, self._sentence(job, far)) for job, far in looked]
+            self._bars.draw(drawn, self._done, self._total)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -246,6 +249,20 @@ class LogHandler(LogHandlerBase):
                 self._bars.stop()
         self.output.log.unlink(missing_ok=True)
         super().close()
+
+
+def _interval() -> float:
+    """Seconds between two lines of a job that works, in a log."""
+    text = os.environ.get("JUSTRL_PROGRESS_SECONDS", "60")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise WorkflowError(
+            f"JUSTRL_PROGRESS_SECONDS is {text!r}: set it to a number of seconds above 0, or not at all"
+        )
+    return seconds
 
 
 def _bars(stream: Any) -> "Bars | None":
@@ -272,18 +289,17 @@ class Bars:
         self._tasks: dict[int, Any] = {}
         self._all: Any = None
 
-    def draw(self, jobs: list[tuple[Job, str]], done: int, total: int) -> None:
-        """Draw the bars of these jobs, with a sentence each."""
+    def draw(self, jobs: list[tuple[Job, job_progress.HowFar | None, str]], done: int, total: int) -> None:
+        """Draw the bars of these jobs, with how far each is and a sentence."""
         bars = self._progress
         if self._all is None:
             bars.start()
             self._all = bars.add_task("jobs", total=total or None, says="")
-        for number in self._tasks.keys() - {job.number for job, _ in jobs}:
+        for number in self._tasks.keys() - {job.number for job, *_ in jobs}:
             bars.remove_task(self._tasks.pop(number))
         # The bar of all stands last.
         bars.remove_task(self._all)
-        for job, sentence in jobs:
-            far = job.how_far()
+        for job, far, sentence in jobs:
             if job.number not in self._tasks:
                 self._tasks[job.number] = bars.add_task(job.name[:WIDEST_NAME], total=None, says="")
             shown = {"completed": far.done, "total": far.total} if far else _by_time(job)

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from justrl.io import read_whole_lines
+from justrl.io import whole_lines
 
 # A line of tqdm: "sums 1/1:  45%|████▌     | 90/200 [00:03<00:04, 25.1answer/s, 600 tokens/s]".
 BAR = re.compile(r"([\d.]+[kMG]?)/([\d.]+[kMG]?) \[[\d:]+<([\d:]+|\?), *(.*?)\]\s*$")
 # What our own loops say every few steps: "mini: step 10/20, reward +0.5, ...", "step 100/300: loss 0.4, 20 s".
 STEP = re.compile(r"^(?:\S+: )?step (\d+)/(\d+)[,:] (.*)")
 THOUSANDS = {"k": 1e3, "M": 1e6, "G": 1e9}
-# Of a log, the last so many bytes: more than a line of progress.
-TAIL = 4096
-RECENT_STEPS = 50
+# Of a log and of metrics, the last so many bytes: more than a line of progress, and some dozens of steps. Both are read
+# twice a second, for weeks.
+TAIL, METRICS_TAIL = 4096, 65536
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ def of_training(metrics: Path, to_step: int) -> HowFar | None:
     """
     first = _previous_end(metrics, to_step)
     live = metrics.parents[2] / "work" / "metrics.jsonl"
-    rows = [row for row in read_whole_lines(live) if isinstance(row.get("step"), int)] if live.is_file() else []
+    rows = [row for row in whole_lines(_end_of(live, METRICS_TAIL)) if isinstance(row.get("step"), int)]
     rows = [row for row in rows if row["step"] <= to_step]
     if not rows or rows[-1]["step"] <= first:
         return None
     step, reward = rows[-1]["step"], rows[-1].get("reward_mean")
-    seconds = [row["step_seconds"] for row in rows[-RECENT_STEPS:] if isinstance(row.get("step_seconds"), int | float)]
+    seconds = [row["step_seconds"] for row in rows if isinstance(row.get("step_seconds"), int | float)]
     says = f"reward {reward:+.3f}" if isinstance(reward, int | float) else ""
     return HowFar(step, to_step, "step", says, (to_step - step) * median(seconds) if seconds else None)
 
@@ -54,18 +54,22 @@ def _previous_end(metrics: Path, to_step: int) -> int:
 
 def of_log(log: Path) -> HowFar | None:
     """How far a job is by the last line of progress in its log; None where there is none."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - TAIL))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return None
-    for line in reversed(re.split(r"[\r\n]", text)):
+    for line in reversed(re.split(r"[\r\n]", _end_of(log, TAIL))):
         if (found := BAR.search(line)) and _number(found[2]) > 1:
             return HowFar(_number(found[1]), _number(found[2]), says=found[4], seconds_left=_seconds(found[3]))
         if found := STEP.match(line):
             return HowFar(int(found[1]), int(found[2]), "step", found[3])
     return None
+
+
+def _end_of(path: Path, size: int) -> str:
+    """The last `size` bytes of a file as text; nothing where it is not there yet."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - size))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _number(text: str) -> int:

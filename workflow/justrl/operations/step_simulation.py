@@ -198,6 +198,11 @@ def simulate_levers(experiment: Experiment, hardware: Hardware, measured: str | 
         mean = costs.MEAN_RESPONSE * min(1.0, longest / costs.OF_AT_MOST)
         log, ran_on = (measured, experiment.hardware) if measured else planning.canary_record(experiment, name)
         factors = measured_factors(experiment, name, log, ran_on) if log and ran_on and ran_on.gpus else None
+        if measured and not factors:
+            raise UserError(
+                f"--measured {measured} corrects no step: its lines lack the times of rollouts and update, or "
+                "hardware.gpu, on which it was measured, is none; leave it out for the plain simulation"
+            )
         seconds = {}
         for lever, pulled in TABLE.items():
             time = simulate(recipe, hardware, shape, pulled, longest, mean)
