@@ -23,7 +23,7 @@ help:  ## List the targets.
 
 # With uv, which knows nothing of pip's settings; what it cannot get, pip may.
 .venv-inspect/.ready: envs/inspect.txt | .venv/.ready
-	@echo "Making .venv-inspect ($$(grep -c '==' $<) locked packages), which reads an exported log back in a test, once."
+	@echo "Making .venv-inspect ($$(grep -c '==' $<) locked packages), with what only tests need, once."
 	@$(ACTIVATE) && python -m venv .venv-inspect
 	@$(ACTIVATE) && uv pip install --quiet --python .venv-inspect/bin/python --require-hashes --no-deps -r $< \
 		|| .venv-inspect/bin/python -m pip install --quiet --no-compile --require-hashes --no-deps -r $<

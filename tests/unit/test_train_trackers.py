@@ -1,5 +1,6 @@
 """Who is told of each training step: TensorBoard, W&B and Trackio, on this machine alone."""
 
+import importlib.util
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from justrl.config import Hardware, load
+from justrl.config_files import ROOT
 from justrl.errors import UserError
 from justrl.io import read_jsonl
 from justrl.train import trackers
@@ -132,13 +134,28 @@ def test_wandb_without_a_key_is_one_sentence_before_the_first_step(tmp_path):
     )
 
 
-def test_trackio_gets_each_step_under_one_name_through_all_attempts(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    pytest.importorskip("trackio", reason="trackio is not installed here: pip install -e '.[trackio]'")
-    for done, steps in ((0, (1, 2)), (1, (2, 3))):
-        told = trackers.Trackers(request(tmp_path, "trackio"), done)
-        told.tell([row(step) for step in steps])
-        told.close()
+TWO_ATTEMPTS = """
+import sys; sys.path += sys.argv[2:]
+from pathlib import Path
+from test_train_trackers import request, row
+from justrl.train.trackers import Trackers
+for done, steps in ((0, (1, 2)), (1, (2, 3))):
+    told = Trackers(request(Path(sys.argv[1]), "trackio"), done)
+    told.tell([row(step) for step in steps])
+    told.close()
+"""
+
+
+def test_trackio_gets_each_step_under_one_name_through_all_attempts(tmp_path):
+    # The environment of what only tests need: this one's own packages go before those of it.
+    places = [str(path) for path in ROOT.glob(".venv-inspect/lib/python*/site-packages")]
+    if not places and not importlib.util.find_spec("trackio"):
+        pytest.skip("trackio is not installed here: make .venv-inspect/.ready")
+    environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}
+    places = [str(Path(__file__).parent), *sys.path, *places]
+    command = [sys.executable, "-c", TWO_ATTEMPTS, str(tmp_path), *places]
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     with sqlite3.connect(tmp_path / "trackio" / "justrl.db") as kept:
         rows = kept.execute("select run_name, step from metrics order by id").fetchall()
     assert len({name for name, _ in rows}) == 1
