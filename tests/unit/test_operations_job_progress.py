@@ -1,6 +1,7 @@
 """How far a job is, from the files that jobs write."""
 
 import json
+import os
 
 import pytest
 
@@ -45,20 +46,24 @@ def segment(run, step):
 def test_a_segment_of_training_is_as_far_as_its_live_metrics(tmp_path, monkeypatch):
     segment(tmp_path, 20)
     metrics = segment(tmp_path, 40)
-    assert job_progress.of_training(metrics, 40) is None
+    assert job_progress.of_training(metrics, 40, 0) is None
     live = tmp_path / "work" / "metrics.jsonl"
     live.parent.mkdir()
     rows = [{"step": step, "reward_mean": step / 100, "step_seconds": 2.0} for step in range(1, 26)]
     lines = [json.dumps(row) + "\n" for row in rows]
     live.write_text("".join(lines[:20]))
-    assert job_progress.of_training(metrics, 40) is None  # those are of the segment before
+    assert job_progress.of_training(metrics, 40, 0) is None  # those are of the segment before
     live.write_text("".join(lines) + '{"step": 26, "rew')
-    far = job_progress.of_training(metrics, 40)
+    os.utime(live, (1000, 1000))
+    far = job_progress.of_training(metrics, 40, 1000)
     assert (far.done, far.total, far.says, far.seconds_left) == (25, 40, "reward +0.250", 30.0)
     # Of thousands of steps only the end is read.
     monkeypatch.setattr(job_progress, "METRICS_TAIL", 200)
     live.write_text("x" * 10**6 + "\n" + "".join(lines))
-    assert job_progress.of_training(metrics, 40) == far
+    os.utime(live, (1000, 1000))
+    assert job_progress.of_training(metrics, 40, 1000) == far
+    # A step that takes long leaves less, and one that is stuck nothing.
+    assert [job_progress.of_training(metrics, 40, now).seconds_left for now in (1020, 2000)] == [10.0, 0.0]
 
 
 def test_what_a_job_says_is_read_once_and_without_its_progress(tmp_path):

@@ -83,7 +83,7 @@ class Job:
         """How far it is, where its files say so."""
         if self.rule == "train_segment":
             metrics = next(Path(file) for file in self.output if file.endswith("metrics.jsonl"))
-            return job_progress.of_training(metrics, int(metrics.parent.name))
+            return job_progress.of_training(metrics, int(metrics.parent.name), time.time())
         return job_progress.of_log(self.log) if self.log and not self.waits else None
 
     def seconds_left(self, far: job_progress.HowFar | None) -> float | None:

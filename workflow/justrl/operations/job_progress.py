@@ -29,10 +29,11 @@ class HowFar:
     seconds_left: float | None = None
 
 
-def of_training(metrics: Path, to_step: int) -> HowFar | None:
+def of_training(metrics: Path, to_step: int, now: float) -> HowFar | None:
     """How far a segment of training is: `metrics` is where its steps shall be published, beside the run's work folder.
 
-    None before its first step.
+    None before its first step. `now`, in seconds of the clock, is held against the last step's: one that takes long
+    leaves less, and in the end nothing that could be said.
     """
     first = _previous_end(metrics, to_step)
     live = metrics.parents[2] / "work" / "metrics.jsonl"
@@ -43,7 +44,9 @@ def of_training(metrics: Path, to_step: int) -> HowFar | None:
     step, reward = rows[-1]["step"], rows[-1].get("reward_mean")
     seconds = [row["step_seconds"] for row in rows if isinstance(row.get("step_seconds"), int | float)]
     says = f"reward {reward:+.3f}" if isinstance(reward, int | float) else ""
-    return HowFar(step, to_step, "step", says, (to_step - step) * median(seconds) if seconds else None)
+    since = max(0.0, now - live.stat().st_mtime)
+    left = max(0.0, (to_step - step) * median(seconds) - since) if seconds else None
+    return HowFar(step, to_step, "step", says, left)
 
 
 def _previous_end(metrics: Path, to_step: int) -> int:
