@@ -3,11 +3,16 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import justrl  # noqa: F401  sets how OpenMP waits, before a test imports torch
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# No example is ever too slow: a busy machine would fail it.
+hypothesis.settings.register_profile("justrl", deadline=None)
+hypothesis.settings.load_profile("justrl")
 
 
 @pytest.fixture(scope="session")

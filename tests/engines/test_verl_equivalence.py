@@ -30,7 +30,7 @@ pytestmark = pytest.mark.verl
 
 LOW, HIGH, DUAL = 0.2, 0.28, 10.0
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = settings(max_examples=60)
 
 
 def verl_actor_config(mini_batch: int = 4) -> FSDPActorConfig:

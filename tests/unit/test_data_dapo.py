@@ -114,7 +114,7 @@ def test_rows_chosen_are_the_references(rows: list[tuple[str | None, str | None]
     assert counts["unique"] <= counts["unique_exact"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(row_lists)
 def test_the_whole_command_agrees_with_the_reference(tmp_path_factory, rows) -> None:
     folder = tmp_path_factory.mktemp("dapo")
@@ -127,7 +127,6 @@ def test_the_whole_command_agrees_with_the_reference(tmp_path_factory, rows) -> 
     assert card == json.loads((folder / "data_card.json").read_text())
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.lists(st.none() | st.sampled_from(["", "a", "b", "三", "c" * 50]) | st.text(), max_size=9), max_size=5)
 )

@@ -47,7 +47,7 @@ def golds(folder: Path, form: str, answers: list, **options) -> list[str]:
 texts = st.sampled_from(GUESSED) | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(texts.filter(clean_gold), min_size=1, max_size=12), st.sampled_from(sorted(WRITERS)), st.integers(1, 5))
 @example(list(GUESSED), "csv", 3)
 @example(list(GUESSED), "jsonl", 3)

@@ -148,7 +148,7 @@ def test_tokens_are_drawn_with_the_models_probabilities(backend, tokenizer, temp
     assert chisquare(observed, expected).pvalue > 1e-3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     # Far enough apart that a tie is a tie on either side of the comparison.
     st.lists(st.integers(-40, 40).map(lambda tenths: tenths / 5), min_size=2, max_size=12),

@@ -130,7 +130,7 @@ def test_pass_at_k_by_hand(n, correct, k, expected):
 
 
 @given(binary_matrices)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pass_at_k_equals_its_definition(scores):
     curve = statistics.pass_at_k_curve(scores)
     for k, value in curve.items():
@@ -138,7 +138,7 @@ def test_pass_at_k_equals_its_definition(scores):
 
 
 @given(binary_matrices)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pass_at_k_rises_from_the_average_to_the_best(scores):
     values = list(statistics.pass_at_k_curve(scores).values())
     assert all(later >= earlier - 1e-12 for earlier, later in pairwise(values))

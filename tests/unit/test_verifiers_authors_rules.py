@@ -243,7 +243,7 @@ FRAGMENTS = "1 2 3 12 0.5 1.5 .5 x y ab x2 pi sqrt( ln( ( ) ) + - * / ** ! 2x 3(
 EXPRESSIONS = st.lists(st.sampled_from(FRAGMENTS.split()), min_size=1, max_size=9).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(EXPRESSIONS)
 def test_expressions_mean_what_sympys_parser_takes_them_for(text):
     """SymPy's parser evaluates its text, which is why the project does not use it; here the text is our own."""

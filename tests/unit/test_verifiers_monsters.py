@@ -116,7 +116,7 @@ SOUP = st.lists(PIECES, max_size=30).map("".join)
 
 
 @pytest.mark.timeout(240)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(SOUP | st.text(), st.sampled_from(GOLDS) | SOUP), min_size=1, max_size=8))
 def test_generated_monsters(graders, pairs):
     for before, after in (("", ""), ("\\boxed{", "}")):

@@ -181,7 +181,7 @@ class Reader:
         """Yield the hashes of all rows, each distinct text looked at once; `wrapper` counts how they were wrapped."""
         about_questions = DistinctTexts(self._about_question, _QUESTION_FACTS)
         about_golds = DistinctTexts(_about_gold, np.dtype([("gold", np.uint64)]))
-        for first, table in self._tables("reading"):
+        for first, table in self._tables("reading", [self.question, self.answer]):
             questions = tables.question_column(tables.take_column(table, self.question))
             golds = tables.answer_column(tables.take_column(table, self.answer), first + 1)
             facts = about_questions(questions)
@@ -192,7 +192,8 @@ class Reader:
 
     def rows(self, wanted: np.ndarray) -> Iterator[Batch]:
         """Yield the rows of a mask, in their order; nothing is read behind the last of them."""
-        for first, table in self._tables("writing", int(np.max(np.flatnonzero(wanted), initial=-1)) + 1):
+        columns = [self.question, self.answer] + (["data_source"] if self.has_source else [])
+        for first, table in self._tables("writing", columns, int(np.max(np.flatnonzero(wanted), initial=-1)) + 1):
             numbers = first + np.flatnonzero(wanted[first : first + table.num_rows])
             if not len(numbers):
                 continue
@@ -207,10 +208,9 @@ class Reader:
                 [str(name or "math") for name in names],
             )
 
-    def _tables(self, what: str, rows: int | None = None) -> Iterator[tuple[int, pa.Table]]:
+    def _tables(self, what: str, columns: Sequence[str], rows: int | None = None) -> Iterator[tuple[int, pa.Table]]:
         """Yield (number of its first row, table), with a progress bar, up to the one that holds row `rows` - 1."""
-        wanted = list(dict.fromkeys(name.split(".")[0] for name in (self.question, self.answer)))
-        wanted += ["data_source"] if self.has_source else []
+        wanted = list(dict.fromkeys(name.split(".")[0] for name in columns))
         total, first = tables.count_rows(self.files) if rows is None else rows, 0
         with tqdm(total=total, desc=what, unit=" rows", unit_scale=True, mininterval=1.0) as bar:
             for table in tables.stream_tables(self.files, wanted, self.batch_size):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def choose_rows(hashes: Iterable[Hashes], remove_duplicates: bool = True, remove
     """
     exact, normal, gold = (np.concatenate(parts) for parts in zip(*hashes, strict=True))
     rows = np.flatnonzero((normal != 0) & (gold != 0))
-    _, first, group = np.unique(normal[rows], return_index=True, return_inverse=True)
+    first, group = _groups(normal[rows])
     contradictory = np.zeros(len(first), bool)
     contradictory[group[gold[rows] != gold[rows][first][group]]] = True
 
@@ -60,6 +61,15 @@ def choose_rows(hashes: Iterable[Hashes], remove_duplicates: bool = True, remove
         "conflicting": int(contradictory.sum()),
     }
     return Choice(keep, shown, group_of_row, counts)
+
+
+def _groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of equal values one group: its first place, and each place's group, in the order of first appearance."""
+    # Arrow's hash table, where np.unique would sort.
+    group = pa.array(values).dictionary_encode().indices.to_numpy()
+    first = np.zeros(int(np.max(group, initial=-1)) + 1, np.int64)
+    first[group[::-1]] = np.arange(len(group))[::-1]
+    return first, group
 
 
 def question_hashes(question: str) -> tuple[int, int]:

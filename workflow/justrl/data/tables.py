@@ -207,7 +207,9 @@ def pick_column(found: Sequence[str], accepted: Sequence[str], asked: str | None
 def take_column(table: pa.Table, name: str) -> pa.Array:
     """Return a column of a table as one array; a dotted name reaches into structs."""
     first, *fields = name.split(".")
-    column = table.column(first).combine_chunks()
+    chunks = table.column(first)
+    # One chunk as it lies: putting it together would copy it.
+    column = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     for field in fields:

@@ -45,13 +45,12 @@ def final_boxed(text: str) -> str | None:
     This is how both the authors' training reward (`math_dapo.last_boxed_only_string`) and this function differ from
     `last_boxed`: a final box that is cut off is no answer.
     """
-    start = text.rfind(BOX)
-    if start < 0:
+    _, box, rest = text.rpartition(BOX)
+    if not box:
         return None
-    inside = start + len(BOX)
-    close = text.find("}", inside)
-    # Most answers hold no brace: two searches in C, where `balanced_end` makes an object of each brace.
-    if text.find("{", inside, close) < 0:
-        return text[inside:close] if close >= 0 else None
-    end = balanced_end(text, start)
-    return None if end is None else text[inside : end - 1]
+    # Most answers hold no brace: three searches in C, where `balanced_end` makes an object of each brace.
+    answer, closed, _ = rest.partition("}")
+    if "{" not in answer:
+        return answer if closed else None
+    end = balanced_end(box + rest, 0)
+    return None if end is None else rest[: end - 1 - len(box)]
