@@ -1,0 +1,108 @@
+"""Rows whose two sides run in this process: the reward, log-probabilities, cleaning."""
+
+import importlib.util
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from work import ROOT, Work
+
+from justrl.errors import UserError
+
+
+def reward() -> Work:
+    """The paper's reward on long completions, beside the function of verl 0.9.1 that the authors' script calls."""
+    from justrl import PaperVerifier
+
+    found = sorted(ROOT.glob(".venv-verl/lib/python*/site-packages/verl/utils/reward_score/math_dapo.py"))
+    if not found:
+        raise UserError("verl is not installed (`make verl-env`)")
+    # The file alone: the package around it imports torch and Ray, which have no part in this.
+    spec = importlib.util.spec_from_file_location("math_dapo", found[0])
+    assert spec is not None and spec.loader is not None
+    math_dapo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(math_dapo)
+    chance, verifier = random.Random(0), PaperVerifier()
+    answers = [chance.choice([str(chance.randrange(50))] * 4 + ["\\frac{1}{2}"]) for _ in range(500)]
+    pairs = [("so x = y " * 555 + f"\\boxed{{{answer}}}.", str(chance.randrange(50))) for answer in answers] * 20
+
+    def theirs() -> list[float]:
+        return [math_dapo.compute_score(text, gold, strict_box_verify=True)["score"] for text, gold in pairs]
+
+    return Work(
+        "reward, 10,000 completions of 5,000 characters",
+        "verl 0.9.1, strict",
+        lambda: [verifier.verify(text, gold) for text, gold in pairs],
+        theirs,
+        lambda one, other: one == other,
+        "three searches of 100 characters, one comparison",
+        target=2.0,
+    )
+
+
+def log_probabilities() -> Work:
+    """Log-probabilities and both gradients, beside whole logits."""
+    import torch
+
+    from justrl.train.reference.logprobs import chunked_log_probs
+
+    torch.manual_seed(0)
+    head, hidden = torch.nn.Linear(1536, 32_768, bias=False), torch.randn(512, 1536, requires_grad=True)
+    targets, weights = torch.randint(32_768, (512,)), torch.randn(512)
+
+    def gradients(log_probs: Any) -> list:
+        return [log_probs.detach(), *torch.autograd.grad((log_probs * weights).sum(), [hidden, head.weight])]
+
+    def whole() -> list:
+        return gradients(torch.log_softmax(head(hidden), dim=-1).gather(-1, targets[:, None]).squeeze(-1))
+
+    return Work(
+        "log-probabilities and gradients, 512 x 32,768 x 1,536",
+        "whole logits (torch)",
+        lambda: gradients(chunked_log_probs(hidden, head, targets, chunk_tokens=256)[0]),
+        whole,
+        lambda one, other: all(torch.allclose(a, b, atol=1e-3, rtol=1e-4) for a, b in zip(one, other, strict=True)),
+        "4 matrix products for 3: 0.75",
+        target=0.75,
+    )
+
+
+def cleaning() -> Work:
+    """Cleaning a file that repeats 17,917 questions a hundred times, beside a loop over its rows."""
+    import pyarrow.parquet as pq
+    from dapo_rows import write_file
+
+    from justrl.data.dapo import process_dapo_dataset, unwrap
+    from justrl.data.tables import clean_gold
+
+    folder = Path(tempfile.mkdtemp())
+    source = folder / "dapo.parquet"
+    write_file(source, 1_791_700, 17_917)
+
+    def ours() -> list[tuple[str, str]]:
+        process_dapo_dataset(source, folder)
+        rows = pq.read_table(folder / "train.parquet").to_pylist()
+        return [(row["extra_info"]["question"], row["reward_model"]["ground_truth"]) for row in rows]
+
+    def theirs() -> list[tuple[str, str]]:
+        golds: dict[str, set[str]] = {}
+        first: dict[str, tuple[str, str]] = {}
+        for batch in pq.ParquetFile(source).iter_batches(8192, columns=["prompt", "reward_model"]):
+            for row in batch.to_pylist():
+                question, gold = unwrap(row["prompt"][0]["content"]), clean_gold(row["reward_model"]["ground_truth"])
+                key = " ".join(question.split())
+                golds.setdefault(key, set()).add(gold)
+                first.setdefault(key, (question, gold))
+        return [pair for key, pair in first.items() if len(golds[key]) == 1]
+
+    return Work(
+        "cleaning 1,791,700 rows of DAPO's schema",
+        "a loop over the rows",
+        ours,
+        theirs,
+        lambda one, other: one == other,
+        "decoding the Parquet file once",
+        target=8.0,
+        rounds=3,
+    )

@@ -1,0 +1,75 @@
+"""What a row of `make bench` is, and how it is measured."""
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from justrl.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What a side made, where it measured itself: processor seconds, and the most extra memory in bytes (0: unknown).
+
+    For work in a process of its own, whose start is no part of it.
+    """
+
+    result: Any
+    seconds: float
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """Two ways to one result, each returning what it made (or a `Timed` of that).
+
+    `agree` compares what they returned; `floor` says what neither can go below; `target` is the ratio that is wanted.
+    At most `rounds` rounds are measured, where one takes long.
+    """
+
+    name: str
+    peer: str
+    ours: Callable[[], Any]
+    theirs: Callable[[], Any]
+    agree: Callable[[Any, Any], bool]
+    floor: str
+    target: float
+    rounds: int = 7
+
+
+def measure(work: Work, rounds: int) -> dict[str, Any]:
+    """Peer and ours in turns, after one of each whose results are compared.
+
+    Raises UserError: the two results differ.
+    """
+    if not work.agree(timed(work.ours).result, timed(work.theirs).result):
+        raise UserError(f"{work.name}: ours and {work.peer} made different results, so their times say nothing")
+    pairs = [(timed(work.theirs), timed(work.ours)) for _ in range(min(rounds, work.rounds))]
+    ratios = [theirs.seconds / ours.seconds for theirs, ours in pairs]
+    memory = [theirs.memory / ours.memory for theirs, ours in pairs if ours.memory]
+    return {
+        "peer_seconds": statistics.median(theirs.seconds for theirs, _ in pairs),
+        "our_seconds": statistics.median(ours.seconds for _, ours in pairs),
+        "ratio": statistics.median(ratios),
+        "least": min(ratios),
+        "greatest": max(ratios),
+        "memory_ratio": statistics.median(memory) if memory else None,
+    }
+
+
+def timed(call: Callable[[], Any]) -> Timed:
+    """What a call made, and its processor seconds: of all threads, and of the processes that it started and awaited."""
+    start = _processor_seconds()
+    made = call()
+    return made if isinstance(made, Timed) else Timed(made, _processor_seconds() - start)
+
+
+def _processor_seconds() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
