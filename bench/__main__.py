@@ -30,6 +30,7 @@ PART = re.compile(r"(<!-- measured: peers -->\n).*?(<!-- end -->)", re.S)
 WORKS = {
     "reward": rows_here.reward,
     "log_probabilities": rows_here.log_probabilities,
+    "entropies": rows_here.log_probabilities_and_entropies,
     "cleaning": rows_here.cleaning,
 }
 

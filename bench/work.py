@@ -44,18 +44,22 @@ class Work:
 
 
 def measure(work: Work, rounds: int) -> dict[str, Any]:
-    """Peer and ours in turns, after one of each whose results are compared.
+    """Peer and ours in turns; what the first turn made is compared.
 
     Raises UserError: the two results differ.
     """
-    if not work.agree(timed(work.ours).result, timed(work.theirs).result):
-        raise UserError(f"{work.name}: ours and {work.peer} made different results, so their times say nothing")
-    pairs = [(timed(work.theirs), timed(work.ours)) for _ in range(min(rounds, work.rounds))]
-    ratios = [theirs.seconds / ours.seconds for theirs, ours in pairs]
-    memory = [theirs.memory / ours.memory for theirs, ours in pairs if ours.memory]
+    pairs: list[tuple[float, float]] = []
+    memory = []
+    for number in range(min(rounds, work.rounds)):
+        theirs, ours = timed(work.theirs), timed(work.ours)
+        if not number and not work.agree(ours.result, theirs.result):
+            raise UserError(f"{work.name}: ours and {work.peer} made different results, so their times say nothing")
+        pairs.append((theirs.seconds, ours.seconds))
+        memory += [theirs.memory / ours.memory] if ours.memory else []
+    ratios = [theirs / ours for theirs, ours in pairs]
     return {
-        "peer_seconds": statistics.median(theirs.seconds for theirs, _ in pairs),
-        "our_seconds": statistics.median(ours.seconds for _, ours in pairs),
+        "peer_seconds": statistics.median(theirs for theirs, _ in pairs),
+        "our_seconds": statistics.median(ours for _, ours in pairs),
         "ratio": statistics.median(ratios),
         "least": min(ratios),
         "greatest": max(ratios),
@@ -68,6 +72,20 @@ def timed(call: Callable[[], Any]) -> Timed:
     start = _processor_seconds()
     made = call()
     return made if isinstance(made, Timed) else Timed(made, _processor_seconds() - start)
+
+
+def with_memory(call: Callable[[], Any]) -> Timed:
+    """`timed`, and the most resident memory that the call added to this process (Linux alone can say)."""
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far (proc(5))
+    before = _status("VmRSS")
+    made = timed(call)
+    return Timed(made.result, made.seconds, max(1, _status("VmHWM") - before))
+
+
+def _status(field: str) -> int:
+    """A size of this process in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) * 1024
 
 
 def _processor_seconds() -> float:

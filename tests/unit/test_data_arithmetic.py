@@ -110,6 +110,30 @@ SETTINGS = {
 }
 
 
+def test_a_batch_in_parts_is_the_same_batch_with_less_padding(tokenizer):
+    import random
+
+    chance = random.Random(3)
+    settings = SETTINGS | {"digits": 2}
+    examples = [warm_start.draw_example(settings, chance, DEFAULT_SUFFIX) for _ in range(30)]
+
+    def rows(encoded):
+        """Tokens and labels of each example without its padding."""
+        found = []
+        for input_ids, labels in encoded:
+            for ids, wanted in zip(input_ids.tolist(), labels.tolist(), strict=True):
+                end = max(place for place, label in enumerate(wanted) if label != -100) + 1
+                assert all(token == tokenizer.pad_token_id for token in ids[end:])
+                found.append((ids[:end], wanted[:end]))
+        return sorted(found)
+
+    whole = warm_start.encode_batch(tokenizer, examples, parts=1)
+    parts = warm_start.encode_batch(tokenizer, examples)
+    assert len(whole) == 1 and len(parts) == warm_start.PARTS
+    assert rows(whole) == rows(parts)
+    assert sum(ids.numel() for ids, _ in parts) < 0.9 * whole[0][0].numel()
+
+
 def test_the_warm_start_lowers_the_loss_and_saves_a_model_that_loads(tmp_path, capsys):
     import json
 

@@ -82,7 +82,8 @@ def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_vocabulary(in
 @pytest.mark.parametrize("chunk", [16, 1000])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_a_plain_linear_layer_gives_the_bits_of_any_other(monkeypatch, chunk, temperature):
-    """What autograd would compute through checkpoints, to the bit, so that a seed's results stay."""
+    """What autograd would compute through checkpoints; of several chunks, the products for the weight are summed up
+    within one another, so only their last bits are others."""
     torch.manual_seed(0)
     head, hidden = nn.Linear(WIDTH, VOCABULARY, bias=False), torch.randn(TOKENS, WIDTH, requires_grad=True)
     targets, weights = torch.randint(VOCABULARY, (TOKENS,)), torch.randn(TOKENS)
@@ -93,7 +94,9 @@ def test_a_plain_linear_layer_gives_the_bits_of_any_other(monkeypatch, chunk, te
         log_probs, entropy = chunked_log_probs(hidden, head, targets, **options)
         gradients = torch.autograd.grad((log_probs * weights).sum(), [hidden, head.weight])
         found.append((log_probs, entropy, *gradients))
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    same = [torch.equal(one, other) for one, other in zip(*found, strict=True)]
+    assert all(same) if chunk >= TOKENS else all(same[:3])
+    assert torch.allclose(found[0][3], found[1][3], rtol=1e-5, atol=1e-6)
 
 
 def test_a_layer_with_a_bias_or_a_hook_is_called_as_it_is(inputs):
@@ -115,7 +118,7 @@ class Work(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        self.products += function.overloadpacket is torch.ops.aten.mm
+        self.products += function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_)
         self.largest = max([self.largest, *(leaf.numel() for leaf in tree_leaves(result) if torch.is_tensor(leaf))])
         return result
 

@@ -35,6 +35,9 @@ SETTINGS = {
 # Whole prompts and solutions repeat these, so each is one token and a prompt is about 20 tokens long.
 PHRASES = ("\\boxed{", "\n\n", "What is ", " + ", " = ", "; ", ". ", "By columns: ", "At a glance:")
 
+PARTS = 4
+"""A batch is laid out in as many parts of like lengths: a third fewer tokens, all of them padding."""
+
 
 def worked_solution(a: int, b: int, rng: random.Random, slip_share: float, answer: str = " ") -> str:
     r"""Add column by column, then `answer` and `\boxed{}`; with `slip_share` chance one column is off by one."""
@@ -137,20 +140,28 @@ def draw_example(settings: dict, rng: random.Random, prompt_suffix: str) -> tupl
     return build_messages(question_text(a, b), prompt_suffix, separator), solution
 
 
-def encode_batch(tokenizer, examples: list[tuple[list[dict], str]]):
-    """Encode examples: `(input_ids, labels)`, both [batch, length], labels -100 but on the solution and its end."""
+def encode_batch(tokenizer, examples: list[tuple[list[dict], str]], parts: int = PARTS) -> list[tuple]:
+    """Encode examples, in parts of like lengths: `(input_ids, labels)` of each, both [examples, its length].
+
+    Labels are -100 but on the solution and its end. A part is padded on its own.
+    """
     import torch
 
     prompts, solutions = zip(*examples, strict=True)
     head_ids = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=False)
     tail_ids = tokenizer([s + tokenizer.eos_token for s in solutions], add_special_tokens=False)["input_ids"]
-    length = max(len(h) + len(t) for h, t in zip(head_ids, tail_ids, strict=True))
-    input_ids = torch.full((len(examples), length), tokenizer.pad_token_id)
-    labels = torch.full((len(examples), length), -100)
-    for row, (h, t) in enumerate(zip(head_ids, tail_ids, strict=True)):
-        input_ids[row, : len(h) + len(t)] = torch.tensor(h + t)
-        labels[row, len(h) : len(h) + len(t)] = torch.tensor(t)
-    return input_ids, labels
+    rows = sorted(zip(head_ids, tail_ids, strict=True), key=lambda row: len(row[0]) + len(row[1]))
+    size = -(-len(rows) // parts)
+    encoded = []
+    for part in (rows[start : start + size] for start in range(0, len(rows), size)):
+        length = max(len(head) + len(tail) for head, tail in part)
+        input_ids = torch.full((len(part), length), tokenizer.pad_token_id)
+        labels = torch.full((len(part), length), -100)
+        for row, (head, tail) in enumerate(part):
+            input_ids[row, : len(head) + len(tail)] = torch.tensor(head + tail)
+            labels[row, len(head) : len(head) + len(tail)] = torch.tensor(tail)
+        encoded.append((input_ids, labels))
+    return encoded
 
 
 def train_supervised(model, tokenizer, settings: dict, seed: int, prompt_suffix: str) -> float:
@@ -171,16 +182,21 @@ def train_supervised(model, tokenizer, settings: dict, seed: int, prompt_suffix:
     losses, began = [], time.monotonic()
     for step in range(steps):
         examples = [draw_example(settings, rng, prompt_suffix) for _ in range(settings["batch_size"])]
-        input_ids, labels = encode_batch(tokenizer, examples)
-        hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
-        wanted = labels[:, 1:] != -100
-        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][wanted]), labels[:, 1:][wanted])
+        encoded = encode_batch(tokenizer, examples)
+        tokens = sum(int((labels != -100).sum()) for _, labels in encoded)
         optimizer.zero_grad()
-        loss.backward()
+        loss = 0.0
+        for input_ids, labels in encoded:
+            hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+            wanted = labels[:, 1:] != -100
+            logits = model.lm_head(hidden[:, :-1][wanted])
+            part = torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="sum") / tokens
+            part.backward()
+            loss += part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        losses.append(loss.item())
+        losses.append(loss)
         if (step + 1) % max(1, steps // 10) == 0:
             print(f"step {step + 1}/{steps}: loss {losses[-1]:.3f}, {time.monotonic() - began:.0f} s", flush=True)
     tail = losses[-max(1, steps // 10) :]

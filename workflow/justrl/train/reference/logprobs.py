@@ -61,7 +61,7 @@ class _LinearLogProbs(torch.autograd.Function):
     The products are the four that any way of not keeping logits needs: forward, once more, and two for the gradients.
     Beside one chunk of logits, which becomes its own gradient in place, there is one buffer for the weight's gradient.
     Temporaries are small: what is computed from logits takes ROWS of them at a time, and what is added to the weight's
-    gradient BLOCK words of the vocabulary.
+    gradient in another precision BLOCK words of the vocabulary.
     """
 
     ROWS = 128
@@ -115,7 +115,9 @@ class _LinearLogProbs(torch.autograd.Function):
             if for_weight is None:
                 for_weight = torch.mm(slope.t(), inputs).to(weight.dtype)
                 continue
-            # A product, then a sum, which is what autograd does: to the bit where the vocabulary is one block.
+            if weight.dtype == dtype:
+                for_weight.addmm_(slope.t(), inputs)
+                continue
             blocks = zip(
                 for_weight.split(_LinearLogProbs.BLOCK), slope.split(_LinearLogProbs.BLOCK, dim=1), strict=True
             )
