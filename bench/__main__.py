@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import rows_here
+import rows_workflow
 from work import ROOT, measure
 
 from justrl.errors import UserError
@@ -32,6 +33,11 @@ WORKS = {
     "log_probabilities": rows_here.log_probabilities,
     "entropies": rows_here.log_probabilities_and_entropies,
     "cleaning": rows_here.cleaning,
+    "dry_run": rows_workflow.dry_run,
+    "dry_run_beside_bare": rows_workflow.dry_run_beside_bare,
+    "dry_run_of_many": rows_workflow.dry_run_of_many,
+    "nothing_to_do": rows_workflow.nothing_to_do,
+    "overhead": rows_workflow.overhead,
 }
 
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from justrl.errors import UserError
 
@@ -37,6 +38,7 @@ GPUS = {
 _FILLING = {"nvidia", "geforce", "sxm", "sxm4", "sxm5", "hbm3", "hbm3e"}
 
 
+@cache
 def find_gpu(name: str) -> Gpu:
     """Return the accelerator of that name, written as people and drivers do (`a800`, `NVIDIA H100 80GB HBM3`).
 
@@ -65,6 +67,7 @@ def same_kind(one: str, other: str) -> bool:
     return family.removesuffix("-pcie") == its.removesuffix("-pcie") and (None in (size, gb) or size == gb)
 
 
+@cache
 def _identify(name: str) -> tuple[str, int | None]:
     """A name as family and memory size in GB, None where it is left out."""
     words = [word for word in re.split(r"[\s_-]+", name.strip().lower()) if word not in _FILLING]

@@ -124,8 +124,8 @@ def segment_runtime_minutes(
     run, hardware = experiment.runs[name], experiment.hardware
     steps = steps or run.segment_steps
     writes = math.ceil(steps / hardware.save_every) + 1
-    seconds = STARTUP_SECONDS[run.engine] + steps * step * SLACK
-    seconds += writes * _save_seconds(experiment, name) + segment_warning_seconds(experiment, name, metrics_file)
+    save = _save_seconds(experiment, name)
+    seconds = STARTUP_SECONDS[run.engine] + steps * step * SLACK + writes * save + _warning_seconds(step, save)
     return math.ceil(seconds / 600) * 10
 
 
@@ -135,8 +135,11 @@ def segment_warning_seconds(experiment: Experiment, name: str, metrics_file: str
     A save happens between steps, so the warning leaves room for one slow step and two saves; at least two minutes.
     """
     step = expected_step_seconds(experiment, name, metrics_file).value
-    warning = math.ceil(SLACK * step + 2 * _save_seconds(experiment, name))
-    return min(LONGEST_WARNING, max(SHORTEST_WARNING, warning))
+    return _warning_seconds(step, _save_seconds(experiment, name))
+
+
+def _warning_seconds(step: float, save: float) -> int:
+    return min(LONGEST_WARNING, max(SHORTEST_WARNING, math.ceil(SLACK * step + 2 * save)))
 
 
 def generation_minutes(

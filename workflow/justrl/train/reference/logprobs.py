@@ -132,7 +132,7 @@ def chunked_log_probs(
     targets: Tensor,
     *,
     temperature: float = 1.0,
-    chunk_tokens: int = 1024,
+    chunk_tokens: int = 768,
     with_entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probability of each target token under `head(hidden) / temperature`, `chunk_tokens` rows of logits at a time.
@@ -178,7 +178,7 @@ class PolicyLogProbs(nn.Module):
     A module of its own, so that data-parallel training can wrap the whole forward pass.
     """
 
-    def __init__(self, model: "PreTrainedModel", temperature: float = 1.0, chunk_tokens: int = 1024):
+    def __init__(self, model: "PreTrainedModel", temperature: float = 1.0, chunk_tokens: int = 768):
         super().__init__()
         self.model: PreTrainedModel = model
         self.temperature = temperature
