@@ -7,6 +7,8 @@ not: a base that reinforcement learning improves in seconds instead of weeks.
 
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from justrl.data import stand_ins
@@ -164,10 +166,26 @@ def encode_batch(tokenizer, examples: list[tuple[list[dict], str]], parts: int =
     return encoded
 
 
-def train_supervised(model, tokenizer, settings: dict, seed: int, prompt_suffix: str) -> float:
-    """Train `model` on drawn examples by next-token prediction; return the mean loss of the last tenth of the steps.
+def _part_gradients(model, encoded: tuple) -> tuple:
+    """The summed loss of a part of a batch, and its gradients.
 
     Right padding needs no attention mask under a causal model: no token sees what follows it.
+    """
+    import torch
+
+    input_ids, labels = encoded
+    hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+    wanted = labels[:, 1:] != -100
+    logits = model.lm_head(hidden[:, :-1][wanted])
+    loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="sum")
+    return loss.item(), torch.autograd.grad(loss, list(model.parameters()))
+
+
+def train_supervised(model, tokenizer, settings: dict, seed: int, prompt_suffix: str, threads: int = 1) -> float:
+    """Train `model` on drawn examples by next-token prediction; return the mean loss of the last tenth of the steps.
+
+    A batch's parts are worked on side by side, each by one thread, and their gradients summed up in one order: so the
+    result does not depend on the number of threads.
     """
     import torch
 
@@ -180,25 +198,20 @@ def train_supervised(model, tokenizer, settings: dict, seed: int, prompt_suffix:
     )
     model.train()
     losses, began = [], time.monotonic()
-    for step in range(steps):
-        examples = [draw_example(settings, rng, prompt_suffix) for _ in range(settings["batch_size"])]
-        encoded = encode_batch(tokenizer, examples)
-        tokens = sum(int((labels != -100).sum()) for _, labels in encoded)
-        optimizer.zero_grad()
-        loss = 0.0
-        for input_ids, labels in encoded:
-            hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
-            wanted = labels[:, 1:] != -100
-            logits = model.lm_head(hidden[:, :-1][wanted])
-            part = torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="sum") / tokens
-            part.backward()
-            loss += part.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss)
-        if (step + 1) % max(1, steps // 10) == 0:
-            print(f"step {step + 1}/{steps}: loss {losses[-1]:.3f}, {time.monotonic() - began:.0f} s", flush=True)
+    with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as workers:
+        for step in range(steps):
+            examples = [draw_example(settings, rng, prompt_suffix) for _ in range(settings["batch_size"])]
+            encoded = encode_batch(tokenizer, examples)
+            tokens = sum(int((labels != -100).sum()) for _, labels in encoded)
+            sums, gradients = zip(*workers.map(partial(_part_gradients, model), encoded), strict=True)
+            for parameter, *parts in zip(model.parameters(), *gradients, strict=True):
+                parameter.grad = torch.stack(parts).sum(dim=0).div_(tokens)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(sum(sums) / tokens)
+            if (step + 1) % max(1, steps // 10) == 0:
+                print(f"step {step + 1}/{steps}: loss {losses[-1]:.3f}, {time.monotonic() - began:.0f} s", flush=True)
     tail = losses[-max(1, steps // 10) :]
     return sum(tail) / len(tail)
 
@@ -208,14 +221,14 @@ def make_model(settings: dict, seed: int, output: Path, threads: int, prompt_suf
     settings = check_settings(settings)
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     family = settings["family"]
     tokenizer = build_tokenizer(family, prompt_suffix)
     model = build_model(settings, tokenizer, seed)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"Qwen2 of {parameters:,} parameters, {len(tokenizer)} tokens, family {family}", flush=True)
-    loss = train_supervised(model, tokenizer, settings, seed, prompt_suffix)
+    loss = train_supervised(model, tokenizer, settings, seed, prompt_suffix, threads)
     with atomic_folder(output) as folder:
         model.save_pretrained(folder)
         stand_ins.save_tokenizer(tokenizer, stand_ins.FAMILIES[family], folder)
