@@ -29,8 +29,8 @@ from justrl.errors import UserError
 from justrl.io import read_json, write_json
 
 # Of Adam's first steps many are but a gradient's sign, and at a rate of 1e-6 a norm's weight moves by ten roundings.
-TOLERANCE = 0.02
-NORM_TOLERANCE = 1e-3
+TOLERANCE = 1e-3
+NORM_TOLERANCE = 1e-5
 TINY = {"hidden_size": 128, "intermediate_size": 256, "layers": 3, "heads": 4, "key_value_heads": 2}
 LARGE = {"hidden_size": 512, "intermediate_size": 1408, "layers": 8, "heads": 8, "key_value_heads": 2}
 
