@@ -17,6 +17,9 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, Cache
 from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging as transformers_logging
 
 from justrl.errors import UserError
@@ -275,7 +278,7 @@ class _Batch:
         With `shared` [rows], the ids are of prompts and it says which of them a row has.
         """
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        with _repeated_before_head(self.model, shared):
+        with _repeated_before_head(self.model, shared), _decoding_in_groups(self.model):
             output = self.model(
                 input_ids=ids,
                 attention_mask=mask,
@@ -308,6 +311,46 @@ def _repeated_before_head(model, index: torch.Tensor | None) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+def _grouped_attention(module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask, *rest, **options):
+    """transformers' attention by torch's fused kernel, but a single token's query heads share their keys and values.
+
+    transformers copies the whole cache of each layer as often as query heads share a key, for every token. Here the
+    heads that share one are so many queries of it: the same sums, whose last bit may be another.
+    """
+    rows, heads, new, width = query.shape
+    key_heads = key.shape[1]
+    if new > 1 or heads == key_heads or rest:
+        return sdpa_attention_forward(module, query, key, value, mask, *rest, **options)
+    output = torch.nn.functional.scaled_dot_product_attention(
+        query.reshape(rows, key_heads, heads // key_heads, width),
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=options.get("dropout", 0.0),
+        scale=options.get("scaling"),
+    )
+    return output.reshape(rows, 1, heads, width), None
+
+
+_GROUPED = "justrl_grouped"
+ALL_ATTENTION_FUNCTIONS.register(_GROUPED, _grouped_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(_GROUPED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
+@contextmanager
+def _decoding_in_groups(model) -> Iterator[None]:
+    """Within it, a model that uses torch's fused attention uses it as `_grouped_attention` does."""
+    before = model.config._attn_implementation
+    if before != "sdpa":
+        yield
+        return
+    model.config._attn_implementation = _GROUPED
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
 
 
 def choose_tokens(
