@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import rows_here
+import step_rows
 from work import ROOT, measure
 
 from justrl.errors import UserError
@@ -31,6 +32,9 @@ WORKS = {
     "reward": rows_here.reward,
     "log_probabilities": rows_here.log_probabilities,
     "cleaning": rows_here.cleaning,
+    "grpo_step_tiny": step_rows.tiny,
+    "grpo_step_tiny_ragged": step_rows.ragged,
+    "grpo_step_39m": step_rows.large,
 }
 
 

@@ -164,6 +164,8 @@ class _RoomyLayer(DynamicLayer):
     """
 
     ROOM = 32
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, config: Any = None):
         super().__init__(config)
