@@ -29,6 +29,12 @@ help:  ## List the targets.
 		|| .venv-inspect/bin/python -m pip install --quiet --no-compile --require-hashes --no-deps -r $<
 	@touch $@
 
+# Only what is measured needs it, no test does. mini's uv installs it.
+.venv-trl/.ready: envs/trl.txt envs/install.sh pyproject.toml | .venv/.ready
+	@echo "Making .venv-trl (torch, then $$(grep -c '==' $<) locked packages), which only the bench needs, once."
+	@$(ACTIVATE) && $(INSTALL) .venv-trl $<
+	@touch $@
+
 mini: .venv/.ready  ## Run the mini experiment on this machine's CPU and write its report.
 	@$(ACTIVATE) && snakemake --profile mini
 	@$(ACTIVATE) && if [ ! results/mini/report.html -nt results/mini/provenance.html ]; then \
@@ -39,7 +45,7 @@ mini: .venv/.ready  ## Run the mini experiment on this machine's CPU and write i
 	@echo "tables   results/mini/comparison/mini.md"
 	@echo "report   results/mini/report.html"
 
-bench: .venv/.ready .venv-verl/.ready  ## Measure speeds beside their peers; writes the table of docs/measured.md.
+bench: .venv/.ready .venv-verl/.ready .venv-trl/.ready  ## Measure speeds beside their peers; writes the table of docs/measured.md.
 	$(ACTIVATE) && OMP_NUM_THREADS=1 python bench
 
 lint: .venv/.ready  ## Check format, style and types of Python and Snakemake code.

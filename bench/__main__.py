@@ -20,6 +20,7 @@ from typing import Any
 
 import rows_here
 import rows_workflow
+import step_rows
 from work import ROOT, measure
 
 from justrl.errors import UserError
@@ -38,6 +39,9 @@ WORKS = {
     "dry_run_of_many": rows_workflow.dry_run_of_many,
     "nothing_to_do": rows_workflow.nothing_to_do,
     "overhead": rows_workflow.overhead,
+    "grpo_step_tiny": step_rows.tiny,
+    "grpo_step_tiny_ragged": step_rows.ragged,
+    "grpo_step_39m": step_rows.large,
 }
 
 

@@ -41,5 +41,7 @@ for project in "$@"; do install --no-deps --no-build-isolation "$project"; done
 install --no-deps --no-build-isolation --editable .
 # What nearly every job imports is compiled now, by importing it, side by side.
 "$python" -c "import transformers.models.qwen2.modeling_qwen2" &
-"$python" -c "import snakemake.cli, pandas, pyarrow.parquet, matplotlib.pyplot, scipy.stats"
+if grep -q '^snakemake==' "$lock"; then
+    "$python" -c "import snakemake.cli, pandas, pyarrow.parquet, matplotlib.pyplot, scipy.stats"
+fi
 wait $!

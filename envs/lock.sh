@@ -1,7 +1,7 @@
 #!/bin/sh
-# Write the five locks anew from their .in files; what is pinned in them stays as it is unless a file asks otherwise.
-# PIP_FIND_LINKS must name a folder with torch's CPU build, or mini and verl-cpu get CUDA's packages, which torch's other
-# build asks for. torch itself is in no lock but in files of its own, each build by its hashes (install.sh says which when).
+# Write the six locks anew from their .in files; what is pinned in them stays as it is unless a file asks otherwise.
+# PIP_FIND_LINKS must name a folder with torch's CPU build, or mini, verl-cpu and trl get CUDA's packages, which torch's
+# other build asks for. torch itself is in no lock but in files of its own, each build by its hashes (install.sh says which when).
 set -eu
 cd "$(dirname "$0")"
 : "${PIP_FIND_LINKS:?a folder with the CPU build of torch}"
@@ -15,6 +15,8 @@ lock() {
 
 lock mini --find-links "$PIP_FIND_LINKS"
 lock inspect
+# With what mini has, so that the two engines of the bench differ in themselves alone.
+lock trl --find-links "$PIP_FIND_LINKS" --constraint mini.txt
 lock verl-cpu --find-links "$PIP_FIND_LINKS" --override overrides.txt
 lock gpu --override overrides-gpu.txt --python-platform x86_64-manylinux_2_28
 lock gpu-cu12 --override overrides-gpu-cu12.txt --python-platform x86_64-manylinux_2_28

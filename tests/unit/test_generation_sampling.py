@@ -293,3 +293,52 @@ def test_where_vllm_is_absent_the_environment_that_has_it_is_named():
         return
     with pytest.raises(UserError, match=r"make gpu-env.*make verl-env"):
         require_backend("vllm")
+
+
+def test_rows_of_one_prompt_are_sampled_as_each_on_its_own(backend, tokenizer):
+    prompts = [tokenizer.encode(text) for text in ("What is 1 + 1?", "Find $x$ and the number of ways.")]
+    requests = [
+        SamplingRequest(str(i), prompts[i % 2], (5, i), Sampling(1.0, 1.0, -1, 8, (), log_probs=True)) for i in range(6)
+    ]
+    together, alone = run(backend, requests, 6), run(backend, requests, 1)
+    for name, answer in together.items():
+        assert answer.token_ids == alone[name].token_ids
+        assert answer.log_probs == pytest.approx(alone[name].log_probs, abs=1e-9)
+
+
+def test_a_cache_that_grows_beyond_its_room_holds_what_a_concatenated_one_does():
+    from transformers import DynamicCache
+
+    from justrl.generation.transformers_backend import _RoomyLayer
+
+    ours, theirs = _RoomyLayer(), DynamicCache()
+    for number in range(3 * _RoomyLayer.ROOM):
+        keys, values = torch.full((2, 1, 1, 4), float(number)), torch.full((2, 1, 1, 4), -float(number))
+        held, wanted = ours.update(keys, values), theirs.update(keys, values, 0)
+        assert all(map(torch.equal, held, wanted))
+        if number == 40:  # a row leaves
+            ours.batch_select_indices(torch.tensor([1, 0]))
+            theirs.batch_select_indices(torch.tensor([1, 0]))
+
+
+def test_query_heads_in_groups_attend_as_apart():
+    from types import SimpleNamespace
+
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    from justrl.generation.transformers_backend import _grouped_attention
+
+    torch.manual_seed(0)
+    module = SimpleNamespace(num_key_value_groups=3, is_causal=True)
+    query = torch.randn(2, 6, 1, 8, dtype=torch.float64)
+    keys, values = torch.randn(2, 2, 2, 5, 8, dtype=torch.float64)
+    for mask in (None, torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]).bool()[:, None, None]):
+        arguments = (module, query, keys, values, mask)
+        ours = _grouped_attention(*arguments, scaling=0.3)[0]
+        assert torch.allclose(ours, sdpa_attention_forward(*arguments, scaling=0.3)[0], atol=1e-12)
+
+
+def test_a_model_has_its_own_attention_again_after_a_step(backend, tokenizer):
+    before = backend.model.config._attn_implementation
+    run(backend, some_requests(tokenizer, 2, Sampling(1.0, 1.0, -1, 3, ())), 2)
+    assert backend.model.config._attn_implementation == before == "sdpa"

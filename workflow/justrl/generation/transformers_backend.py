@@ -8,13 +8,18 @@ number or a filter's edge.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, Cache
+from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging as transformers_logging
 
 from justrl.errors import UserError
@@ -152,6 +157,47 @@ class _Row:
         self.finished = self.stopped or len(self.tokens) >= sampling.max_tokens
 
 
+class _RoomyLayer(DynamicLayer):
+    """One layer's keys and values, each [rows, heads, length, width], with room for tokens to come.
+
+    To make a new tensor for each token would copy the whole cache each time.
+    """
+
+    ROOM = 32
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, config: Any = None):
+        super().__init__(config)
+        self._rooms: tuple[torch.Tensor, ...] = ()
+        self._views: tuple[torch.Tensor, ...] = ()
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        """Append keys and values, and return all of them: views of what has room."""
+        length, new = self.get_seq_length(), key_states.shape[-2]
+        if not length:
+            return super().update(key_states, value_states, *args, **kwargs)
+        # Whoever replaced `keys` and `values` (rows left or joined) has left the rooms behind.
+        mine = len(self._views) == 2 and self._views[0] is self.keys and self._views[1] is self.values
+        if not mine or length + new > self._rooms[0].shape[-2]:
+            self._rooms = tuple(self._moved(old, length + new) for old in (self.keys, self.values))
+        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
+            room[:, :, length : length + new] = states
+        self.keys, self.values = self._views = tuple(room[:, :, : length + new] for room in self._rooms)
+        return self.keys, self.values
+
+    def _moved(self, old: torch.Tensor, needed: int) -> torch.Tensor:
+        """A copy of keys or values in a tensor that has `needed` places and as many to spare as ROOM says."""
+        rows, heads, length, width = old.shape
+        room = old.new_empty((rows, heads, needed + self.ROOM - 1, width))
+        room[:, :, :length] = old
+        return room
+
+
+def _empty_cache() -> Cache:
+    return Cache(layer_class_to_replicate=_RoomyLayer)
+
+
 class _Batch:
     """Rows that are decoded together, their KV cache (left-padded) and its mask [rows, length].
 
@@ -164,18 +210,27 @@ class _Batch:
         self.device = device
         self.rows: list[_Row] = []
         self.unfinished = 0
-        self.cache = DynamicCache()
+        self.cache = _empty_cache()
         self.mask = torch.zeros((0, 0), dtype=torch.long, device=device)
 
     def add(self, rows: list[_Row]) -> list[_Row]:
-        """Prefill new rows on their own, join them to the batch, and return those that ended with their first token."""
-        longest = max(len(row.request.prompt_token_ids) for row in rows)
-        padding = [longest - len(row.request.prompt_token_ids) for row in rows]
+        """Prefill new rows on their own, join them to the batch, and return those that ended with their first token.
+
+        Rows of one prompt share its pass up to the output layer.
+        """
+        places: dict[tuple[int, ...], int] = {}
+        shared = [places.setdefault(tuple(row.request.prompt_token_ids), len(places)) for row in rows]
+        longest = max(map(len, places))
+        padding = [longest - len(prompt) for prompt in places]
         # Any id will do as padding: the mask hides it.
-        ids = [[0] * pad + list(row.request.prompt_token_ids) for pad, row in zip(padding, rows, strict=True)]
+        ids = [[0] * pad + list(prompt) for pad, prompt in zip(padding, places, strict=True)]
         mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding], device=self.device)
-        cache = DynamicCache()
-        ended = self._forward(rows, torch.tensor(ids, device=self.device), mask, cache)
+        cache = _empty_cache()
+        index = torch.tensor(shared, device=self.device) if len(places) < len(rows) else None
+        ended = self._forward(rows, torch.tensor(ids, device=self.device), mask, cache, index)
+        if index is not None:
+            mask = mask[index]
+            cache.batch_select_indices(index)
         self._remove_finished()
         self.unfinished += len(rows) - len(ended)
         if not self.rows:
@@ -212,17 +267,28 @@ class _Batch:
         self.mask = self.mask[indices]
         self.cache.batch_select_indices(indices)
 
-    def _forward(self, rows: list[_Row], ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> list[_Row]:
-        """Run the model on ids [rows, new], which lengthens the cache, and give each row the token chosen for it."""
+    def _forward(
+        self,
+        rows: list[_Row],
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        cache: Cache,
+        shared: torch.Tensor | None = None,
+    ) -> list[_Row]:
+        """Run the model on ids [rows, new], which lengthens the cache, and give each row the token chosen for it.
+
+        With `shared` [rows], the ids are of prompts and it says which of them a row has.
+        """
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        output = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with _repeated_before_head(self.model, shared), _decoding_in_groups(self.model):
+            output = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         chosen = choose_tokens(output.logits[:, -1], [row.request.sampling for row in rows], rows)
         ended: list[_Row] = []
         for row, token, log_prob in zip(rows, *chosen, strict=True):
@@ -231,6 +297,62 @@ class _Batch:
                 if row.finished:
                     ended.append(row)
         return ended
+
+
+@contextmanager
+def _repeated_before_head(model, index: torch.Tensor | None) -> Iterator[None]:
+    """Within it, the output layer gets the states of `index` (of its input's first dimension); None: as they are.
+
+    So its product has as many rows as without sharing: with few, another kernel may round otherwise.
+    """
+    if index is None:
+        yield
+        return
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, states: (states[0][index],))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _grouped_attention(module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask, *rest, **options):
+    """transformers' attention by torch's fused kernel, but a single token's query heads share their keys and values.
+
+    transformers copies the whole cache of each layer as often as query heads share a key, for every token. Here the
+    heads that share one are so many queries of it: the same sums, whose last bit may be another.
+    """
+    rows, heads, new, width = query.shape
+    key_heads = key.shape[1]
+    if new > 1 or heads == key_heads or rest:
+        return sdpa_attention_forward(module, query, key, value, mask, *rest, **options)
+    output = torch.nn.functional.scaled_dot_product_attention(
+        query.reshape(rows, key_heads, heads // key_heads, width),
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=options.get("dropout", 0.0),
+        scale=options.get("scaling"),
+    )
+    return output.reshape(rows, 1, heads, width), None
+
+
+_GROUPED = "justrl_grouped"
+ALL_ATTENTION_FUNCTIONS.register(_GROUPED, _grouped_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(_GROUPED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
+@contextmanager
+def _decoding_in_groups(model) -> Iterator[None]:
+    """Within it, a model that uses torch's fused attention uses it as `_grouped_attention` does."""
+    before = model.config._attn_implementation
+    if before != "sdpa":
+        yield
+        return
+    model.config._attn_implementation = _GROUPED
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
 
 
 def choose_tokens(

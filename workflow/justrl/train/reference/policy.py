@@ -40,6 +40,8 @@ def make_deterministic(threads: int | None, device: str) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # A few CUDA kernels have no deterministic version; there it warns, on CPU nothing is left to chance.
     torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
+    # It would also fill every tensor that is made without values; here all are written before they are read.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.manual_seed(0)
 
 

@@ -1,0 +1,81 @@
+"""GRPO steps by the reference engine, in a process as TRL's: python bench/our_step.py PROBLEM.
+
+PROBLEM is as for trl_step.py. Written into it: `ours.json`, the cost of each step after the first, and of each the
+tokens that it sampled and the updates that it made.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from step_probe import Probe, reward
+
+from justrl.config import Recipe, read_part
+from justrl.generation.base import Completed, Sampling, SamplingRequest
+from justrl.io import read_json, write_json
+from justrl.train.reference.policy import load_model, make_deterministic, make_optimizer
+from justrl.train.reference.rollout import TransformersRollouts, rollout_sampling
+from justrl.train.reference.step import GRPOTrainer, RolloutBatch
+
+
+class Engine:
+    """Policy, sampler and trainer, as the training loop puts them together."""
+
+    def __init__(self, folder: Path):
+        self.problem = read_json(folder / "problem.json")
+        self.recipe = read_part(Recipe, self.problem["recipe"], "the recipe")
+        make_deterministic(self.problem["threads"], "cpu")
+        self.model, tokenizer = load_model(folder / "model", "cpu", gradient_checkpointing=False)
+        self.sampling = rollout_sampling(self.problem["tokens"], 1.0, 1.0, -1, self.problem["stop"])
+        self.rollouts = TransformersRollouts(self.model, tokenizer, self.sampling)
+        self.optimizer = make_optimizer(self.model, self.recipe)
+        self.trainer = GRPOTrainer(self.model, self.optimizer, self.recipe)
+
+    def sample(self, step: int) -> list[Completed]:
+        """A group's responses side by side; where the problem names lengths, each exactly as long as it says."""
+        group = self.problem["group"]
+        slots = [(slot, sample) for slot in range(len(self.problem["prompts"])) for sample in range(group)]
+        prompts = [self.problem["prompts"][slot] for slot, _ in slots]
+        seeds = [(self.problem["seed"], step, slot, sample) for slot, sample in slots]
+        if not self.problem["lengths"]:
+            return self.rollouts.generate(prompts, seeds)
+        return self.sample_lengths(prompts, seeds, self.problem["lengths"][step])
+
+    def sample_lengths(self, prompts: list[list[int]], seeds: list, lengths: list[int]) -> list[Completed]:
+        """As `TransformersRollouts.generate`, but rows end where they are told."""
+        requests = [
+            SamplingRequest(str(row), prompt, seed, Sampling(1.0, 1.0, -1, length, (), log_probs=True))
+            for row, (prompt, seed, length) in enumerate(zip(prompts, seeds, lengths, strict=True))
+        ]
+        self.model.eval()
+        return sorted(self.rollouts._backend.generate(requests), key=lambda answer: int(answer.id))
+
+    def step(self, number: int) -> dict:
+        """Sample, reward, train."""
+        answers, group = self.sample(number), self.problem["group"]
+        responses = [list(answer.token_ids) for answer in answers]
+        prompts = [prompt for prompt in self.problem["prompts"] for _ in range(group)]
+        rewards = torch.tensor([reward(response) for response in responses]).view(-1, group)
+        batch = RolloutBatch(prompts, responses, rewards, [answer.log_probs for answer in answers])
+        before = self.updates()
+        metrics = self.trainer.train_step(batch)
+        return {"tokens": sum(map(len, responses)), "updates": self.updates() - before, "loss": metrics["policy_loss"]}
+
+    def updates(self) -> int:
+        """Updates that the optimizer has made."""
+        return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
+
+
+def main(folder: Path) -> None:
+    """Train, and write down what happened."""
+    engine, probe = Engine(folder), Probe()
+    steps = [engine.step(0)]
+    for number in range(1, 1 + engine.problem["timed"]):
+        probe.start()
+        steps.append(engine.step(number))
+        probe.stop()
+    write_json(folder / "ours.json", {"seconds": probe.seconds, "memory": probe.memory, "steps": steps})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

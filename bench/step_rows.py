@@ -1,0 +1,236 @@
+"""Rows of one whole GRPO step, sampling included, beside TRL 1.16's GRPOTrainer, each side in a process of its own.
+
+Both have the same weights, questions, reward and hyperparameters, float32 and four updates from one generation, whose
+old log-probabilities are computed before the first. Where TRL differs:
+
+1. It shuffles the sequences of a step before it cuts them into mini-batches; here a mini-batch is of whole groups.
+2. It divides a mini-batch's loss by the mean number of tokens of the four; here by its own.
+3. It adds 1e-4 to a group's deviation; here 1e-6. Its dual clip is `delta`, set to the recipe's.
+4. Biases and norms have no weight decay; here, as in verl, all parameters have.
+
+Both results are one where training on what TRL sampled (its order, its advantages, scaled for 2; its weight decay)
+moves the weights as TRL did: within TOLERANCE of the whole movement's length, with the same mean norm of the gradients,
+which Adam's division hides. Each side samples for itself when it is timed, as many tokens in as many updates.
+
+The floor of the tiny step is 49 GFLOP of matrix products for the updates and the old log-probabilities and 7 for the
+sampled tokens: 0.7 of our 1.6 s on a core of 85 GFLOP/s, and TRL needs them too. Most of the rest is the model's
+element-wise code and attention, the same on both sides. TRL also reads a prompt once for each of its samples, puts
+prompts through the output layer, and copies its cache at each token. What is left for us is the prompt's part of the
+passes over whole sequences, a third of their tokens here, which a group could share if gradients might be added up in
+another order.
+"""
+
+import functools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from work import ROOT, Timed, Work
+
+from justrl.config import load
+from justrl.errors import UserError
+from justrl.io import read_json, write_json
+
+# 2e-5 and 3e-8 were measured; a mini-batch in another place, or scaled by its own tokens, is far beyond them.
+TOLERANCE = 1e-3
+NORM_TOLERANCE = 1e-5
+TINY = {"hidden_size": 128, "intermediate_size": 256, "layers": 3, "heads": 4, "key_value_heads": 2}
+LARGE = {"hidden_size": 512, "intermediate_size": 1408, "layers": 8, "heads": 8, "key_value_heads": 2}
+
+
+def tiny() -> Work:
+    """The mini experiment's shape and batch; no response ends before its last token."""
+    folder = make_problem(TINY, prompts=32, timed=5)
+    return row("GRPO step, 0.4 M parameters, 256 x 32 tokens", folder)
+
+
+def ragged() -> Work:
+    """The same with one token in 16 an end: responses of 1 to 32 tokens, ours told to be as long as TRL's."""
+    folder = make_problem(TINY, prompts=32, timed=5, stop_every=16)
+    steps = run_trl(folder)["steps"]
+    lengths = [[len(x) for part in step["mini_batches"] for x in part["completions"]] for step in steps]
+    write_json(folder / "problem.json", read_json(folder / "problem.json") | {"lengths": lengths})
+    return row("GRPO step, 0.4 M parameters, 256 ragged responses", folder)
+
+
+def large() -> Work:
+    """A model of about 39 million parameters with a vocabulary of 32,768."""
+    folder = make_problem(LARGE, prompts=4, timed=3, vocabulary=32_768)
+    return row("GRPO step, 39 M parameters, 32 x 32 tokens", folder)
+
+
+def row(name: str, folder: Path) -> Work:
+    """Ours and TRL on the problem in a folder."""
+    return Work(
+        name,
+        "TRL 1.16, GRPOTrainer",
+        functools.partial(side, functools.partial(run_ours, folder)),
+        functools.partial(side, functools.partial(run_trl, folder)),
+        functools.partial(agree, folder),
+        "the same matrix products",
+        target=1.6,
+        rounds=5,
+    )
+
+
+def make_problem(
+    shape: dict[str, int], *, prompts: int, timed: int, stop_every: int = 0, vocabulary: int | None = None
+) -> Path:
+    """A folder with a random model, its tokenizer, questions and settings; the reader is trl_step.py or our_step.py.
+
+    Args:
+        shape: of the model, in the words of the mini experiment.
+        prompts: questions a step, in four mini-batches.
+        timed: steps measured, after one that is not.
+        stop_every: of this many tokens one ends a response; 0: none can.
+        vocabulary: rows of the embedding, if not as many as the tokenizer's tokens.
+    """
+    import random
+
+    from justrl.data import stand_ins, warm_start
+    from justrl.data.arithmetic import question_text
+    from justrl.data.messages import DEFAULT_SUFFIX, build_messages
+
+    folder, chance = Path(tempfile.mkdtemp()), random.Random(0)
+    family = "deepseek" if vocabulary is None else "nemotron"
+    tokenizer = warm_start.build_tokenizer(family, DEFAULT_SUFFIX)
+    model = warm_start.build_model(shape | {"family": family, "context_length": 8192}, tokenizer, seed=0)
+    if vocabulary:
+        model.resize_token_embeddings(vocabulary, mean_resizing=False)
+    model.save_pretrained(folder / "model")
+    stand_ins.save_tokenizer(tokenizer, stand_ins.FAMILIES[family], folder / "model")
+    sums = [warm_start.draw_training_sum(chance.choice((2, 3)), chance) for _ in range(prompts)]
+    messages = [build_messages(question_text(*pair)) for pair in sums]
+    size, group = model.config.vocab_size, 8
+    recipe = (
+        load([ROOT / "mini/experiment.yaml"])
+        .runs["mini"]
+        .recipe.model_copy(
+            update={
+                "prompts_per_step": prompts,
+                "mini_batch_prompts": prompts // 4,
+                "rollouts_per_prompt": group,
+                "learning_rate": 1e-6,
+                "max_response_length": 32,
+            }
+        )
+    )
+    problem = {
+        "messages": messages,
+        "prompts": tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False),
+        "lengths": None,
+        "stop": list(range(0, size, stop_every)) if stop_every else [size],
+        "tokens": 32,
+        "group": group,
+        "mini_batch_prompts": prompts // 4,
+        "timed": timed,
+        "seed": 1,
+        "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or None,
+        "clip": [recipe.clip_ratio_low, recipe.clip_ratio_high],
+        "dual_clip": recipe.clip_ratio_c,
+        "learning_rate": recipe.learning_rate,
+        "weight_decay": recipe.weight_decay,
+        "adam_betas": list(recipe.adam_betas),
+        "gradient_clip": recipe.gradient_clip,
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    write_json(folder / "problem.json", problem)
+    return folder
+
+
+def run_ours(folder: Path) -> dict[str, Any]:
+    """Our steps on the problem in a folder; see our_step.py."""
+    run([sys.executable, str(ROOT / "bench/our_step.py"), str(folder)])
+    return read_json(folder / "ours.json")
+
+
+def run_trl(folder: Path) -> dict[str, Any]:
+    """TRL's steps on it; see trl_step.py.
+
+    Raises UserError: TRL is not installed.
+    """
+    python = ROOT / ".venv-trl/bin/python"
+    if not python.is_file():
+        raise UserError("TRL is not installed (`make .venv-trl/.ready`)")
+    run([str(python), str(ROOT / "bench/trl_step.py"), str(folder)])
+    return read_json(folder / "trl.json")
+
+
+def run(command: list[str]) -> None:
+    """Run one side to its end.
+
+    Raises UserError: it failed; with the last line that it said.
+    """
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{Path(command[1]).name}: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
+
+
+def side(call) -> Timed:
+    """The median step of one side, and its most memory."""
+    made = call()
+    return Timed(made["steps"], statistics.median(made["seconds"]), max(made["memory"]))
+
+
+def agree(folder: Path, ours: list[dict], theirs: list[dict]) -> bool:
+    """Whether both sampled and updated equally often, and our update on TRL's first batch is TRL's."""
+    counts = [(step["tokens"], step["updates"]) for step in ours]
+    peers = [
+        (sum(len(x) for part in step["mini_batches"] for x in part["completions"]), len(step["mini_batches"]))
+        for step in theirs
+    ]
+    difference, norms = replay(folder, theirs[0])
+    return counts == peers and difference < TOLERANCE and norms < NORM_TOLERANCE
+
+
+def replay(folder: Path, step: dict) -> tuple[float, float]:
+    """Train on TRL's batch as TRL did; how far from its result that ends.
+
+    Returns:
+        the distance of the weights from TRL's over the length of TRL's movement, and the relative difference of the
+        mean norm of a gradient.
+    """
+    import torch
+    from our_step import Engine
+    from safetensors.torch import load_file
+
+    engine, parts = Engine(folder), step["mini_batches"]
+    before = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
+    tokens = [sum(map(len, part["completions"])) for part in parts]
+    # Ours divides by a mini-batch's own tokens, TRL by their mean.
+    scales = [count * len(parts) / sum(tokens) for count in tokens]
+    advantages = [x * scale for part, scale in zip(parts, scales, strict=True) for x in part["advantages"]]
+    batch = engine_batch(engine, parts, torch.tensor(advantages))
+    engine.trainer.optimizer = engine.optimizer = trl_optimizer(engine)
+    norm = engine.trainer.train_step(batch)["grad_norm"]
+    theirs = load_file(folder / "trl.safetensors")
+    moved = [(theirs[name] - before[name], p.detach() - before[name]) for name, p in engine.model.named_parameters()]
+    distance = sum(float((a - b).double().square().sum()) for a, b in moved) ** 0.5
+    length = sum(float(a.double().square().sum()) for a, _ in moved) ** 0.5
+    wanted = statistics.mean(step["grad_norms"])
+    return distance / length, abs(norm - wanted) / wanted
+
+
+def engine_batch(engine, parts: list[dict], advantages):
+    """TRL's mini-batches, one after the other, as a batch of the engine's."""
+    from justrl.train.reference.step import RolloutBatch
+
+    group = engine.problem["group"]
+    prompts, completions = ([row for part in parts for row in part[name]] for name in ("prompts", "completions"))
+    advantages = advantages.view(-1, group)
+    return RolloutBatch(prompts, completions, advantages, advantages=advantages)
+
+
+def trl_optimizer(engine):
+    """AdamW as TRL makes it: no weight decay of biases and norms."""
+    import torch
+
+    plain = [p for p in engine.model.parameters() if p.ndim < 2]
+    decayed = [p for p in engine.model.parameters() if p.ndim >= 2]
+    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    recipe = engine.recipe
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.adam_betas, weight_decay=recipe.weight_decay)
