@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import rows_apart
 import rows_here
 from work import ROOT, measure
 
@@ -31,6 +32,8 @@ WORKS = {
     "reward": rows_here.reward,
     "log_probabilities": rows_here.log_probabilities,
     "cleaning": rows_here.cleaning,
+    "symbolic": rows_apart.symbolic,
+    "generation": rows_apart.generation,
 }
 
 
@@ -62,6 +65,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         ratio = f"**{made['ratio']:.2f}** [{made['least']:.2f}, {made['greatest']:.2f}]"
         if made["memory_ratio"]:
             ratio += f"; {1 / made['memory_ratio']:.0%} of the memory"
+        # Rows kept before this was measured have none.
+        if made.get("elapsed_ratio"):
+            ratio += f"; by the clock {made['elapsed_ratio']:.2f}"
         lines.append(f"| {made['name']} | {made['peer']} | {ratio} | {made['target']:.2f} | {made['floor']} |")
     return "\n".join(lines) + "\n"
 

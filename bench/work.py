@@ -17,12 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 class Timed:
     """What a side made, where it measured itself: processor seconds, and the most extra memory in bytes (0: unknown).
 
-    For work in a process of its own, whose start is no part of it.
+    `elapsed` is by the clock, in seconds (0: unknown). For work in a process of its own, whose start is no part of it.
     """
 
     result: Any
     seconds: float
     memory: int = 0
+    elapsed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
     pairs = [(timed(work.theirs), timed(work.ours)) for _ in range(min(rounds, work.rounds))]
     ratios = [theirs.seconds / ours.seconds for theirs, ours in pairs]
     memory = [theirs.memory / ours.memory for theirs, ours in pairs if ours.memory]
+    elapsed = [theirs.elapsed / ours.elapsed for theirs, ours in pairs if ours.elapsed]
     return {
         "peer_seconds": statistics.median(theirs.seconds for theirs, _ in pairs),
         "our_seconds": statistics.median(ours.seconds for _, ours in pairs),
@@ -60,6 +62,7 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
         "least": min(ratios),
         "greatest": max(ratios),
         "memory_ratio": statistics.median(memory) if memory else None,
+        "elapsed_ratio": statistics.median(elapsed) if elapsed else None,
     }
 
 
