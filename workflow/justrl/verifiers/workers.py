@@ -257,12 +257,12 @@ class _Run:
     def _more_are_worth_it(self) -> bool:
         """Whether those that are there work for more than four starts, in this run and those before it.
 
-        Half a start's time shows how long an item takes; one that hangs counts as an item that takes as long.
+        Judged once they have worked for as long as a start: first items take longest, and one that hangs is worth help.
         """
         if not self.workers:
             return True
         start, worked = self.pool._start_seconds, self.pool._worked
-        if not all(worker.ready for worker in self.workers) or worked < start / 2:
+        if not all(worker.ready for worker in self.workers) or worked < start:
             return False
         return worked + len(self.waiting) * worked / max(1, self.pool._finished) > 4 * start
 
