@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import rows_apart
 import rows_here
 import rows_workflow
 import step_rows
@@ -42,6 +43,8 @@ WORKS = {
     "grpo_step_tiny": step_rows.tiny,
     "grpo_step_tiny_ragged": step_rows.ragged,
     "grpo_step_39m": step_rows.large,
+    "symbolic": rows_apart.symbolic,
+    "generation": rows_apart.generation,
 }
 
 
@@ -73,6 +76,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         ratio = f"**{made['ratio']:.2f}** [{made['least']:.2f}, {made['greatest']:.2f}]"
         if made["memory_ratio"]:
             ratio += f"; {1 / made['memory_ratio']:.0%} of the memory"
+        # Rows kept before this was measured have none.
+        if made.get("elapsed_ratio"):
+            ratio += f"; by the clock {made['elapsed_ratio']:.2f}"
         lines.append(f"| {made['name']} | {made['peer']} | {ratio} | {made['target']:.2f} | {made['floor']} |")
     return "\n".join(lines) + "\n"
 

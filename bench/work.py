@@ -17,12 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 class Timed:
     """What a side made, where it measured itself: processor seconds, and the most extra memory in bytes (0: unknown).
 
-    For work in a process of its own, whose start is no part of it.
+    `elapsed` is by the clock, in seconds (0: unknown). For work in a process of its own, whose start is no part of it.
     """
 
     result: Any
     seconds: float
     memory: int = 0
+    elapsed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,14 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
     Raises UserError: the two results differ.
     """
     pairs: list[tuple[float, float]] = []
-    memory = []
+    memory, elapsed = [], []
     for number in range(min(rounds, work.rounds)):
         theirs, ours = timed(work.theirs), timed(work.ours)
         if not number and not work.agree(ours.result, theirs.result):
             raise UserError(f"{work.name}: ours and {work.peer} made different results, so their times say nothing")
         pairs.append((theirs.seconds, ours.seconds))
         memory += [theirs.memory / ours.memory] if ours.memory else []
+        elapsed += [theirs.elapsed / ours.elapsed] if ours.elapsed else []
     ratios = [theirs / ours for theirs, ours in pairs]
     return {
         "peer_seconds": statistics.median(theirs for theirs, _ in pairs),
@@ -64,6 +66,7 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
         "least": min(ratios),
         "greatest": max(ratios),
         "memory_ratio": statistics.median(memory) if memory else None,
+        "elapsed_ratio": statistics.median(elapsed) if elapsed else None,
     }
 
 

@@ -13,6 +13,7 @@ letters, and what `\phantom` hides is not there.
 """
 
 import re
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -80,7 +81,9 @@ def _tidy(answer: str) -> str:
     return _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", answer)
 
 
-def _read(answer: str) -> list[Any]:
+# A gold is read for each answer to it, and an answer once more for what stands before an "about equal".
+@lru_cache(maxsize=1024)
+def _read(answer: str) -> tuple[Any, ...]:
     """Expressions (and the plain text last) that the library reads from a tidy answer."""
     if not re.search(r"\b(?:and|or)\b", answer):
         answer = _WORD.sub(lambda match: f"{match[1]}\\text{{{''.join(match[2].split()).lower()}}}", answer)
@@ -93,8 +96,8 @@ def _read(answer: str) -> list[Any]:
         raise_on_error=True,
     )
     if _EMPTY_SET.search(answer):
-        return read
-    return [value for value in read if value is not sympy.S.EmptySet]
+        return tuple(read)
+    return tuple(value for value in read if value is not sympy.S.EmptySet)
 
 
 def _other_brackets(left: str, right: str) -> bool:
@@ -127,6 +130,8 @@ def _number(text: str) -> float | None:
 
 def _false_approximation(answer: str) -> bool:
     """Whether what stands around an "about equal" is not about equal numbers."""
+    if not _APPROXIMATION.search(answer):
+        return False
     first, *others = [_number(side) for side in _APPROXIMATION.split(answer)]
     return any(first is None or other is None or abs(first - other) > 0.01 * max(1, abs(first)) for other in others)
 

@@ -2,13 +2,15 @@ r"""Symbolic equality by math-verify, in worker processes with hard limits.
 
 Only the content of the last `\boxed{...}` reaches the library: its patterns for unboxed text take quadratic time on
 long completions, and pick up numbers that were never given as the answer. Its own time limits are signal handlers that
-fail silently outside the main thread; they are switched off, and workers.py's apply.
+fail silently outside the main thread; they are switched off, and workers.py's apply. Plain numbers do not reach it at
+all: `plain_values` tells of most answers what it would, without a worker.
 """
 
 from collections.abc import Iterable
 
 from justrl.verifiers.extraction import last_boxed
 from justrl.verifiers.outcome import Grade, Outcome, require_text
+from justrl.verifiers.plain_values import compare_plain
 from justrl.verifiers.pooled import PooledGrader
 from justrl.verifiers.workers import GaveUp
 
@@ -32,7 +34,10 @@ class SymbolicGrader(PooledGrader):
             require_text(completion=completion, gold=gold)
             answers.append((last_boxed(completion), gold.strip()))
         asked = [(answer, gold) for answer, gold in dict.fromkeys(answers) if answer and _worth_asking(answer, gold)]
-        verdicts = self.compare(asked)
+        verdicts: dict[tuple[str, str], str | GaveUp] = {
+            pair: verdict for pair in asked if (verdict := compare_plain(*pair)) is not None
+        }
+        verdicts |= self.compare([pair for pair in asked if pair not in verdicts])
         return [Grade.of(_outcome(*pair, verdicts), pair[0]) for pair in answers]
 
 

@@ -10,6 +10,9 @@ lines, one item at a time. The kernel holds the child to its limits, also where 
 - wall-clock time for each item (SIGALRM ends it), far longer, so that a busy machine does not change verdicts;
 - address space: an allocation beyond it raises MemoryError.
 
+A start takes processor time as well, a second or two where SymPy is loaded. So a pool begins with one worker, and
+doubles them where their work, done and expected, is some starts long (`_Run._more_are_worth_it`).
+
 A pool may have a budget besides: wall-clock seconds in which its workers have items, starting them not counted. Where
 it is spent, no further item is begun, and those that wait are given up as NO_TIME_LEFT.
 
@@ -41,6 +44,8 @@ MAX_FAILED_STARTS = 3
 # An item must fit into an empty pipe (64 KiB on Linux), so that writing it never waits.
 MAX_ITEM_BYTES = 60_000
 NO_TIME_LEFT = "no time left"
+# How often a run looks whether more workers are worth their start.
+LOOK_SECONDS = 0.5
 
 
 class GaveUp:
@@ -58,7 +63,7 @@ class WorkerPool:
 
     Args:
         target: a function of one JSON value; a `warm_up` function in its module is called before the first item.
-        workers: most processes at once, started when needed; default: the processors at hand, at most 8.
+        workers: most processes at once, started when worth it; default: the processors at hand, at most 8.
         cpu_seconds: processor time one item may take.
         wall_seconds: wall-clock time one item may take; default: ten times the processor time and 30 seconds.
         memory_mb: address space of one worker.
@@ -87,6 +92,9 @@ class WorkerPool:
     def _adopt(self) -> None:
         self._owner = os.getpid()
         self._workers: list[_Worker] = []
+        # What a start took, and what was worked and finished since the last.
+        self._start_seconds = self._worked = 0.0
+        self._finished = 0
         self._finalizer = weakref.finalize(self, _end_all, self._workers, self._owner)
 
     def map(self, items: Sequence[Any]) -> list[Any]:
@@ -146,7 +154,8 @@ class _Worker:
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         self.ready = False
         self.item: int | None = None
-        self.deadline = time.monotonic() + START_SECONDS
+        self.started = time.monotonic()
+        self.deadline = self.started + START_SECONDS
         self.buffer = b""
 
     def send(self, item: int, line: bytes, deadline: float) -> None:
@@ -217,10 +226,12 @@ class _Run:
                     self._feed(worker)
                 began, working = time.monotonic(), any(worker.item is not None for worker in self.workers)
                 busy = [worker.deadline for worker in self.workers if worker.item is not None or not worker.ready]
-                for key, _ in self.selector.select(max(0.0, min(busy, default=0.0) - time.monotonic())):
+                wait = min(LOOK_SECONDS, min(busy, default=0.0) - time.monotonic())
+                for key, _ in self.selector.select(max(0.0, wait)):
                     self._collect(key.data)
                 now = time.monotonic()
                 if working:
+                    self.pool._worked += now - began
                     self.pool.spend(now - began)
                 for worker in list(self.workers):
                     if (worker.item is not None or not worker.ready) and worker.deadline <= now:
@@ -234,10 +245,26 @@ class _Run:
 
     def _staff(self) -> None:
         wanted = len(self.waiting) + sum(worker.item is not None for worker in self.workers)
-        while len(self.workers) < min(self.pool.limit, wanted):
+        room = min(self.pool.limit, wanted) - len(self.workers)
+        if room <= 0 or not self._more_are_worth_it():
+            return
+        self.pool._worked, self.pool._finished = 0.0, 0
+        for _ in range(min(room, max(1, len(self.workers)))):
             worker = _Worker(self.pool.command)
             self.workers.append(worker)
             self.selector.register(worker.stdout, selectors.EVENT_READ, worker)
+
+    def _more_are_worth_it(self) -> bool:
+        """Whether those that are there work for more than four starts, in this run and those before it.
+
+        Judged once they have worked for as long as a start: first items take longest, and one that hangs is worth help.
+        """
+        if not self.workers:
+            return True
+        start, worked = self.pool._start_seconds, self.pool._worked
+        if not all(worker.ready for worker in self.workers) or worked < start:
+            return False
+        return worked + len(self.waiting) * worked / max(1, self.pool._finished) > 4 * start
 
     def _feed(self, worker: _Worker) -> None:
         if not (worker.ready and worker.item is None and self.waiting):
@@ -268,10 +295,12 @@ class _Run:
             return
         if "ready" in message:
             worker.ready = True
+            self.pool._start_seconds = time.monotonic() - worker.started
             self.failed_starts = 0
         elif worker.item is not None and message.get("item", self.first + worker.item) == self.first + worker.item:
             self.done[worker.item] = message["result"] if "result" in message else GaveUp(message["gave_up"])
             worker.item = None
+            self.pool._finished += 1
 
     def _bury(self, worker: _Worker, reason: str) -> None:
         self.selector.unregister(worker.stdout)

@@ -1,0 +1,90 @@
+"""Rows whose sides run in processes of their own: symbolic grading, generation with vLLM."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from work import ROOT, Timed, Work
+
+from justrl.errors import UserError
+
+
+def symbolic() -> Work:
+    """Symbolic grading of an evaluation, beside math-verify called on each completion."""
+    import symbolic_grading
+
+    script = ROOT / "bench/symbolic_grading.py"
+
+    def side(name: str) -> Timed:
+        done = subprocess.run([sys.executable, script, name], capture_output=True, text=True, env=_environment())
+        if done.returncode:
+            raise UserError(f"{script.name} {name} failed: {done.stderr.strip()[-500:]}")
+        told = json.loads(done.stdout)
+        return Timed(told["verdicts"], told["seconds"], elapsed=told["elapsed"])
+
+    samples = symbolic_grading.draw()
+    return Work(
+        f"symbolic grading, {len(samples):,} completions of {symbolic_grading.LENGTH:,} characters "
+        f"(other verdicts, ours right: {', '.join(symbolic_grading.DIFFERENCES)})",
+        "math-verify 0.9, one by one",
+        lambda: side("ours"),
+        lambda: side("theirs"),
+        lambda one, other: symbolic_grading.agree(samples, one, other),
+        "importing SymPy once, parsing each formula once",
+        target=8.0,
+        rounds=3,
+    )
+
+
+class _Engine:
+    """bench/vllm_generation.py with its engine loaded, started at the first question and ended with this process."""
+
+    def __init__(self, python: str) -> None:
+        self.command = [python, str(ROOT / "bench/vllm_generation.py")]
+        self.process: subprocess.Popen[str] | None = None
+
+    def ask(self, side: str) -> Timed:
+        """What a side made. Raises UserError: the process is gone."""
+        if self.process is None:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env=_environment(),
+            )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(f"{side}\n")
+            self.process.stdin.flush()
+            told = json.loads(self.process.stdout.readline())
+        except (BrokenPipeError, ValueError) as error:
+            raise UserError(f"the engine died: run {' '.join(self.command)} and write {side} to see why") from error
+        return Timed((told["tokens"], told["digest"]), told["seconds"], elapsed=told["elapsed"])
+
+
+def generation() -> Work:
+    """An evaluation's answers from vLLM, beside the authors' loop of a call for each seed, on one engine."""
+    python = ROOT / ".venv-verl/bin/python"
+    if not any(ROOT.glob(".venv-verl/lib/python*/site-packages/vllm/__init__.py")):
+        raise UserError("vLLM is not installed (`make verl-env`)")
+    engine = _Engine(str(python))
+    return Work(
+        "evaluation generation, vLLM, 30 questions x 8 seeds x at most 256 tokens, the same tokens",
+        "a call of vLLM for each seed (the authors' loop)",
+        lambda: engine.ask("ours"),
+        lambda: engine.ask("theirs"),
+        lambda one, other: one == other,
+        "vLLM's own steps for 240 requests",
+        target=2.4,
+        rounds=5,
+    )
+
+
+def _environment() -> dict[str, Any]:
+    """This process's, with the project's modules and one thread, as for the other rows."""
+    path = os.pathsep.join(filter(None, [str(ROOT / "workflow"), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}

@@ -1,0 +1,140 @@
+"""Both sides of the row "generation": an evaluation's answers from one loaded vLLM, ours or a pass for each seed.
+
+    .venv-verl/bin/python bench/vllm_generation.py          (then a line "ours" or "theirs" for each measurement)
+
+Thirty questions of a competition's length, eight samples each, at most 256 tokens, a tiny model. The authors' script
+asks all questions once with `LLM.generate`, waits for the longest answer, and does so for each seed. Ours is
+`justrl.evaluation.generating.generate` from the questions to the Parquet file. Both give a sample the same seed, and so
+make the same tokens. For each line read, a JSON line tells the seconds (elapsed, and of the processor) and the tokens.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+QUESTIONS, SAMPLES, MAX_TOKENS = 30, 8, 256
+# Token ids of an answer, by question and sample.
+Tokens = dict[tuple[int, int], tuple[int, ...]]
+
+
+class Recorder:
+    """A backend that keeps the tokens of each answer on its way, which the Parquet file does not hold."""
+
+    name = "vllm"
+
+    def __init__(self, backend: Any) -> None:
+        self.backend, self.environment, self.tokens = backend, backend.environment, {}
+
+    def generate(self, requests: Iterable[Any]) -> Iterator[Any]:
+        """Yield the backend's answers."""
+        for completed in self.backend.generate(requests):
+            self.tokens[divmod(int(completed.id), SAMPLES)] = completed.token_ids
+            yield completed
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """A job (its model made in `folder`) and the backend that it needs, loaded."""
+    from justrl.config import EvalProtocol
+    from justrl.evaluation.generating import GenerationJob, Question
+    from justrl.generation import load_backend
+    from tiny_model import make_tiny_model
+
+    sentence = "Find the number of ways in which all of the {} points are on the circle and the triangle has {} sides. "
+    questions = [Question(str(i), sentence.format(i, i + 1) * 4, str(i)) for i in range(QUESTIONS)]
+    job = GenerationJob(
+        model=str(make_tiny_model(folder / "model", family="deepseek")),
+        benchmark="drawn",
+        questions=questions,
+        protocol=EvalProtocol(
+            temperature=0.7,
+            top_p=0.9,
+            max_tokens=MAX_TOKENS,
+            prompt_separator=" ",
+            prompt_suffix="Please reason step by step, and put your final answer within \\boxed{}.",
+        ),
+        samples=SAMPLES,
+        output=folder / "out.parquet",
+        run="bench",
+        seed=0,
+    )
+    return job, load_backend("vllm", job.model, dtype="float32", max_model_len=4096)
+
+
+def ours(job: Any, backend: Any) -> Tokens:
+    """All requests at once, answers taken as they end and written down."""
+    from justrl.evaluation.generating import generate
+
+    job.output.unlink(missing_ok=True)
+    recorder = Recorder(backend)
+    generate(job, recorder)
+    return recorder.tokens
+
+
+def theirs(job: Any, backend: Any) -> Tokens:
+    """One call for each seed, and one file at the end."""
+    from vllm import SamplingParams
+
+    from justrl.evaluation.protocols import sample_seed
+    from justrl.generation.base import chat_prompt, load_tokenizer
+
+    tokenizer = load_tokenizer(job.model)
+    prompts = [chat_prompt(tokenizer, job.protocol.user_message(question.question)) for question in job.questions]
+    # As ids: of text, vLLM would write the beginning of the sequence a second time.
+    inputs = [{"prompt_token_ids": tokenizer.encode(prompt, add_special_tokens=False)} for prompt in prompts]
+    answers, tokens = [], {}
+    for index in range(SAMPLES):
+        parameters = [
+            SamplingParams(
+                temperature=job.protocol.temperature,
+                top_p=job.protocol.top_p,
+                max_tokens=MAX_TOKENS,
+                seed=sample_seed(job.seed, job.run, job.benchmark, question.id, index),
+            )
+            for question in job.questions
+        ]
+        for number, made in enumerate(backend.llm.generate(inputs, parameters)):
+            tokens[number, index] = tuple(made.outputs[0].token_ids)
+            answers.append({"prompt": prompts[number], "seed": index, "response": made.outputs[0].text})
+    with job.output.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(answer) + "\n" for answer in answers)
+    return tokens
+
+
+def measure(side: Callable[[Any, Any], Tokens], job: Any, backend: Any) -> dict[str, Any]:
+    """Seconds and tokens of one side, which finds no prompt in the cache that the other left."""
+    backend.llm.reset_prefix_cache()
+    elapsed, processor = time.perf_counter(), time.process_time()
+    tokens = side(job, backend)
+    elapsed, processor = time.perf_counter() - elapsed, time.process_time() - processor
+    made = json.dumps(sorted((*key, *ids) for key, ids in tokens.items()))
+    return {
+        "elapsed": elapsed,
+        "seconds": processor,
+        "tokens": sum(map(len, tokens.values())),
+        "digest": hashlib.sha256(made.encode()).hexdigest(),
+    }
+
+
+def main() -> None:
+    """Load once, then answer line by line until there are no more."""
+    # vLLM and its bars may print; what they print must not be taken for an answer.
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    with tempfile.TemporaryDirectory() as folder:
+        job, backend = load(Path(folder))
+        for line in sys.stdin:
+            side = {"ours": ours, "theirs": theirs}[line.strip()]
+            print(json.dumps(measure(side, job, backend)), file=replies, flush=True)
+        backend.close()
+
+
+if __name__ == "__main__":
+    main()
