@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import sys
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -87,21 +88,34 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Each ratio with its spread on one logarithmic axis, what is wanted beside it."""
     from matplotlib.figure import Figure
 
+    from justrl.analysis.figure_style import COLORS, INK, MUTED, house_style
+
     rows = [made for made in rows if "ratio" in made][::-1]
-    figure = Figure(figsize=(8, 0.6 * len(rows) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    axes.axvline(1, color="0.3", linewidth=1)
-    for place, made in enumerate(rows):
-        reached = made["ratio"] >= made["target"]
-        axes.plot([made["least"], made["greatest"]], [place, place], color="0.6", linewidth=4, solid_capstyle="round")
-        axes.plot(made["ratio"], place, "o", color="tab:blue" if reached else "tab:orange", markersize=8)
-        axes.plot(made["target"], place, "|", color="black", markersize=14)
-    axes.set_yticks(range(len(rows)), [f"{made['name']}\nbeside {made['peer']}" for made in rows], fontsize=8)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("times as fast as the peer (line: least to greatest of the rounds; bar: wanted)")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    # What stands in brackets is for the table.
+    names = [textwrap.fill(re.sub(r" \(.*\)$", "", made["name"]), 44) for made in rows]
+    peers = [textwrap.fill(f"beside {made['peer']}", 44) for made in rows]
+    with house_style():
+        figure = Figure(figsize=(8.5, 0.62 * len(rows) + 1.1), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(axis="x")
+        axes.axvline(1, color=MUTED, linewidth=1)
+        for place, made in enumerate(rows):
+            color = COLORS[0] if made["ratio"] >= made["target"] else COLORS[1]
+            axes.plot([made["least"], made["greatest"]], [place] * 2, color=color, linewidth=4, alpha=0.35)
+            axes.plot(made["ratio"], place, "o", color=color, markersize=7)
+            axes.plot(made["target"], place, "|", color=INK, markersize=16, markeredgewidth=1.5)
+            axes.annotate(
+                f"{made['ratio']:.2f}", (made["ratio"], place), (0, 10), textcoords="offset points", ha="center"
+            )
+        axes.set_yticks(
+            range(len(rows)), [f"{name}\n{peer}" for name, peer in zip(names, peers, strict=True)], fontsize=7
+        )
+        axes.margins(x=0.1)
+        axes.set_ylim(-0.6, len(rows) - 0.3)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_title("Times as fast as the peer, least to greatest round; the bar is what is wanted", loc="right")
+        figure.savefig(path, dpi=150)
 
 
 def main() -> None:
