@@ -137,6 +137,8 @@ def main() -> None:
         page = PAGE.read_text(encoding="utf-8")
         PAGE.write_text(PART.sub(lambda found: found[1] + table(rows) + found[2], page), encoding="utf-8")
         draw(rows, PAGE.with_name("bench.png"))
+    if missing := [name for name in arguments.only if "why_not" in kept[name]]:
+        raise UserError(f"not measured: {', '.join(missing)}; the rows above say why")
 
 
 if __name__ == "__main__":

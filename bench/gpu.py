@@ -9,7 +9,7 @@ update    one optimizer step of the paper's recipe on sequences of ragged length
 packing   forward and backward through the layers of sequences padded to the longest, as the engine has them, and laid
           end to end in one row
 kernels   log-probabilities and both gradients by ours and by those of Liger, cut-cross-entropy and TRL, where they are
-          installed, beside whole logits; a kernel whose gradients are others says so
+          installed, beside whole logits; `relative_difference` says how far its gradients are from those
 decode    tokens a second of rollouts
 
 Prints JSON; an entry that could not be measured says why.
