@@ -80,7 +80,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         # Rows kept before this was measured have none.
         if made.get("elapsed_ratio"):
             ratio += f"; by the clock {made['elapsed_ratio']:.2f}"
-        lines.append(f"| {made['name']} | {made['peer']} | {ratio} | {made['target']:.2f} | {made['floor']} |")
+        floor = made["floor"]
+        if share := made.get("library_share"):
+            floor += f", {share:.0%} of our time: at most {made['ratio'] / share:.2f}"
+        lines.append(f"| {made['name']} | {made['peer']} | {ratio} | {made['target']:.2f} | {floor} |")
     return "\n".join(lines) + "\n"
 
 

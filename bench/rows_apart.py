@@ -45,8 +45,8 @@ class _Engine:
         self.command = [python, str(ROOT / "bench/vllm_generation.py")]
         self.process: subprocess.Popen[str] | None = None
 
-    def ask(self, side: str) -> Timed:
-        """What a side made. Raises UserError: the process is gone."""
+    def ask(self, what: str) -> dict[str, Any]:
+        """Its answer. Raises UserError: the process is gone."""
         if self.process is None:
             self.process = subprocess.Popen(
                 self.command,
@@ -58,11 +58,15 @@ class _Engine:
             )
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
-            self.process.stdin.write(f"{side}\n")
+            self.process.stdin.write(f"{what}\n")
             self.process.stdin.flush()
-            told = json.loads(self.process.stdout.readline())
+            return json.loads(self.process.stdout.readline())
         except (BrokenPipeError, ValueError) as error:
-            raise UserError(f"the engine died: run {' '.join(self.command)} and write {side} to see why") from error
+            raise UserError(f"the engine died: run {' '.join(self.command)} and write {what} to see why") from error
+
+    def side(self, name: str) -> Timed:
+        """What a side made."""
+        told = self.ask(name)
         return Timed((told["tokens"], told["digest"]), told["seconds"], elapsed=told["elapsed"])
 
 
@@ -75,12 +79,13 @@ def generation() -> Work:
     return Work(
         "evaluation generation, vLLM, 30 questions x 8 seeds x at most 256 tokens, the same tokens",
         "a call of vLLM for each seed (the authors' loop)",
-        lambda: engine.ask("ours"),
-        lambda: engine.ask("theirs"),
+        lambda: engine.side("ours"),
+        lambda: engine.side("theirs"),
         lambda one, other: one == other,
         "vLLM's own steps for 240 requests",
         target=2.4,
         rounds=5,
+        library=lambda: engine.ask("share")["share"],
     )
 
 

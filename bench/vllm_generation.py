@@ -1,13 +1,15 @@
 """Both sides of the row "generation": an evaluation's answers from one loaded vLLM, ours or a pass for each seed.
 
-    .venv-verl/bin/python bench/vllm_generation.py          (then a line "ours" or "theirs" for each measurement)
+    .venv-verl/bin/python bench/vllm_generation.py     (then a line "ours", "theirs" or "share" for each measurement)
 
 Thirty questions of a competition's length, eight samples each, at most 256 tokens, a tiny model. The authors' script
 asks all questions once with `LLM.generate`, waits for the longest answer, and does so for each seed. Ours is
 `justrl.evaluation.generating.generate` from the questions to the Parquet file. Both give a sample the same seed, and so
-make the same tokens. For each line read, a JSON line tells the seconds (elapsed, and of the processor) and the tokens.
+make the same tokens. For each line read, a JSON line tells the seconds (elapsed, and of the processor) and the tokens; "share":
+the share of our time spent within vLLM's steps.
 """
 
+import cProfile
 import hashlib
 import json
 import os
@@ -121,6 +123,20 @@ def measure(side: Callable[[Any, Any], Tokens], job: Any, backend: Any) -> dict[
     }
 
 
+def share_of_steps(job: Any, backend: Any) -> float:
+    """The share of our side's time that is spent within vLLM's steps, which both sides need."""
+    from work import share_within
+
+    backend.llm.reset_prefix_cache()
+    profile = cProfile.Profile()
+    profile.runcall(ours, job, backend)
+    with tempfile.NamedTemporaryFile() as file:
+        profile.dump_stats(file.name)
+        return share_within(
+            Path(file.name), lambda path, name: path.endswith("v1/engine/llm_engine.py") and name == "step"
+        )
+
+
 def main() -> None:
     """Load once, then answer line by line until there are no more."""
     # vLLM and its bars may print; what they print must not be taken for an answer.
@@ -131,8 +147,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         job, backend = load(Path(folder))
         for line in sys.stdin:
-            side = {"ours": ours, "theirs": theirs}[line.strip()]
-            print(json.dumps(measure(side, job, backend)), file=replies, flush=True)
+            side = {"ours": ours, "theirs": theirs}.get(line.strip())
+            told = measure(side, job, backend) if side else {"share": share_of_steps(job, backend)}
+            print(json.dumps(told), file=replies, flush=True)
         backend.close()
 
 

@@ -1,5 +1,6 @@
 """What a row of `make bench` is, and how it is measured."""
 
+import pstats
 import resource
 import statistics
 import time
@@ -31,7 +32,8 @@ class Work:
     """Two ways to one result, each returning what it made (or a `Timed` of that).
 
     `agree` compares what they returned; `floor` says what neither can go below; `target` is the ratio that is wanted.
-    At most `rounds` rounds are measured, where one takes long.
+    At most `rounds` rounds are measured, where one takes long. `library` gives the share of our time that is spent in a
+    library which both sides use, where that, and no count, is the floor.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Work:
     floor: str
     target: float
     rounds: int = 7
+    library: Callable[[], float] | None = None
 
 
 def measure(work: Work, rounds: int) -> dict[str, Any]:
@@ -67,6 +70,7 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
         "greatest": max(ratios),
         "memory_ratio": statistics.median(memory) if memory else None,
         "elapsed_ratio": statistics.median(elapsed) if elapsed else None,
+        "library_share": work.library() if work.library else None,
     }
 
 
@@ -75,6 +79,22 @@ def timed(call: Callable[[], Any]) -> Timed:
     start = _processor_seconds()
     made = call()
     return made if isinstance(made, Timed) else Timed(made, _processor_seconds() - start)
+
+
+def share_within(profile: Path, inside: Callable[[str, str], bool]) -> float:
+    """The share of a profile's time in calls of functions that are `inside` (of file and name) by ones that are not.
+
+    A call of `inside` by way of others counts twice, so this is at most too large.
+    """
+    stats: Any = pstats.Stats(str(profile))  # its `stats` and `total_tt` are not in the type's stub
+    entered = (
+        cumulative
+        for (file, _, name), (_, _, _, _, callers) in stats.stats.items()
+        if inside(file, name)
+        for (caller, _, called), (_, _, _, cumulative) in callers.items()
+        if not inside(caller, called)
+    )
+    return sum(entered) / stats.total_tt
 
 
 def with_memory(call: Callable[[], Any]) -> Timed:

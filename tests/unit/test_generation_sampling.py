@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from justrl.errors import UserError
-from justrl.generation import load_backend
+from justrl.generation import load_backend, transformers_backend
 from justrl.generation.base import (
     Sampling,
     SamplingRequest,
@@ -96,6 +96,31 @@ def test_where_the_memory_runs_out_the_batch_is_halved_and_no_answer_changes(bac
     }
     for name, answer in halved.items():
         assert answer.log_probs == pytest.approx(reference[name].log_probs)
+
+
+def test_a_batch_on_a_cpu_keeps_no_more_than_it_may_and_pads_little(backend, tokenizer, monkeypatch):
+    """What a CPU's memory does not hold ends the process, and what is prefilled together is as long as its longest."""
+    requests = some_requests(tokenizer, 60, Sampling(1.0, 0.95, -1, 8, (2,)))
+    expected = run(backend, requests, 60)
+    config, weights = backend.model.config, sum(weight.nbytes for weight in backend.model.parameters())
+    heads = config.hidden_size // config.num_attention_heads
+    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * heads * backend.model.dtype.itemsize
+    kept, prefilled = [], []
+
+    def look(_, args, options):
+        kept.append(options["attention_mask"].numel() * per_token)
+        prefilled.append(options["input_ids"].numel() if options["input_ids"].shape[1] > 1 else 0)
+
+    everything = 60 * max(len(request.prompt_token_ids) + 8 for request in requests) * per_token
+    assert weights < everything / 2
+    monkeypatch.setattr(transformers_backend, "_CPU_CACHE_BYTES", 0)
+    hook = backend.model.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        assert run(backend, requests, None) == expected
+    finally:
+        hook.remove()
+    assert max(kept) <= weights
+    assert sum(prefilled) <= 1.3 * sum(len(request.prompt_token_ids) for request in requests)
 
 
 def test_greedy_is_what_transformers_generates_greedily(backend, tokenizer):

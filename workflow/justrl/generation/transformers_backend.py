@@ -26,8 +26,11 @@ from justrl.errors import UserError
 from justrl.generation.base import Completed, Sampling, SamplingRequest, load_tokenizer
 
 _RANDOM_BLOCK = 64
-# Entries of the attention mask of one prefill, rows x length x length: 64 MiB of them for each byte of its type.
-_MASK_ENTRIES = 2**26
+# Entries of the attention mask of one prefill, rows x length x length: 16 MiB of them for each byte of its type.
+_MASK_ENTRIES = 2**24
+# What the keys and values of a batch may take on a CPU, where too much ends the process, or as much as the weights take.
+# More of a tiny model's is slower: the kernel has to clear each page of a new tensor. A GPU's memory says so itself.
+_CPU_CACHE_BYTES = 2**28
 
 
 class TransformersBackend:
@@ -36,7 +39,8 @@ class TransformersBackend:
     Args:
         model: in evaluation mode; its device and dtype are what is computed in.
         tokenizer: makes text of the answers.
-        batch_size: the most rows decoded together; None takes all at once.
+        batch_size: the most rows decoded together; None takes all at once, on a CPU as many as
+            `_CPU_CACHE_BYTES` hold.
     """
 
     name = "transformers"
@@ -70,11 +74,14 @@ class TransformersBackend:
     # Not inference_mode: what a model keeps of a pass must stay usable where the model is trained afterwards.
     @torch.no_grad()
     def generate(self, requests: Iterable[SamplingRequest]) -> Iterator[Completed]:
-        """Yield every request's answer as it finishes."""
-        waiting = deque(requests)
+        """Yield every request's answer as it finishes; those with the longest prompts are begun first.
+
+        What is prefilled together is padded to its longest prompt, and a memory that does not suffice says so at once.
+        """
+        waiting = deque(sorted(requests, key=lambda request: -len(request.prompt_token_ids)))
         batch = _Batch(self.model, self.device)
         while waiting or batch.unfinished:
-            rows = self._take(waiting, batch.unfinished)
+            rows = self._take(waiting, batch)
             try:
                 ended = batch.add(rows) if rows else batch.step()
             except torch.cuda.OutOfMemoryError:
@@ -92,14 +99,26 @@ class TransformersBackend:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _take(self, waiting: deque[SamplingRequest], running: int) -> list["_Row"]:
+    def _size(self, waiting: deque[SamplingRequest], batch: "_Batch") -> int:
+        """The most rows to decode together now, at least one."""
+        if self.batch_size or self.device.type != "cpu" or not waiting:
+            return self.batch_size or batch.unfinished + len(waiting)
+        config = self.model.config.get_text_config()
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * width
+        longest = max(len(waiting[0].prompt_token_ids) + waiting[0].sampling.max_tokens, batch.longest())
+        room = max(_CPU_CACHE_BYTES, sum(weight.nbytes for weight in self.model.parameters()))
+        fitting = room // (numbers * self.model.dtype.itemsize * longest)
+        return max(1, min(fitting, batch.unfinished + len(waiting)))
+
+    def _take(self, waiting: deque[SamplingRequest], batch: "_Batch") -> list["_Row"]:
         """The next rows to prefill: no more than are free, nor than the mask's memory allows, but at least one.
 
         None while few are free: prefilling costs a forward pass, which a quarter of the batch is worth, or all that
         wait.
         """
-        size = self.batch_size or running + len(waiting)
-        free = size - running
+        size = self._size(waiting, batch)
+        free = size - batch.unfinished
         rows: list[_Row] = []
         longest = 0
         if 4 * free < min(size, 4 * len(waiting)):
@@ -212,6 +231,11 @@ class _Batch:
         self.unfinished = 0
         self.cache = _empty_cache()
         self.mask = torch.zeros((0, 0), dtype=torch.long, device=device)
+
+    def longest(self) -> int:
+        """The most tokens that a row may come to have."""
+        requests = (row.request for row in self.rows if not row.finished)
+        return max((len(request.prompt_token_ids) + request.sampling.max_tokens for request in requests), default=0)
 
     def add(self, rows: list[_Row]) -> list[_Row]:
         """Prefill new rows on their own, join them to the batch, and return those that ended with their first token.
