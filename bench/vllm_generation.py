@@ -5,8 +5,8 @@
 Thirty questions of a competition's length, eight samples each, at most 256 tokens, a tiny model. The authors' script
 asks all questions once with `LLM.generate`, waits for the longest answer, and does so for each seed. Ours is
 `justrl.evaluation.generating.generate` from the questions to the Parquet file. Both give a sample the same seed, and so
-make the same tokens. For each line read, a JSON line tells the seconds (elapsed, and of the processor) and the tokens; "share":
-the share of our time spent within vLLM's steps.
+make the same tokens. For each line read, a JSON line tells seconds (elapsed, and of the processor) and tokens, or
+for "share" how much of our time is spent within the steps of vLLM.
 """
 
 import cProfile

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import threading
 
 import pytest
 import torch
@@ -56,6 +57,45 @@ def test_the_update_does_not_depend_on_micro_batching(tiny_qwen, loss):
         assert metrics == pytest.approx(whole_metrics, abs=1e-5)
     start = torch.cat([p.detach().flatten() for p in tiny_qwen.parameters()])
     assert (whole - start).abs().max() > 1e-4
+
+
+@pytest.fixture
+def set_threads():
+    """A function that sets torch's threads; they are as before after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_as_many_micro_batches_at_once_as_there_are_threads_change_no_bit(tiny_qwen, loss, set_threads):
+    batch = make_batch()
+    changes = {"loss": loss, "max_response_length": 9, "learning_rate": 0.1, "micro_batch_per_gpu": 2}
+    set_threads(1)
+    expected, expected_metrics = step(tiny_qwen, batch, **changes)
+    for threads in (2, 3):
+        set_threads(threads)
+        weights, metrics = step(tiny_qwen, batch, **changes)
+        assert torch.equal(weights, expected) and metrics == expected_metrics
+        assert torch.get_num_threads() == threads, "the threads of the process are no longer those that were set"
+
+
+def test_micro_batches_are_worked_on_by_several_threads(tiny_qwen, set_threads):
+    set_threads(2)
+    trainer, seen = GRPOTrainer(tiny_qwen, None, RECIPE), set()
+    # Each waits for another one: alone, none would go on.
+    both = threading.Barrier(2, timeout=60)
+
+    def meet(*_):
+        both.wait()
+        seen.add(threading.get_ident())
+
+    hook = tiny_qwen.base_model.register_forward_pre_hook(meet)
+    try:
+        trainer.compute_old_log_probs(dataclasses.replace(make_batch(prompts=3), rewards=torch.ones(3, 4)))
+    finally:
+        hook.remove()
+    assert len(seen) == 2
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -28,9 +28,12 @@ from justrl.generation.base import Completed, Sampling, SamplingRequest, load_to
 _RANDOM_BLOCK = 64
 # Entries of the attention mask of one prefill, rows x length x length: 16 MiB of them for each byte of its type.
 _MASK_ENTRIES = 2**24
-# What the keys and values of a batch may take on a CPU, where too much ends the process, or as much as the weights take.
+# What keys and values of a batch may take on a CPU, where too much ends the process; or as much as the weights take.
 # More of a tiny model's is slower: the kernel has to clear each page of a new tensor. A GPU's memory says so itself.
 _CPU_CACHE_BYTES = 2**28
+# Parameters x tokens of a pass below which its operations are too short to be shared by threads, which would wait for
+# each other longer than they compute.
+_WORTH_SHARING = 2**29
 
 
 class TransformersBackend:
@@ -231,6 +234,7 @@ class _Batch:
         self.unfinished = 0
         self.cache = _empty_cache()
         self.mask = torch.zeros((0, 0), dtype=torch.long, device=device)
+        self.parameters = sum(weight.numel() for weight in model.parameters())
 
     def longest(self) -> int:
         """The most tokens that a row may come to have."""
@@ -304,7 +308,8 @@ class _Batch:
         With `shared` [rows], the ids are of prompts and it says which of them a row has.
         """
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        with _repeated_before_head(self.model, shared), _decoding_in_groups(self.model):
+        threads = 1 if self.parameters * ids.numel() < _WORTH_SHARING else torch.get_num_threads()
+        with _repeated_before_head(self.model, shared), _decoding_in_groups(self.model), _threads(threads):
             output = self.model(
                 input_ids=ids,
                 attention_mask=mask,
@@ -321,6 +326,17 @@ class _Batch:
                 if row.finished:
                     ended.append(row)
         return ended
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Within it, as many threads share an operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -10,9 +10,11 @@ paper's runs; from the same batch both make the same losses and gradients. Where
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,8 @@ from justrl.train.reference.loss import policy_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+Made = TypeVar("Made")
 
 
 class NonFiniteError(UserError):
@@ -81,6 +85,7 @@ class GRPOTrainer:
         self._replica: PolicyLogProbs | DistributedDataParallel = self.policy
         if self.world.size > 1:
             self._replica = DistributedDataParallel(self.policy)
+        self._workers: ThreadPoolExecutor | None = None
 
     def compute_loss(
         self,
@@ -151,13 +156,17 @@ class GRPOTrainer:
         total, tokens = self.world.sum([float((theirs.exp() - ours.exp()).abs().sum()), float(len(ours))])
         return {"rollout_probs_diff_mean": total / tokens}
 
-    @torch.no_grad()
     def compute_old_log_probs(self, batch: RolloutBatch) -> tuple[list[Tensor], list[Tensor]]:
         """Log-probabilities of each response under the policy before the update, and its tokens' entropies in nats."""
         old_log_probs: list[Tensor] = [torch.empty(0)] * len(batch.responses)
         entropies = list(old_log_probs)
-        for rows in self._micro_batches(range(len(batch.responses)), batch):
-            log_probs, entropy = self._forward(self.policy, rows, batch, with_entropy=True)
+
+        @torch.no_grad()
+        def compute(rows: list[int]) -> tuple[Tensor, Tensor]:
+            return self._forward(self.policy, rows, batch, with_entropy=True)
+
+        micro_batches = self._micro_batches(range(len(batch.responses)), batch)
+        for rows, (log_probs, entropy) in zip(micro_batches, self._of_each(micro_batches, compute), strict=True):
             lengths = [len(batch.responses[row]) for row in rows]
             for row, part, own in zip(rows, log_probs.split(lengths), entropy.split(lengths), strict=True):
                 old_log_probs[row], entropies[row] = part, own
@@ -199,6 +208,24 @@ class GRPOTrainer:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.recipe.dtype == "bfloat16"):
             return policy(input_ids, mask, with_entropy)
 
+    def _at_once(self, micro_batches: list[list[int]]) -> int:
+        """How many micro-batches are worked on at once: several of them, on a CPU, as many as there are threads.
+
+        A small model's operations are too short to be shared by threads.
+        """
+        alone = next(self.model.parameters()).device.type != "cpu" or self.world.size > 1 or len(micro_batches) == 1
+        return 1 if alone else torch.get_num_threads()
+
+    def _of_each(self, micro_batches: list[list[int]], work: Callable[[list[int]], Made]) -> Iterator[Made]:
+        """What `work` makes of each micro-batch, in their order; the number of threads at work changes no bit of it."""
+        if (threads := self._at_once(micro_batches)) == 1:
+            yield from map(work, micro_batches)
+            return
+        if self._workers is None:
+            self._workers = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
+        for start in range(0, len(micro_batches), threads):
+            yield from self._workers.map(work, micro_batches[start : start + threads])
+
     def _without_exchange(self) -> contextlib.AbstractContextManager:
         """Within it, several processes keep their gradients to themselves."""
         replica = self._replica
@@ -212,25 +239,42 @@ class GRPOTrainer:
         total_tokens, sequences = self.world.sum(own)
         micro_batches = self._micro_batches(rows, batch)
         sums = dict.fromkeys(("policy_loss", "clip_fraction", "clip_fraction_lower", "approx_kl"), 0.0)
+        parameters = list(self.model.parameters())
         self.optimizer.zero_grad(set_to_none=True)
-        for index, micro in enumerate(micro_batches):
-            last = index == len(micro_batches) - 1
-            with contextlib.nullcontext() if last else self._without_exchange():
-                log_probs, _ = self._forward(self._replica, micro, batch)
-                per_token = [torch.full((len(batch.responses[row]),), advantages[row]) for row in micro]
-                columns = [
-                    log_probs,
-                    torch.cat([old_log_probs[row] for row in micro]).to(log_probs.device),
-                    torch.cat(per_token).to(log_probs.device),
-                    torch.ones_like(log_probs),
-                ]
-                if self.recipe.loss == "gspo":
-                    lengths = [len(batch.responses[row]) for row in micro]
-                    columns = [pad_sequence(column.split(lengths), batch_first=True) for column in columns]
-                loss, metrics = self.compute_loss(*columns, tokens=total_tokens, sequences=sequences)
+
+        def loss_of(micro: list[int]) -> tuple[Tensor, dict[str, float]]:
+            log_probs, _ = self._forward(self._replica, micro, batch)
+            per_token = [torch.full((len(batch.responses[row]),), advantages[row]) for row in micro]
+            columns = [
+                log_probs,
+                torch.cat([old_log_probs[row] for row in micro]).to(log_probs.device),
+                torch.cat(per_token).to(log_probs.device),
+                torch.ones_like(log_probs),
+            ]
+            if self.recipe.loss == "gspo":
+                lengths = [len(batch.responses[row]) for row in micro]
+                columns = [pad_sequence(column.split(lengths), batch_first=True) for column in columns]
+            return self.compute_loss(*columns, tokens=total_tokens, sequences=sequences)
+
+        # Both return loss, metrics and the gradients that are still to be added up.
+        def accumulate(micro: list[int]) -> tuple[float, dict[str, float], tuple[()]]:
+            with contextlib.nullcontext() if micro is micro_batches[-1] else self._without_exchange():
+                loss, metrics = loss_of(micro)
                 # DDP averages gradients over processes; the loss is divided by what all of them have together.
                 (loss * self.world.size).backward()
-            sums["policy_loss"] += float(loss.detach())
+            return float(loss.detach()), metrics, ()
+
+        def differentiate(micro: list[int]) -> tuple[float, dict[str, float], tuple[Tensor | None, ...]]:
+            loss, metrics = loss_of(micro)
+            return float(loss.detach()), metrics, torch.autograd.grad(loss, parameters, allow_unused=True)
+
+        work: Callable = differentiate if self._at_once(micro_batches) > 1 else accumulate
+        for loss, metrics, gradients in self._of_each(micro_batches, work):
+            # In the order of the micro-batches, as `backward` adds them.
+            for parameter, gradient in zip(parameters, gradients, strict=False):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            sums["policy_loss"] += loss
             for name in ("clip_fraction", "clip_fraction_lower", "approx_kl"):
                 sums[name] += metrics[name] * metrics["tokens"] / total_tokens
         sums = dict(zip(sums, self.world.sum(list(sums.values())), strict=True))
