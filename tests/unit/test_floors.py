@@ -20,7 +20,7 @@ FLOORS = [
     {"published", "layout", "model_shape"},
     {"config", "config_files", "config_problems", "aliases"},
     {"machine", "gpu_specs"},
-    {"io"},
+    {"io", "threads"},
     {"errors"},
 ]
 # The same thing in two engines.

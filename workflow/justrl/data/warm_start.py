@@ -7,7 +7,6 @@ not: a base that reinforcement learning improves in seconds instead of weeks.
 
 import random
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from justrl.data.arithmetic import is_held_out, question_text
 from justrl.data.messages import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, build_messages
 from justrl.errors import UserError
 from justrl.io import atomic_folder
+from justrl.threads import one_core_each
 
 SETTINGS = {
     "family": "whose tokenizer, template and kind of embeddings it has: " + ", ".join(stand_ins.FAMILIES),
@@ -198,7 +198,7 @@ def train_supervised(model, tokenizer, settings: dict, seed: int, prompt_suffix:
     )
     model.train()
     losses, began = [], time.monotonic()
-    with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as workers:
+    with one_core_each(threads) as workers:
         for step in range(steps):
             examples = [draw_example(settings, rng, prompt_suffix) for _ in range(settings["batch_size"])]
             encoded = encode_batch(tokenizer, examples)

@@ -13,7 +13,6 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -23,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from justrl.config import Recipe
 from justrl.errors import UserError
+from justrl.threads import one_core_each
 from justrl.train.published_entropy import entropy_as_published
 from justrl.train.reference.advantages import compute_group_advantages
 from justrl.train.reference.distributed import ProcessGroup
@@ -222,7 +222,7 @@ class GRPOTrainer:
             yield from map(work, micro_batches)
             return
         if self._workers is None:
-            self._workers = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
+            self._workers = one_core_each(threads)
         for start in range(0, len(micro_batches), threads):
             yield from self._workers.map(work, micro_batches[start : start + threads])
 
