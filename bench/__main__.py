@@ -42,6 +42,7 @@ WORKS = {
     "nothing_to_do": rows_workflow.nothing_to_do,
     "overhead": rows_workflow.overhead,
     "grpo_step_tiny": step_rows.tiny,
+    "grpo_step_two_threads": step_rows.two_threads,
     "grpo_step_tiny_ragged": step_rows.ragged,
     "grpo_step_39m": step_rows.large,
     "symbolic": rows_apart.symbolic,

@@ -1,7 +1,7 @@
 """GRPO steps by the reference engine, in a process as TRL's: python bench/our_step.py PROBLEM.
 
 PROBLEM is as for trl_step.py. Written into it: `ours.json`, the cost of each step after the first, and of each the
-tokens that it sampled and the updates that it made.
+tokens that it sampled and the updates that it made; and which share of one more step is matrix products and attention.
 """
 
 import sys
@@ -66,6 +66,16 @@ class Engine:
         return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
 
 
+def share_of_products(engine: Engine, number: int) -> float:
+    """The share of a step's processor time in the kernels that any engine needs: matrix products and attention."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        engine.step(number)
+    events = seen.key_averages()
+    products = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm"}
+    needed = [one for one in events if one.key in products or one.key.startswith("aten::_scaled_dot_product")]
+    return sum(one.self_cpu_time_total for one in needed) / sum(one.self_cpu_time_total for one in events)
+
+
 def main(folder: Path) -> None:
     """Train, and write down what happened."""
     engine, probe = Engine(folder), Probe()
@@ -74,7 +84,8 @@ def main(folder: Path) -> None:
         probe.start()
         steps.append(engine.step(number))
         probe.stop()
-    write_json(folder / "ours.json", {"seconds": probe.seconds, "memory": probe.memory, "steps": steps})
+    share = share_of_products(engine, len(steps) - 1)
+    write_json(folder / "ours.json", probe.measured() | {"steps": steps, "share": share})
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def main(folder: Path) -> None:
     trainer.generation_kwargs["eos_token_id"] = problem["stop"]
     watch.trainer = trainer
     trainer.train()
-    made = {"seconds": watch.probe.seconds, "memory": watch.probe.memory, "steps": watch.steps}
+    made = watch.probe.measured() | {"steps": watch.steps}
     (folder / "trl.json").write_text(json.dumps(made))
 
 

@@ -1,7 +1,9 @@
 """`make bench`: a time stands in the table only where both sides made the same result."""
 
+import cProfile
 import importlib.util
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +57,31 @@ def test_memory_is_a_share_of_the_peers(bench, work, monkeypatch):
     sides = {"ours": lambda: Timed(1, 2.0, memory=50), "theirs": lambda: Timed(1, 6.0, memory=200)}
     row, made = rows_of(bench, work, monkeypatch, **sides)
     assert made["ratio"] == 3.0 and "25% of the memory" in row
+
+
+def test_what_a_library_needs_of_our_time_bounds_the_ratio(bench, work, monkeypatch):
+    row, made = rows_of(bench, work, monkeypatch, library=lambda: 0.8)
+    assert row.endswith(f"| one pass, 80% of our time: at most {made['ratio'] / 0.8:.2f} |")
+
+
+def test_a_share_is_that_of_the_calls_from_outside(bench, tmp_path):
+    from work import share_within
+
+    def inner(seconds):
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    def outer():
+        inner(0.1)
+        inner(0.1)
+
+    profile = cProfile.Profile()
+    profile.runcall(outer)
+    profile.dump_stats(tmp_path / "profile")
+    only_inner = share_within(tmp_path / "profile", lambda file, name: name == "inner")
+    nothing = share_within(tmp_path / "profile", lambda file, name: name == "absent")
+    assert 0.9 < only_inner <= 1 and nothing == 0
 
 
 def test_a_peer_that_is_not_installed_is_said_in_its_row(bench, monkeypatch, tmp_path):
