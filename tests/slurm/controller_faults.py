@@ -135,7 +135,7 @@ def ended_by_signals(run: WorkflowRun, outage: Outage) -> str:
         job = run.running_job()
         processes = run.job_processes(job)
         os.kill(run.process.pid, number)
-        assert run.finish(faults.PATIENCE) == 1
+        assert run.finish(PATIENCE) == 1
         run.wait_for(
             lambda job=job: run.cluster.job(job).get("JobState") not in ("RUNNING", "PENDING"), "", running=False
         )
