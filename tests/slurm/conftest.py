@@ -1,6 +1,7 @@
 """One real Slurm for all tests of this folder, or a skip that says why there is none."""
 
 import shutil
+import signal
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +16,10 @@ NODES = 13
 # The paper's training job has four nodes.
 MACHINES = 4
 FIRST_SEGMENT = "results/faults/runs/mini/segments/6/metrics.jsonl"
+
+
+# Under nohup what is started here would ignore a hang-up, and so does our executor, on purpose.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items):
