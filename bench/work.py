@@ -86,7 +86,7 @@ def share_within(profile: Path, inside: Callable[[str, str], bool]) -> float:
 
     A call of `inside` by way of others counts twice, so this is at most too large.
     """
-    stats: Any = pstats.Stats(str(profile))  # its `stats` and `total_tt` are not in the type's stub
+    stats: Any = pstats.Stats(str(profile))  # `stats` and `total_tt` are not declared
     entered = (
         cumulative
         for (file, _, name), (_, _, _, _, callers) in stats.stats.items()

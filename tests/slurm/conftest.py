@@ -16,10 +16,10 @@ NODES = 13
 # The paper's training job has four nodes.
 MACHINES = 4
 FIRST_SEGMENT = "results/faults/runs/mini/segments/6/metrics.jsonl"
-
-
-# Under nohup what is started here would ignore a hang-up, and so does our executor, on purpose.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# Under nohup what is started here would ignore a hang-up, and so does our executor, on purpose. A signal that is
+# handled, if only by doing nothing, is as usual again in a program that is started.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def pytest_collection_modifyitems(items):

@@ -123,6 +123,16 @@ def test_a_batch_on_a_cpu_keeps_no_more_than_it_may_and_pads_little(backend, tok
     assert sum(prefilled) <= 1.3 * sum(len(request.prompt_token_ids) for request in requests)
 
 
+def test_a_model_whose_cache_has_another_form_is_sampled_from_too(tokenizer):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=256))
+    backend = transformers_backend.TransformersBackend(model.eval(), tokenizer)
+    requests = some_requests(tokenizer, 6, Sampling(1.0, 1.0, -1, 4, (2,)))
+    assert run(backend, requests, None).keys() == {request.id for request in requests}
+
+
 def test_greedy_is_what_transformers_generates_greedily(backend, tokenizer):
     stops = (2, 70, 71, 72)
     requests = some_requests(tokenizer, 8, Sampling(0.0, 1.0, -1, 20, stops))

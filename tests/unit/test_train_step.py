@@ -92,7 +92,7 @@ def test_micro_batches_are_worked_on_by_several_threads(tiny_qwen, set_threads):
 
     hook = tiny_qwen.base_model.register_forward_pre_hook(meet)
     try:
-        trainer.compute_old_log_probs(dataclasses.replace(make_batch(prompts=3), rewards=torch.ones(3, 4)))
+        trainer.compute_old_log_probs(make_batch(prompts=3))
     finally:
         hook.remove()
     assert len(seen) == 2

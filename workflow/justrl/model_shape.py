@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from justrl.config import HubModel, LocalModel, TaughtModel
 from justrl.config_files import find
@@ -61,7 +62,11 @@ KNOWN = {
 
 def read_shape(folder: str | Path) -> ModelShape | None:
     """The shape in a model folder's config.json; None without one, or where it is no decoder of the usual form."""
-    config = read_json_object(Path(folder) / "config.json")
+    return shape_in(read_json_object(Path(folder) / "config.json"))
+
+
+def shape_in(config: dict[str, Any]) -> ModelShape | None:
+    """The shape in a configuration of transformers; None where it is none of a decoder of the usual form."""
     keys = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
     if not all(isinstance(config.get(key), int) for key in keys) or any("expert" in key for key in config):
         return None

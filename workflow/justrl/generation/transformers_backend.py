@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from justrl.errors import UserError
 from justrl.generation.base import Completed, Sampling, SamplingRequest, load_tokenizer
+from justrl.model_shape import shape_in
 
 _RANDOM_BLOCK = 64
 # Entries of the attention mask of one prefill, rows x length x length: 16 MiB of them for each byte of its type.
@@ -43,7 +44,7 @@ class TransformersBackend:
         model: in evaluation mode; its device and dtype are what is computed in.
         tokenizer: makes text of the answers.
         batch_size: the most rows decoded together; None takes all at once, on a CPU as many as
-            `_CPU_CACHE_BYTES` hold.
+            `_CPU_CACHE_BYTES` hold (of a model of unusual form all, too).
     """
 
     name = "transformers"
@@ -51,6 +52,9 @@ class TransformersBackend:
     def __init__(self, model, tokenizer, batch_size: int | None = None):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.device = model.device
+        shape = shape_in(model.config.get_text_config().to_dict())
+        self._token_bytes = shape.cache_bytes * model.dtype.itemsize // 2 if shape else 0  # 0: not known
+        self._weight_bytes = sum(weight.nbytes for weight in model.parameters())
         self.environment = {
             "transformers": transformers.__version__,
             "torch": torch.__version__,
@@ -104,14 +108,10 @@ class TransformersBackend:
 
     def _size(self, waiting: deque[SamplingRequest], batch: "_Batch") -> int:
         """The most rows to decode together now, at least one."""
-        if self.batch_size or self.device.type != "cpu" or not waiting:
+        if self.batch_size or self.device.type != "cpu" or not waiting or not self._token_bytes:
             return self.batch_size or batch.unfinished + len(waiting)
-        config = self.model.config.get_text_config()
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * width
         longest = max(len(waiting[0].prompt_token_ids) + waiting[0].sampling.max_tokens, batch.longest())
-        room = max(_CPU_CACHE_BYTES, sum(weight.nbytes for weight in self.model.parameters()))
-        fitting = room // (numbers * self.model.dtype.itemsize * longest)
+        fitting = max(_CPU_CACHE_BYTES, self._weight_bytes) // (self._token_bytes * longest)
         return max(1, min(fitting, batch.unfinished + len(waiting)))
 
     def _take(self, waiting: deque[SamplingRequest], batch: "_Batch") -> list["_Row"]:

@@ -211,7 +211,7 @@ class GRPOTrainer:
     def _at_once(self, micro_batches: list[list[int]]) -> int:
         """How many micro-batches are worked on at once: several of them, on a CPU, as many as there are threads.
 
-        A small model's operations are too short to be shared by threads.
+        A small model's operations are too short to be shared by threads. Each at work has gradients of its own.
         """
         alone = next(self.model.parameters()).device.type != "cpu" or self.world.size > 1 or len(micro_batches) == 1
         return 1 if alone else torch.get_num_threads()
@@ -240,36 +240,31 @@ class GRPOTrainer:
         micro_batches = self._micro_batches(rows, batch)
         sums = dict.fromkeys(("policy_loss", "clip_fraction", "clip_fraction_lower", "approx_kl"), 0.0)
         parameters = list(self.model.parameters())
+        apart = self._at_once(micro_batches) > 1
         self.optimizer.zero_grad(set_to_none=True)
 
-        def loss_of(micro: list[int]) -> tuple[Tensor, dict[str, float]]:
-            log_probs, _ = self._forward(self._replica, micro, batch)
-            per_token = [torch.full((len(batch.responses[row]),), advantages[row]) for row in micro]
-            columns = [
-                log_probs,
-                torch.cat([old_log_probs[row] for row in micro]).to(log_probs.device),
-                torch.cat(per_token).to(log_probs.device),
-                torch.ones_like(log_probs),
-            ]
-            if self.recipe.loss == "gspo":
-                lengths = [len(batch.responses[row]) for row in micro]
-                columns = [pad_sequence(column.split(lengths), batch_first=True) for column in columns]
-            return self.compute_loss(*columns, tokens=total_tokens, sequences=sequences)
-
-        # Both return loss, metrics and the gradients that are still to be added up.
-        def accumulate(micro: list[int]) -> tuple[float, dict[str, float], tuple[()]]:
+        def differentiate(micro: list[int]) -> tuple[float, dict[str, float], tuple[Tensor | None, ...]]:
+            """Loss, metrics, and the gradients that are still to be added up."""
             with contextlib.nullcontext() if micro is micro_batches[-1] else self._without_exchange():
-                loss, metrics = loss_of(micro)
+                log_probs, _ = self._forward(self._replica, micro, batch)
+                per_token = [torch.full((len(batch.responses[row]),), advantages[row]) for row in micro]
+                columns = [
+                    log_probs,
+                    torch.cat([old_log_probs[row] for row in micro]).to(log_probs.device),
+                    torch.cat(per_token).to(log_probs.device),
+                    torch.ones_like(log_probs),
+                ]
+                if self.recipe.loss == "gspo":
+                    lengths = [len(batch.responses[row]) for row in micro]
+                    columns = [pad_sequence(column.split(lengths), batch_first=True) for column in columns]
+                loss, metrics = self.compute_loss(*columns, tokens=total_tokens, sequences=sequences)
+                if apart:
+                    return float(loss.detach()), metrics, torch.autograd.grad(loss, parameters, allow_unused=True)
                 # DDP averages gradients over processes; the loss is divided by what all of them have together.
                 (loss * self.world.size).backward()
             return float(loss.detach()), metrics, ()
 
-        def differentiate(micro: list[int]) -> tuple[float, dict[str, float], tuple[Tensor | None, ...]]:
-            loss, metrics = loss_of(micro)
-            return float(loss.detach()), metrics, torch.autograd.grad(loss, parameters, allow_unused=True)
-
-        work: Callable = differentiate if self._at_once(micro_batches) > 1 else accumulate
-        for loss, metrics, gradients in self._of_each(micro_batches, work):
+        for loss, metrics, gradients in self._of_each(micro_batches, differentiate):
             # In the order of the micro-batches, as `backward` adds them.
             for parameter, gradient in zip(parameters, gradients, strict=False):
                 if gradient is not None:
