@@ -60,9 +60,12 @@ format:  .venv/.ready  ## Format Python and Snakemake code.
 docs: .venv/.ready  ## Write the generated parts of docs/: settings of verl, configuration keys, the map.
 	$(ACTIVATE) && python docs/generate.py
 
+# As many processes as a laptop has cores for: two of the tests' programs use two themselves.
+WORKERS = 2
+
 test: lint .venv-inspect/.ready  ## Set up, then lint and all tests that need neither verl nor Slurm.
 	$(ACTIVATE) && python -m pytest tests/unit tests/engines tests/workflow -m "not verl and not slurm" \
-		--durations=15
+		--numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder --durations=15
 
 verl-env: .venv-verl/.ready  ## Make .venv-verl: verl, Ray and vLLM for a machine without a GPU.
 

@@ -47,6 +47,7 @@ WORKS = {
     "grpo_step_39m": step_rows.large,
     "symbolic": rows_apart.symbolic,
     "generation": rows_apart.generation,
+    "generation_and_judge": rows_apart.generation_and_judge,
 }
 
 

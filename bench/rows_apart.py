@@ -2,13 +2,18 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from work import ROOT, Timed, Work
 
 from justrl.errors import UserError
+
+BENCHMARKS = 4
 
 
 def symbolic() -> Work:
@@ -39,10 +44,15 @@ def symbolic() -> Work:
 
 
 class _Engine:
-    """bench/vllm_generation.py with its engine loaded, started at the first question and ended with this process."""
+    """A script of bench/ with its engine loaded, started at the first question and ended with this process.
 
-    def __init__(self, python: str) -> None:
-        self.command = [python, str(ROOT / "bench/vllm_generation.py")]
+    Raises UserError: vLLM is not installed.
+    """
+
+    def __init__(self, script: str) -> None:
+        if not any(ROOT.glob(".venv-verl/lib/python*/site-packages/vllm/__init__.py")):
+            raise UserError("vLLM is not installed (`make verl-env`)")
+        self.command = [str(ROOT / ".venv-verl/bin/python"), str(ROOT / "bench" / script)]
         self.process: subprocess.Popen[str] | None = None
 
     def ask(self, what: str) -> dict[str, Any]:
@@ -72,10 +82,7 @@ class _Engine:
 
 def generation() -> Work:
     """An evaluation's answers from vLLM, beside the authors' loop of a call for each seed, on one engine."""
-    python = ROOT / ".venv-verl/bin/python"
-    if not any(ROOT.glob(".venv-verl/lib/python*/site-packages/vllm/__init__.py")):
-        raise UserError("vLLM is not installed (`make verl-env`)")
-    engine = _Engine(str(python))
+    engine = _Engine("vllm_generation.py")
     return Work(
         "evaluation generation, vLLM, 30 questions x 8 seeds x at most 256 tokens, the same tokens",
         "a call of vLLM for each seed (the authors' loop)",
@@ -86,6 +93,46 @@ def generation() -> Work:
         target=2.4,
         rounds=5,
         library=lambda: engine.ask("share")["share"],
+    )
+
+
+def generation_and_judge() -> Work:
+    """Answers and their verdicts: the judge of a finished benchmark beside the next one's answers, or after all."""
+    generator, judge = _Engine("vllm_generation.py"), _Engine("vllm_judging.py")
+    benchmarks = [f"drawn_{number}" for number in range(BENCHMARKS)]
+    generating: list[float] = []
+
+    def ours() -> Timed:
+        started = time.perf_counter()
+        with ThreadPoolExecutor(1) as beside:
+            waiting = []
+            for benchmark in benchmarks:
+                made = generator.ask(f"ours {benchmark}")
+                waiting.append((made, beside.submit(judge.ask, made["answers"])))
+            results = [(made["digest"], verdicts.result()["digest"]) for made, verdicts in waiting]
+        elapsed = time.perf_counter() - started
+        generating.append(sum(made["elapsed"] for made, _ in waiting) / elapsed)
+        return Timed(results, elapsed)
+
+    def theirs() -> Timed:
+        started = time.perf_counter()
+        made = [generator.ask(f"theirs {benchmark}") for benchmark in benchmarks]
+        verdicts = [judge.ask(one["answers"])["digest"] for one in made]
+        results = [(one["digest"], verdict) for one, verdict in zip(made, verdicts, strict=True)]
+        return Timed(results, time.perf_counter() - started)
+
+    # Both engines are loaded, and have done the work once, before a clock runs.
+    judge.ask(generator.ask("ours warm_up")["answers"])
+    return Work(
+        f"evaluation of {BENCHMARKS} benchmarks of 30 questions x 8 seeds, vLLM and a judge in vLLM, by the clock",
+        "a call for each seed, then the judge (the authors' scripts)",
+        ours,
+        theirs,
+        lambda one, other: one == other,
+        "generation, were the judge free",
+        target=3.0,
+        rounds=5,
+        library=lambda: statistics.median(generating),
     )
 
 

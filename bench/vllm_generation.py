@@ -1,6 +1,7 @@
 """Both sides of the row "generation": an evaluation's answers from one loaded vLLM, ours or a pass for each seed.
 
-    .venv-verl/bin/python bench/vllm_generation.py     (then a line "ours", "theirs" or "share" for each measurement)
+    .venv-verl/bin/python bench/vllm_generation.py     (then a line for each measurement: "ours", "theirs" or "share",
+                                                        and after the first two, if wanted, the name of a benchmark)
 
 Thirty questions of a competition's length, eight samples each, at most 256 tokens, a tiny model. The authors' script
 asks all questions once with `LLM.generate`, waits for the longest answer, and does so for each seed. Ours is
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +104,11 @@ def theirs(job: Any, backend: Any) -> Tokens:
         ]
         for number, made in enumerate(backend.llm.generate(inputs, parameters)):
             tokens[number, index] = tuple(made.outputs[0].token_ids)
-            answers.append({"prompt": prompts[number], "seed": index, "response": made.outputs[0].text})
-    with job.output.open("w", encoding="utf-8") as file:
+            question, text = job.questions[number], made.outputs[0].text
+            asked = job.protocol.user_message(question.question)
+            answer = {"example_id": question.id, "prompt": asked, "answer": question.answer}
+            answers.append(answer | {"seed": index, "response": text})
+    with job.output.with_suffix(".jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(answer) + "\n" for answer in answers)
     return tokens
 
@@ -116,6 +121,7 @@ def measure(side: Callable[[Any, Any], Tokens], job: Any, backend: Any) -> dict[
     elapsed, processor = time.perf_counter() - elapsed, time.process_time() - processor
     made = json.dumps(sorted((*key, *ids) for key, ids in tokens.items()))
     return {
+        "answers": str(job.output.with_suffix(".jsonl" if side is theirs else ".parquet")),
         "elapsed": elapsed,
         "seconds": processor,
         "tokens": sum(map(len, tokens.values())),
@@ -147,8 +153,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         job, backend = load(Path(folder))
         for line in sys.stdin:
-            side = {"ours": ours, "theirs": theirs}.get(line.strip())
-            told = measure(side, job, backend) if side else {"share": share_of_steps(job, backend)}
+            asked, *name = line.split()
+            if asked == "share":
+                told = {"share": share_of_steps(job, backend)}
+            else:
+                benchmark = name[0] if name else job.benchmark
+                lot = replace(job, benchmark=benchmark, output=Path(folder) / f"{benchmark}.parquet")
+                told = measure({"ours": ours, "theirs": theirs}[asked], lot, backend)
             print(json.dumps(told), file=replies, flush=True)
         backend.close()
 

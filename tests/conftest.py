@@ -15,6 +15,20 @@ hypothesis.settings.register_profile("justrl", deadline=None)
 hypothesis.settings.load_profile("justrl")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Side by side (pytest-xdist), a file's tests stay in one process, and those of all files that share an experiment.
+
+    What takes longest comes first, so that no process is left with it in the end.
+    """
+    if not hasattr(config, "workerinput"):  # pytest-xdist is not at work
+        return
+    sharing = {item.path for item in items if "mini" in item.fixturenames}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("mini" if item.path in sharing else item.path.stem))
+    items.sort(key=lambda item: (item.path not in sharing, item.path.parent.name == "unit"))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The root of the repository."""
