@@ -60,7 +60,7 @@ format:  .venv/.ready  ## Format Python and Snakemake code.
 docs: .venv/.ready  ## Write the generated parts of docs/: settings of verl, configuration keys, the map.
 	$(ACTIVATE) && python docs/generate.py
 
-# As many processes as a laptop has cores for: two of the tests' programs use two themselves.
+# Processes of pytest side by side.
 WORKERS = 2
 
 test: lint .venv-inspect/.ready  ## Set up, then lint and all tests that need neither verl nor Slurm.

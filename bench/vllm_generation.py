@@ -13,7 +13,6 @@ for "share" how much of our time is spent within the steps of vLLM.
 import cProfile
 import hashlib
 import json
-import os
 import sys
 import tempfile
 import time
@@ -21,6 +20,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from work import engine_replies, share_within
 
 QUESTIONS, SAMPLES, MAX_TOKENS = 30, 8, 256
 # Token ids of an answer, by question and sample.
@@ -131,8 +132,6 @@ def measure(side: Callable[[Any, Any], Tokens], job: Any, backend: Any) -> dict[
 
 def share_of_steps(job: Any, backend: Any) -> float:
     """The share of our side's time that is spent within vLLM's steps, which both sides need."""
-    from work import share_within
-
     backend.llm.reset_prefix_cache()
     profile = cProfile.Profile()
     profile.runcall(ours, job, backend)
@@ -145,11 +144,7 @@ def share_of_steps(job: Any, backend: Any) -> float:
 
 def main() -> None:
     """Load once, then answer line by line until there are no more."""
-    # vLLM and its bars may print; what they print must not be taken for an answer.
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    replies = engine_replies()
     with tempfile.TemporaryDirectory() as folder:
         job, backend = load(Path(folder))
         for line in sys.stdin:

@@ -9,20 +9,18 @@ JSON line tells the digest of the verdicts.
 
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
+
+from work import engine_replies
 
 VERDICT_TOKENS = 8
 
 
 def main() -> None:
     """Load once, then judge file by file until there are no more."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    replies = engine_replies()
     from justrl.evaluation.completions import read_completions
     from justrl.verifiers.judge import ModelGrader
     from tiny_model import make_tiny_model

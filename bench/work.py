@@ -1,13 +1,15 @@
 """What a row of `make bench` is, and how it is measured."""
 
+import os
 import pstats
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from justrl.errors import UserError
 
@@ -79,6 +81,19 @@ def timed(call: Callable[[], Any]) -> Timed:
     start = _processor_seconds()
     made = call()
     return made if isinstance(made, Timed) else Timed(made, _processor_seconds() - start)
+
+
+def engine_replies() -> TextIO:
+    """Where a script with an engine answers line by line: the standard output that the process began with.
+
+    vLLM and its bars may print; from here on they do so to the standard error, and nothing is taken for an answer. Room
+    for keys and values is set, and the tests' tiny model can be imported.
+    """
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    sys.path.insert(0, str(ROOT / "tests"))
+    return replies
 
 
 def share_within(profile: Path, inside: Callable[[str, str], bool]) -> float:
