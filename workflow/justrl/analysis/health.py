@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from math import isfinite, sqrt
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypeGuard
 
 from justrl.analysis.metrics import METRICS, series
 
@@ -145,7 +145,7 @@ def _non_finite(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         yield {"name": "non_finite", "first_step": step, "metrics": names, "steps": count, "sentence": sentence}
 
 
-def _number(value: Any) -> bool:
+def _number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and isfinite(value)
 
 
