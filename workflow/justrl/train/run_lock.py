@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from justrl.errors import UserError
@@ -46,7 +47,7 @@ class Owner:
             started=process_start(os.getpid()) or "",
             slurm_job_id=os.environ.get("SLURM_JOB_ID"),
             slurm_restarts=int(os.environ.get("SLURM_RESTART_COUNT", 0)),
-            since=time.strftime("%Y-%m-%d %H:%M:%S"),
+            since=datetime.now(UTC).isoformat(sep=" ", timespec="seconds"),
         )
 
     def __str__(self) -> str:
@@ -88,6 +89,8 @@ def slurm_job_alive(job_id: str) -> bool | None:
     if answer.returncode != 0:
         # A job that has left Slurm's memory is an "Invalid job id"; any other failure says nothing.
         return False if "Invalid job id" in answer.stderr else None
+    if answer.stdout and not answer.stdout.endswith("\n"):
+        return None
     return answer.stdout.strip() in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
 
 
