@@ -323,7 +323,7 @@ def _accounted_state(number: str) -> str:
     """How a job ended that the queue has forgotten, if there is an accounting that answers."""
     command = ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={number}", "--format=State"]
     said = _answer(command, 30)[0].split()
-    return said[0] if said else "forgotten"
+    return said[0] if said and said[0].isupper() and said[0].replace("_", "").isalpha() else "forgotten"
 
 
 def _still_good(record: Path, job: JobExecutorInterface) -> dict[str, str] | None:

@@ -350,7 +350,7 @@ def provenance(arguments: argparse.Namespace) -> None:
 
     outputs = _outputs(arguments)
     config, frozen = (None, False) if arguments.config is None else _configuration(arguments.config)
-    if frozen:
+    if config and frozen:
         config = Experiment.from_mapping(config).with_canaries().model_dump(mode="json")
     experiment = arguments.experiment or (config or {}).get("experiment")
     if not experiment:

@@ -5,8 +5,8 @@ and start on the first. `lease` takes the wanted number of free devices by locki
 machine's users made the file. The kernel drops the locks of a process that ends, however it ends, so a crashed job
 frees its devices and nothing is ever stale. Within a Slurm allocation its own devices are shared out.
 
-Who waits for any of the same devices is served in the order of asking: a job that wants all of them would otherwise wait
-as long as small ones keep coming. A waiting process has a numbered file in `queue/`, locked like a device's.
+Who waits for any of the same devices is served in the order of asking: a job that wants all of them would otherwise
+wait as long as small ones keep coming. A waiting process has a numbered file in `queue/`, locked like a device's.
 
     justrl gpus --count 1 -- justrl generate ...
 """

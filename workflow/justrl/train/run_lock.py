@@ -23,6 +23,8 @@ from justrl.io import exclusive, write_json
 HEARTBEAT_SECONDS = 30.0
 # On another host, without Slurm to ask, an owner that has been silent for so long is taken for dead.
 STALE_MINUTES = 15.0
+# States of a Slurm job that holds its nodes.
+HOLDING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,11 @@ def slurm_job_alive(job_id: str) -> bool | None:
     if answer.returncode != 0:
         # A job that has left Slurm's memory is an "Invalid job id"; any other failure says nothing.
         return False if "Invalid job id" in answer.stderr else None
-    if answer.stdout and not answer.stdout.endswith("\n"):
+    state = answer.stdout.strip()
+    if state and any(name != state and name.startswith(state) for name in HOLDING):
+        # Cut off.
         return None
-    return answer.stdout.strip() in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
+    return state in HOLDING
 
 
 def owner_alive(owner: Owner, silent_seconds: float, stale_minutes: float = STALE_MINUTES) -> bool:
