@@ -66,8 +66,9 @@ def _of_names(layout: Layout) -> Iterator[tuple[str, str]]:
         yield f"{root}/figures/{name}", f"the figures of runs.{name}"
         family = "the table of the canaries" if run.canary else f"the table of the family {run.family}"
         yield f"{root}/comparison/{run.family}", family
-    families = [entry.family for entry in [*experiment.runs.values(), *experiment.external.values()] if entry.family]
-    for name in dict.fromkeys(families):
+    families = {run.family for run in experiment.runs.values()}
+    families |= {entry.family for entry in experiment.external.values() if entry.family}
+    for name in sorted(families):
         yield f"{root}/golden/{name}", f"the table of the family {name}"
 
 
