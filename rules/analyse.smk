@@ -146,7 +146,12 @@ rule summarise_health:
     input:
         "<results>/runs/{run}/metrics.jsonl",
     output:
-        "<results>/runs/{run}/health.json",
+        report(
+            "<results>/runs/{run}/health.json",
+            caption="../workflow/captions/health.rst",
+            category="Training",
+            labels={"run": "{run}", "figure": "health"},
+        ),
     log:
         "<logs>/summarise_health/{run}.log",
     conda:
