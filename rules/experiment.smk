@@ -18,7 +18,7 @@ from snakemake.cli import get_profile_dir
 from snakemake.logging import LogEvent, logger
 from snakemake.pathvars import Pathvars
 
-from justrl import config_files
+from justrl import config_files, outputs
 from justrl.config import Experiment, settings
 from justrl.errors import UserError
 from justrl.layout import Layout
@@ -66,6 +66,7 @@ try:
     # No option or param of the rule: Snakemake would train again, or not know its own jobs of a queue, once it changed.
     os.environ[trackers.VARIABLE] = ",".join(EXPERIMENT.trackers)
     if workflow.is_main_process:
+        outputs.check_paths(ON_DISK)
         start_checks.check_results_folder(EXPERIMENT, RESULTS)
         start_checks.check_unchanged(EXPERIMENT, RESULTS)
         start_checks.check_local_files(ON_DISK)
@@ -73,7 +74,7 @@ try:
             start_checks.check_something_to_report(EXPERIMENT, RESULTS)
         DOCUMENT = frozen.document(config, LAYOUT)
         FILE = frozen.file_of(DOCUMENT, RESULTS)
-        for line in [*frozen.changes(DOCUMENT, RESULTS), *start_checks.behind_results(ON_DISK)]:
+        for line in [*frozen.changes(DOCUMENT, RESULTS), *LAYOUT.left_out(), *start_checks.behind_results(ON_DISK)]:
             logger.info(line)
 except UserError as error:
     raise WorkflowError(str(error)) from None
@@ -117,10 +118,10 @@ def before_the_first_job():
     try:
         start_checks.check_nothing_lost(jobs, ON_DISK, accepted)
         start_checks.check_all_planned(jobs, asked_for())
+        segments = trained.planned_segments((path for job in jobs for path in job.outputs), ON_DISK)
         if not (workflow.dryrun or workflow.touch):
             check_interpreter()
             frozen.write(DOCUMENT, FILE)
-        segments = trained.planned_segments((path for job in jobs for path in job.outputs), ON_DISK)
         if line := planning.announce(EXPERIMENT, segments, ON_DISK):
             logger.info(line)
     except UserError as error:
