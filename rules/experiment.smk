@@ -18,7 +18,7 @@ from snakemake.cli import get_profile_dir
 from snakemake.logging import LogEvent, logger
 from snakemake.pathvars import Pathvars
 
-from justrl import config_files
+from justrl import config_files, outputs
 from justrl.config import Experiment, settings
 from justrl.errors import UserError
 from justrl.layout import Layout
@@ -54,7 +54,8 @@ def read_configuration():
 
 try:
     if FROZEN in ON_COMMAND_LINE:
-        config, ENDS = frozen.read(ON_COMMAND_LINE[FROZEN])
+        FILE = ON_COMMAND_LINE[FROZEN]
+        config, ENDS = frozen.read(FILE)
     else:
         config, ENDS = read_configuration(), None
     workflow.pathvars.update(Pathvars.from_config(config))
@@ -65,6 +66,7 @@ try:
     # No option or param of the rule: Snakemake would train again, or not know its own jobs of a queue, once it changed.
     os.environ[trackers.VARIABLE] = ",".join(EXPERIMENT.trackers)
     if workflow.is_main_process:
+        outputs.check_paths(ON_DISK)
         start_checks.check_results_folder(EXPERIMENT, RESULTS)
         start_checks.check_unchanged(EXPERIMENT, RESULTS)
         start_checks.check_local_files(ON_DISK)

@@ -659,6 +659,8 @@ class Experiment(Part):
         """
         runs: dict[str, Run] = {}
         for name, run in self.runs.items():
+            for problem in _twice(f"runs.{name}.seeds", [str(seed) for seed in run.seeds]):
+                raise UserError(f"config: {problem}")
             own = {"seeds": [], "setting": name}
             each: dict[str, Run] = {
                 f"{name}_s{seed}": SeedRun(**{**dict(run), **own, "seed": seed}) for seed in run.seeds
@@ -679,6 +681,8 @@ class Experiment(Part):
 
         They are evaluated under a protocol named `canary`: the experiment's own with few samples.
         """
+        if "canary" in self.protocols:
+            raise UserError("config: protocols.canary: canaries are evaluated under this name; choose another")
         canary, length = self.canary, self.canary.max_response_length
         protocol = self.protocols[self.evaluation.protocol].model_copy(update={"samples": canary.samples})
         if length:
@@ -750,6 +754,8 @@ class Experiment(Part):
         if evaluation.headline_grader not in graders:
             headline = evaluation.headline_grader
             yield f"evaluation.headline_grader: {headline} is not among the graders that run: {', '.join(graders)}"
+        if self.experiment == "canary":
+            yield "experiment: canary is what results of `snakemake canary` are stamped with; choose another name"
         for name in self.external:
             if name in self.runs or name in self.models:
                 yield f"external.{name}: the name is taken by a run or a model; choose another"

@@ -35,9 +35,12 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plan(arguments: argparse.Namespace) -> None:
     """Print the plan of every enabled run as a table or as JSON."""
+    from justrl import outputs
+    from justrl.layout import Layout
     from justrl.operations import detection, plan_tables, planning, rungs
 
     loaded = config.load(arguments.config, arguments.set)
+    outputs.check_paths(Layout(loaded.with_canaries(), str(loaded.results)))
     if arguments.kinds:
         print(plan_tables.render_kinds(loaded))
         return

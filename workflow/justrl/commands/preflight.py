@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from justrl import config
+from justrl import config, outputs
 from justrl.commands.plan import add_config_arguments
 from justrl.errors import UserError
 from justrl.io import read_object, write_json
@@ -58,6 +58,7 @@ def _check_experiment(arguments: argparse.Namespace) -> list:
     from justrl.operations import preflight_checks
 
     loaded = config.load(arguments.config, arguments.set)
+    outputs.check_paths(Layout(loaded.with_canaries(), str(loaded.results)))
     if arguments.offline:
         loaded = loaded.model_copy(update={"hub": loaded.hub.model_copy(update={"offline": True})})
     runs = list(Layout(loaded).trainings())
