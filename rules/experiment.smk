@@ -96,6 +96,12 @@ def asked_for():
     return {str(file) for file in [*workflow.dag.targetfiles, *collected]}
 
 
+def targets():
+    """What this start was asked for in words: rules that only collect by their names, files below the results."""
+    rules = {job.rule.name.removeprefix(f"{__name__}_") for job in workflow.dag.targetjobs if job.rule.norun}
+    return sorted(rules) + sorted(os.path.relpath(str(file), RESULTS) for file in workflow.dag.targetfiles)
+
+
 def check_interpreter():
     """Raise UserError if jobs would find another `python` than this one's, without the workflow's packages, or none."""
     python = shutil.which("python")
@@ -122,6 +128,7 @@ def before_the_first_job():
         if not (workflow.dryrun or workflow.touch):
             check_interpreter()
             frozen.write(DOCUMENT, FILE)
+            frozen.note_asked(targets(), FILE)
         if line := planning.announce(EXPERIMENT, segments, ON_DISK):
             logger.info(line)
     except UserError as error:

@@ -81,7 +81,6 @@ def _manifest_problems(folder: Path, hashed: bool) -> Iterator[str]:
         for name in sorted(there - files.keys()):
             yield f"{folder / name} is not in its {MANIFEST}"
         for name, entry in files.items():
-            # What people read or is quickly read is hashed always.
             if problem := file_problem(folder / name, entry, hashed):
                 yield f"{folder / name}: {problem}"
     except (OSError, UserError, KeyError, TypeError, AttributeError) as error:

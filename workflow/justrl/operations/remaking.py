@@ -120,9 +120,12 @@ def _comparisons(layout: Layout) -> Iterator[Remade]:
     found = settings(experiment.runs)
     for pair, names in experiment.compare.items():
         files = [f"{root}/compared/{pair}.{form}" for form in ("json", "md", "html")]
-        sides = [f"--{side}={name}={','.join(found[name])}" for side, name in zip(("first", "second"), names, strict=True)]
+        sides = [
+            f"--{side}={name}={','.join(found[name])}" for side, name in zip(("first", "second"), names, strict=True)
+        ]
         seeds = [[experiment.described(run).seed for run in found[name]] for name in names]
-        words = [*sides, *(["--paired"] if seeds[0] == seeds[1] else []), *_labels(layout)]
+        options = [f"--{side}={name}={','.join(found[name])}" for side, name in sides]
+        words = [*options, *(["--paired"] if seeds[0] == seeds[1] else []), *_labels(layout)]
         yield _made(files, "pair", {"--results": layout.pair_results(pair)}, *words)
 
 
@@ -161,7 +164,9 @@ def _samples(layout: Layout) -> Iterator[Remade]:
         yield _made([str(path)], "samples", inputs, *words, "--title", title)
 
 
-def problems_of(made: Remade, folder: Path, run: Callable[[list[str]], Any], recorded: Mapping[str, str]) -> Iterator:
+def problems_of(
+    made: Remade, folder: Path, run: Callable[[list[str]], Any], recorded: Mapping[str, str]
+) -> Iterator[tuple[Path, str | None]]:
     """Make files again in an empty folder and yield each of them with what is wrong with it, if anything.
 
     `run` runs a command of `justrl`; `recorded` has the SHA-256 of files that an earlier version of this package may
@@ -177,10 +182,10 @@ def problems_of(made: Remade, folder: Path, run: Callable[[list[str]], Any], rec
         yield from ((path, f"it cannot be made again from its inputs: {reason:.300}") for path in here)
         return
     for path in here:
-        yield path, _difference(path, folder / path.name, recorded.get(str(path)))
+        yield path, difference(path, folder / path.name, recorded.get(str(path)))
 
 
-def _difference(there: Path, here: Path, recorded: str | None) -> str | None:
+def difference(there: Path, here: Path, recorded: str | None) -> str | None:
     """In what a file is not the one that its inputs give; None where it is."""
     if there.read_bytes() == here.read_bytes():
         return None
