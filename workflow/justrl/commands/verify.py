@@ -43,10 +43,10 @@ def verify(arguments: argparse.Namespace) -> int:
     from justrl.commands.main import main
     from justrl.operations import started, verification
 
-    if not (arguments.config or arguments.set or started.is_started(arguments.results)):
-        if not any(arguments.results.glob("*_*.json")):
-            print(f"nothing has been started in {arguments.results} yet, so there is nothing to verify")
-            return 0
+    given = arguments.config or arguments.set or any(arguments.results.glob("*_*.json"))
+    if not given and not started.is_started(arguments.results):
+        print(f"nothing has been started in {arguments.results} yet, so there is nothing to verify")
+        return 0
     checked = verification.verify(experiment_of(arguments), arguments.results, main, arguments.states)
     print(verification.table(checked))
     wrong = [row for row in checked if row.problems]

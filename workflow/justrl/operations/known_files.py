@@ -1,4 +1,4 @@
-"""Which files of a results folder its configuration knows: a result of another configuration is named, not looked past."""
+"""Which files of a results folder its configuration knows: a result of another one is named, not looked past."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -77,8 +77,9 @@ def _pattern(layout: Layout) -> re.Pattern[str]:
     experiment = layout.experiment
     result = re.sub(r"\?P<\w+>", "", result_pattern(experiment))
     protocols, runs = _any(experiment.protocols), _any(experiment.runs)
-    entries = [*experiment.runs.values(), *experiment.external.values()]
-    families = _any(sorted({str(entry.family) for entry in entries if entry.family}))
+    names = [run.family for run in experiment.runs.values()]
+    names += [entry.family for entry in experiment.external.values() if entry.family]
+    families = _any(sorted(set(names)))
     figures = rf"(?:{_any(FIGURES)})\.(svg|png|json)"
     target = rf"(?:{runs})@(?:\d+|base)|{_any(experiment.external)}"
     page = r"\.(html|json|md|csv|svg|png)"

@@ -109,8 +109,9 @@ def _data(layout: Layout) -> Iterator[Remade]:
 
 def _comparisons(layout: Layout) -> Iterator[Remade]:
     experiment, root = layout.experiment, layout.root
-    entries = [*experiment.runs.values(), *experiment.external.values()]
-    for family in sorted({entry.family for entry in entries if entry.family}):
+    families = [run.family for run in experiment.runs.values()]
+    families += [entry.family for entry in experiment.external.values() if entry.family]
+    for family in sorted(set(families)):
         both = {"comparison": layout.family_results(family), "golden": layout.golden_family(family)}
         for folder, results in both.items():
             if results:
@@ -124,7 +125,7 @@ def _comparisons(layout: Layout) -> Iterator[Remade]:
             f"--{side}={name}={','.join(found[name])}" for side, name in zip(("first", "second"), names, strict=True)
         ]
         seeds = [[experiment.described(run).seed for run in found[name]] for name in names]
-        options = [f"--{side}={name}={','.join(found[name])}" for side, name in sides]
+        options = [f"--{side}={name}={','.join(found[name])}" for side, name in sides.items()]
         words = [*options, *(["--paired"] if seeds[0] == seeds[1] else []), *_labels(layout)]
         yield _made(files, "pair", {"--results": layout.pair_results(pair)}, *words)
 
