@@ -112,10 +112,12 @@ def work_problems(layout: Layout, run: str) -> Iterator[str]:
         published |= {row["step"]: row for row in _lines(path)} if path.is_file() else {}
     for path in [path for path in (work.live_metrics, work.attempts) if path.is_file()]:
         try:
-            rows = _lines(path, torn=path == work.live_metrics)
+            rows = _lines(path, torn=path == work.live_metrics and (work.path / "LOCK").exists())
         except (ValueError, KeyError, TypeError) as error:
             yield f"{path} cannot be read: {error!s:.100}"
             continue
+        if path == work.live_metrics and max(published, default=0) > max((row["step"] for row in rows), default=0):
+            yield f"{path} ends before step {max(published)}, which its segments have"
         for row in rows if path == work.live_metrics else []:
             if found := differences(row, published.get(row["step"], row)):
                 yield f"{path}, step {row['step']}: it is not what the segment has: {found}"

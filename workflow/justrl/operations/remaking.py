@@ -23,6 +23,7 @@ from justrl.layout import Layout
 CLOSE = 1e-9
 # Of larger training sets, what they share with the benchmarks is not counted again: that takes minutes.
 SMALL_TRAINING_SET = 2**23
+SIDES = ("first", "second")
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 # Findings of health that earlier versions did not look for.
 LATER_FINDINGS = ("no_difference", "zero_gradient", "least_reward", "non_finite")
@@ -121,11 +122,8 @@ def _comparisons(layout: Layout) -> Iterator[Remade]:
     found = settings(experiment.runs)
     for pair, names in experiment.compare.items():
         files = [f"{root}/compared/{pair}.{form}" for form in ("json", "md", "html")]
-        sides = [
-            f"--{side}={name}={','.join(found[name])}" for side, name in zip(("first", "second"), names, strict=True)
-        ]
         seeds = [[experiment.described(run).seed for run in found[name]] for name in names]
-        options = [f"--{side}={name}={','.join(found[name])}" for side, name in sides.items()]
+        options = [f"--{side}={name}={','.join(found[name])}" for side, name in zip(SIDES, names, strict=True)]
         words = [*options, *(["--paired"] if seeds[0] == seeds[1] else []), *_labels(layout)]
         yield _made(files, "pair", {"--results": layout.pair_results(pair)}, *words)
 
@@ -200,7 +198,8 @@ def difference(there: Path, here: Path, recorded: str | None) -> str | None:
     except UnicodeDecodeError as error:
         return f"it is no text: {error}"
     same_numbers = _close(NUMBER.findall(old), NUMBER.findall(new))
-    if same_numbers and (NUMBER.sub("", old) == NUMBER.sub("", new) or recorded == file_sha256(there)):
+    worded = there.suffix in (".html", ".md") and recorded == file_sha256(there)
+    if same_numbers and (worded or NUMBER.sub("", old) == NUMBER.sub("", new)):
         return None
     lines = old.splitlines(), new.splitlines()
     pairs = enumerate(zip(*lines, strict=False), 1)

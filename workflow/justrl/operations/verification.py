@@ -21,7 +21,7 @@ from justrl.errors import UserError
 from justrl.evaluation.completions import model_fingerprint
 from justrl.evaluation.scoring import score_files
 from justrl.generation.downloads import check_download, read_record
-from justrl.io import file_sha256, json_sha256, read_json, read_object
+from justrl.io import file_sha256, json_sha256, read_json, read_object, weights_sha256
 from justrl.layout import Layout
 from justrl.operations import frozen, known_files, records, remaking, trained
 from justrl.operations.records import SMALL
@@ -302,6 +302,13 @@ def _segment_problems(layout: Layout, run: str, end: int, described: Mapping[str
     here = {key: described[key] for key in ("engine", "seed") if key in described} | described["recipe"]
     if changed := differences(there, {key: here.get(key) for key in there}):
         yield f"{folder}/segment.json is of another training: {changed}"
+    base = Path(layout.base_model(run))
+    sizes = [path.stat().st_size for path in base.glob("*.safetensors")]
+    began = identity.get("base_model_sha256")
+    if began and sizes and max(sizes) <= SMALL and weights_sha256(base) != began:
+        yield f"{folder}/segment.json is of a training from other weights than those of {base}"
+    if kept.get("start_step", layout.start_step(run, end)) != layout.start_step(run, end):
+        yield f"{folder}/segment.json says that it begins at step {kept['start_step']}"
 
 
 def _data_problems(layout: Layout, run: str) -> Iterator[str]:
