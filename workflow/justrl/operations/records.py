@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from justrl.analysis.crate import NAME, describe
 from justrl.errors import UserError
-from justrl.io import file_sha256, read_json, read_object
+from justrl.io import file_sha256, read_json, read_object, read_whole_lines
 from justrl.layout import Layout
 from justrl.operations import frozen
 from justrl.operations.remaking import differences
@@ -107,9 +107,9 @@ def work_problems(layout: Layout, run: str) -> Iterator[str]:
     from pyarrow import ArrowException
 
     work = WorkDir(Path(layout.run(run)) / "work")
-    published: dict[int, Any] = {}
+    published: dict[Any, Any] = {}
     for path in map(Path, layout.all_segments(run)):
-        published |= {row["step"]: row for row in _lines(path)} if path.is_file() else {}
+        published |= {row.get("step"): row for row in read_whole_lines(path)} if path.is_file() else {}
     for path in [path for path in (work.live_metrics, work.attempts) if path.is_file()]:
         try:
             rows = _lines(path, torn=path == work.live_metrics and (work.path / "LOCK").exists())
@@ -143,7 +143,7 @@ def finished_problems(folder: Path, kept: Mapping[str, Any]) -> Iterator[str]:
     for name, expected in kept.get("sha256", {}).items():
         path = folder / name
         if path.is_file() and path.stat().st_size <= SMALL and file_sha256(path) != expected:
-            yield f"{path} is not what the segment ended with"
+            yield f"{path} is not what {folder / 'segment.json'} has of it"
 
 
 def read_segment(folder: Path) -> dict[str, Any]:
