@@ -20,12 +20,12 @@ def code_sha256(path: str | Path) -> str:
     found = helpers(path)
     if not found:
         return file_sha256(path)
-    return json_sha256({"": file_sha256(path)} | {name: file_sha256(file) for name, file in found.items()})
+    return json_sha256([file_sha256(file) for file in (path, *found)])
 
 
-def helpers(path: Path) -> dict[str, Path]:
-    """The modules that a Python file imports from beside it, directly or by way of one another, by their relative paths."""
-    found: dict[str, Path] = {}
+def helpers(path: Path) -> list[Path]:
+    """The modules that a Python file imports from beside it, directly or not, in an order that their text decides."""
+    found: list[Path] = []
     seen = {path.resolve()}
     waiting = [(path, [path.parent, Path.cwd(), ROOT])]
     while waiting:
@@ -35,10 +35,10 @@ def helpers(path: Path) -> dict[str, Path]:
             continue
         folders = list(dict.fromkeys([*folders, *_added_folders(tree, file)]))
         for name, start in _imported(tree, file):
-            for folder, module in _modules(name, [start] if start else folders):
+            for module in _modules(name, [start] if start else folders):
                 if module.resolve() not in seen:
                     seen.add(module.resolve())
-                    found[str(module.relative_to(folder))] = module
+                    found.append(module)
                     waiting.append((module, folders))
     return found
 
@@ -64,7 +64,7 @@ def _imported(tree: ast.Module, file: Path) -> Iterator[tuple[str, Path | None]]
 
 
 def _added_folders(tree: ast.Module, file: Path) -> Iterator[Path]:
-    """The folders that are named in calls such as `sys.path.insert(0, "lib")`, of the working folder and of the file's."""
+    """The folders named in calls such as `sys.path.insert(0, "lib")`, below the working folder and near the file."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _called(node).startswith(("sys.path.", "path.")):
             for text in _texts(node):
@@ -79,16 +79,14 @@ def _texts(node: ast.Call) -> list[str]:
     return [part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
 
 
-def _modules(name: str, folders: list[Path]) -> Iterator[tuple[Path, Path]]:
-    """The files behind a dotted name, packages first, each with the folder it was found from."""
+def _modules(name: str, folders: list[Path]) -> Iterator[Path]:
+    """The files behind a dotted name in the first folder that has it, packages first."""
     parts = name.split(".")
     for folder in folders:
-        file = (folder / parts[0]).with_suffix(".py")
-        if not file.is_file() and not (folder / parts[0]).is_dir():
-            continue
-        for count in range(1, len(parts) + 1):
-            stem = folder.joinpath(*parts[:count])
-            yield from (
-                (folder, path) for path in (stem / "__init__.py", stem.parent / f"{stem.name}.py") if path.is_file()
-            )
-        return
+        first = folder / parts[0]
+        if first.is_dir() or first.with_name(f"{first.name}.py").is_file():
+            for count in range(1, len(parts) + 1):
+                stem = folder.joinpath(*parts[:count])
+                files = stem / "__init__.py", stem.with_name(f"{stem.name}.py")
+                yield from (file for file in files if file.is_file())
+            return

@@ -172,9 +172,10 @@ def check_not_left_behind(checkpoints: Path, start: int, to_step: int, newest: i
     Raises UserError: there are steps to train, and a state beyond them.
     """
     if start < to_step < newest:
+        work = checkpoints.parent
         raise UserError(
             f"{checkpoints} holds the training state of step {newest}, and the segment that ends at step {to_step} is "
-            f"to be trained again, which would delete it: {way_back(checkpoints.parent.parent.name, checkpoints.parent)}"
+            f"to be trained again, which would delete it: {way_back(work.parent.name, work)}"
         )
 
 

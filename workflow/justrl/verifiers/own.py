@@ -39,7 +39,8 @@ def load(own: OwnFunction) -> Callable[[str, str, dict], Any]:
     found = code_sha256(path)
     if own.sha256 not in (None, found):
         raise UserError(
-            f"{own.file}, or a module beside it that it imports, has been edited: the SHA-256 is {found:.12}..., and the experiment began with "
+            f"{own.file}, or a module beside it that it imports, has been edited: the SHA-256 is "
+            f"{found:.12}..., and the experiment began with "
             f"{own.sha256:.12}...; undo the edit, or give the edited function a run name of its own"
         )
     spec = importlib.util.spec_from_file_location(f"own_{path.stem}_{found:.12}", path)
