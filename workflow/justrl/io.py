@@ -112,10 +112,24 @@ def _make_alone(folder: Path) -> None:
             time.sleep(0.05)
 
 
+def current_umask() -> int:
+    """The process's umask, without changing it: `os.umask` would open what another thread makes at that moment."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(re.search(r"^Umask:\s*([0-7]+)", status, re.MULTILINE)[1], 8)  # type: ignore[index]
+    except (OSError, TypeError):
+        # Linux before 4.7, or another system: the mode of a new file shows it.
+        with tempfile.TemporaryDirectory() as folder:
+            probe = os.open(Path(folder) / "probe", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o777)
+            try:
+                return 0o777 & ~stat.S_IMODE(os.fstat(probe).st_mode)
+            finally:
+                os.close(probe)
+
+
 def follow_umask(*files: Path) -> None:
     """Make files as readable as the user's umask allows: mkstemp, and with it safetensors, makes them private."""
-    umask = os.umask(0)
-    os.umask(umask)
+    umask = current_umask()
     for file in files:
         mode = file.lstat()
         # A hard link's mode is that of a file elsewhere, too.

@@ -79,7 +79,8 @@ def grade(arguments: argparse.Namespace) -> None:
     summary = grading.summarise(grades)
     print(grading.format_summary(summary))
     if arguments.output:
-        settings = {"graders": graders, "options": options}
+        # The number of processes determines no verdict.
+        settings = {"graders": graders, "options": options if arguments.grader else {}}
         if own:
             settings["own_graders"] = {name: function.as_dict() for name, function in own.items()}
         if arguments.grader:
