@@ -54,7 +54,8 @@ def read_configuration():
 
 try:
     if FROZEN in ON_COMMAND_LINE:
-        config, ENDS = frozen.read(ON_COMMAND_LINE[FROZEN])
+        FILE = ON_COMMAND_LINE[FROZEN]
+        config, ENDS = frozen.read(FILE)
     else:
         config, ENDS = read_configuration(), None
     workflow.pathvars.update(Pathvars.from_config(config))

@@ -348,9 +348,13 @@ class SeedRun(Run):
 
 
 class External(Part):
-    """A published model, evaluated without training."""
+    """A model that is evaluated without training, of the hub or of a folder."""
 
-    model: HubId = text("Hub id.")
+    model: HubId | None = text("Hub id, owner/name; a folder is given by `path`.", default=None)
+    path: str | None = text(
+        "Model folder in Hugging Face's layout, from where one starts or from this repository; it is copied.",
+        default=None,
+    )
     revision: str | None = text(REVISION, default=None)
     family: Name | None = text("Comparison table it belongs to.", default=None)
     enabled: Switch = text("Whether `snakemake` evaluates it unasked; `snakemake golden` does.", default=True)
@@ -761,6 +765,12 @@ class Experiment(Part):
         for name in self.external:
             if name in self.runs or name in self.models:
                 yield f"external.{name}: the name is taken by a run or a model; choose another"
+        for name, entry in self.external.items():
+            if (entry.model is None) == (entry.path is None):
+                given = "gives both" if entry.model else "gives neither"
+                yield f"external.{name} {given}: a model is of the hub (model: owner/name) or a folder (path: FOLDER)"
+            elif entry.path and entry.revision:
+                yield f"external.{name}.revision: {entry.revision} is a commit of the hub; a folder (path) has none"
 
     def run_contradictions(self, name: str) -> Iterator[str]:
         """What of one run does not fit together, or not its model and hardware."""

@@ -10,8 +10,8 @@ from justrl.config import Experiment, completed
 from justrl.config_files import differences, find, in_words
 from justrl.data.sources import changed_since
 from justrl.errors import UserError
-from justrl.io import read_json_object, read_object
-from justrl.layout import Layout
+from justrl.io import is_hub_id, read_json_object, read_object
+from justrl.layout import JUDGE, Layout
 from justrl.operations import trained
 from justrl.train.segment import EXECUTION_KEYS
 
@@ -71,14 +71,26 @@ def start_command(words: Sequence[str], targets: Iterable[str], files: Iterable[
 
 
 def check_local_files(layout: Layout) -> None:
-    """Raise UserError if a local file is neither here nor taken before, or is other than when it was taken."""
-    experiment = layout.experiment
+    """Raise UserError if a local file is neither here nor taken before, or is other than when it was taken.
+
+    So is a hub id that a folder here is called by, unless what it names was taken before.
+    """
+    experiment, sources = layout.experiment, layout.model_sources
     entries: list[tuple[str, Any, str]] = [
         *((f"models.{name}", entry, layout.model(name)) for name, entry in experiment.models.items()),
+        *((f"external.{name}", sources[name], layout.model(name)) for name in experiment.external),
+        ("evaluation.model_grader", sources[JUDGE], layout.model(JUDGE)),
         *((f"datasets.{name}", entry, layout.raw_data(name)) for name, entry in experiment.datasets.items()),
         *((f"benchmarks.{name}", entry, layout.raw_benchmark(name)) for name, entry in experiment.benchmarks.items()),
     ]
     for key, entry, folder in entries:
+        if entry.source == "hub" and not Path(folder).is_dir():
+            check_no_folder(key, entry.hub_id, experiment.hub.mirror)
+            own = key.removeprefix("external.") in experiment.enabled_external and not experiment.hub.mirror
+            if own and not is_hub_id(entry.hub_id):
+                raise UserError(
+                    f"config: {key}.model: there is no folder {entry.hub_id}; give one by `path`, or an id of the hub"
+                )
         if entry.source != "local":
             continue
         path = find(entry.path)
@@ -91,6 +103,15 @@ def check_local_files(layout: Layout) -> None:
                 f"config: {key}.path: {changed} has been edited since it was copied to {folder}, of which results were "
                 "made: undo the edit, or give the edited file an entry of its own"
             )
+
+
+def check_no_folder(key: str, hub_id: str, mirror: str | None) -> None:
+    """Raise UserError if a hub id names a folder that is here and not the mirror's."""
+    here = find(hub_id)
+    if here.is_dir() and not (mirror and (Path(mirror) / hub_id).is_dir() and (Path(mirror) / hub_id).samefile(here)):
+        local = "path" if key.startswith("external.") else "source: local, path"
+        way = "" if key == "evaluation.model_grader" else f" write `{local}: {hub_id}` to take it, or"
+        raise UserError(f"config: {key}: {hub_id} is a folder here, and not asked of the hub:{way} rename the folder")
 
 
 @dataclass(frozen=True)
