@@ -24,7 +24,33 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 # Nobody holds `exclusive` for so long: a folder that is older was left by a process that was killed.
 LEFT_SECONDS = 60.0
 
+# Folders that people keep models and data in, none of which is an owner on the hub.
+_FOLDERS = {
+    "checkpoint",
+    "checkpoints",
+    "ckpt",
+    "ckpts",
+    "data",
+    "dataset",
+    "datasets",
+    "exports",
+    "home",
+    "mnt",
+    "model",
+}
+_FOLDERS |= {"models", "output", "outputs", "results", "runs", "saved_models", "scratch", "tmp", "weights", "work"}
+
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Whether a name that is no folder here can be a hub id: owner/name, where the first part is no folder here either.
+
+    What is meant as a path is missing then, and the hub is not asked for it.
+    """
+    text = str(name)
+    owner = text.partition("/")[0]
+    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text)) and owner not in _FOLDERS and not Path(owner).is_dir()
 
 
 @contextmanager

@@ -25,6 +25,9 @@ CLOSE = 1e-9
 SMALL_TRAINING_SET = 2**23
 SIDES = ("first", "second")
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+# How intervals are taken, and votes counted, has changed: those of an earlier version are compared by their hash alone.
+INTERVAL = re.compile(r"\[[^\[\]]*\]")
+CHANGED = ("ci_low", "ci_high", "maj_at_k")
 # Findings of health that earlier versions did not look for.
 LATER_FINDINGS = ("no_difference", "zero_gradient", "least_reward", "non_finite")
 
@@ -197,8 +200,9 @@ def difference(there: Path, here: Path, recorded: str | None) -> str | None:
         old, new = there.read_text(encoding="utf-8"), here.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         return f"it is no text: {error}"
+    if worded := there.suffix in (".html", ".md") and recorded == file_sha256(there):
+        old, new = (INTERVAL.sub("", text) for text in (old, new))
     same_numbers = _close(NUMBER.findall(old), NUMBER.findall(new))
-    worded = there.suffix in (".html", ".md") and recorded == file_sha256(there)
     if same_numbers and (worded or NUMBER.sub("", old) == NUMBER.sub("", new)):
         return None
     lines = old.splitlines(), new.splitlines()
@@ -227,6 +231,13 @@ def _of_one_version(there: Any, here: Any) -> tuple[Any, Any]:
         later = [one for one in here["findings"] if one["name"] not in LATER_FINDINGS]
         here = {key: value for key, value in here.items() if key != "health"} | {"findings": later}
     return there, here
+
+
+def without_changed(value: Any) -> Any:
+    """A copy of the values of a result without those that an earlier version took otherwise."""
+    if isinstance(value, dict):
+        return {key: without_changed(item) for key, item in value.items() if key not in CHANGED}
+    return [without_changed(item) for item in value] if isinstance(value, list) else value
 
 
 def _in_words(found: str) -> str | None:
