@@ -17,7 +17,7 @@ FLOORS = [
     {"data", "train"},
     {"verifiers"},
     {"generation"},
-    {"published", "layout", "model_shape"},
+    {"published", "paper", "layout", "model_shape"},
     {"config", "config_files", "config_problems", "aliases"},
     {"machine", "gpu_specs"},
     {"io", "threads"},

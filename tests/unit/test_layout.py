@@ -46,7 +46,7 @@ def test_the_canary_is_told_by_its_run_and_not_by_a_name(paper):
     experiment = load()
     runs = {**experiment.runs, "canary_bird": experiment.runs["deepseek"]}
     named = Layout(experiment.model_copy(update={"runs": runs}))
-    assert not named.is_canary("canary_bird") and named.stamp("canary_bird@60") == "paper"
+    assert not named.is_canary("canary_bird") and named.stamp("canary_bird@60") == "paper/canary_bird"
     assert paper.is_canary("canary_deepseek") and paper.is_canary("canary_deepseek@base") and paper.is_canary("canary")
     assert paper.results("canary_deepseek", ["math500"]) == ["<results>/canary/aime_canary_deepseek.json"]
 

@@ -33,11 +33,20 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="dotted override")
 
 
+def started(arguments: argparse.Namespace) -> config.Experiment:
+    """The experiment that these options start; a UserError says in what one named `paper` is not the paper's."""
+    from justrl.operations.paper_check import check_paper
+
+    loaded = config.load(arguments.config, arguments.set)
+    check_paper(loaded)
+    return loaded
+
+
 def plan(arguments: argparse.Namespace) -> None:
     """Print the plan of every enabled run as a table or as JSON."""
     from justrl.operations import detection, plan_tables, planning, rungs
 
-    loaded = config.load(arguments.config, arguments.set)
+    loaded = started(arguments)
     if arguments.kinds:
         print(plan_tables.render_kinds(loaded))
         return

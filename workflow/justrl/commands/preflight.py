@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from justrl import config
-from justrl.commands.plan import add_config_arguments
+from justrl.commands.plan import add_config_arguments, started
 from justrl.errors import UserError
 from justrl.io import read_object, write_json
 
@@ -56,7 +56,7 @@ def _check_job(arguments: argparse.Namespace) -> list:
 def _check_experiment(arguments: argparse.Namespace) -> list:
     from justrl.operations import preflight_checks
 
-    loaded = config.load(arguments.config, arguments.set)
+    loaded = started(arguments)
     if arguments.offline:
         loaded = loaded.model_copy(update={"hub": loaded.hub.model_copy(update={"offline": True})})
     runs = loaded.enabled
