@@ -93,8 +93,7 @@ rule all:
     """Everything: trained runs, evaluations of base, checkpoints and last step, figures, tables, provenance."""
     default_target: True
     input:
-        LAYOUT.evaluation_results(),
-        LAYOUT.analysis_results(),
+        of(lambda: LAYOUT.wanted("all")),
 
 
 rule data:
@@ -106,16 +105,16 @@ rule data:
 rule canary:
     """Two real steps with short responses and one small evaluation of each enabled run, through every rule."""
     input:
-        LAYOUT.canary_results(),
+        of(lambda: LAYOUT.wanted("canary")),
 
 
 rule golden:
     """Released weights and base models on every benchmark, no training: does this installation find the numbers?"""
     input:
-        LAYOUT.golden_results(),
+        of(lambda: LAYOUT.wanted("golden")),
 
 
 rule first_1000:
     """The first 1,000 steps of each enabled run, which the whole run goes on from, and what must show by then."""
     input:
-        LAYOUT.first_thousand_results(),
+        of(lambda: LAYOUT.wanted("first_1000")),

@@ -146,7 +146,12 @@ rule summarise_health:
     input:
         "<results>/runs/{run}/metrics.jsonl",
     output:
-        "<results>/runs/{run}/health.json",
+        report(
+            "<results>/runs/{run}/health.json",
+            caption="../workflow/captions/health.rst",
+            category="Training",
+            labels={"run": "{run}", "figure": "health"},
+        ),
     log:
         "<logs>/summarise_health/{run}.log",
     conda:
@@ -432,7 +437,7 @@ rule judge_claims:
     """Judge each claim of the paper by the results and trainings at hand."""
     input:
         results=LAYOUT.evaluation_results(),
-        metrics=[LAYOUT.metrics(run) for run in EXPERIMENT.enabled],
+        metrics=[LAYOUT.metrics(run) for run in LAYOUT.trainings("all")],
     output:
         html=report(
             "<results>/claims.html",
@@ -483,7 +488,7 @@ use rule judge_claims as judge_golden_claims with:
 use rule judge_claims as judge_first_thousand with:
     input:
         results=LAYOUT.first_thousand_evaluations(),
-        metrics=[LAYOUT.first_thousand_metrics(run) for run in EXPERIMENT.enabled],
+        metrics=[LAYOUT.first_thousand_metrics(run) for run in LAYOUT.trainings("first_1000")],
     output:
         html=report(
             "<results>/first_1000/claims.html",

@@ -24,7 +24,7 @@ wildcard_constraints:
     protocol=any_of(EXPERIMENT.protocols),
     overlay=any_of(EXPERIMENT.overlays),
     pair=any_of(EXPERIMENT.compare),
-    family=any_of(sorted({run.family for run in RUNS.values()})),
+    family=any_of(sorted({entry.family for entry in [*RUNS.values(), *EXPERIMENT.external.values()] if entry.family})),
     step=r"\d+",
     shard=r"\d+",
     name=rf"(?:{any_of(RUNS)})(?:@(?:\d+|base))?|{any_of(EXPERIMENT.external)}",
@@ -61,6 +61,7 @@ samples_of = of(EXPERIMENT.samples, "benchmark", "protocol")
 experiment_of = LAYOUT.stamp
 checkpoint_results = of(LAYOUT.progress_results, "run")
 base_and_last_results = of(LAYOUT.base_and_last, "run")
+overlay_metrics = of(LAYOUT.overlay_metrics, "overlay")
 family_results = of(LAYOUT.family_results, "family")
 card_sources = of(LAYOUT.card_sources, "run")
 run_steps = of(lambda run: RUNS[run].steps, "run")
@@ -140,11 +141,6 @@ def scored_completions(wildcards):
 def scored_grades(wildcards):
     """The verdicts behind a result JSON."""
     return LAYOUT.grades(wildcards.name, wildcards.benchmark, wildcards.get("protocol", EVALUATION.protocol))
-
-
-def overlay_metrics(wildcards):
-    """The metrics of the runs that one figure draws together."""
-    return [LAYOUT.metrics(run) for run in EXPERIMENT.overlays[wildcards.overlay]]
 
 
 def pair_options(wildcards):

@@ -72,7 +72,7 @@ try:
             start_checks.check_something_to_report(EXPERIMENT, RESULTS)
         DOCUMENT = frozen.document(config, LAYOUT)
         FILE = frozen.file_of(DOCUMENT, RESULTS)
-        for line in [*frozen.changes(DOCUMENT, RESULTS), *start_checks.behind_results(ON_DISK)]:
+        for line in [*frozen.changes(DOCUMENT, RESULTS), *LAYOUT.left_out(), *start_checks.behind_results(ON_DISK)]:
             logger.info(line)
 except UserError as error:
     raise WorkflowError(str(error)) from None
@@ -116,10 +116,10 @@ def before_the_first_job():
     try:
         start_checks.check_nothing_lost(jobs, ON_DISK, accepted)
         start_checks.check_all_planned(jobs, asked_for())
+        segments = trained.planned_segments((path for job in jobs for path in job.outputs), ON_DISK)
         if not (workflow.dryrun or workflow.touch):
             check_interpreter()
             frozen.write(DOCUMENT, FILE)
-        segments = trained.planned_segments((path for job in jobs for path in job.outputs), ON_DISK)
         if line := planning.announce(EXPERIMENT, segments, ON_DISK):
             logger.info(line)
     except UserError as error:

@@ -148,6 +148,6 @@ def test_each_failure_is_found():
     assert names(changed(entropy=lambda progress: 1.3 - 0.8 * progress)) == []
     assert names(changed(entropy=lambda progress: 1.3 * (1 - 0.99 * progress)), "mini") == ["entropy_collapse"]
     assert names(changed(entropy=lambda progress: 1.3 + 4 * progress)) == ["entropy_explosion"]
-    assert names(changed(reward_mean=lambda progress: -1.0)) == ["reward_flat"]
+    assert names(changed(reward_mean=lambda progress: -0.9)) == ["reward_flat"]
     assert names(changed(response_clip_ratio=lambda progress: 0.9 * progress)) == ["truncation"]
-    assert names(changed(grad_norm=lambda progress: None)) == ["missing"]
+    assert names(changed(grad_norm=lambda progress: None)) == ["non_finite", "missing"]

@@ -45,7 +45,7 @@ def test_published_and_live_steps_are_joined_each_once(tmp_path):
     assert run.seconds_left == pytest.approx(60)
     assert progress.findings(run) == []
     text = progress.render([run])
-    assert "step 14 of 20 (70%)" in text and "60 s left" in text and "health  good" in text
+    assert "step 14 of 20 (70%)" in text and "60 s left" in text and "health  too early to judge" in text
 
 
 def test_a_run_without_a_step_is_shown(tmp_path):

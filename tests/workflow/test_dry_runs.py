@@ -96,8 +96,20 @@ def test_the_one_gpu_rung_has_an_overlay_for_each_card(workspace, card, segments
     assert status == 0 and f"results/{folder}/" in output and "results/runs" not in output
 
 
-def test_ablations_run_when_asked_for(workspace):
-    assert workspace.jobs("results/aime_deepseek_overlong.json")["train_segment"] == 50
+ON = ("--config", "runs={deepseek_overlong: {enabled: true}}")
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["results/aime_deepseek_overlong.json", "results/runs/deepseek_overlong/segments/60/model"],
+)
+def test_a_run_that_is_off_is_refused_by_name_until_it_is_switched_on(workspace, target):
+    status, output = workspace.dry_run(target)
+    assert status != 0 and "set runs.deepseek_overlong.enabled to true (`--config 'runs={deepseek_overlong: " in output
+    assert "Traceback" not in output
+    assert workspace.jobs(target, *ON)["train_segment"] in (1, 50)
+    assert "train_segment" not in workspace.jobs("results/aime_deepseek_overlong@base.json")
+    assert "train_segment" not in workspace.jobs("results/runs/deepseek_overlong/preflight.json")
 
 
 def test_of_single_samples_no_pass_at_k_is_drawn(workspace):

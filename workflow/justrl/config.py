@@ -305,7 +305,10 @@ class Run(Part):
     model: str = text("A name of models.")
     dataset: str = text("A name of datasets.")
     engine: Literal["verl", "reference"] = text("verl (Ray, FSDP2, vLLM) or reference (one process).", default="verl")
-    enabled: Switch = text("Whether `snakemake` without a target trains it.", default=True)
+    enabled: Switch = text("Whether it is trained; no target trains a run that is off.", default=True)
+    evaluate: Switch = text(
+        "Whether `snakemake` evaluates it; a run that is not evaluated is trained and drawn.", default=True
+    )
     steps: Positive = text("Training steps.")
     segment_steps: Positive = text("Steps of one job; divides steps.")
     evaluate_every: Positive = text("Steps between checkpoint evaluations; a multiple of segment_steps.")
@@ -345,7 +348,7 @@ class External(Part):
     model: HubId = text("Hub id.")
     revision: str | None = text(REVISION, default=None)
     family: Name | None = text("Comparison table it belongs to.", default=None)
-    enabled: bool = text("Whether `snakemake` evaluates it unasked; `snakemake golden` does.", default=True)
+    enabled: Switch = text("Whether `snakemake` evaluates it unasked; `snakemake golden` does.", default=True)
 
 
 LABEL = "Name in tables and figures; that of the entry where nothing is said."
@@ -615,7 +618,7 @@ class Experiment(Part):
 
     @property
     def enabled(self) -> list[str]:
-        """The runs that `snakemake` without a target trains."""
+        """The runs that are on; no other one is trained."""
         return [name for name, run in self.runs.items() if run.enabled]
 
     @property
@@ -724,6 +727,9 @@ class Experiment(Part):
                 yield f"compare.{pair}: two runs are compared, got {len(both)}: {', '.join(both)}"
             for setting in both:
                 yield from _unknown(f"compare.{pair}: no run", setting, settings(self.runs))
+                for member in settings(self.runs).get(setting, [])[:1]:
+                    if not self.runs[member].evaluate:
+                        yield f"compare.{pair}: {setting} is not evaluated: set runs.{setting}.evaluate to true"
             yield from _twice(f"compare.{pair}", both)
         yield from _unknown("canary.benchmark: no benchmark", self.canary.benchmark, self.benchmarks)
         if self.canary.steps % self.canary.segment_steps:

@@ -8,7 +8,7 @@
 <results>/{benchmark}_{name}.json                  results; {name} is a run, run@step, run@base or a published model
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from justrl.errors import UserError
 from justrl.published import RELEASED
 
 FIGURES = ("training", "forecast", "diagnostics", "checkpoints", "pass_at_k")
+# Those that take no result.
+OF_TRAINING = ("training", "diagnostics")
 JUDGE = "model_grader"
 # Where files come from that are not made by the workflow.
 TAKEN = ("hub", "local")
@@ -79,6 +81,73 @@ class Layout:
     def questions(self, benchmark: str) -> str:
         """A benchmark's questions and golds."""
         return f"{self.root}/benchmarks/{benchmark}/questions.parquet"
+
+    @property
+    def evaluated(self) -> list[str]:
+        """The runs that are on and evaluated."""
+        return [run for run in self.experiment.enabled if self.experiment.runs[run].evaluate]
+
+    def may_train(self, run: str) -> bool:
+        """Whether a run is on, or the canary of one that is."""
+        return self.experiment.runs[run].enabled or self.experiment.runs[run].canary
+
+    def trainings(self, target: str = "all") -> dict[str, list[int]]:
+        """The trainings that a target needs: the steps at which segments end, by run; none of a run that is off.
+
+        A target is a rule that collects (all, data, canary, golden, first_1000), a figure of several runs
+        (overlays/NAME), a pair (compared/NAME), a run or a checkpoint (RUN, RUN@STEP, RUN@base).
+        """
+        kind, _, name = target.rpartition("/")
+        run, _, step = target.partition("@")
+        if kind:
+            runs = self.experiment.overlays[name] if kind == "overlays" else self.pair_runs(name)
+        elif target in ("all", "first_1000"):
+            runs = self.experiment.enabled
+        elif target == "canary":
+            runs = [name for name, entry in self.experiment.runs.items() if entry.canary]
+        else:
+            runs = [] if target in ("data", "golden") or step == "base" else [run]
+        if target == "first_1000":
+            return {run: self.first_thousand_ends(run) for run in runs}
+        last = {run: int(step)} if step.isdigit() else {}
+        return {
+            run: [end for end in self.segment_ends(run) if end <= last.get(run, self.experiment.runs[run].steps)]
+            for run in runs
+            if self.may_train(run)
+        }
+
+    def overlay_metrics(self, overlay: str) -> list[str]:
+        """The metrics of the runs that one figure draws together: of those that are on.
+
+        Raises UserError: none is.
+        """
+        runs = self.trainings(f"overlays/{overlay}")
+        if not runs and (members := self.experiment.overlays[overlay]):
+            raise UserError(f"overlays.{overlay}: none of its runs is on: set runs.{members[0]}.enabled to true")
+        return [self.metrics(run) for run in runs]
+
+    def drawn_overlays(self) -> list[str]:
+        """The figures of several runs: those of which two runs are on, or all that the figure names."""
+        overlays = self.experiment.overlays
+        on = {name: len(self.trainings(f"overlays/{name}")) for name in overlays}
+        return [name for name, members in overlays.items() if on[name] and (on[name] > 1 or on[name] == len(members))]
+
+    def compared_pairs(self) -> list[str]:
+        """The pairs of which both sides are on."""
+        return [pair for pair in self.experiment.compare if all(map(self.may_train, self.pair_runs(pair)))]
+
+    def left_out(self) -> Iterator[str]:
+        """A line for each figure and pair that names a run that is off: what is left out for that."""
+        drawn, compared = self.drawn_overlays(), self.compared_pairs()
+        for overlay, members in self.experiment.overlays.items():
+            on = self.trainings(f"overlays/{overlay}")
+            if off := [run for run in members if run not in on]:
+                what = f"draws {', '.join(on)} alone" if overlay in drawn else "is not drawn"
+                yield f"overlays.{overlay} {what}: {_are_off(off)}"
+        for pair in self.experiment.compare:
+            if pair not in compared:
+                off = [run for run in self.pair_runs(pair) if not self.may_train(run)]
+                yield f"compare.{pair} is not made: {_are_off(off)}"
 
     def downloads(self) -> list[str]:
         """Models, training data and benchmarks of the enabled runs."""
@@ -274,9 +343,9 @@ class Layout:
         return self.base_and_last(run) + [file for name in self.checkpoints(run) for file in self.results(name, few)]
 
     def evaluation_results(self) -> list[str]:
-        """Result files of every enabled run and every published model."""
+        """Result files of every run that is evaluated and every published model."""
         experiment = self.experiment
-        files = [file for run in experiment.enabled for file in self.run_results(run)]
+        files = [file for run in self.evaluated for file in self.run_results(run)]
         every = experiment.evaluation.benchmarks
         return files + [file for name in experiment.enabled_external for file in self.results(name, every)]
 
@@ -288,7 +357,11 @@ class Layout:
     def family_results(self, family: str) -> list[str]:
         """Base, last checkpoint and published models of one family, on every benchmark."""
         experiment = self.experiment
-        runs = [name for name, run in experiment.runs.items() if run.family == family and (run.enabled or run.canary)]
+        runs = [
+            name
+            for name, run in experiment.runs.items()
+            if run.family == family and run.evaluate and self.may_train(name)
+        ]
         names = [name for run in runs for name in (f"{run}@base", run)]
         names += [name for name, entry in experiment.enabled_external.items() if entry.family == family]
         return [file for name in names for file in self.results(name, experiment.evaluation.benchmarks)]
@@ -296,7 +369,7 @@ class Layout:
     def families(self) -> list[str]:
         """The families that have something to compare."""
         published = {entry.family for entry in self.experiment.enabled_external.values() if entry.family}
-        return sorted({self.experiment.runs[run].family for run in self.experiment.enabled} | published)
+        return sorted({self.experiment.runs[run].family for run in self.evaluated} | published)
 
     def pair_runs(self, pair: str) -> list[str]:
         """The trainings of both sides of a comparison, those of the first side first."""
@@ -312,18 +385,24 @@ class Layout:
         return [self.metrics(run) for run in self.pair_runs(pair)]
 
     def golden_families(self) -> dict[str | None, list[str]]:
-        """Published models by family: of those that enabled runs have, and under None what belongs to no family."""
-        known = {self.experiment.runs[run].family for run in self.experiment.enabled}
+        """Published models by family, under None those of no family.
+
+        Left out are those whose family's runs all train from other base models than the runs that are on.
+        """
+        experiment, runs = self.experiment, self.experiment.runs.values()
+        bases = {experiment.runs[run].model for run in experiment.enabled} or set(experiment.models)
+        elsewhere = {run.family for run in runs} - {run.family for run in runs if run.model in bases}
         found: dict[str | None, list[str]] = {}
-        for name, entry in self.experiment.external.items():
-            if entry.family is None or entry.family in known:
+        for name, entry in experiment.external.items():
+            if entry.family not in elsewhere:
                 found.setdefault(entry.family, []).append(name)
         return found
 
     def golden_family(self, family: str | None) -> list[str]:
         """The results of a family's base and published models, none of which is trained here."""
         runs, names = self.experiment.runs, self.golden_families().get(family, [])
-        bases = [f"{run}@base" for run in self.experiment.enabled if runs[run].family == family][:1]
+        on_first = sorted(runs, key=lambda run: not runs[run].enabled)
+        bases = [f"{run}@base" for run in on_first if runs[run].family == family and not runs[run].canary][:1]
         every = self.experiment.evaluation.benchmarks
         return [file for name in (*bases, *names) for file in self.results(name, every)]
 
@@ -336,10 +415,14 @@ class Layout:
         pages = [f"{self.root}/golden/{family}.html" for family in self.golden_families() if family]
         return [*self.golden_evaluations(), *pages, f"{self.root}/golden/claims.html"]
 
+    def first_thousand_ends(self, run: str) -> list[int]:
+        """The steps at which the segments end that hold a run's first 1,000 steps, or all of a shorter one."""
+        ends = [end for end in self.segment_ends(run) if end <= self.experiment.runs[run].steps]
+        return [end for end in ends if self.start_step(run, end) < 1000]
+
     def first_thousand_segments(self, run: str) -> list[str]:
         """The metrics of the segments that hold a run's first 1,000 steps, or all of a shorter one."""
-        ends = [end for end in self.segment_ends(run) if end <= self.experiment.runs[run].steps]
-        return [self.segment_metrics(run, end) for end in ends if self.start_step(run, end) < 1000]
+        return [self.segment_metrics(run, end) for end in self.first_thousand_ends(run)]
 
     def first_thousand_metrics(self, run: str) -> str:
         """The metrics of a run's first 1,000 steps, which the whole run goes on from."""
@@ -348,13 +431,13 @@ class Layout:
     def first_thousand_evaluations(self) -> list[str]:
         """The results of the enabled runs' bases and of their checkpoints within the first 1,000 steps."""
         few = self.experiment.evaluation.validation_benchmarks
-        names = [f"{run}@{step}" for run in self.experiment.enabled for step in ("base", *self.evaluated_steps(run))]
+        names = [f"{run}@{step}" for run in self.evaluated for step in ("base", *self.evaluated_steps(run))]
         early = [name for name in names if not name.partition("@")[2].isdigit() or int(name.partition("@")[2]) <= 1000]
         return [file for name in early for file in self.results(name, few)]
 
     def first_thousand_results(self) -> list[str]:
         """What `snakemake first_1000` asks for: what must show by then."""
-        names = [(run, figure) for run in self.experiment.enabled for figure in ("training", "forecast")]
+        names = [(run, figure) for run in self.trainings("first_1000") for figure in ("training", "forecast")]
         files = [f"{self.root}/first_1000/{run}/{figure}.svg" for run, figure in names]
         return [*self.first_thousand_evaluations(), *files, f"{self.root}/first_1000/claims.html"]
 
@@ -368,7 +451,11 @@ class Layout:
         """The figures of runs that are evaluated under a protocol; of single samples no pass@k can be drawn."""
         single = self.experiment.protocols[protocol].samples == 1
         figures = [name for name in FIGURES if not (single and name == "pass_at_k")]
-        return [f"{self.root}/figures/{run}/{figure}.svg" for run in runs for figure in figures]
+        return [
+            f"{self.root}/figures/{run}/{figure}.svg"
+            for run in runs
+            for figure in (figures if self.experiment.runs[run].evaluate else OF_TRAINING)
+        ]
 
     def health(self, runs: Iterable[str]) -> list[str]:
         """The health summaries of runs."""
@@ -377,7 +464,7 @@ class Layout:
     def sample_pages(self) -> list[str]:
         """The pages of answers to read: of bases, last checkpoints and published models, and of kept rollouts."""
         experiment = self.experiment
-        names = [name for run in experiment.enabled for name in (f"{run}@base", run)]
+        names = [name for run in self.evaluated for name in (f"{run}@base", run)]
         names += experiment.enabled_external
         files = [
             f"{self.root}/samples/{asked}_{name}.html" for name in names for asked in experiment.evaluation.benchmarks
@@ -390,11 +477,11 @@ class Layout:
         """Figures, tables, model cards and provenance of the enabled runs."""
         experiment = self.experiment
         files = self.figures(experiment.enabled, experiment.evaluation.protocol) + self.health(experiment.enabled)
-        files += [f"{self.root}/figures/overlays/{name}.svg" for name, runs in experiment.overlays.items() if runs]
+        files += [f"{self.root}/figures/overlays/{name}.svg" for name in self.drawn_overlays()]
         files += [f"{self.root}/comparison/{family}.html" for family in self.families()]
-        files += [f"{self.root}/compared/{pair}.html" for pair in experiment.compare]
+        files += [f"{self.root}/compared/{pair}.html" for pair in self.compared_pairs()]
         files += dict.fromkeys(self.contamination(run) for run in experiment.enabled)
-        files += [f"{self.run(run)}/model_card.md" for run in experiment.enabled]
+        files += [f"{self.run(run)}/model_card.md" for run in self.evaluated]
         files += self.sample_pages()
         return [*files, f"{self.root}/claims.html", f"{self.root}/provenance.html"]
 
@@ -403,11 +490,38 @@ class Layout:
         return [*self.pages(), f"{self.root}/ro-crate-metadata.json"]
 
     def canary_results(self) -> list[str]:
-        """What `snakemake canary` asks for: every rule of the DAG, on a few short steps of each enabled run."""
-        runs = [name for name, run in self.experiment.runs.items() if run.canary]
-        files = [file for run in runs for file in self.results(run, [])]
+        """What `snakemake canary` asks for: every rule of the DAG, on a few short steps of each run that is on."""
+        runs = list(self.trainings("canary"))
+        evaluated = [run for run in runs if self.experiment.runs[run].evaluate]
+        files = [file for run in evaluated for file in self.results(run, [])]
         files += dict.fromkeys(self.contamination(run) for run in runs)
-        files += [f"{self.root}/canary/samples/{self.experiment.canary.benchmark}_{run}.html" for run in runs]
+        files += [f"{self.root}/canary/samples/{self.experiment.canary.benchmark}_{run}.html" for run in evaluated]
         if self.experiment.hardware.rollouts_kept:
             files += [f"{self.run(run)}/rollouts.html" for run in runs]
-        return [*files, *self.figures(runs, "canary"), *self.health(runs), f"{self.root}/comparison/canary.html"]
+        files += [f"{self.root}/comparison/canary.html"] if evaluated else []
+        return [*files, *self.figures(runs, "canary"), *self.health(runs)]
+
+    def wanted(self, target: str) -> list[str]:
+        """The files that a target asks for: all, canary, golden or first_1000.
+
+        Raises UserError: nothing that the target is about is on.
+        """
+        experiment = self.experiment
+        if target == "golden" and not self.golden_families():
+            trained = ", ".join(dict.fromkeys(experiment.runs[run].model for run in experiment.enabled))
+            raise UserError(
+                f"golden: none of the published models ({', '.join(experiment.external)}) is of a base model that is "
+                f"trained here ({trained}): start it without this profile or overlay, or add a model without a family "
+                "under `external`"
+            )
+        if target != "golden" and not experiment.enabled and not (target == "all" and experiment.enabled_external):
+            first = next(iter(experiment.runs), "NAME")
+            raise UserError(f"{target}: no run is on, so there is nothing to make: set runs.{first}.enabled to true")
+        if target == "all":
+            return [*self.evaluation_results(), *self.analysis_results()]
+        made = {"canary": self.canary_results, "golden": self.golden_results, "first_1000": self.first_thousand_results}
+        return made[target]()
+
+
+def _are_off(runs: Sequence[str]) -> str:
+    return f"{' and '.join(runs)} {'are' if len(runs) > 1 else 'is'} off (runs.{runs[0]}.enabled)"

@@ -1,14 +1,16 @@
-"""Health of a training run from its metrics: the four known failures of this recipe.
+"""Health of a training run from its metrics: a run that learns nothing, and the four known failures of this recipe.
 
-Each finding has a name, the numbers behind it and one sentence that a reader can act on. Thresholds compare the end of
-the run with its start (the first and last tenth of the steps); the paper's own entropy bound applies to its experiment
-only, as a small vocabulary has another scale of entropy, and to the entropy as the authors' code logs it.
+Each finding has a name, the numbers behind it and one sentence that a reader can act on. What stops a run from learning
+is looked for in every five steps in a row. The other thresholds compare the end of the run with its start (the first
+and last tenth of the steps); the paper's own entropy bound applies to its experiment only, as a small vocabulary has
+another scale of entropy, and to the entropy as the authors' code logs it.
 """
 
-from collections.abc import Mapping, Sequence
-from math import sqrt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from math import isfinite, sqrt
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypeGuard
 
 from justrl.analysis.metrics import METRICS, series
 
@@ -19,11 +21,15 @@ EXPLOSION_FACTOR = 3.0
 PAPER_COLLAPSE = 0.6
 TRUNCATION_LIMIT = 0.25
 # In fewer steps, half of them warm-up in the paper's recipe, a reward that does not rise says nothing.
-LEAST_STEPS_OF_REWARD = 20
+LEAST_STEPS = 20
+# So many steps in a row without anything to learn from are no accident.
+STUCK_STEPS = 5
+LEAST_REWARD = -1.0
+FINITE = ("reward_mean", "accuracy", "entropy", "policy_loss", "grad_norm", "approx_kl", "response_length_mean")
 
 
 def summarize_run(rows: Sequence[Mapping[str, Any]], experiment: str) -> dict[str, Any]:
-    """Start, end, extremes of each metric and the list of findings; an empty list is a healthy run."""
+    """Start, end, extremes of each metric, the list of findings, and in one line how the run fares."""
     window = max(1, len(rows) // 10)
     metrics = {}
     for name in METRICS:
@@ -37,9 +43,17 @@ def summarize_run(rows: Sequence[Mapping[str, Any]], experiment: str) -> dict[st
                 "highest": max(values),
                 "highest_step": steps[values.index(max(values))],
             }
-    findings = [*_entropy(metrics, experiment), *_reward(rows, window), *_truncation(metrics), *_missing(rows)]
+    findings = [
+        *(finding for stuck in STUCK for finding in _stuck(rows, *stuck)),
+        *_non_finite(rows),
+        *_entropy(metrics, experiment),
+        *_reward(rows, window),
+        *_truncation(metrics),
+        *_missing(rows),
+    ]
     return {
         "experiment": experiment,
+        "health": verdict(rows, problems(findings)),
         "first_step": rows[0]["step"],
         "last_step": rows[-1]["step"],
         "window": window,
@@ -47,6 +61,92 @@ def summarize_run(rows: Sequence[Mapping[str, Any]], experiment: str) -> dict[st
         "metrics": metrics,
         "findings": findings,
     }
+
+
+def problems(findings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The sentences of the findings that say something of the training; a metric that is not logged does not."""
+    return [finding["sentence"] for finding in findings if finding["name"] != "missing"]
+
+
+def verdict(rows: Sequence[Mapping[str, Any]], sentences: Sequence[str]) -> str:
+    """What is wrong with a run; without that, whether it has made enough steps to be called good."""
+    if sentences:
+        return "; ".join(sentences)
+    if len(rows) < LEAST_STEPS:
+        return f"too early to judge: {len(rows)} of the {LEAST_STEPS} steps after which a run can be called good"
+    return "good"
+
+
+def _no_group_differs(row: Mapping[str, Any]) -> bool:
+    """Whether all rewards of each group are equal; of verl by its advantages, of older logs where accuracy says it."""
+    if row.get("overlong_penalty_mean"):
+        return False
+    none, every = row.get("solve_none"), row.get("solve_all")
+    if _number(none) and _number(every):
+        return none + every > 1 - 1e-9
+    if "advantage_highest" in row:
+        return row["advantage_highest"] == 0 == row.get("advantage_lowest")
+    return row.get("accuracy") in (0, 1)
+
+
+def _gradient_is_zero(row: Mapping[str, Any]) -> bool:
+    return row.get("grad_norm") == 0
+
+
+def _reward_is_least(row: Mapping[str, Any]) -> bool:
+    reward = row.get("reward_mean")
+    return row.get("accuracy") == 0 or (_number(reward) and reward <= LEAST_REWARD)
+
+
+STUCK: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], str], ...] = (
+    (
+        "no_difference",
+        _no_group_differs,
+        "no group differs in reward, so there is nothing to learn from; the questions are all too hard or all too easy "
+        "for this model, or the verifier cannot see the answers",
+    ),
+    ("zero_gradient", _gradient_is_zero, "the gradient is zero and the weights stay as they are"),
+    (
+        "least_reward",
+        _reward_is_least,
+        "the reward is the least possible, no answer is right; look at kept rollouts: answer format, prompt suffix, "
+        "truncation, golds",
+    ),
+)
+
+
+def _stuck(
+    rows: Sequence[Mapping[str, Any]], name: str, holds: Callable[[Mapping[str, Any]], bool], what: str
+) -> Iterator[dict[str, Any]]:
+    """From where on, and for how long, something held in at least STUCK_STEPS steps in a row."""
+    spells = [list(spell) for held, spell in groupby(rows, holds) if held]
+    spells = [spell for spell in spells if len(spell) >= STUCK_STEPS]
+    if not spells:
+        return
+    first, last, until = spells[0][0]["step"], spells[0][-1]["step"], spells[-1][-1]["step"]
+    later, now = sum(map(len, spells[1:])), until == rows[-1]["step"]
+    sentence = (
+        f"from step {first} to {last} ({len(spells[0])} steps)"
+        + (f" and in {later} later steps" if later else "")
+        + f" {what}"
+        + ("" if now else f" (no longer after step {until})")
+    )
+    steps = len(spells[0]) + later
+    yield {"name": name, "first_step": first, "last_step": last, "steps": steps, "now": now, "sentence": sentence}
+
+
+def _non_finite(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The first step with a value that is NaN, infinite or null, which is how JSON has these two."""
+    bad = [(row["step"], [name for name in FINITE if name in row and not _number(row[name])]) for row in rows]
+    found = [(step, names) for step, names in bad if names]
+    if found:
+        (step, names), count = found[0], len(found)
+        sentence = f"{', '.join(names)} not finite since step {step}, in {count} step{'s' if count > 1 else ''} in all"
+        yield {"name": "non_finite", "first_step": step, "metrics": names, "steps": count, "sentence": sentence}
+
+
+def _number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and isfinite(value)
 
 
 def _entropy(metrics: Mapping[str, Mapping[str, float]], experiment: str) -> list[dict[str, Any]]:
@@ -74,7 +174,7 @@ def _entropy(metrics: Mapping[str, Mapping[str, float]], experiment: str) -> lis
 
 def _reward(rows: Sequence[Mapping[str, Any]], window: int) -> list[dict[str, Any]]:
     _, values = series(rows, "reward_mean")
-    if len(values) < LEAST_STEPS_OF_REWARD:
+    if len(values) < LEAST_STEPS:
         return []
     window = max(2, window)
     first, last = values[:window], values[-window:]

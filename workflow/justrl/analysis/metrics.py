@@ -118,8 +118,9 @@ def merge_metrics(paths: Sequence[str | Path], first_step: int = 1) -> list[dict
 
 
 def series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one metric, leaving out the steps at which it is absent or null."""
-    pairs = [(row["step"], float(row[name])) for row in rows if isinstance(row.get(name), int | float)]
+    """Steps and values of one metric, leaving out the steps at which it is absent, null, NaN or infinite."""
+    numbers = ((row["step"], row.get(name)) for row in rows)
+    pairs = [(step, float(value)) for step, value in numbers if isinstance(value, int | float) and math.isfinite(value)]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 

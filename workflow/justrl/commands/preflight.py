@@ -12,6 +12,7 @@ from justrl import config
 from justrl.commands.plan import add_config_arguments, started
 from justrl.errors import UserError
 from justrl.io import read_object, write_json
+from justrl.layout import Layout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,7 @@ def _check_experiment(arguments: argparse.Namespace) -> list:
     loaded = started(arguments)
     if arguments.offline:
         loaded = loaded.model_copy(update={"hub": loaded.hub.model_copy(update={"offline": True})})
-    runs = loaded.enabled
+    runs = list(Layout(loaded).trainings())
     if arguments.run:
         loaded.run(arguments.run)
         runs = [arguments.run]

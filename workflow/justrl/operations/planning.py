@@ -198,7 +198,7 @@ def plan_run(
     if gpus:
         hang = hang_timeout_minutes(hardware, run.engine, run.recipe, shape)
         rows["hang timeout"] = Estimate(hang, "min", "configured, or twice the longest phase at full length")
-        rows |= _evaluation_rows(experiment, run, shape)
+        rows |= _evaluation_rows(experiment, run, shape) if run.evaluate else {}
     rows |= _disk_rows(experiment, run, shape)
     note = "" if shape_of_run(experiment, name) else UNKNOWN_SIZE.format(run.model)
     return {
@@ -238,6 +238,8 @@ def _evaluations(experiment: Experiment, run: Run) -> tuple[int, int]:
     Base and last checkpoint are evaluated on all benchmarks, the ones between on the validation benchmarks.
     """
     evaluation = experiment.evaluation
+    if not run.evaluate:
+        return 0, 0
     full = evaluation_samples(experiment, evaluation.benchmarks, evaluation.protocol)
     few = evaluation_samples(experiment, evaluation.validation_benchmarks, evaluation.protocol)
     between = len(run.evaluated_steps) - 1
@@ -340,7 +342,7 @@ def make_plan(
     Raises:
         UserError: a GPU without figures, or a measured file without timings.
     """
-    names = experiment.enabled
+    names = list(Layout(experiment).trainings())
     corrections = {
         name: calibration_of(experiment, name, measured, experiment.hardware) if measured else None for name in names
     }

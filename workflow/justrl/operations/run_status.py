@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 
-from justrl.analysis.health import COLLAPSE_FACTOR, EXPLOSION_FACTOR, summarize_run
+from justrl.analysis.health import COLLAPSE_FACTOR, EXPLOSION_FACTOR, problems, summarize_run, verdict
 from justrl.analysis.metrics import series
 from justrl.config import Hardware, RunDescription, read_part
 from justrl.errors import UserError
@@ -59,8 +59,7 @@ class RunProgress:
     def recent(self, metric: str, last: int = 10) -> float | None:
         """Mean of the last values of a metric, or None where there are none."""
         _, values = series(self.rows[-last:], metric)
-        finite = [value for value in values if math.isfinite(value)]
-        return fmean(finite) if finite else None
+        return fmean(values) if values else None
 
     @property
     def step_seconds(self) -> float | None:
@@ -133,7 +132,7 @@ def findings(run: RunProgress, now: float | None = None) -> list[str]:
     unusual = [*run.unreadable, *_silence(run, time.time() if now is None else now)]
     if not run.rows:
         return unusual
-    found = [f["sentence"] for f in summarize_run(run.rows, run.experiment)["findings"] if f["name"] != "missing"]
+    found = problems(summarize_run(run.rows, run.experiment)["findings"])
     # The last tenth of a long run hides a collapse for weeks, so the newest steps are looked at as well.
     recent = run.recent("entropy", ENTROPY_WINDOW)
     _, entropies = series(run.rows[:ENTROPY_WINDOW], "entropy")
@@ -144,7 +143,7 @@ def findings(run: RunProgress, now: float | None = None) -> list[str]:
             found.append(
                 f"entropy {what} in the last {ENTROPY_WINDOW} steps: {first:.3g} at the start, {recent:.3g} now"
             )
-    return [*unusual, *found, *_non_finite(run)]
+    return [*unusual, *found]
 
 
 def _silence(run: RunProgress, now: float) -> list[str]:
@@ -168,18 +167,6 @@ def _since(owner: Mapping) -> float | None:
         return time.mktime(time.strptime(owner["since"], "%Y-%m-%d %H:%M:%S"))
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _non_finite(run: RunProgress) -> list[str]:
-    for row in run.rows:
-        bad = [
-            name
-            for name in ("reward_mean", "entropy", "grad_norm")
-            if name in row and not (isinstance(row[name], int | float) and math.isfinite(row[name]))
-        ]
-        if bad:
-            return [f"{', '.join(bad)} not finite since step {row['step']}"]
-    return []
 
 
 def owner_state(owner: Mapping, silent_seconds: float = 0.0) -> str:
@@ -254,7 +241,7 @@ def _render_run(run: RunProgress, width: int, now: float | None) -> str:
     truncated = run.recent("response_clip_ratio")
     if truncated is not None:
         lines.append(f"  cut off {truncated:.1%} of the responses reach the length limit")
-    return "\n".join(lines + (health or ["  health  good"]))
+    return "\n".join(lines + (health or [f"  health  {verdict(run.rows, [])}"]))
 
 
 def _charts(run: RunProgress, width: int) -> list[str]:
@@ -262,8 +249,7 @@ def _charts(run: RunProgress, width: int) -> list[str]:
     blocks, each = [], max(12, (width - 2) // len(CHARTED) - 2)
     for metric, label in CHARTED:
         _, values = series(run.rows, metric)
-        finite = [value for value in values if math.isfinite(value)]
-        if finite:
-            scale = f"{min(finite):.4g} to {max(finite):.4g}"
-            blocks.append([f"{label} {run.recent(metric) or finite[-1]:.4g}", *chart(finite, each), scale])
+        if values:
+            scale = f"{min(values):.4g} to {max(values):.4g}"
+            blocks.append([f"{label} {run.recent(metric) or values[-1]:.4g}", *chart(values, each), scale])
     return ["  " + "  ".join(part.ljust(each) for part in parts).rstrip() for parts in zip(*blocks, strict=True)]

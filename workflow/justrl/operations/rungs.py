@@ -63,10 +63,8 @@ def _first_thousand(experiment: Experiment, paper: dict) -> tuple[str, ...]:
     """The share of the paper's runs that the segments of their first 1,000 steps are."""
     hardware = experiment.hardware
     seconds = 0.0
-    for name, rows in paper["runs"].items():
-        run = experiment.runs[name]
-        steps = max((end for end in run.segment_ends if end - run.segment_steps < 1000), default=0)
-        seconds += rows["seconds per step"]["value"] * steps
+    for name, ends in Layout(experiment).trainings("first_1000").items():
+        seconds += paper["runs"][name]["seconds per step"]["value"] * max(ends, default=0)
     row = _of(paper)
     hours = seconds / 3600
     days = f"{hours / 24:.1f}"

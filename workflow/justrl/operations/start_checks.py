@@ -121,7 +121,7 @@ def behind_results(layout: Layout) -> Iterator[str]:
     Snakemake does not miss what lies behind a finished file, and deleting a model to free disk is nobody's mistake.
     """
     experiment = layout.experiment
-    names = [name for run in experiment.enabled for name in (f"{run}@base", *layout.checkpoints(run), run)]
+    names = [name for run in layout.evaluated for name in (f"{run}@base", *layout.checkpoints(run), run)]
     protocol, gone = experiment.evaluation.protocol, []
     for name in [*names, *experiment.enabled_external]:
         done = [b for b in experiment.evaluation.benchmarks if Path(layout.results(name, [b])[0]).is_file()]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from justrl.analysis.health import verdict
 from justrl.analysis.html_tables import STYLESHEET
 from justrl.analysis.metrics import series
 from justrl.io import atomic_write
@@ -94,7 +95,13 @@ def write(path: Path, shown: Started, refresh: float, now: float | None = None) 
 def _run(run: RunProgress, now: float) -> str:
     wrong = findings(run, now)
     sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in wrong)
-    health = f'<ul class="wrong">{sentences}</ul>' if wrong else "<p>health: good</p>" if run.rows else ""
+    health = (
+        f'<ul class="wrong">{sentences}</ul>'
+        if wrong
+        else f"<p>health: {verdict(run.rows, [])}</p>"
+        if run.rows
+        else ""
+    )
     charts = "".join(_curve(run, metric, label) for metric, label in CHARTED)
     return f'<h2>{html.escape(headline(run))}</h2>\n<div class="charts">{charts}</div>\n{health}'
 

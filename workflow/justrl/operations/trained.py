@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from justrl.config import Experiment
+from justrl.config import Experiment, SeedRun
 from justrl.errors import UserError
 from justrl.io import read_object
 from justrl.layout import Layout
@@ -69,8 +69,21 @@ def check_kept(target: str, layout: Layout) -> None:
 
 
 def planned_segments(paths: Iterable[str], layout: Layout) -> set[tuple[str, int]]:
-    """The segments that files to be made belong to."""
-    return {segment for path in paths if (segment := segment_of(path, layout))}
+    """The segments that will be trained for files to be made; those that are archived are published without.
+
+    Raises UserError: one is of a run that is off.
+    """
+    found = {segment for path in paths if (segment := segment_of(path, layout))}
+    found = {segment for segment in found if not archive_of(segment, layout).is_file()}
+    for run in sorted({run for run, _ in found}):
+        if not layout.may_train(run):
+            entry = layout.experiment.runs[run]
+            name = entry.setting if isinstance(entry, SeedRun) else run
+            raise UserError(
+                f"what is asked for needs steps of {run} that are not trained, and this run is off: set "
+                f"runs.{name}.enabled to true (`--config 'runs={{{name}: {{enabled: true}}}}'`)"
+            )
+    return found
 
 
 def archive_of(segment: tuple[str, int], layout: Layout) -> Path:

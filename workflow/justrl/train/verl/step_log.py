@@ -17,6 +17,8 @@ NAMES = {
     "accuracy": "justrl/accuracy",
     "rollouts": "justrl/rollouts",
     "undecided": "justrl/undecided",
+    "advantage_highest": "critic/advantages/max",
+    "advantage_lowest": "critic/advantages/min",
     "entropy": "actor/entropy",
     "entropy_as_published": "justrl/entropy_as_published",
     "response_length_mean": "response_length/mean",
