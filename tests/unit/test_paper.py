@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from justrl import config_files, paper
+from justrl.analysis.metrics import run_of
 from justrl.config import Experiment, Recipe
 from justrl.errors import UserError
 from justrl.io import file_sha256, write_json
@@ -124,6 +125,7 @@ FREE = {
     "the last checkpoint that the paper reports": {"runs": {"deepseek": {"steps": 4860}}},
     "other jobs": {"runs": {"deepseek": {"segment_steps": 20, "evaluate_every": 100, "steps": 300}}},
     "fewer runs": {"runs": {"nemotron": {"enabled": False}}, "overlays": {"models": []}},
+    "no evaluation": {"runs": {"nemotron": {"evaluate": False}}},
     "an ablation": {"runs": {"deepseek_overlong": {"enabled": True}}},
     "fewer benchmarks": {"evaluation": {"benchmarks": ["aime"], "validation_benchmarks": ["aime"]}},
     "newer benchmarks": {"evaluation": {"benchmarks": ["aime", "aime26"]}},
@@ -236,3 +238,31 @@ def test_each_command_that_starts_something_refuses(command, tmp_path, root):
 @pytest.mark.parametrize("overlay", ["mini/experiment.yaml", "mini/ab.yaml", "mini/verl.yaml", "one_gpu/24gb.yaml"])
 def test_the_small_experiments_have_names_of_their_own(overlay):
     paper_check.check_paper(Experiment.from_mapping(config_files.read([overlay])))
+
+
+@pytest.mark.parametrize(
+    ("described", "stamp"),
+    [
+        ({"run": "deepseek"}, "paper"),
+        ({"run": "deepseek_s3", "seed": 3}, "paper"),
+        ({"run": "mine"}, "paper/mine"),
+        ({"run": "deepseek", "recipe": {"learning_rate": 1e-5}}, "paper/deepseek"),
+        ({"run": "deepseek", "engine": "reference"}, "paper/deepseek"),
+        ({"run": "deepseek", "model": {"hub_id": "me/other"}}, "paper/deepseek"),
+        ({"run": "deepseek_async", "recipe": {"staleness": 1}}, "paper/deepseek_async"),
+        ({"run": "mini", "experiment": "mini"}, "mini"),
+    ],
+)
+def test_a_run_is_the_papers_by_the_values_of_its_run_json(tmp_path, described, stamp):
+    whole = config_files.merge(started({}).described("deepseek").as_dict(), described)
+    write_json(tmp_path / "run.json", whole)
+    assert run_of(tmp_path / "metrics.jsonl")["experiment"] == stamp
+    marked = {"paper": "", "mini": "mini experiment – not a paper result"}
+    own = f"{described['run']}: not the paper's run – not a paper result"
+    assert paper.mark(stamp) == marked.get(stamp, own)
+
+
+def test_the_stamp_of_several_names_each_that_is_not_the_papers():
+    assert paper.together(["paper", "paper"]) == "paper"
+    assert paper.together(["paper", "paper/b", "paper/a", "paper/a, b"]) == "paper/a, b"
+    assert paper.together(["paper", "mini"]) is None

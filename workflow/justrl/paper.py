@@ -100,7 +100,10 @@ def setting(run: str) -> str:
 
 def run_differences(described: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Key, the paper's value and ours, for each in which a run.json differs from the paper's run of its name."""
-    paper, run = values(), values()["runs"][setting(str(described["run"]))]
+    paper = values()
+    run = paper["runs"].get(setting(str(described["run"])))
+    if run is None:
+        return
     wanted = {
         "engine": run["engine"],
         "model": paper["models"][run["model"]],
@@ -143,6 +146,21 @@ def result_differences(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]
         for key in _QUESTIONS:
             if asked.get(key) != benchmark.get(key):
                 yield f"questions.{key}", benchmark.get(key), asked.get(key)
+
+
+def is_base_of(family: str, run: str, model: Mapping[str, Any]) -> bool:
+    """Whether a base model is the paper's of a family: by its repository or, where nothing says it, by its run."""
+    runs = values()["runs"]
+    if model.get("source", "local") == "local":
+        return setting(run) in runs and runs[setting(run)]["family"] == family
+    return family in runs and model.get("hub_id") == values()["models"][runs[family]["model"]]["hub_id"]
+
+
+def is_released(family: str, name: str, model: Mapping[str, Any]) -> bool:
+    """Whether a model is a family's released weights: by its repository or, where nothing says it, by its name."""
+    if model:
+        return RELEASED.get(str(model.get("hub_id"))) == family
+    return values()["external"].get(name, {}).get("family") == family
 
 
 def in_words(found: Iterable[tuple[str, Any, Any]], most: int = 4) -> str:

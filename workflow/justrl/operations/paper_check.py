@@ -19,7 +19,7 @@ from justrl.layout import Layout
 
 FREE: dict[str, tuple[str, ...]] = {
     "recipe": ("data_seed",),
-    "runs": ("enabled", "segment_steps", "evaluate_every", "seed", "seeds", "recipe"),
+    "runs": ("enabled", "evaluate", "segment_steps", "evaluate_every", "seed", "seeds", "recipe"),
     "external": ("enabled",),
     "benchmarks": ("label",),
     "evaluation": ("benchmarks", "validation_benchmarks", "graders", "own_graders", "shards", "together"),
