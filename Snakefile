@@ -24,16 +24,20 @@ sys.path.insert(0, PACKAGE)
 if set("{}") & set(HERE):
     raise WorkflowError(f"{HERE} has a brace in its name, which Snakemake takes for a wildcard's: move this folder")
 
+import ancient_inputs
 import slurm_executor
 import snakemake_logger_plugin_justrl
 
+ancient_inputs.install()
 slurm_executor.install()
 
 # Standard error goes to the rule's log and to the terminal; the copy outlives the signals that end a job, so that its
 # last words are kept. Our own logger reads the logs, and the file that jobs write to in place of standard output.
 SAID = snakemake_logger_plugin_justrl.install(workflow) if HERE == workflow.basedir else None
 shell.prefix(
-    f"export PYTHONPATH={shlex.quote(PACKAGE)}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
+    f"export PYTHONPATH={shlex.quote(PACKAGE)}${{{{PYTHONPATH:+:$PYTHONPATH}}}} RAYON_NUM_THREADS=$OMP_NUM_THREADS; "
+    # A list of all results is longer than a command may be: `--results @<(listed FILES)` hands it over as a file.
+    + """listed() {{ [ $# = 0 ] || printf '%s\\n' "$@"; }}; """
     + (f"exec >> {shlex.quote(SAID)}; " if SAID else "")
     + f"log_to() {{{{ trap '' HUP INT TERM; exec {'cat >' if SAID else 'tee >&2'} \"$1\"; }}}}; "
 )

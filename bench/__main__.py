@@ -62,7 +62,7 @@ def measured(name: str, rounds: int) -> dict[str, Any]:
     machine = {"processor": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
     packages = {name: version(name) for name in ("torch", "pyarrow", "numpy", "transformers", "snakemake")}
     return made | {
-        "date": datetime.date.today().isoformat(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
         "versions": {"python": platform.python_version(), **packages},
         "machine": machine,

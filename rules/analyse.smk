@@ -51,7 +51,7 @@ rule plot_training:
     shell:
         r"""
         python -m justrl report training \
-            --metrics {input:q} \
+            --metrics @<(listed {input:q}) \
             --panels {params.panels} \
             --output {output.svg:q} {output.png:q} \
             2> >(log_to {log:q})
@@ -243,7 +243,7 @@ rule compare_with_published:
     shell:
         r"""
         python -m justrl report comparison \
-            --results {input:q} \
+            --results @<(listed {input:q}) \
             --family {wildcards.family:q} \
             --benchmark-labels {params.labels:q} \
             --output {output:q} \
@@ -308,8 +308,8 @@ rule compare_settings:
         r"""
         python -m justrl report pair \
             {params.sides:q} \
-            --results {input.results:q} \
-            --metrics {input.metrics:q} \
+            --results @<(listed {input.results:q}) \
+            --metrics @<(listed {input.metrics:q}) \
             --benchmark-labels {params.labels:q} \
             --output {output:q} \
             2> >(log_to {log:q})
@@ -458,8 +458,8 @@ rule judge_claims:
     shell:
         r"""
         python -m justrl report claims \
-            --results {input.results:q} \
-            --metrics {input.metrics:q} \
+            --results @<(listed {input.results:q}) \
+            --metrics @<(listed {input.metrics:q}) \
             --released {params.released:q} \
             --experiment {params.experiment:q} \
             --output {output:q} \
@@ -534,15 +534,15 @@ rule write_provenance:
     conda:
         "../envs/workflow.yaml"
     params:
-        config=literal(EXPERIMENT.model_dump_json()),
+        config=literal(str(FILE)),
         sources=lambda wildcards, input: [f"{folder}/source.json" for folder in input.sources],
     shell:
         r"""
         python -m justrl report provenance \
             --config {params.config:q} \
             --experiment {LAYOUT.common_stamp:q} \
-            --results {input.results:q} \
-            --sources {params.sources:q} \
+            --results @<(listed {input.results:q}) \
+            --sources @<(listed {params.sources:q}) \
             --output {output.json:q} {output.html:q} \
             2> >(log_to {log:q})
         """
@@ -591,7 +591,7 @@ rule write_card:
     conda:
         "../envs/workflow.yaml"
     params:
-        config=literal(json.dumps(config)),
+        config=literal(str(FILE)),
         timings=literal(workflow.pathvars.apply("<timings>")),
         folder=subpath(output[0], parent=True),
     shell:

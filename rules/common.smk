@@ -6,6 +6,16 @@ HARDWARE = EXPERIMENT.hardware
 MODEL_SOURCES = LAYOUT.model_sources
 
 
+def pool_cores():
+    """Cores of a job that shares its work out among processes or threads.
+
+    In the queue 4. On one machine half of it, at most 4: two such jobs go on together, so that 2 cores grade two
+    benchmarks at once, each in one process, and a large machine is not left idle by a single job.
+    """
+    cores = None if workflow.remote_exec else workflow.resource_settings.cores
+    return 4 if cores is None else max(1, min(4, cores // 2))
+
+
 def any_of(names):
     """A wildcard constraint that matches exactly these names, and nothing where there are none."""
     return "|".join(map(re.escape, names)) or "(?!)"

@@ -111,6 +111,7 @@ rule prepare_training_data:
         "<timings>/prepare_training_data/{dataset}_{model}.tsv"
     conda:
         "../envs/workflow.yaml"
+    threads: pool_cores()
     params:
         folder=subpath(output.data, parent=True),
         suffix=literal(EXPERIMENT.recipe.prompt_suffix),

@@ -96,6 +96,9 @@ rule grade:
         "<timings>/grade/{target}_{benchmark}_{protocol}.tsv"
     conda:
         "../envs/workflow.yaml"
+    threads: pool_cores()
+    resources:
+        cpus_per_task=pool_cores(),
     params:
         config=generation_json,
         graders=grader_options,
@@ -105,6 +108,7 @@ rule grade:
             --completions {input:q} \
             --config {params.config:q} \
             --graders {params.graders:q} \
+            --processes {threads} \
             --output {output:q} \
             2> >(log_to {log:q})
         """

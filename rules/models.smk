@@ -50,6 +50,8 @@ rule teach_model:
     conda:
         "../envs/workflow.yaml"
     threads: HARDWARE.cpus_per_node
+    resources:
+        cpus_per_task=HARDWARE.cpus_per_node,
     params:
         settings=lambda wildcards: json.dumps(MODEL_SOURCES[wildcards.model].as_dict(), sort_keys=True),
         seed=EXPERIMENT.seed,
@@ -58,6 +60,7 @@ rule teach_model:
         python -m justrl data warm-start \
             --settings {params.settings:q} \
             --seed {params.seed} \
+            --threads {threads} \
             --output {output.folder:q} \
             2> >(log_to {log:q})
         """

@@ -50,6 +50,8 @@ LATER = re.compile(
 # Why a job that waits would wait for ever, and one that somebody has to let go.
 NEVER = re.compile(r"PartitionTimeLimit|PartitionNodeLimit|BadConstraints|Invalid|NotAllowed|NeverSatisfied|PerJob")
 HELD = re.compile(r"held", re.IGNORECASE)
+# States that may pass, "" of a job that the queue does not name; the key of their trace.
+PASSING, ABSENCE = ("", "PREEMPTED", "NODE_FAIL"), "away"
 # Of slurm-init-seconds-before-status-checks: the longest pause between two looks at the queue or two tries to submit.
 LONGEST_PAUSE = 3
 ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -155,14 +157,21 @@ class PatientExecutor(plugin.Executor):
             super()._report_job_error_threadsafe(job_info, sentence)
             return
         self._say(f"Slurm takes no job just now, each is tried again every {LONGEST_PAUSE * self._pause} s: {error}")
-        again = threading.Timer(LONGEST_PAUSE * self._pause, self._submit_again, [job_info.job])
+        self._submit_later(job_info.job)
+
+    def _submit_later(self, job: JobExecutorInterface) -> None:
+        again = threading.Timer(LONGEST_PAUSE * self._pause, self._submit_again, [job])
         again.daemon = True
         again.start()
 
     def _submit_again(self, job: JobExecutorInterface) -> None:
         """Submit a job once more, unless Slurm took it and only the answer was lost."""
         comment = "_wildcards_".join(filter(None, [f"rule_{job.name}", get_job_wildcards(job)]))
-        for number, said in self._squeue("%i|%k", "--name", self.run_uuid) or []:
+        if (rows := self._squeue("%i|%k", "--name", self.run_uuid)) is None:
+            # Slurm may have it: to submit now would be to submit twice.
+            self._submit_later(job)
+            return
+        for number, said in rows:
             if said == comment and number not in self._numbers:
                 log = self.slurm_logdir / f"rule_{job.name}" / get_job_wildcards(job) / f"{number}.log"
                 self.report_job_submission(SubmittedJobInfo(job, number, {"slurm_logfile": log}))
@@ -175,11 +184,11 @@ class PatientExecutor(plugin.Executor):
     def _squeue(self, columns: str, *options: str) -> list[list[str]] | None:
         """Rows of this user's jobs as the controller has them, ended ones among them; None if it does not answer."""
         command = ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", f"--format={columns}", *options]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-            problem = done.stderr.strip() if done.returncode else ""
-        except (OSError, subprocess.TimeoutExpired) as error:
-            problem = str(error)
+        said, problem = _answer(command, 60)
+        last = columns.count("|")
+        rows = [line.split("|", last) for line in said.splitlines()]
+        if not problem and any(len(row) <= last for row in rows):
+            problem = f"a line of {last + 1} values was cut off"
         if problem:
             if self._silent_since is None:
                 self._silent_since = time.monotonic()
@@ -188,7 +197,7 @@ class PatientExecutor(plugin.Executor):
         if self._silent_since is not None:
             self.logger.warning(f"Slurm answers again, after {time.monotonic() - self._silent_since:.0f} s.")
             self._silent_since = None
-        return [line.split("|", 2) for line in done.stdout.splitlines()]
+        return rows
 
     async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncGenerator[SubmittedJobInfo, None]:
         """Report the jobs that are over, yield the others."""
@@ -198,7 +207,11 @@ class PatientExecutor(plugin.Executor):
         rows = self._squeue("%i|%T|%r") if active_jobs else []
         states = {number: (state, reason) for number, state, reason in rows or []}
         for info in active_jobs:
-            if rows is None or not self._is_over(info, *states.get(info.external_jobid, ("", ""))):
+            if rows is None:
+                # Only answers in a row show that a job stays away: between two of them it may have been there.
+                info.aux.pop(ABSENCE, None)
+                yield info
+            elif not self._is_over(info, *states.get(info.external_jobid, ("", ""))):
                 yield info
             else:
                 pause = self._pause
@@ -211,21 +224,17 @@ class PatientExecutor(plugin.Executor):
             self._forget(info)
             self.report_job_success(info)
             return True
+        if not self._stays_away(info, state):
+            return False
         if not state:
-            # Its mark may still be on the way through a shared file system.
-            since = info.aux.setdefault("gone since", time.monotonic())
-            if time.monotonic() - since < self.workflow.execution_settings.latency_wait:
-                return False
             state = _accounted_state(number)
             why = FAILED.get(state, "it left the queue without having finished; its log may say why")
         elif state in FAILED:
-            # A preempted or failed node's job may be on its way back into the queue: it is over if it stays so.
-            if state in ("PREEMPTED", "NODE_FAIL") and info.aux.get("seen") != state:
-                info.aux["seen"] = state
-                return False
             why = FAILED[state]
         elif state == "PENDING" and NEVER.search(reason):
-            subprocess.run(["scancel", number], capture_output=True, timeout=60, check=False)
+            if problem := _answer(["scancel", number], 60)[1]:
+                self._say(f"Slurm's job {number} would never start ({reason}) and cannot be cancelled yet: {problem}")
+                return False
             why = f"Slurm would never start it ({reason}): ask for less, see `justrl preflight`"
         else:
             if state == "PENDING" and HELD.search(reason):
@@ -236,6 +245,21 @@ class PatientExecutor(plugin.Executor):
         _note(log, sentence)
         self.report_job_error(info, msg=sentence, aux_logs=[str(log)])
         return True
+
+    def _stays_away(self, info: SubmittedJobInfo, state: str) -> bool:
+        """Whether a state that may pass has lasted; every other one lasts.
+
+        A forgotten job's mark may still be on the way through a shared file system, and a preempted or failed node's
+        job on its way back into the queue. The trace of such a state is cleared by any other one.
+        """
+        if state not in PASSING:
+            info.aux.pop(ABSENCE, None)
+            return True
+        before, since = info.aux.get(ABSENCE, (None, 0.0))
+        if before != state:
+            info.aux[ABSENCE] = (state, time.monotonic())
+            return False
+        return bool(state) or time.monotonic() - since >= self.workflow.execution_settings.latency_wait
 
     def _forget(self, info: SubmittedJobInfo) -> None:
         """Take a job that is over from the books."""
@@ -277,14 +301,29 @@ def _note(log: str | Path, sentence: str) -> None:
         file.write(f"error: {sentence}\n")
 
 
+def _answer(command: list[str], seconds: float) -> tuple[str, str]:
+    """What one of Slurm's commands printed, and why that is no answer: it failed, was ended or cut off, or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return "", f"{command[0]} gave no answer in {seconds:.0f} s"
+    except OSError as error:
+        return "", str(error)
+    said, complaint = done.stdout, done.stderr.strip()
+    if done.returncode < 0:
+        return "", f"{command[0]} was ended by signal {-done.returncode}"
+    if done.returncode or (complaint and not said):
+        return "", complaint or f"{command[0]} ended with status {done.returncode}"
+    if said and not said.endswith("\n"):
+        return "", f"the answer of {command[0]} was cut off"
+    return said, ""
+
+
 def _accounted_state(number: str) -> str:
     """How a job ended that the queue has forgotten, if there is an accounting that answers."""
     command = ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={number}", "--format=State"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout.split()
-    except (OSError, subprocess.TimeoutExpired):
-        said = []
-    return said[0] if said else "forgotten"
+    said = _answer(command, 30)[0].split()
+    return said[0] if said and said[0].isupper() and said[0].replace("_", "").isalpha() else "forgotten"
 
 
 def _still_good(record: Path, job: JobExecutorInterface) -> dict[str, str] | None:

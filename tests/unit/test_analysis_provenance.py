@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from analysis_examples import result
 
+from justrl import config
 from justrl.analysis import provenance
 from justrl.analysis.provenance_tables import provenance_sections
+from justrl.commands.main import main
+from justrl.config_files import ROOT
 from justrl.errors import UserError
-from justrl.io import read_json, write_json
+from justrl.io import json_sha256, read_json, write_json
 
 
 def test_record_holds_versions_seeds_and_sources_and_no_path(tmp_path):
@@ -119,3 +122,22 @@ def test_command_line_writes_json_and_page(tmp_path):
 def test_missing_source_is_named(tmp_path):
     with pytest.raises(UserError, match=r"source\.json cannot be read as JSON.*No such file"):
         provenance.collect_provenance(sources=[tmp_path / "source.json"])
+
+
+def test_lists_of_any_length_and_a_frozen_configuration_are_given_as_files(tmp_path):
+    """A configuration of 120 runs is longer than one word of a command may be, and 20,000 results than all together."""
+    experiment = config.load([str(ROOT / "mini/experiment.yaml")])
+    runs = experiment.as_dict()["runs"]
+    many = {f"mini_{number:03}": runs["mini"] for number in range(120)}
+    frozen = {"config": experiment.as_dict() | {"runs": runs | many}, "segment_ends": {}}
+    write_json(tmp_path / "0001.json", frozen)
+    assert (tmp_path / "0001.json").stat().st_size > 131_072
+    write_json(tmp_path / "result.json", result("aime", "mini", 80, {"strict": 0.4}, questions=5, samples=2))
+    (tmp_path / "names").write_text(f"{tmp_path}/{'./' * 50}result.json\n" * 20_000)
+    given = ["--config", str(tmp_path / "0001.json"), "--results", f"@{tmp_path / 'names'}"]
+    main(["report", "provenance", *given, "--output", str(tmp_path / "p.json")])
+    record = read_json(tmp_path / "p.json")
+    resolved = config.Experiment.from_mapping(frozen["config"]).with_canaries()
+    assert record["config_sha256"] == json_sha256(resolved.model_dump(mode="json"))
+    assert len(record["evaluations"]) == 20_000 and record["experiment"] == "mini"
+    assert len(json.dumps(record["command"])) < 300

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import sys
 
 import pytest
 
@@ -115,3 +116,24 @@ def test_what_is_no_json_is_told_in_a_sentence(tmp_path, content):
         io.read_jsonl(tmp_path / "x.jsonl")
     assert io.read_json_object(tmp_path / "x.json") == {}
     assert io.read_whole_lines(tmp_path / "x.jsonl") == [{"a": 1}]
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o027, 0o077])
+@pytest.mark.parametrize("proc", [True, False])
+def test_the_umask_is_read_and_never_changed(tmp_path, monkeypatch, umask, proc):
+    """In between another thread would make a file that everybody may write."""
+    if not proc:
+        read = io.Path.read_text
+        monkeypatch.setattr(
+            io.Path, "read_text", lambda path, **how: "" if path.name == "status" else read(path, **how)
+        )
+    before, called = os.umask(umask), []
+    sys.setprofile(lambda frame, event, argument: called.append(argument) if event == "c_call" else None)
+    try:
+        found = io.current_umask()
+        io.write_json(tmp_path / "made.json", {})
+    finally:
+        sys.setprofile(None)
+        os.umask(before)
+    assert found == umask and os.umask not in called
+    assert (tmp_path / "made.json").stat().st_mode & 0o777 == 0o666 & ~umask

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from justrl import machine
+from justrl.verifiers.workers import WorkerPool
 
 
 @pytest.fixture
@@ -54,6 +55,24 @@ def test_no_driver(monkeypatch, tmp_path):
 )
 def test_devices_that_the_environment_names(named, devices):
     assert machine.visible_devices({"CUDA_VISIBLE_DEVICES": named}) == devices
+
+
+@pytest.mark.parametrize(
+    ("variables", "cores"),
+    [
+        ({}, len(os.sched_getaffinity(0))),
+        ({"SLURM_CPUS_PER_TASK": "1", "SLURM_CPUS_ON_NODE": "64"}, 1),
+        ({"SLURM_CPUS_ON_NODE": "1"}, 1),
+        ({"SLURM_CPUS_PER_TASK": "4096"}, len(os.sched_getaffinity(0))),
+    ],
+)
+def test_a_pool_is_as_large_as_the_job_and_not_as_the_node(monkeypatch, variables, cores):
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert machine.granted_cores() == cores
+    assert WorkerPool("module:function").limit == min(8, cores)
 
 
 def test_threads(monkeypatch):

@@ -187,3 +187,59 @@ def test_the_command_keeps_the_process_id_and_its_status(tmp_path):
 )
 def test_visible_devices_reads_the_environment(value, expected):
     assert gpus.visible_devices({"CUDA_VISIBLE_DEVICES": value}) == expected
+
+
+def started(path):
+    """A command that writes a file, and ends when that file is gone."""
+    return ["sh", "-c", 'touch "$0"; while [ -e "$0" ]; do sleep 0.02; done', str(path)]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_job_that_wants_all_devices_has_its_turn_among_small_ones(tmp_path):
+    """There is always another small job that wants the device that came free; the large one asked before it."""
+    files = {name: tmp_path / name for name in ("first", "second", "large", "small")}
+    places = tmp_path / "locks" / gpus.QUEUE
+    jobs = {name: leased(1, *started(files[name]), folder=tmp_path, devices=["0", "1"]) for name in ("first", "second")}
+    wait_for(lambda: files["first"].exists() and files["second"].exists())
+    jobs["large"] = leased(2, *started(files["large"]), folder=tmp_path, devices=["0", "1"])
+    wait_for(lambda: any(places.iterdir()))
+    jobs["small"] = leased(1, *started(files["small"]), folder=tmp_path, devices=["0", "1"])
+    wait_for(lambda: len(list(places.iterdir())) == 2)
+    files["first"].unlink()
+    jobs["first"].wait(timeout=20)
+    # One device is free, and the small job leaves it to the large one.
+    time.sleep(5 * gpus.POLL_SECONDS)
+    assert not files["small"].exists() and not files["large"].exists()
+    with gpus.lease(1, ["2"], tmp_path / "locks", wait_seconds=0):
+        pass  # whoever wants other devices is not held up
+    files["second"].unlink()
+    wait_for(files["large"].exists)
+    assert not files["small"].exists()
+    files["large"].unlink()
+    wait_for(files["small"].exists)
+    files["small"].unlink()
+    assert [job.wait(timeout=20) for job in jobs.values()] == [0] * 4
+    assert not list(places.iterdir())
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_who_died_or_was_stopped_in_the_queue_holds_nobody_up(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(gpus, "SILENT_SECONDS", 0.5)
+    locks = tmp_path / "locks"
+    with gpus.lease(1, ["0"], locks):
+        waiting = leased(2, "true", folder=tmp_path, devices=["0", "1"])
+        wait_for(lambda: (locks / gpus.QUEUE).is_dir() and len(list((locks / gpus.QUEUE).iterdir())) == 1)
+        waiting.send_signal(how)
+        with gpus.lease(1, ["1"], locks, wait_seconds=10) as devices:
+            assert devices == ["1"]
+    waiting.kill()
+    waiting.wait()
+    with gpus.lease(2, ["0", "1"], locks, wait_seconds=10):
+        pass
+    assert not list((locks / gpus.QUEUE).iterdir())

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -15,6 +16,7 @@ from justrl import config, config_files
 from justrl.layout import Layout
 from justrl.operations import frozen
 from justrl.operations import run_status as progress
+from justrl.train.run_lock import Owner
 
 
 def row(step, **changes):
@@ -90,8 +92,25 @@ def test_silence_is_a_finding_until_the_run_has_finished(tmp_path):
 
 def owned(now, **changes):
     """An owner on another machine that took the lock at that time."""
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+    since = datetime.fromtimestamp(now, UTC).isoformat(sep=" ", timespec="seconds")
     return {"host": "node-77", "pid": 7, "slurm_job_id": "77", "since": since, **changes}
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/Los_Angeles"])
+@pytest.mark.parametrize("written", ["2026-11-30 05:00:00+00:00", "2026-11-30 14:00:00+09:00", None])
+def test_the_start_of_a_trainer_is_the_same_in_every_zone(monkeypatch, zone, written):
+    """A time without a zone, which older locks hold, is this machine's own."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        moment = datetime(2026, 11, 30, 5, tzinfo=UTC).timestamp()
+        since = written or time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+        assert progress._since({"since": since}) == moment
+        mine = datetime.fromisoformat(Owner.me().since)
+        assert mine.tzinfo is not None and abs(mine.timestamp() - time.time()) < 5
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def write_hang_timeout(folder, minutes):

@@ -97,6 +97,9 @@ def test_on_another_host_without_slurm_silence_decides(minutes, alive):
         ({"out": "COMPLETING"}, True),
         ({"out": ""}, False),
         ({"out": "PENDING"}, False),
+        # No answers, so that the heartbeat decides.
+        ({"out": "RUN"}, True),
+        ({"out": "", "status": 137}, True),
         ({"err": "slurm_load_jobs error: Invalid job id specified", "status": 1}, False),
         # Slurm does not answer: the heartbeat decides, and it is fresh.
         ({"err": "Unable to contact slurm controller", "status": 1}, True),

@@ -175,7 +175,27 @@ def test_braces_in_configured_text_are_text(workspace):
         assert words in output
     assert "--prompt-separator ' {dataset}\n" in output
     assert json.dumps(suffix) in output.partition("--protocol")[2]
-    assert json.dumps(label).replace("'", "'\"'\"'") in output.partition("report provenance")[2]
+    assert shlex.quote(f"sums_heldout={label}") in output.partition("report comparison")[2]
+
+
+def test_120_runs_fit_on_every_command_line(workspace):
+    """The kernel takes 128 KiB as one word and 2 MiB in all, the names of the environment among them."""
+    runs = {f"mini_{number:03}": {"like": "mini", "enabled": True} for number in range(120)}
+    path = workspace.folder / "many.yaml"
+    path.write_text(
+        yaml.safe_dump({"extends": "mini/experiment.yaml", "pathvars": {"results": "results/many"}, "runs": runs})
+    )
+    how = ("--profile", "mini", "--configfile", str(path), "--quiet", "host", "--printshellcmds")
+    status, output = workspace.dry_run("results/many/ro-crate-metadata.json", *how)
+    assert status == 0, output[-3000:]
+    pattern = r"^ +python -m justrl (?:report|grade|score).*?(?=^\S|^\s*$)"
+    commands = re.findall(pattern, output, re.MULTILINE | re.DOTALL)
+    assert sum("report provenance" in command for command in commands) == 1 and len(commands) > 1000
+    for command in commands:
+        # What stands between brackets goes through a pipe.
+        words = shlex.split(re.sub(r"@<\(listed .*?\)|> >\(log_to .*?\)", "", command, flags=re.DOTALL))
+        assert max(map(len, words)) < 32_768, command[:200]
+        assert sum(map(len, words)) < 65_536, command[:200]
 
 
 @pytest.mark.parametrize("options", [("--configfile", "edited.yaml"), ("--config", "recipe={learning_rate: 1e-5}")])
@@ -282,3 +302,14 @@ def test_training_on_more_nodes_starts_its_own_steps_and_has_as_many_gpus_on_eac
     (extra,) = (request for request in training if request.startswith("slurm_extra="))
     assert extra.endswith(" --gpus-per-node=8") and "--signal=URG@" in extra
     assert "nodes=1" in requests(workspace, "generate", "hardware={nodes: 4}")
+
+
+@pytest.mark.parametrize(("cores", "processes"), [("1", "1"), ("2", "1"), ("4", "2"), ("64", "4")])
+def test_a_grading_job_has_as_many_processes_as_it_asks_cores_for(workspace, cores, processes):
+    """Two of them go on side by side on every machine that has two cores."""
+    result = "results/aime_deepseek@base.json"
+    status, output = workspace.dry_run(result, "--cores", cores, "--printshellcmds")
+    assert status == 0, output[-3000:]
+    (block,) = re.findall(r"^rule grade:.*?(?=^rule |^\[)", output, re.MULTILINE | re.DOTALL)
+    assert f"--processes {processes} " in block
+    assert processes == "1" or f"threads: {processes}" in block

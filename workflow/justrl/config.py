@@ -27,7 +27,7 @@ from justrl.config_files import DEFAULT_CONFIG, find, merge, read
 from justrl.config_problems import explain
 from justrl.errors import UserError, did_you_mean
 from justrl.gpu_specs import Gpu, find_gpu
-from justrl.io import file_sha256
+from justrl.own_code import code_sha256
 
 
 def _not_a_switch(value: Any) -> Any:
@@ -194,7 +194,9 @@ class OwnFunction(Part):
     file: str = text("Python file, from where one starts or from this repository.")
     function: str = text("Name of the function.", pattern=r"^[A-Za-z_]\w*$", default="score")
     sha256: str | None = text(
-        "SHA-256 of the file, taken when the experiment is read.", default=None, validate_default=True
+        "SHA-256 of the file and of the modules beside it that it imports, taken when the experiment is read.",
+        default=None,
+        validate_default=True,
     )
 
     @field_validator("file")
@@ -207,7 +209,7 @@ class OwnFunction(Part):
     @field_validator("sha256")
     @classmethod
     def _of_the_file(cls, value: str | None, known: ValidationInfo) -> str | None:
-        return file_sha256(find(known.data["file"])) if value is None and "file" in known.data else value
+        return code_sha256(find(known.data["file"])) if value is None and "file" in known.data else value
 
     def __str__(self) -> str:
         return f"{self.file}:{self.function}"
@@ -343,9 +345,13 @@ class SeedRun(Run):
 
 
 class External(Part):
-    """A published model, evaluated without training."""
+    """A model that is evaluated without training, of the hub or of a folder."""
 
-    model: HubId = text("Hub id.")
+    model: HubId | None = text("Hub id, owner/name; a folder is given by `path`.", default=None)
+    path: str | None = text(
+        "Model folder in Hugging Face's layout, from where one starts or from this repository; it is copied.",
+        default=None,
+    )
     revision: str | None = text(REVISION, default=None)
     family: Name | None = text("Comparison table it belongs to.", default=None)
     enabled: Switch = text("Whether `snakemake` evaluates it unasked; `snakemake golden` does.", default=True)
@@ -657,6 +663,8 @@ class Experiment(Part):
         """
         runs: dict[str, Run] = {}
         for name, run in self.runs.items():
+            for problem in _twice(f"runs.{name}.seeds", [str(seed) for seed in run.seeds]):
+                raise UserError(f"config: {problem}")
             own = {"seeds": [], "setting": name}
             each: dict[str, Run] = {
                 f"{name}_s{seed}": SeedRun(**{**dict(run), **own, "seed": seed}) for seed in run.seeds
@@ -677,6 +685,8 @@ class Experiment(Part):
 
         They are evaluated under a protocol named `canary`: the experiment's own with few samples.
         """
+        if "canary" in self.protocols:
+            raise UserError("config: protocols.canary: canaries are evaluated under this name; choose another")
         canary, length = self.canary, self.canary.max_response_length
         protocol = self.protocols[self.evaluation.protocol].model_copy(update={"samples": canary.samples})
         if length:
@@ -745,9 +755,17 @@ class Experiment(Part):
         if evaluation.headline_grader not in graders:
             headline = evaluation.headline_grader
             yield f"evaluation.headline_grader: {headline} is not among the graders that run: {', '.join(graders)}"
+        if self.experiment == "canary":
+            yield "experiment: canary is what results of `snakemake canary` are stamped with; choose another name"
         for name in self.external:
             if name in self.runs or name in self.models:
                 yield f"external.{name}: the name is taken by a run or a model; choose another"
+        for name, entry in self.external.items():
+            if (entry.model is None) == (entry.path is None):
+                given = "gives both" if entry.model else "gives neither"
+                yield f"external.{name} {given}: a model is of the hub (model: owner/name) or a folder (path: FOLDER)"
+            elif entry.path and entry.revision:
+                yield f"external.{name}.revision: {entry.revision} is a commit of the hub; a folder (path) has none"
 
     def run_contradictions(self, name: str) -> Iterator[str]:
         """What of one run does not fit together, or not its model and hardware."""

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -23,7 +24,33 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 # Nobody holds `exclusive` for so long: a folder that is older was left by a process that was killed.
 LEFT_SECONDS = 60.0
 
+# Folders that people keep models and data in, none of which is an owner on the hub.
+_FOLDERS = {
+    "checkpoint",
+    "checkpoints",
+    "ckpt",
+    "ckpts",
+    "data",
+    "dataset",
+    "datasets",
+    "exports",
+    "home",
+    "mnt",
+    "model",
+}
+_FOLDERS |= {"models", "output", "outputs", "results", "runs", "saved_models", "scratch", "tmp", "weights", "work"}
+
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Whether a name that is no folder here can be a hub id: owner/name, where the first part is no folder here either.
+
+    What is meant as a path is missing then, and the hub is not asked for it.
+    """
+    text = str(name)
+    owner = text.partition("/")[0]
+    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text)) and owner not in _FOLDERS and not Path(owner).is_dir()
 
 
 @contextmanager
@@ -85,10 +112,24 @@ def _make_alone(folder: Path) -> None:
             time.sleep(0.05)
 
 
+def current_umask() -> int:
+    """The process's umask, without changing it: `os.umask` would open what another thread makes at that moment."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(re.search(r"^Umask:\s*([0-7]+)", status, re.MULTILINE)[1], 8)  # type: ignore[index]
+    except (OSError, TypeError):
+        # Linux before 4.7, or another system: the mode of a new file shows it.
+        with tempfile.TemporaryDirectory() as folder:
+            probe = os.open(Path(folder) / "probe", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o777)
+            try:
+                return 0o777 & ~stat.S_IMODE(os.fstat(probe).st_mode)
+            finally:
+                os.close(probe)
+
+
 def follow_umask(*files: Path) -> None:
     """Make files as readable as the user's umask allows: mkstemp, and with it safetensors, makes them private."""
-    umask = os.umask(0)
-    os.umask(umask)
+    umask = current_umask()
     for file in files:
         mode = file.lstat()
         # A hard link's mode is that of a file elsewhere, too.

@@ -41,8 +41,10 @@ class Layout:
     def model_sources(self) -> dict[str, HubModel | LocalModel | TaughtModel]:
         """Every model by name, with where it comes from: base models, published ones and the judge."""
         experiment, judge = self.experiment, self.experiment.evaluation.model_grader
-        published = {
-            name: HubModel.model_construct(source="hub", hub_id=entry.model, revision=entry.revision)
+        published: dict[str, HubModel | LocalModel] = {
+            name: LocalModel.model_construct(source="local", path=entry.path)
+            if entry.path
+            else HubModel.model_construct(source="hub", hub_id=entry.model, revision=entry.revision)
             for name, entry in experiment.external.items()
         }
         grader = HubModel.model_construct(source="hub", hub_id=judge.model, revision=judge.revision)
@@ -444,7 +446,9 @@ class Layout:
     def released(self) -> dict[str, str]:
         """Of each family of the paper, our name for the weights that its authors released."""
         return {
-            RELEASED[entry.model]: name for name, entry in self.experiment.external.items() if entry.model in RELEASED
+            RELEASED[entry.model]: name
+            for name, entry in self.experiment.external.items()
+            if entry.model and entry.model in RELEASED
         }
 
     def figures(self, runs: Iterable[str], protocol: str) -> list[str]:

@@ -84,6 +84,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def granted_cores() -> int:
+    """Cores of this machine that the job was given: Slurm's number, where its job may run on more of them."""
+    granted = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
+    return min(int(granted or usable_cores()), usable_cores())
+
+
 def cpu_threads(most: int | None = None) -> int:
     """Threads to compute with: those that OpenMP's or Slurm's variable names, else the usable cores, at most `most`."""
     told = os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK")

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from justrl.analysis import card_facts as facts
 from justrl.analysis.results import load_result
-from justrl.config import HubModel
+from justrl.config import HubModel, LocalModel
 from justrl.generation.downloads import check_download, read_record
 from justrl.io import file_sha256, read_json, write_json
 from justrl.layout import JUDGE, Layout
@@ -66,7 +66,9 @@ class Crate:
             check_download(path)
             record = read_record(path / "source.json")
             place = "datasets/" if record.get("kind") == "dataset" else ""
-            source = {"version": record.get("revision"), "url": f"https://huggingface.co/{place}{record.get('hub_id')}"}
+            if record.get("origin") != "local":
+                url = f"https://huggingface.co/{place}{record.get('hub_id')}"
+                source = {"version": record.get("revision"), "url": url}
             known = record["files"]
         inside = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
         shown = [file for file in inside if not any(part.startswith(".") for part in file.parts)]
@@ -159,7 +161,9 @@ def _inputs(crate: Crate, layout: Layout) -> dict[str, Ref]:
     judge = [JUDGE] if experiment.evaluation.model_grader.enabled else []
     for name in dict.fromkeys([*(run.model for run in runs), *experiment.enabled_external, *judge]):
         source, folder = layout.model_sources[name], layout.model(name)
-        made = source.hub_id if isinstance(source, HubModel) else "made and taught by the workflow"
+        made = "made and taught by the workflow"
+        if isinstance(source, HubModel | LocalModel):
+            made = source.hub_id if isinstance(source, HubModel) else f"copied from {source.path}"
         found[folder] = crate.folder(folder, f"model {name}", made)
     for run in experiment.enabled:
         raw, data = layout.raw_data(experiment.runs[run].dataset), Path(layout.training_data(run))

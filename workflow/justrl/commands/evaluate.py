@@ -42,11 +42,12 @@ def read_questions(dataset: str) -> tuple[str, list]:
 
     Raises UserError: no such file, or one without questions and answers.
     """
-    from justrl.data.benchmarks import format_benchmark, load_eval_dataset
+    from justrl.config import load
+    from justrl.data.benchmarks import format_benchmark, is_path, load_eval_dataset
     from justrl.evaluation.generating import Question, check_ids
 
     path = Path(dataset)
-    if path.exists():
+    if is_path(dataset, load().benchmarks):
         rows = format_benchmark(path.stem, path).to_pylist()
         names = {row["benchmark"] for row in rows}
         questions = [Question(row["id"], row["question"], row["answer"]) for row in rows]
@@ -68,8 +69,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from justrl.evaluation.completions import comparable, read_completions
     from justrl.evaluation.generating import GenerationJob, generate
     from justrl.evaluation.scoring import sample_lines, score
+    from justrl.generation.base import check_model_folder
     from justrl.io import write_json, write_jsonl
 
+    check_model_folder(arguments.model_path)
     benchmark, questions = read_questions(arguments.dataset)
     questions = questions[: arguments.limit]
     sampling = ("temperature", "top_p", "max_tokens", "prompt_separator", "prompt_suffix", "samples")

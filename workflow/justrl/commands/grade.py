@@ -64,6 +64,7 @@ def grade(arguments: argparse.Namespace) -> None:
     check_made_with(made, json_argument(arguments.config, "--config").get("generation") or {})
     if arguments.golds:
         samples = grading.with_golds(samples, made, *read_benchmark(arguments.golds))
+    grading.check_whole(samples, made)
     judged, graders, options = samples, (arguments.graders or "").split(","), {}
     if arguments.grader:
         graders = [arguments.grader]
@@ -79,7 +80,8 @@ def grade(arguments: argparse.Namespace) -> None:
     summary = grading.summarise(grades)
     print(grading.format_summary(summary))
     if arguments.output:
-        settings = {"graders": graders, "options": options}
+        # The number of processes determines no verdict.
+        settings = {"graders": graders, "options": options if arguments.grader else {}}
         if own:
             settings["own_graders"] = {name: function.as_dict() for name, function in own.items()}
         if arguments.grader:

@@ -34,11 +34,17 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def started(arguments: argparse.Namespace) -> config.Experiment:
-    """The experiment that these options start; a UserError says in what one named `paper` is not the paper's."""
+    """The experiment that these options start.
+
+    Raises UserError: it is named `paper` and is another, or two of its results would have one path.
+    """
+    from justrl import outputs
+    from justrl.layout import Layout
     from justrl.operations.paper_check import check_paper
 
     loaded = config.load(arguments.config, arguments.set)
     check_paper(loaded)
+    outputs.check_paths(Layout(loaded.with_canaries(), str(loaded.results)))
     return loaded
 
 

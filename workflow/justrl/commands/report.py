@@ -57,8 +57,14 @@ def _experiment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", default="", help="the figure's title")
 
 
+def _files_argument(parser: argparse.ArgumentParser, option: str, metavar: str, nargs: str = "+") -> None:
+    parser.fromfile_prefix_chars = "@"
+    text = "as many as there are; @FILE names one with a file on each line"
+    parser.add_argument(option, nargs=nargs, required=nargs == "+", default=[], type=Path, metavar=metavar, help=text)
+
+
 def _result_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", nargs="+", required=True, type=Path, metavar="RESULT.json")
+    _files_argument(parser, "--results", "RESULT.json")
     text = "names for readers, where they differ from the paper's: aime='AIME 2024' my_set='My set'"
     parser.add_argument("--benchmark-labels", nargs="+", default=[], metavar="NAME=TEXT", help=text)
     _experiment_arguments(parser)
@@ -97,7 +103,7 @@ def _save(arguments: argparse.Namespace, draw) -> None:
 
 
 def _training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--metrics", nargs="+", required=True, type=Path, metavar="METRICS.jsonl")
+    _files_argument(parser, "--metrics", "METRICS.jsonl")
     parser.add_argument("--labels", nargs="+", help="one name for each metrics file (default: the runs' names)")
     parser.add_argument("--panels", nargs="+", default=["reward", "entropy", "length"], metavar="PANEL", help=PANELS)
     _experiment_arguments(parser)
@@ -231,7 +237,7 @@ def _pair(parser: argparse.ArgumentParser) -> None:
         "--second", required=True, metavar="NAME=RUN,RUN", help="the other, from which it is subtracted"
     )
     parser.add_argument("--paired", action="store_true", help="runs at the same place of both sides share their seed")
-    parser.add_argument("--metrics", nargs="*", default=[], type=Path, metavar="METRICS.jsonl", help="for the figure")
+    _files_argument(parser, "--metrics", "METRICS.jsonl", nargs="*")
     _result_arguments(parser)
     _output_argument(parser, ".html", ".md", ".json", ".svg", ".png")
 
@@ -298,8 +304,8 @@ def contamination(arguments: argparse.Namespace) -> None:
 
 
 def _claims(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", nargs="*", default=[], type=Path, metavar="RESULT.json")
-    parser.add_argument("--metrics", nargs="*", default=[], type=Path, metavar="METRICS.jsonl")
+    _files_argument(parser, "--results", "RESULT.json", nargs="*")
+    _files_argument(parser, "--metrics", "METRICS.jsonl", nargs="*")
     text = "the name of the weights that the authors released of a family: deepseek=justrl_deepseek"
     parser.add_argument("--released", nargs="*", default=[], metavar="FAMILY=NAME", help=text)
     _seeds_argument(parser)
@@ -331,9 +337,10 @@ def claims(arguments: argparse.Namespace) -> None:
 
 
 def _provenance(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="JSON", help="the resolved configuration: a JSON file, or its text")
-    parser.add_argument("--sources", nargs="*", default=[], type=Path, metavar="source.json")
-    parser.add_argument("--results", nargs="*", default=[], type=Path, metavar="RESULT.json")
+    text = "the resolved configuration: a JSON file, or its text; or what a start froze in experiments/"
+    parser.add_argument("--config", metavar="JSON", help=text)
+    _files_argument(parser, "--sources", "source.json", nargs="*")
+    _files_argument(parser, "--results", "RESULT.json", nargs="*")
     _experiment_arguments(parser)
     _output_argument(parser, ".json", ".html")
 
@@ -341,18 +348,28 @@ def _provenance(parser: argparse.ArgumentParser) -> None:
 def provenance(arguments: argparse.Namespace) -> None:
     """Say how results were made: code, configuration, data, versions, hardware."""
     from justrl.analysis.provenance import collect_provenance, write_provenance
-    from justrl.io import json_argument
+    from justrl.config import Experiment
 
     outputs = _outputs(arguments)
-    config = None if arguments.config is None else json_argument(arguments.config, "--config")
+    config, frozen = (None, False) if arguments.config is None else _configuration(arguments.config)
+    if config and frozen:
+        config = Experiment.from_mapping(config).with_canaries().model_dump(mode="json")
     experiment = arguments.experiment or (config or {}).get("experiment")
     if not experiment:
         raise UserError("the experiment has no name: give --experiment, or a configuration that has one")
     seeds = {"experiment": config["seed"]} if config and "seed" in config else {}
-    # The configuration stands in the record by its hash; on the command line it would drown the rest.
-    command = [part if part != arguments.config else "..." for part in sys.argv]
+    # The configuration stands in the record by its hash, and lists by what they list.
+    command = ["..." if part == arguments.config or part.startswith("@") else part for part in sys.argv]
     record = collect_provenance(config, seeds, arguments.sources, arguments.results, command)
     write_provenance(record, experiment, outputs)
+
+
+def _configuration(text: str) -> tuple[dict, bool]:
+    """The configuration that `--config` names, and whether it is the one that a start froze."""
+    from justrl.io import json_argument
+
+    value = json_argument(text, "--config")
+    return (value["config"], True) if value.keys() == {"config", "segment_ends"} else (value, False)
 
 
 def _card(parser: argparse.ArgumentParser) -> None:
@@ -367,11 +384,10 @@ def card(arguments: argparse.Namespace) -> None:
     """Describe a finished experiment to machines: an RO-Crate 1.1 in its results folder."""
     from justrl.analysis.crate import write_card
     from justrl.config import Experiment
-    from justrl.io import json_argument
     from justrl.layout import Layout
     from justrl.operations.trained import segment_ends
 
-    experiment = Experiment.from_mapping(json_argument(arguments.config, "--config"))
+    experiment = Experiment.from_mapping(_configuration(arguments.config)[0])
     write_card(
         Layout(experiment, str(arguments.results), segment_ends(experiment, arguments.results)), arguments.timings
     )

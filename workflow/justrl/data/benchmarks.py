@@ -46,14 +46,15 @@ def load_eval_dataset(
     """Return the questions of a benchmark as [{question, ground_truth}], golds without box and dollar signs.
 
     `dataset_name` is a benchmark of the configuration (math500, aime25, ...), one of its other names (aime2024,
-    MATH-500, ...), or the path of a file or folder. `experiment` is config.yaml's unless given, and says
-    where the benchmark is published; `mirror` and `offline` go before its `hub` section. Raises UserError for an
-    unknown name, a source that cannot be had, or a number of questions other than the configured one.
+    MATH-500, ...), or the path of a file or folder. A name goes before a folder that is called the same, which is given
+    as ./aime24. `experiment` is config.yaml's unless given, and says where the benchmark is published; `mirror` and
+    `offline` go before its `hub` section. Raises UserError for an unknown name, a source that cannot be had, or another
+    number of questions than the configured one.
     """
-    if Path(dataset_name).exists():
+    experiment = experiment or load()
+    if is_path(dataset_name, experiment.benchmarks):
         table = format_benchmark(Path(dataset_name).stem, dataset_name)
     else:
-        experiment = experiment or load()
         mirror = mirror or experiment.hub.mirror
         hub = Hub(Path(mirror) if mirror else None, experiment.hub.offline if offline is None else offline)
         table = _configured_benchmark(str(dataset_name), experiment, hub, lock or ROOT / "data.lock.json")
@@ -88,11 +89,22 @@ def question_count(entry: Benchmark) -> int:
 
 def benchmark_name(dataset_name: str, known: Mapping[str, Any]) -> str:
     """Return the configured name of a benchmark for any way of writing it; raise UserError that lists what there is."""
-    plain = re.sub(r"[-_ ]", "", Path(dataset_name).name.lower())
-    for name in (dataset_name, plain, _ALIASES.get(plain, "")):
-        if name in known:
-            return name
+    if name := _name_of(dataset_name, known):
+        return name
+    if "/" in dataset_name:
+        raise UserError(f"there is no dataset file {dataset_name}")
     raise UserError(f"no benchmark {dataset_name!r}: the configuration has {', '.join(known)}")
+
+
+def _name_of(dataset_name: str, known: Mapping[str, Any]) -> str | None:
+    plain = re.sub(r"[-_ ]", "", dataset_name.lower())
+    return next((name for name in (dataset_name, plain, _ALIASES.get(plain, "")) if name in known), None)
+
+
+def is_path(dataset_name: str | Path, known: Mapping[str, Any]) -> bool:
+    """Whether this is a file or folder that is there; a benchmark's name is none, whatever is called so."""
+    named = isinstance(dataset_name, str) and _name_of(dataset_name, known) is not None
+    return not named and Path(dataset_name).exists()
 
 
 def format_benchmark(

@@ -25,7 +25,7 @@ from justrl.data.lengths import PromptLength
 from justrl.data.messages import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, build_messages
 from justrl.data.sources import DIRECT, Hub, local_source, locate
 from justrl.errors import UserError
-from justrl.io import atomic_write, file_sha256, write_json
+from justrl.io import atomic_write, file_sha256, is_hub_id, write_json
 
 # What DAPO puts around every question, to the character (BytedTsinghua-SIA/DAPO-Math-17k).
 WRAPPER_PREFIX = (
@@ -93,6 +93,8 @@ def process_dapo_dataset(
     Raises UserError for unknown columns (naming what is there and what is accepted), an empty set, an unreadable file,
     and where some of the wrapper stays in more than a thousandth of the rows.
     """
+    if not Path(dataset_name).exists() and not is_hub_id(dataset_name):
+        raise UserError(f"there is no file or folder {dataset_name}; a data set of the hub is named owner/name")
     source = local_source(dataset_name) if Path(dataset_name).exists() else None
     source = source or locate("dataset", str(dataset_name), revision, subset=subset, lock=lock, hub=hub)
     place = dataset_name if Path(dataset_name).is_file() else source.folder

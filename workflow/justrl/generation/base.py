@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from justrl.errors import UserError
 from justrl.generation.tokenizer_checks import check_tokenizer
-from justrl.io import json_object
+from justrl.io import is_hub_id, json_object
 
 END_OF_TURN = "<|im_end|>"
 TOKENIZER_FILES = (
@@ -90,7 +90,10 @@ def load_tokenizer(model_dir: str | Path, revision: str | None = None):
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(model_dir), revision=revision, trust_remote_code=False)
     except Exception as error:  # broken files raise anything
-        raise UserError(f"no tokenizer can be loaded from {model_dir}: {_first_line(error)}") from error
+        where = (
+            model_dir if Path(model_dir).is_dir() else f"{model_dir}, which is no folder here and was asked of the hub"
+        )
+        raise UserError(f"no tokenizer can be loaded from {where}: {_first_line(error)}") from error
     if not tokenizer.chat_template:
         raise UserError(f"the tokenizer of {model_dir} has no chat template, so there is no telling how to ask it")
     own = _file(model_dir, "tokenizer.json", revision)
@@ -164,14 +167,13 @@ def check_model_length(model_dir: str | Path, needed: int, revision: str | None 
 
 
 def check_model_folder(model_dir: str | Path) -> None:
-    """Raise UserError if a path that is meant as a folder (it has a separator and no such hub id form) is not there."""
+    """Raise UserError if a folder holds no model, or is not there and its name is no hub id."""
     path = Path(model_dir)
-    looks_like_hub_id = len(path.parts) <= 2 and not path.is_absolute() and not str(model_dir).startswith(".")
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{model_dir} is not a Hugging Face model folder: it has no config.json")
-    elif not looks_like_hub_id:
-        raise UserError(f"there is no model folder {model_dir}")
+    elif not is_hub_id(model_dir):
+        raise UserError(f"there is no model folder {model_dir}; a model of the hub is named owner/name")
 
 
 def model_config(model_dir: str | Path, revision: str | None):

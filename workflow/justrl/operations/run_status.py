@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
@@ -164,7 +165,8 @@ def _silence(run: RunProgress, now: float) -> list[str]:
 def _since(owner: Mapping) -> float | None:
     """When the owner of a lock took it, in seconds since the epoch."""
     try:
-        return time.mktime(time.strptime(owner["since"], "%Y-%m-%d %H:%M:%S"))
+        # A time without a zone, as it was written until 0.1, is taken for this machine's.
+        return datetime.fromisoformat(owner["since"]).timestamp()
     except (KeyError, TypeError, ValueError):
         return None
 

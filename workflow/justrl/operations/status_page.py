@@ -5,6 +5,7 @@ import math
 import shlex
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from justrl.analysis.health import verdict
@@ -79,7 +80,7 @@ def write(path: Path, shown: Started, refresh: float, now: float | None = None) 
     ]
     if stamp := mark(shown.name):
         parts.append(f'<p class="stamp">{html.escape(stamp)}</p>')
-    written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+    written = datetime.fromtimestamp(now, UTC).isoformat(sep=" ", timespec="seconds")
     parts.append(f'<p class="lead">{html.escape(str(shown.results))}, as of {written}</p>')
     parts += [f'<p class="wrong">{html.escape(shown.problem)}</p>'] if shown.problem else []
     parts += [_run(run, now) for run in shown.runs]

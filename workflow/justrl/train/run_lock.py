@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from justrl.errors import UserError
@@ -22,6 +23,8 @@ from justrl.io import exclusive, write_json
 HEARTBEAT_SECONDS = 30.0
 # On another host, without Slurm to ask, an owner that has been silent for so long is taken for dead.
 STALE_MINUTES = 15.0
+# States of a Slurm job that holds its nodes.
+HOLDING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Owner:
             started=process_start(os.getpid()) or "",
             slurm_job_id=os.environ.get("SLURM_JOB_ID"),
             slurm_restarts=int(os.environ.get("SLURM_RESTART_COUNT", 0)),
-            since=time.strftime("%Y-%m-%d %H:%M:%S"),
+            since=datetime.now(UTC).isoformat(sep=" ", timespec="seconds"),
         )
 
     def __str__(self) -> str:
@@ -88,7 +91,11 @@ def slurm_job_alive(job_id: str) -> bool | None:
     if answer.returncode != 0:
         # A job that has left Slurm's memory is an "Invalid job id"; any other failure says nothing.
         return False if "Invalid job id" in answer.stderr else None
-    return answer.stdout.strip() in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
+    state = answer.stdout.strip()
+    if state and any(name != state and name.startswith(state) for name in HOLDING):
+        # Cut off.
+        return None
+    return state in HOLDING
 
 
 def owner_alive(owner: Owner, silent_seconds: float, stale_minutes: float = STALE_MINUTES) -> bool:

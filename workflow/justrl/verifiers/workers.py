@@ -39,6 +39,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from justrl.machine import granted_cores
+
 START_SECONDS = 300.0
 MAX_FAILED_STARTS = 3
 # An item must fit into an empty pipe (64 KiB on Linux), so that writing it never waits.
@@ -63,7 +65,7 @@ class WorkerPool:
 
     Args:
         target: a function of one JSON value; a `warm_up` function in its module is called before the first item.
-        workers: most processes at once, started when worth it; default: the processors at hand, at most 8.
+        workers: most processes at once, started when worth it; default: the cores of the job, at most 8.
         cpu_seconds: processor time one item may take.
         wall_seconds: wall-clock time one item may take; default: ten times the processor time and 30 seconds.
         memory_mb: address space of one worker.
@@ -79,7 +81,7 @@ class WorkerPool:
         wall_seconds: float | None = None,
         memory_mb: int = 3072,
     ) -> None:
-        self.limit = workers or min(8, len(os.sched_getaffinity(0)))
+        self.limit = workers or min(8, granted_cores())
         self.wall_seconds = wall_seconds or 10 * cpu_seconds + 30
         self.target = target
         self.command = [target, str(cpu_seconds), str(self.wall_seconds), str(memory_mb)]

@@ -1,0 +1,97 @@
+"""Every output path of an experiment and what makes it, so that no two things are made in one place."""
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+from justrl.config import settings
+from justrl.errors import UserError
+from justrl.layout import JUDGE, Layout
+
+# What the program itself makes at the top of the results folder, where each protocol has a folder, too.
+FOLDERS = {
+    "benchmarks": "the questions of benchmarks",
+    "canary": "the results of canaries",
+    "compared": "the pages of `compare`",
+    "comparison": "the tables of families",
+    "data": "the training sets",
+    "evaluations": "completions and grades",
+    "experiments": "the configurations of starts",
+    "figures": "the figures",
+    "first_1000": "the pages of `snakemake first_1000`",
+    "golden": "the pages of `snakemake golden`",
+    "logs": "the logs",
+    "models": "the models",
+    "runs": "the runs",
+    "samples": "the pages of answers",
+    "set_aside": "the runs that were set aside",
+    "timings": "the times of jobs",
+}
+
+
+def check_paths(layout: Layout) -> None:
+    """Raise UserError if two things of an experiment would be made at one path, naming both."""
+    made: dict[str, str] = {}
+    for path, what in outputs(layout):
+        if made.setdefault(path, what) != what:
+            raise UserError(f"config: {made[path]} and {what} would both be {path}: give one of them another name")
+
+
+def outputs(layout: Layout) -> Iterator[tuple[str, str]]:
+    """The paths of an experiment, each with the words for what makes it.
+
+    A folder or the common beginning of several files counts as one path. Pages that are named as results are, are not
+    listed again.
+    """
+    yield from _of_names(layout)
+    yield from _of_data(layout)
+    yield from _of_results(layout)
+
+
+def _of_names(layout: Layout) -> Iterator[tuple[str, str]]:
+    experiment, root = layout.experiment, layout.root
+    for name, what in FOLDERS.items():
+        yield f"{root}/{name}", what
+    for name in experiment.protocols:
+        # Its folder is listed above, and `with_canaries` lets nobody else have the name.
+        if name != "canary":
+            yield f"{root}/{name}", f"the results under protocols.{name}"
+    yield layout.model(JUDGE), "the model that judges (evaluation.model_grader)"
+    for key in ("models", "external"):
+        for name in getattr(experiment, key):
+            yield layout.model(name), f"{key}.{name}"
+    yield f"{root}/figures/overlays", "the figures of `overlays`"
+    yield f"{root}/golden/claims", "the claims of `snakemake golden`"
+    for name, run in experiment.runs.items():
+        yield f"{root}/figures/{name}", f"the figures of runs.{name}"
+        family = "the table of the canaries" if run.canary else f"the table of the family {run.family}"
+        yield f"{root}/comparison/{run.family}", family
+    families = {run.family for run in experiment.runs.values()}
+    families |= {entry.family for entry in experiment.external.values() if entry.family}
+    for name in sorted(families):
+        yield f"{root}/golden/{name}", f"the table of the family {name}"
+
+
+def _of_data(layout: Layout) -> Iterator[tuple[str, str]]:
+    for dataset in layout.experiment.datasets:
+        raw = layout.raw_data(dataset)
+        yield raw, f"datasets.{dataset} as it was downloaded"
+        for model in layout.experiment.models:
+            made = f"datasets.{dataset} for models.{model}"
+            yield str(Path(raw).parent / model), made
+            yield f"{layout.root}/logs/prepare_training_data/{dataset}_{model}", made
+
+
+def _of_results(layout: Layout) -> Iterator[tuple[str, str]]:
+    experiment = layout.experiment
+    every = list(experiment.benchmarks)
+    models = [(name, f"runs.{name}") for name in experiment.runs]
+    models += [(f"{name}@base", f"runs.{name}") for name in settings(experiment.runs)]
+    models += [(name, f"external.{name}") for name in experiment.external]
+    for name, what in models:
+        asked = [experiment.canary.benchmark] if layout.is_canary(name) else every
+        for benchmark, file in zip(asked, layout.results(name, asked), strict=True):
+            yield file, f"benchmarks.{benchmark} of {what}"
+    for (name, what), benchmark, protocol in product(models, every, experiment.protocols):
+        made = f"benchmarks.{benchmark} of {what} under protocols.{protocol}"
+        yield f"{layout.root}/logs/generate/{layout.target(name)}_{benchmark}_{protocol}", made
