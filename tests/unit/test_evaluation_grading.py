@@ -7,6 +7,7 @@ import sys
 import pandas
 import pytest
 
+from justrl.commands.main import main
 from justrl.errors import UserError
 from justrl.evaluation import grading as grading
 from justrl.evaluation.completions import COLUMNS, make_table, read_completions
@@ -267,3 +268,39 @@ def test_errors_of_the_command_line_are_one_sentence(tmp_path):
     ):
         done = subprocess.run([sys.executable, "-m", "justrl", "grade", *arguments], capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.startswith(said) and len(done.stderr.splitlines()) == 1
+
+
+def released(folder, rows, name="AIME24_t0.7_p0.9_n2-MNT31744.jsonl"):
+    """A file of the authors' form, of rows (question, seed, gold)."""
+    lines = [
+        {"example_id": q, "prompt": f"{q}+1?", "answer": gold, "seed": seed, "response": "\\boxed{1}"}
+        for q, seed, gold in rows
+    ]
+    (folder / name).write_text("\n".join(map(json.dumps, lines)))
+    return ["grade", "--completions", str(folder / name), "--graders", "strict"]
+
+
+WHOLE = [(0, 11, "1"), (0, 12, "1"), (1, 11, "2"), (1, 12, "2")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "name", "sentence"),
+    [
+        (WHOLE[:3], None, "1 of 4 samples of aime are missing; the first question that lacks some, 1, has 1 of 2"),
+        # Every question lacks the same one.
+        ([WHOLE[0], WHOLE[2]], None, "2 of 4 samples of aime are missing"),
+        (WHOLE[:3], "mine.jsonl", "1 of 4 samples of mine are missing"),
+        ([*WHOLE[:3], (1, 12, "3")], None, "question 1 of aime has 2 right answers, '2' and '3'"),
+        ([(0, 11, "\\boxed{1}"), *WHOLE[1:]], None, None),  # the same answer, boxed
+        (WHOLE, None, None),
+        (WHOLE, "mine.jsonl", None),
+    ],
+)
+def test_completions_that_lack_samples_or_contradict_themselves_are_not_graded(tmp_path, rows, name, sentence):
+    words = released(tmp_path, rows, **({"name": name} if name else {}))
+    if sentence is None:
+        main(words)
+        return
+    with pytest.raises(UserError) as refused:
+        main(words)
+    assert sentence in str(refused.value)

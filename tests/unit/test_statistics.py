@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from justrl.errors import UserError
-from justrl.evaluation import resampling, statistics
+from justrl.evaluation import resampling, seeds, statistics
 
 SCORES = [[1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0]]
 
@@ -25,10 +25,10 @@ binary_matrices = st.tuples(st.integers(1, 8), st.integers(1, 8)).flatmap(
 
 def test_pass_at_k_has_the_interval_of_its_questions_values():
     at_two = [1 - comb(4 - sum(row), 2) / comb(4, 2) for row in SCORES]
-    assert statistics.pass_at_k_interval(SCORES, 2) == resampling.bootstrap_interval(np.array(at_two))
+    assert statistics.pass_at_k_interval(SCORES, 2) == resampling.mean_interval(np.array(at_two))
     first = statistics.avg_at_k(SCORES)
     assert statistics.pass_at_k_interval(SCORES, 1) == (first.ci_low, first.ci_high)
-    assert statistics.pass_at_k_interval([[1, 1], [1, 0]], 2) == resampling.wilson_interval(1.0, 2)
+    assert statistics.pass_at_k_interval([[1, 1], [1, 0]], 2) == pytest.approx((0.025**0.5, 1.0))
     with pytest.raises(UserError, match="pass@5 needs 5 samples"):
         statistics.pass_at_k_interval(SCORES, 5)
 
@@ -84,7 +84,7 @@ def test_bootstrap_is_the_same_for_the_same_seed_and_for_any_chunk(monkeypatch):
 @pytest.mark.parametrize("value", [0, 1])
 def test_certainty_is_never_claimed_from_equal_questions(value):
     average = statistics.avg_at_k(np.full((30, 32), value))
-    expected = stats.binomtest(30 * value, 30).proportion_ci(0.95, "wilson")
+    expected = stats.binomtest(30 * value, 30).proportion_ci(0.95, "exact")
     assert (average.ci_low, average.ci_high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
@@ -262,3 +262,89 @@ def test_lengths_truncation_and_solve_counts():
 def test_distinct_ngrams_by_hand(texts, expected):
     assert statistics.distinct_ngrams([texts]) == pytest.approx(expected)
     assert statistics.distinct_ngrams([texts, ["w x y z"]]) == pytest.approx((expected + 1) / 2)
+
+
+ALIKE = {
+    "all solved": ([[1] * 4] * 30, "high"),
+    "none solved": ([[0] * 4] * 30, "low"),
+    "all half solved": ([[1, 0]] * 30, None),
+    "one question": ([[1, 0, 0, 0]], None),
+    "two equal questions": ([[1, 1], [1, 1]], "high"),
+    "three nearly equal questions": ([[1] * 64, [1] * 63 + [0], [1] * 64], None),
+    "one of thirty is not solved": ([[1]] * 29 + [[0]], None),
+    "one answer of 960 is wrong": ([[1] * 32] * 29 + [[1] * 31 + [0]], None),
+    "thirds, which are not exact": ([[1, 0, 0], [0, 1, 0], [0, 0, 1]] * 10, None),
+}
+
+
+@pytest.mark.parametrize(("scores", "end"), ALIKE.values(), ids=ALIKE)
+def test_no_interval_is_of_width_0_or_leaves_what_can_be(scores, end):
+    """By each of its callers: avg@k, pass@k, the paired comparison, means over seeds and their differences."""
+    average = statistics.avg_at_k(scores)
+    table = seeds.seed_table([scores] * 3)
+    over = seeds.mean_over_seeds(table)
+    found = [(average.ci_low, average.value, average.ci_high), (over.ci_low, over.value, over.ci_high)]
+    solved = statistics.pass_at_k_curve(scores)[1]
+    low, high = statistics.pass_at_k_interval(scores, 1)
+    found.append((low, solved, high))
+    for low, value, high in found:
+        assert 0 <= low <= value <= high <= 1 and high - low > 0.02, (low, value, high)
+        assert (low == 0 or high == 1) if end else True
+    nothing = [[0] * len(row) for row in scores]
+    pair = statistics.compare_paired(nothing, scores)
+    difference = seeds.difference_over_seeds(seeds.seed_table([nothing] * 3), table, paired=True)
+    for each in (pair, difference):
+        assert -1 <= each.ci_low < each.ci_high <= 1 and each.ci_high - each.ci_low > 0.02
+    assert (pair.ci_low <= 0 <= pair.ci_high) == (pair.p_value > 0.05)
+
+
+def test_the_interval_of_few_unlike_questions_is_the_exact_one():
+    for unlike in range(5):
+        average = statistics.avg_at_k([[0]] * (40 - unlike) + [[1]] * unlike)
+        exact = stats.binomtest(unlike, 40).proportion_ci(0.95, "exact")
+        assert average.ci_low == 0 and average.ci_high == pytest.approx(exact.high)
+
+
+@pytest.mark.parametrize("questions", [1, 2, 3, 5, 6, 8, 15, 30])
+@pytest.mark.parametrize("samples", [1, 4])
+def test_an_interval_of_a_difference_holds_0_just_if_its_test_does_not_reject_it(questions, samples):
+    rng = np.random.default_rng(questions)
+    for shift in (0.0, 0.1, 0.25, 0.5, 1.0):
+        for kind in range(20):
+            first = rng.random((questions, samples)) < 0.3
+            second = first | (rng.random((questions, samples)) < shift)
+            if kind == 0:
+                first, second = np.zeros((questions, 4)), np.zeros((questions, 4))
+                second[:, : round(4 * shift)] = 1
+            pair = statistics.compare_paired(first, second, resamples=300)
+            assert (pair.ci_low <= 0 <= pair.ci_high) == (pair.p_value > 0.05), pair
+            assert -1 <= pair.ci_low <= pair.difference <= pair.ci_high <= 1 and pair.ci_high > pair.ci_low, pair
+
+
+@pytest.mark.parametrize(
+    ("same", "other"),
+    [
+        (
+            ["07", "7", "7.0", "7.", "+7", r"\frac{14}{2}", r"\dfrac{14}{2}", "14/2", " 7 ", "$7$"],
+            ["-7", "70", "0.7", "7x"],
+        ),
+        ([r"\frac12", r"\frac{1}{2}", "0.5", "1/2", ".5", "0.50", r"\tfrac 1 2"], [r"\frac{2}{1}", r"-\frac12", "5"]),
+        (["-3", "\N{MINUS SIGN}3", "-03.0", r"-\frac{6}{2}", r"\frac{-6}{2}"], ["3"]),
+        (["(1, 2)", "(1,2)", r"\left( 1, \frac{4}{2} \right)", "(1.0,02)"], ["[1, 2]", "(2, 1)", "(1,2,2)", "12"]),
+        (["1,2", "1, 2.0"], ["(1,2)", "1.2"]),
+        (["x + 1", "x  + 1"], ["x+2", "x"]),
+        (["1/0"], ["0", "1"]),
+    ],
+)
+def test_majority_votes_go_by_value(same, other):
+    """Every spelling votes for the same answer, which wins against two that agree on another."""
+    for one in same:
+        for two in same:
+            assert statistics.maj_at_k([[one, two, other[0]]], [[1, 1, 0]]) == 1, (one, two)
+        for two in other:
+            assert statistics.maj_at_k([[one, one, two]], [[1, 1, 0]]) == 1
+            assert statistics.maj_at_k([[one, two]], [[1, 0]]) == 0.5, (one, two)
+
+
+def test_a_number_of_any_length_is_a_vote():
+    assert statistics.maj_at_k([["9" * 5000, "9" * 5000, "1"]], [[1, 1, 0]]) == 1

@@ -34,6 +34,20 @@ def test_intervals_cover_the_truth(questions, samples, a, b):
     assert analytic / TRIALS == pytest.approx(0.95, abs=tolerance)
 
 
+@pytest.mark.parametrize(("questions", "share"), [(10, 0.9), (30, 0.98), (30, 0.5), (5, 0.7), (100, 0.99), (3, 0.5)])
+@pytest.mark.parametrize("samples", [1, 8])
+def test_intervals_cover_the_truth_where_few_questions_are_unlike_the_others(questions, share, samples):
+    """A question is solved by all samples or by none, or, in the rest, by half of them."""
+    rng = np.random.default_rng(questions * samples)
+    held = 0
+    for trial in range(TRIALS):
+        chances = np.where(rng.random(questions) < share, 1.0, 0.5)
+        scores = rng.random((questions, samples)) < chances[:, None]
+        average = statistics.avg_at_k(scores, seed=trial, resamples=200)
+        held += average.ci_low <= share + (1 - share) / 2 <= average.ci_high
+    assert held / TRIALS >= 0.95 - 4 * sqrt(0.95 * 0.05 / TRIALS)
+
+
 def test_paired_intervals_cover_the_true_difference():
     rng = np.random.default_rng(11)
     covered = 0

@@ -250,7 +250,8 @@ def _gains_over_seeds(results: Sequence[Result], runs: Sequence[str]) -> tuple[s
     scores = {each: [table for run in runs if (table := by_run[run, *each].scores())] for each in kept}
     if any(len(tables) < len(runs) for tables in scores.values()):
         return None
-    found = average_over_seeds([seed_table(scores[name, steps[-1]]) - seed_table(scores[name, 0]) for name in ANSWERS])
+    gains = [seed_table(scores[name, steps[-1]]) - seed_table(scores[name, 0]) for name in ANSWERS]
+    found = average_over_seeds(gains, lowest=-1.0)
     return f", {_trainings(len(runs), steps[-1])}", found.value, found.ci_low, found.ci_high
 
 

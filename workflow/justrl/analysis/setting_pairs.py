@@ -19,6 +19,9 @@ from justrl.analysis.training_figures import Rows, moving_mean, smoothing_window
 from justrl.errors import UserError
 from justrl.evaluation.seeds import SeedMean, difference_over_seeds, mean_over_seeds, seed_table
 
+ONE_SEED = "One seed says nothing about other seeds."
+TWO_SEEDS = "Two seeds: t interval with one degree of freedom; use three or more."
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -100,7 +103,8 @@ def pair_section(compared: Sequence[Compared], first: Setting, second: Setting, 
         "”, in percent with intervals of 95% over seeds and questions. The difference is in points"
         + (", each seed's with the same seed's." if paired else ".")
     )
-    notes = () if compared[0].difference.seed_error is not None else ("One seed says nothing about other seeds.",)
+    fewest = min(len(first.runs), len(second.runs))
+    notes = {1: (ONE_SEED,), 2: (TWO_SEEDS,)}.get(fewest, ())
     columns = ["Benchmark", first.name, second.name, f"{second.name} − {first.name}", "Error over seeds"]
     return Section(f"{second.name} against {first.name}", columns, rows, lead, notes)
 

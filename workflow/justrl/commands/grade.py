@@ -64,6 +64,7 @@ def grade(arguments: argparse.Namespace) -> None:
     check_made_with(made, json_argument(arguments.config, "--config").get("generation") or {})
     if arguments.golds:
         samples = grading.with_golds(samples, made, *read_benchmark(arguments.golds))
+    grading.check_whole(samples, made)
     judged, graders, options = samples, (arguments.graders or "").split(","), {}
     if arguments.grader:
         graders = [arguments.grader]

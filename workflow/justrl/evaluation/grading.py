@@ -54,6 +54,28 @@ def grade_samples(
     return _concat(_grade_with(grader, name, samples) for name, grader in loaded.items())
 
 
+def check_whole(samples: "pandas.DataFrame", settings: Mapping[str, Any]) -> None:
+    """Raise UserError, naming the first, where a question lacks samples or its samples have different right answers.
+
+    Every question has as many samples as the settings say, or else as the question with most of them.
+    """
+    for (benchmark, question), rows in samples.groupby(["benchmark", "question_id"], sort=False):
+        if (answers := rows["answer"].unique()).size > 1:
+            raise UserError(
+                f"question {question} of {benchmark} has {answers.size} right answers, {answers[0]!r:.60} and "
+                f"{answers[1]!r:.60}: take them from the benchmark file (--golds), or leave out the wrong rows"
+            )
+    wanted = (settings.get("protocol") or {}).get("samples") or int(samples["sample_index"].max()) + 1
+    counts = samples.groupby(["benchmark", "question_id"], sort=False).size()
+    few = counts[counts < wanted]
+    if len(few):
+        benchmark, question = few.index[0]
+        raise UserError(
+            f"{int((wanted - few).sum())} of {wanted * len(counts)} samples of {benchmark} are missing; the first "
+            f"question that lacks some, {question}, has {few.iloc[0]} of {wanted}: give every file of these completions"
+        )
+
+
 def with_golds(
     samples: "pandas.DataFrame", settings: dict[str, Any], benchmark: str, questions: Sequence
 ) -> "pandas.DataFrame":

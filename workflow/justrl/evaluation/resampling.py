@@ -4,13 +4,58 @@ from collections.abc import Iterable
 from math import sqrt
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import betaincinv, ndtr, ndtri, stdtrit
 
 LEVEL = 0.95
 RESAMPLES = 10_000
 # Numbers held at once while resampling (16 MB), and additions beyond which the sign-flip test is simulated (a second).
 MAX_HELD = 2_000_000
 MAX_EXACT_OPERATIONS = 500_000_000
+# Values that differ by less are the same.
+SAME = 1e-12
+# With fewer questions than this that are unlike the rest, resampling shows too little of what other questions would do.
+FEW = 5
+
+
+def mean_interval(
+    values: np.ndarray,
+    lowest: float = 0.0,
+    highest: float = 1.0,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> tuple[float, float]:
+    """Interval of a mean over questions from its value on each, which lies in [lowest, highest].
+
+    The bootstrap, which claims certainty where all questions are alike and never leaves the values that it has seen. So
+    where all but a few are alike, it is widened by how many questions may be unlike them, by Clopper and Pearson (1934)
+    from those that are, and by how far they may be. Of scores that are all 0 or 1 this is their interval exactly.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.size < 2:
+        return lowest, highest
+    low, high = bootstrap_interval(values, seed, resamples, level)
+    distinct, counts = np.unique(np.round(values / SAME) * SAME, return_counts=True)
+    unlike = int(values.size - counts.max())
+    if unlike < FEW:
+        share = float(betaincinv(unlike + 1, values.size - unlike, 0.5 + level / 2))
+        # Several values may be the commonest; the interval holds for each of them.
+        usual = distinct[counts == counts.max()]
+        low = min(low, float(usual.min()) - share * (float(usual.min()) - lowest))
+        high = max(high, float(usual.max()) + share * (highest - float(usual.max())))
+    return max(lowest, low), min(highest, high)
+
+
+def bounded_by_test(interval: tuple[float, float], value: float, p_value: float, level: float) -> tuple[float, float]:
+    """An interval of a difference that holds 0 just if its test does not reject 0.
+
+    Where the two disagree, the end at 0 is that of the test-based interval (Miettinen 1976): `value` (1 - z / z_p).
+    """
+    low, high = interval
+    if value == 0 or (low <= 0 <= high) == (p_value > 1 - level):
+        return interval
+    end = value * (1 - float(ndtri(0.5 + level / 2)) / max(-float(ndtri(p_value / 2)), 1e-3))
+    return (max(end, -1.0), high) if value > 0 else (low, min(end, 1.0))
 
 
 def bootstrap_interval(
@@ -23,7 +68,7 @@ def bootstrap_interval(
     """
     values = np.asarray(values, dtype=float)
     n = values.size
-    if n < 2 or values.min() == values.max():
+    if n < 2 or np.ptp(values) < SAME:
         return float(values.mean()), float(values.mean())
     tail = float(ndtr(-sqrt(n / (n - 1)) * t_quantile(level, n - 1)))
     rng = np.random.default_rng(seed)
@@ -53,14 +98,6 @@ def sign_flip_p_value(differences: np.ndarray, seed: int = 0, resamples: int = R
         flips = rng.integers(2, size=(size, sizes.size)) * 2 - 1
         extreme += int((np.abs(flips @ sizes) >= observed).sum())
     return (extreme + 1) / (resamples + 1)
-
-
-def wilson_interval(value: float, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval of a proportion `value` of `n`; of positive width also at 0 and 1."""
-    z2 = float(ndtri(0.5 + level / 2)) ** 2
-    centre = (value + z2 / (2 * n)) / (1 + z2 / n)
-    half = sqrt(z2 * (value * (1 - value) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def t_quantile(level: float, degrees: int) -> float:

@@ -3,7 +3,8 @@
 Scores become a table [seeds, questions] of means over samples. Its mean would move with other questions (the spread of
 the columns' means) and with other seeds (the spread of the rows' means, which holds the sampling of answers, too). The
 variances of the two are added, which counts what is left over twice and so never too little; Student's t takes the
-degrees of freedom of Welch and Satterthwaite, few where the seeds decide.
+degrees of freedom of Welch and Satterthwaite, few where the seeds decide. It is never narrower than the interval over
+questions alone (resampling.mean_interval), nor does it leave what a mean, or a difference, can be.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from math import sqrt
 import numpy as np
 
 from justrl.errors import UserError
-from justrl.evaluation.resampling import LEVEL, t_quantile
+from justrl.evaluation.resampling import LEVEL, mean_interval, t_quantile
 from justrl.evaluation.statistics import Scores, question_means
 
 
@@ -45,12 +46,12 @@ def seed_table(scores: Sequence[Scores]) -> np.ndarray:
     return np.stack(rows)
 
 
-def mean_over_seeds(table: np.ndarray, level: float = LEVEL) -> SeedMean:
-    """The mean of a table [seeds, questions] with its interval."""
-    return average_over_seeds([table], level)
+def mean_over_seeds(table: np.ndarray, level: float = LEVEL, lowest: float = 0.0) -> SeedMean:
+    """The mean of a table [seeds, questions] with its interval; `lowest` is -1 of differences."""
+    return average_over_seeds([table], level, lowest)
 
 
-def average_over_seeds(tables: Sequence[np.ndarray], level: float = LEVEL) -> SeedMean:
+def average_over_seeds(tables: Sequence[np.ndarray], level: float = LEVEL, lowest: float = 0.0) -> SeedMean:
     """The unweighted mean of several benchmarks' means, of tables [seeds, questions] whose rows are the same seeds.
 
     Raises UserError: the benchmarks were not answered by the same number of seeds.
@@ -58,7 +59,8 @@ def average_over_seeds(tables: Sequence[np.ndarray], level: float = LEVEL) -> Se
     if len({table.shape[0] for table in tables}) != 1:
         raise UserError(f"every benchmark needs each seed, got {', '.join(str(table.shape[0]) for table in tables)}")
     by_seed = np.mean([table.mean(1) for table in tables], axis=0)
-    return _interval(by_seed.mean(), [_over_seeds(by_seed)], [table.mean(0) for table in tables], len(by_seed), level)
+    by_question = [table.mean(0) for table in tables]
+    return _interval(by_seed.mean(), [_over_seeds(by_seed)], by_question, len(by_seed), level, lowest)
 
 
 def difference_over_seeds(first: np.ndarray, second: np.ndarray, paired: bool, level: float = LEVEL) -> SeedMean:
@@ -71,10 +73,10 @@ def difference_over_seeds(first: np.ndarray, second: np.ndarray, paired: bool, l
     if first.shape[1] != second.shape[1]:
         raise UserError(f"a comparison needs the same questions: {first.shape[1]} against {second.shape[1]}")
     if paired:
-        return mean_over_seeds(second - first, level)
+        return mean_over_seeds(second - first, level, lowest=-1.0)
     parts = [_over_seeds(first.mean(1)), _over_seeds(second.mean(1))]
     by_question = second.mean(0) - first.mean(0)
-    return _interval(second.mean() - first.mean(), parts, [by_question], min(len(first), len(second)), level)
+    return _interval(second.mean() - first.mean(), parts, [by_question], min(len(first), len(second)), level, -1.0)
 
 
 def _over_seeds(by_seed: np.ndarray) -> tuple[float, int]:
@@ -96,6 +98,7 @@ def _interval(
     by_question: Sequence[np.ndarray],
     seeds: int,
     level: float,
+    lowest: float,
 ) -> SeedMean:
     over_questions = [_over_questions(each, len(by_question)) for each in by_question]
     questions, spread = sum(each.size for each in by_question), sum(variance for variance, _ in over_questions)
@@ -105,4 +108,10 @@ def _interval(
     half = t_quantile(level, max(1, int(total**2 / scale))) * sqrt(total) if scale else 0.0
     known = all(freedom for _, freedom in over_seeds)
     seed_error = sqrt(sum(variance for variance, _ in over_seeds)) if known else None
-    return SeedMean(float(value), value - half, value + half, seed_error, sqrt(spread), seeds, questions)
+    # Of a mean of several benchmarks: their distances to the ends, added as errors are (Zou and Donner 2008).
+    ends = [mean_interval(each, lowest, level=level) for each in by_question]
+    below = sqrt(sum((each.mean() - low) ** 2 for each, (low, _) in zip(by_question, ends, strict=True)))
+    above = sqrt(sum((high - each.mean()) ** 2 for each, (_, high) in zip(by_question, ends, strict=True)))
+    low = max(lowest, value - max(half, below / len(ends)))
+    high = min(1.0, value + max(half, above / len(ends)))
+    return SeedMean(float(value), float(low), float(high), seed_error, sqrt(spread), seeds, questions)

@@ -13,11 +13,12 @@ Two uncertainties are kept apart:
 The headline interval is the bootstrap over questions, with percentile end points widened for small samples (Hesterberg,
 "What Teachers Should Know About the Bootstrap", 2015, section 5.3). Against the analytic interval (Student's t on the
 questions' means, also returned) it stays inside [0, 1] and follows the skew near 0 and 1, where AMC23 and MATH-500 lie;
-against the plain percentile bootstrap, which covers 93 to 94% at 30 to 40 questions, it covers 95%.
+against the plain percentile bootstrap, which covers 93 to 94% at 30 to 40 questions, it covers 95%. Where nearly all
+questions are alike, it is widened (resampling.mean_interval), so that it is never of width 0.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -27,11 +28,13 @@ from justrl.errors import UserError
 from justrl.evaluation.resampling import (
     LEVEL,
     RESAMPLES,
-    bootstrap_interval,
+    SAME,
+    bounded_by_test,
+    mean_interval,
     sign_flip_p_value,
     t_quantile,
-    wilson_interval,
 )
+from justrl.evaluation.votes import vote
 
 Scores = Sequence[Sequence[float]] | np.ndarray
 
@@ -95,7 +98,7 @@ def question_means(scores: Scores) -> np.ndarray:
 def avg_at_k(scores: Scores, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> AvgAtK:
     """avg@k, the mean over questions of the mean over samples, with its interval and its spread over seeds."""
     means = question_means(scores)
-    low, high = _interval(means, seed, resamples, level)
+    low, high = mean_interval(means, seed=seed, resamples=resamples, level=level)
     error = standard_error(means)
     half = None if error is None else t_quantile(level, means.size - 1) * error
     value = float(means.mean())
@@ -109,16 +112,6 @@ def avg_at_k(scores: Scores, seed: int = 0, resamples: int = RESAMPLES, level: f
         analytic_low=None if half is None else value - half,
         analytic_high=None if half is None else value + half,
     )
-
-
-def _interval(means: np.ndarray, seed: int, resamples: int, level: float) -> tuple[float, float]:
-    """The headline interval of a mean over questions from its value on each."""
-    if means.size == 1:
-        return 0.0, 1.0
-    if means.min() == means.max():
-        # Every resample is the same, so the bootstrap would claim certainty; Wilson's interval over questions does not.
-        return wilson_interval(float(means[0]), means.size, level)
-    return bootstrap_interval(means, seed=seed, resamples=resamples, level=level)
 
 
 def standard_error(means: np.ndarray) -> float | None:
@@ -171,16 +164,16 @@ def pass_at_k_interval(
     if min(row.size for row in rows) < k:
         raise UserError(f"pass@{k} needs {k} samples of each question, one has {min(row.size for row in rows)}")
     solved = [float(_solve_probability(row.size, int(row.sum()), np.array([k]))[0]) for row in rows]
-    return _interval(np.array(solved), seed, resamples, level)
+    return mean_interval(np.array(solved), seed=seed, resamples=resamples, level=level)
 
 
 def maj_at_k(answers: Sequence[Sequence[str | None]], scores: Scores) -> float:
     """Majority voting: the mean over questions of the score of the most frequent extracted answer.
 
     `answers` has the shape of `scores`; None (nothing extracted) casts no vote, and a question without votes scores 0.
-    Answers are the same if their text is, white space aside. Tied answers share the question in equal parts, the
-    expected value of a fair draw, so nothing depends on the order of samples; equal answers that a grader scored
-    differently count with their mean.
+    Answers are the same if their value is (votes.py), or their text, white space aside. Tied answers share the question
+    in equal parts, the expected value of a fair draw, so nothing depends on the order of samples; equal answers that a
+    grader scored differently count with their mean.
     """
     rows = as_rows(scores)
     if [len(answer) for answer in answers] != [row.size for row in rows]:
@@ -194,25 +187,25 @@ def compare_paired(
     """Compare checkpoint b with checkpoint a on the same questions in the same order.
 
     The difference of the questions' means is the unit. The interval is the bootstrap over questions; the p-value is
-    the sign-flip test: if the checkpoints were alike, each difference could as well have had the other sign.
+    the sign-flip test: if the checkpoints were alike, each difference could as well have had the other sign. The
+    interval holds 0 just if p is above 1 - `level`.
     """
     means_a, means_b = question_means(scores_a), question_means(scores_b)
     if means_a.size != means_b.size:
         raise UserError(f"a paired comparison needs the same questions: {means_a.size} against {means_b.size}")
     differences = means_b - means_a
-    low, high = bootstrap_interval(differences, seed=seed, resamples=resamples, level=level)
-    if differences.size == 1:
-        low, high = -1.0, 1.0
-    tolerance = 1e-12
+    difference, p_value = float(differences.mean()), sign_flip_p_value(differences, seed=seed, resamples=resamples)
+    low, high = mean_interval(differences, -1.0, 1.0, seed, resamples, level)
+    low, high = bounded_by_test((low, high), difference, p_value, level)
     return PairedComparison(
-        difference=float(differences.mean()),
+        difference=difference,
         ci_low=low,
         ci_high=high,
-        p_value=sign_flip_p_value(differences, seed=seed, resamples=resamples),
+        p_value=p_value,
         n_questions=int(differences.size),
-        better=int((differences > tolerance).sum()),
-        worse=int((differences < -tolerance).sum()),
-        equal=int((np.abs(differences) <= tolerance).sum()),
+        better=int((differences > SAME).sum()),
+        worse=int((differences < -SAME).sum()),
+        equal=int((np.abs(differences) <= SAME).sum()),
     )
 
 
@@ -280,10 +273,10 @@ def _solve_probability(n: int, correct: int, ks: np.ndarray) -> np.ndarray:
 
 
 def _plurality_score(answers: Sequence[str | None], row: np.ndarray) -> float:
-    votes: dict[str, list[float]] = {}
+    votes: dict[Hashable, list[float]] = {}
     for answer, score in zip(answers, row, strict=True):
         if answer is not None:
-            votes.setdefault(" ".join(answer.split()), []).append(score)
+            votes.setdefault(vote(answer), []).append(score)
     if not votes:
         return 0.0
     most = max(len(members) for members in votes.values())
