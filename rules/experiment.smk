@@ -61,7 +61,8 @@ try:
     workflow.pathvars.update(Pathvars.from_config(config))
     RESULTS = Path(workflow.pathvars.get("results"))
     EXPERIMENT = Experiment.from_mapping(config).with_canaries()
-    LAYOUT = Layout(EXPERIMENT, ends=trained.segment_ends(EXPERIMENT, RESULTS) if ENDS is None else ENDS)
+    ENDS = trained.segment_ends(EXPERIMENT, RESULTS) if ENDS is None else ENDS
+    LAYOUT = Layout(EXPERIMENT, ends=ENDS, own_bases=trained.own_bases(EXPERIMENT, RESULTS))
     ON_DISK = replace(LAYOUT, root=str(RESULTS))
     # No option or param of the rule: Snakemake would train again, or not know its own jobs of a queue, once it changed.
     os.environ[trackers.VARIABLE] = ",".join(EXPERIMENT.trackers)
