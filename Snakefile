@@ -24,9 +24,11 @@ sys.path.insert(0, PACKAGE)
 if set("{}") & set(HERE):
     raise WorkflowError(f"{HERE} has a brace in its name, which Snakemake takes for a wildcard's: move this folder")
 
+import ancient_inputs
 import slurm_executor
 import snakemake_logger_plugin_justrl
 
+ancient_inputs.install()
 slurm_executor.install()
 
 # Standard error goes to the rule's log and to the terminal; the copy outlives the signals that end a job, so that its

@@ -61,7 +61,8 @@ try:
     workflow.pathvars.update(Pathvars.from_config(config))
     RESULTS = Path(workflow.pathvars.get("results"))
     EXPERIMENT = Experiment.from_mapping(config).with_canaries()
-    LAYOUT = Layout(EXPERIMENT, ends=trained.segment_ends(EXPERIMENT, RESULTS) if ENDS is None else ENDS)
+    ENDS = trained.segment_ends(EXPERIMENT, RESULTS) if ENDS is None else ENDS
+    LAYOUT = Layout(EXPERIMENT, ends=ENDS, own_bases=trained.own_bases(EXPERIMENT, RESULTS))
     ON_DISK = replace(LAYOUT, root=str(RESULTS))
     # No option or param of the rule: Snakemake would train again, or not know its own jobs of a queue, once it changed.
     os.environ[trackers.VARIABLE] = ",".join(EXPERIMENT.trackers)
@@ -74,7 +75,7 @@ try:
             start_checks.check_something_to_report(EXPERIMENT, RESULTS)
         DOCUMENT = frozen.document(config, LAYOUT)
         FILE = frozen.file_of(DOCUMENT, RESULTS)
-        for line in [*frozen.changes(DOCUMENT, RESULTS), *LAYOUT.left_out(), *start_checks.behind_results(ON_DISK)]:
+        for line in [*frozen.changes(DOCUMENT, RESULTS), *LAYOUT.left_out()]:
             logger.info(line)
 except UserError as error:
     raise WorkflowError(str(error)) from None
@@ -88,12 +89,6 @@ def planned_jobs():
         # Which params, it would say at length; what differs in the configuration has been said.
         why = str(reason).partition(": Union of exclusive")[0]
         yield start_checks.Planned(tuple(map(str, job.output)), wanted, why)
-
-
-def asked_for():
-    """The files that this start was asked for: by name, or as the inputs of a rule that only collects."""
-    collected = [file for job in workflow.dag.targetjobs if job.rule.norun for file in job.input]
-    return {str(file) for file in [*workflow.dag.targetfiles, *collected]}
 
 
 def check_interpreter():
@@ -111,14 +106,21 @@ def check_interpreter():
         )
 
 
+def tell_what_is_gone(planned):
+    """Say what lies behind finished results no more."""
+    for line in start_checks.behind_results(ON_DISK, planned):
+        logger.info(line)
+
+
 def before_the_first_job():
     """Stop a start that would destroy, say what it will train, and freeze its configuration if it is no dry run."""
     jobs = list(planned_jobs())
     accepted = str(ON_COMMAND_LINE.get("accept_changes")).lower() == "true"
     try:
         start_checks.check_nothing_lost(jobs, ON_DISK, accepted)
-        start_checks.check_all_planned(jobs, asked_for())
-        segments = trained.planned_segments((path for job in jobs for path in job.outputs), ON_DISK)
+        outputs_planned = {path for job in jobs for path in job.outputs}
+        tell_what_is_gone(outputs_planned)
+        segments = trained.planned_segments(outputs_planned, ON_DISK)
         if not (workflow.dryrun or workflow.touch):
             check_interpreter()
             frozen.write(DOCUMENT, FILE)
@@ -137,6 +139,9 @@ class BeforeTheFirstJob(logging.Handler):
         if getattr(record, "event", None) == LogEvent.RUN_INFO and not self.told:
             self.told = True
             before_the_first_job()
+        elif record.getMessage().startswith("Nothing to be done") and not self.told:
+            self.told = True
+            tell_what_is_gone(())
 
 
 if workflow.is_main_process:

@@ -18,7 +18,7 @@ FLOORS = [
     {"verifiers"},
     {"generation"},
     {"published", "layout", "outputs", "model_shape"},
-    {"config", "config_files", "config_problems", "aliases"},
+    {"config", "config_files", "config_problems", "own_code", "aliases"},
     {"machine", "gpu_specs"},
     {"io", "threads"},
     {"errors"},

@@ -96,7 +96,7 @@ def test_a_file_without_the_function_is_refused(write, text, problem):
 def test_an_edited_file_is_refused(write):
     began = write("def score(completion, gold, row):\n    return 1.0")
     write("def score(completion, gold, row):\n    return 0.5")
-    with pytest.raises(UserError, match=r"has been edited: its SHA-256 is .* undo the edit"):
+    with pytest.raises(UserError, match=r"has been edited: the SHA-256 is .* undo the edit"):
         get_reward(began)
 
 

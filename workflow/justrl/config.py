@@ -27,7 +27,7 @@ from justrl.config_files import DEFAULT_CONFIG, find, merge, read
 from justrl.config_problems import explain
 from justrl.errors import UserError, did_you_mean
 from justrl.gpu_specs import Gpu, find_gpu
-from justrl.io import file_sha256
+from justrl.own_code import code_sha256
 
 
 def _not_a_switch(value: Any) -> Any:
@@ -194,7 +194,9 @@ class OwnFunction(Part):
     file: str = text("Python file, from where one starts or from this repository.")
     function: str = text("Name of the function.", pattern=r"^[A-Za-z_]\w*$", default="score")
     sha256: str | None = text(
-        "SHA-256 of the file, taken when the experiment is read.", default=None, validate_default=True
+        "SHA-256 of the file and of the modules beside it that it imports, taken when the experiment is read.",
+        default=None,
+        validate_default=True,
     )
 
     @field_validator("file")
@@ -207,7 +209,7 @@ class OwnFunction(Part):
     @field_validator("sha256")
     @classmethod
     def _of_the_file(cls, value: str | None, known: ValidationInfo) -> str | None:
-        return file_sha256(find(known.data["file"])) if value is None and "file" in known.data else value
+        return code_sha256(find(known.data["file"])) if value is None and "file" in known.data else value
 
     def __str__(self) -> str:
         return f"{self.file}:{self.function}"

@@ -382,13 +382,10 @@ def card(arguments: argparse.Namespace) -> None:
     """Describe a finished experiment to machines: an RO-Crate 1.1 in its results folder."""
     from justrl.analysis.crate import write_card
     from justrl.config import Experiment
-    from justrl.layout import Layout
-    from justrl.operations.trained import segment_ends
+    from justrl.operations.trained import layout_of
 
     experiment = Experiment.from_mapping(_configuration(arguments.config)[0])
-    write_card(
-        Layout(experiment, str(arguments.results), segment_ends(experiment, arguments.results)), arguments.timings
-    )
+    write_card(layout_of(experiment, arguments.results), arguments.timings)
 
 
 def _model_card(parser: argparse.ArgumentParser) -> None:

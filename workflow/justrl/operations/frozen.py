@@ -32,27 +32,44 @@ def newest(results: Path) -> Path | None:
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """Configuration and ends of segments that a job was planned with.
 
-    Raises UserError: the file is gone.
+    Raises UserError: the file is gone, or damaged.
     """
     try:
         content = read_json(path)
+        return content["config"], content["segment_ends"]
     except FileNotFoundError:
         raise UserError(f"{path}, the configuration that this job was planned with, is gone: start again") from None
-    return content["config"], content["segment_ends"]
+    except (UserError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}, the configuration of an earlier start, is damaged ({error!s:.100}): restore it, or start "
+            "Snakemake again, which writes the next one"
+        ) from None
 
 
 def file_of(content: dict[str, Any], results: Path) -> Path:
     """The file of this configuration: the newest if it is the same, else the next number."""
     last = newest(results)
-    if last and read_json(last) == content:
+    if last and _content(last) == content:
         return last
     return results / FOLDER / f"{int(last.stem) + 1 if last else 1:04}.json"
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    """What was frozen; None if it cannot be read."""
+    try:
+        read(path)
+        return read_json(path)
+    except UserError:
+        return None
 
 
 def changes(content: dict[str, Any], results: Path) -> Iterator[str]:
     """A line that says in what this start differs from the last one, if it does."""
     last = newest(results)
-    if last and (found := in_words(differences(read_json(last)["config"], content["config"]))):
+    before = _content(last) if last else None
+    if last and before is None:
+        yield f"{last}, the configuration of the last start, is damaged: what has changed since cannot be said."
+    elif before and (found := in_words(differences(before["config"], content["config"]))):
         yield f"The configuration is other than at the last start ({last}): {found}"
 
 
@@ -64,5 +81,5 @@ def write(content: dict[str, Any], path: Path) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content)
-    elif read_json(path) != content:
+    elif _content(path) != content:
         raise UserError(f"another start has written {path} meanwhile: start again")

@@ -1,6 +1,7 @@
 """What is refused while Snakemake still plans, before the first job."""
 
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from justrl.config import Experiment, completed
 from justrl.config_files import differences, find, in_words
 from justrl.data.sources import changed_since
 from justrl.errors import UserError
-from justrl.io import is_hub_id, read_object
+from justrl.io import is_hub_id, read_json_object, read_object
 from justrl.layout import JUDGE, Layout
 from justrl.operations import trained
 from justrl.train.segment import EXECUTION_KEYS
@@ -36,7 +37,7 @@ def check_unchanged(experiment: Experiment, results: Path) -> None:
         steps = max([trained.saved_step(folder), *trained.finished_steps(folder)])
         if not written.is_file() or not steps:
             continue
-        found = differences(completed(read_object(written)), experiment.described(name).as_dict())
+        found = differences(completed(_described_by(written)), experiment.described(name).as_dict())
         changed = in_words(row for row in found if row[0] not in EXECUTION)
         if changed:
             raise UserError(
@@ -44,6 +45,29 @@ def check_unchanged(experiment: Experiment, results: Path) -> None:
                 f"asked for now: {changed}. Undo the change, give the changed experiment a run name of its own, or "
                 f"train anew after `justrl set-aside {name} --results {results}`, which moves the run and its results."
             )
+
+
+def _described_by(written: Path) -> dict[str, Any]:
+    """What a run.json says. Raises UserError: it cannot be read."""
+    try:
+        return read_object(written)
+    except UserError as error:
+        raise UserError(
+            f"{error}: restore the file, or delete it, and the next start writes it again; what the run has trained is "
+            "kept, and goes on only under its own settings, of which each segment has a record"
+        ) from None
+
+
+def start_command(words: Sequence[str], targets: Iterable[str], files: Iterable[str]) -> str:
+    """The command line that asks for `files`, with the profile, overlays and settings of this start.
+
+    `words` are the command line of this start, its program left out; `targets` what it asked for.
+    """
+    kept = [word for word in words if word not in ("-n", "--dry-run", "--dryrun", "--")]
+    for target in targets:
+        if target in kept:
+            del kept[len(kept) - 1 - kept[::-1].index(target)]
+    return shlex.join(["snakemake", *kept, "--", *files])
 
 
 def check_local_files(layout: Layout) -> None:
@@ -132,39 +156,34 @@ def check_nothing_lost(jobs: Iterable[Planned], layout: Layout, accepted: bool) 
         )
 
 
-def check_all_planned(jobs: Iterable[Planned], asked: Iterable[str]) -> None:
-    """Raise UserError if a file that is asked for is missing, and Snakemake does not plan it.
-
-    Behind an ancient() input that is renewed it does not look whether anything is missing.
-    """
-    outputs = {path: job for job in jobs for path in job.outputs}
-    for path in sorted(set(asked) - outputs.keys()):
-        if not Path(path).exists():
-            raise UserError(
-                f"{path} is missing, and Snakemake plans only what has to be renewed before it: make that first "
-                f"(`snakemake {' '.join(sorted(outputs)[:3])}`), then ask again"
-            )
-
-
-def behind_results(layout: Layout) -> Iterator[str]:
-    """A line on completions, verdicts and models that are gone behind results that are there.
+def behind_results(layout: Layout, planned: Container[str] = ()) -> Iterator[str]:
+    """A line on completions, verdicts and models that are gone behind results that are there, and are not `planned`.
 
     Snakemake does not miss what lies behind a finished file, and deleting a model to free disk is nobody's mistake.
     """
     experiment = layout.experiment
     names = [name for run in layout.evaluated for name in (f"{run}@base", *layout.checkpoints(run), run)]
-    protocol, gone = experiment.evaluation.protocol, []
+    protocol, files = experiment.evaluation.protocol, []
     for name in [*names, *experiment.enabled_external]:
-        done = [b for b in experiment.evaluation.benchmarks if Path(layout.results(name, [b])[0]).is_file()]
-        files = [f for b in done for f in layout.completions(name, b, protocol) + layout.grades(name, b, protocol)]
-        gone += [
-            path for path in files + [layout.target_model(layout.target(name))] * bool(done) if not Path(path).exists()
-        ]
+        for benchmark in experiment.evaluation.benchmarks:
+            result = Path(layout.results(name, [benchmark])[0])
+            if result.is_file():
+                target = _made_of(name, result, layout)
+                files += layout.completions(target, benchmark, protocol) + layout.grades(target, benchmark, protocol)
+                files.append(layout.target_model(target))
+    gone = [path for path in dict.fromkeys(files) if path not in planned and not Path(path).exists()]
     if gone:
         yield (
             f"Behind finished results {len(gone)} files or folders are gone, which nothing makes again: {gone[0]}"
             f"{' and others' if len(gone) > 1 else ''}; `justrl verify {layout.root}` lists them."
         )
+
+
+def _made_of(name: str, result: Path, layout: Layout) -> str:
+    """The checkpoint that a result is of; a run of which more is asked for now has one of its last step before."""
+    step = read_json_object(result).get("step")
+    known = name in layout.experiment.runs and step in layout.segment_ends(name)
+    return f"{name}@{step}" if known else layout.target(name)
 
 
 def check_something_to_report(experiment: Experiment, results: Path) -> None:

@@ -5,11 +5,15 @@ again after a kill writes its file again. Files stay until the next segment is f
 made anew from the last state, without a step.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from justrl.io import write_parquet
+
+if TYPE_CHECKING:
+    import pyarrow
 
 FILE = "rollouts.parquet"
 COLUMNS = {
@@ -42,24 +46,46 @@ def write(folder: Path, step: int, rows: Sequence[dict[str, Any]]) -> None:
         _file(folder, step).unlink(missing_ok=True)
         return
 
-    schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in COLUMNS.items()])
-    write_parquet(pyarrow.Table.from_pylist(list(rows), schema=schema), _file(folder, step), compression="zstd")
+    write_parquet(pyarrow.Table.from_pylist(list(rows), schema=_schema()), _file(folder, step), compression="zstd")
 
 
 def join(folder: Path, steps: Sequence[int], path: Path) -> None:
-    """Write what was kept of these steps as one file; none where nothing was."""
+    """Write what was kept of these steps as one file; none where nothing was.
+
+    A file that cannot be read, as a lost disk or node leaves one, is left out: it ends no training.
+    """
+    import pyarrow
+
+    files = [_file(folder, step) for step in steps if _file(folder, step).exists()]
+    kept = [table for file in files if (table := _read(file)) is not None]
+    if kept:
+        write_parquet(pyarrow.concat_tables(kept), path, compression="zstd")
+
+
+def _read(file: Path) -> "pyarrow.Table | None":
     import pyarrow
     from pyarrow import parquet
 
-    kept = [_file(folder, step) for step in steps if _file(folder, step).is_file()]
-    if kept:
-        write_parquet(pyarrow.concat_tables([parquet.read_table(file) for file in kept]), path, compression="zstd")
+    try:
+        table = parquet.read_table(file).select(list(COLUMNS)).cast(_schema())
+        table.validate(full=True)
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        print(f"{file} is torn: its rollouts are left out of the page ({error!s:.200})", file=sys.stderr, flush=True)
+        return None
+    return table
+
+
+def _schema() -> "pyarrow.Schema":
+    import pyarrow
+
+    return pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in COLUMNS.items()])
 
 
 def remove(folder: Path, last: int) -> None:
     """Remove the files of the steps up to `last`."""
     for file in folder.glob("step_*.parquet"):
-        if int(file.stem.removeprefix("step_")) <= last:
+        step = file.stem.removeprefix("step_")
+        if step.isdigit() and int(step) <= last and file.is_file():
             file.unlink()
 
 

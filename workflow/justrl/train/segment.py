@@ -155,6 +155,15 @@ def step_name(step: int) -> str:
     return f"step_{step:06d}"
 
 
+def way_back(run: str, work_dir: Path) -> str:
+    """What to do about a state that does not fit what is asked for; nothing of it is deleted."""
+    results = work_dir.parent.parent.parent
+    return (
+        "undo the change, or bring back the files that the run was trained with; to train it anew, "
+        f"`justrl set-aside {run} --results {results}` moves the run out of the way"
+    )
+
+
 def check_not_left_behind(checkpoints: Path, start: int, to_step: int, newest: int) -> None:
     """Refuse to train a segment again that its run has left behind: the first save would delete the newer states.
 
@@ -163,10 +172,10 @@ def check_not_left_behind(checkpoints: Path, start: int, to_step: int, newest: i
     Raises UserError: there are steps to train, and a state beyond them.
     """
     if start < to_step < newest:
+        work = checkpoints.parent
         raise UserError(
             f"{checkpoints} holds the training state of step {newest}, and the segment that ends at step {to_step} is "
-            "to be trained again, which would delete it: bring back the files of that segment, or set the run aside to "
-            "train it anew"
+            f"to be trained again, which would delete it: {way_back(work.parent.name, work)}"
         )
 
 

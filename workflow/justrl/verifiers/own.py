@@ -4,7 +4,8 @@
     def grade(completion: str, gold: str, row: dict) -> bool | None: ...        a grader; None: there is no answer
 
 `row` is {"question", "index", "data_source"} in training, {"question", "question_id", "benchmark"} in evaluation. The
-function runs in the process that trains or grades, without limits on its time; its file is known by its SHA-256.
+function runs in the process that trains or grades, without limits on its time; its code is known by its SHA-256
+(`justrl.own_code`).
 """
 
 import importlib.util
@@ -16,7 +17,7 @@ from typing import Any
 from justrl.config import OwnFunction
 from justrl.config_files import find
 from justrl.errors import UserError
-from justrl.io import file_sha256
+from justrl.own_code import code_sha256
 from justrl.verifiers.outcome import Grade, Grader, Outcome
 from justrl.verifiers.rewards import Mark
 
@@ -35,10 +36,11 @@ def load(own: OwnFunction) -> Callable[[str, str, dict], Any]:
     path = find(own.file).resolve()
     if not path.is_file():
         raise UserError(f"{own.file} is not there; its path begins where one starts, or at this repository")
-    found = file_sha256(path)
+    found = code_sha256(path)
     if own.sha256 not in (None, found):
         raise UserError(
-            f"{own.file} has been edited: its SHA-256 is {found:.12}..., and the experiment began with "
+            f"{own.file}, or a module beside it that it imports, has been edited: the SHA-256 is "
+            f"{found:.12}..., and the experiment began with "
             f"{own.sha256:.12}...; undo the edit, or give the edited function a run name of its own"
         )
     spec = importlib.util.spec_from_file_location(f"own_{path.stem}_{found:.12}", path)

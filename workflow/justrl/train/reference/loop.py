@@ -6,11 +6,13 @@ training that was killed anywhere and resumed ends with the same bits as one tha
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from justrl.config_files import in_words
 from justrl.errors import UserError
 from justrl.generation.base import Completed, stop_token_ids
 from justrl.train import kept_rollouts
@@ -44,6 +46,7 @@ from justrl.train.segment import (
     check_not_left_behind,
     stop_signals,
     training_differences,
+    way_back,
 )
 from justrl.train.watch import Progress
 
@@ -330,7 +333,14 @@ def restore_newest(loop: TrainingLoop, work: WorkDir) -> Path | None:
         return path
     if request.start_step:
         raise UserError(
-            f"run {request.run}: no usable training state of step {request.start_step} or later in {work.checkpoints}; "
-            "the segment before has to be trained again (remove its published model and its folder in finished/)"
+            f"run {request.run}: no usable training state of step {request.start_step} or later in {work.checkpoints}"
+            f"{_whose(identities, loop.identity)}; nothing is deleted: {way_back(request.run, request.work_dir)}"
         )
     return None
+
+
+def _whose(identities: Mapping[int, Mapping[str, Any] | None], mine: Mapping[str, Any]) -> str:
+    """In what the newest readable state is of another training; nothing where there is none."""
+    known = [identity for _, identity in sorted(identities.items()) if identity]
+    found = training_differences(known[-1], mine) if known else []
+    return f", and the newest belongs to another training ({in_words(found)})" if found else ""

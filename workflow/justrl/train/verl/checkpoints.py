@@ -11,7 +11,7 @@ from pathlib import Path
 
 from justrl.errors import UserError
 from justrl.io import atomic_write
-from justrl.train.segment import check_not_left_behind
+from justrl.train.segment import check_not_left_behind, way_back
 
 LATEST = "latest_checkpointed_iteration.txt"
 _SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
@@ -65,7 +65,7 @@ def choose(checkpoints: Path, ranks: int, start_step: int, last_step: int, logge
     if others := {state.ranks for state in candidates} - {ranks}:
         raise UserError(
             f"{checkpoints} holds the state of {max(others)} ranks, and this job has {ranks}: FSDP states load only on "
-            "as many GPUs as saved them; ask for as many, or train the run again"
+            f"as many GPUs as saved them; ask for as many: {_way_back(checkpoints)}"
         )
     whole = (state.step for state in reversed(candidates) if logged.issuperset(range(start_step + 1, state.step + 1)))
     start = next(whole, None)
@@ -75,10 +75,15 @@ def choose(checkpoints: Path, ranks: int, start_step: int, last_step: int, logge
         return start
     if start_step:
         raise UserError(
-            f"{checkpoints} holds no training state of step {start_step}, from which this segment starts: restore it, "
-            "or train the run again from its first segment"
+            f"{checkpoints} holds no training state of step {start_step}, from which this segment starts: "
+            f"{_way_back(checkpoints)}"
         )
     return 0
+
+
+def _way_back(checkpoints: Path) -> str:
+    work = checkpoints.parent
+    return way_back(work.parent.name, work)
 
 
 def point_to(checkpoints: Path, step: int) -> None:

@@ -20,7 +20,7 @@ from justrl.generation.weight_checks import check_weights
 from justrl.io import atomic_write, read_json, write_json, write_jsonl
 from justrl.machine import require_verl_stack
 from justrl.model_shape import read_shape
-from justrl.train.segment import SegmentInterrupted, SegmentRequest, WorkDir, training_differences
+from justrl.train.segment import SegmentInterrupted, SegmentRequest, WorkDir, training_differences, way_back
 from justrl.train.trackers import Trackers
 from justrl.train.verl import checkpoints, environment, translate
 from justrl.train.verl import step_log as metrics
@@ -150,8 +150,8 @@ class Segment:
         mine = self.request.identity()
         if file.is_file() and (changed := in_words(training_differences(read_json(file), mine))):
             raise UserError(
-                f"{self.work.checkpoints} holds the state of another training ({changed}): undo the change, or set the "
-                "run aside to train it anew"
+                f"{self.work.checkpoints} holds the state of another training ({changed}): "
+                f"{way_back(self.request.run, self.work.path)}"
             )
         write_json(file, mine)
 

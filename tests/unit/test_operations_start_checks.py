@@ -1,0 +1,68 @@
+"""What a start says of what it finds: commands that can be pasted, damaged records, what lies behind results."""
+
+import json
+
+import pytest
+
+from justrl.config import load
+from justrl.config_files import ROOT
+from justrl.errors import UserError
+from justrl.layout import Layout
+from justrl.operations import frozen, start_checks
+
+COMMANDS = {
+    "--profile quick": "--profile quick -- a.json",
+    "--profile quick -- b.json": "--profile quick -- a.json",
+    "b.json --profile slurm -n": "--profile slurm -- a.json",
+    "--profile=mini --configfile mine.yaml --dry-run": "--profile=mini --configfile mine.yaml -- a.json",
+    "--profile mini --config accept_changes=true -- b.json": "--profile mini --config accept_changes=true -- a.json",
+}
+
+
+@pytest.mark.parametrize("given", COMMANDS)
+def test_a_command_keeps_profile_and_settings_of_the_start(given):
+    said = start_checks.start_command(given.split(), ["b.json"], ["a.json"])
+    assert said == f"snakemake {COMMANDS[given]}"
+
+
+def test_a_command_can_be_pasted_whatever_the_names():
+    assert start_checks.start_command([], [], ["a b.json"]) == "snakemake -- 'a b.json'"
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return Layout(load([ROOT / "mini/experiment.yaml"]), str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b'{"config": {', b"", b"[]", b"{}", b"\xff\xfe"])
+def test_a_damaged_record_of_the_last_start_stops_no_start(layout, tmp_path, content):
+    (tmp_path / "experiments").mkdir()
+    damaged = tmp_path / "experiments/0001.json"
+    damaged.write_bytes(content)
+    document = frozen.document({"seed": 1}, layout)
+    file = frozen.file_of(document, tmp_path)
+    assert file.name == "0002.json"
+    (line,) = frozen.changes(document, tmp_path)
+    assert str(damaged) in line and "damaged" in line
+    frozen.write(document, file)
+    assert frozen.read(file)[0] == {"seed": 1}
+    with pytest.raises(UserError, match=r"0001\.json.* restore it, or start Snakemake again"):
+        frozen.read(damaged)
+
+
+def test_a_damaged_run_file_says_the_way_out(layout, tmp_path):
+    run = tmp_path / "runs/mini"
+    (run / "segments/30").mkdir(parents=True)
+    (run / "segments/30/metrics.jsonl").touch()
+    (run / "run.json").write_text('{"name": ')
+    with pytest.raises(UserError, match=r"run\.json is not JSON: .*: restore the file, or delete it"):
+        start_checks.check_unchanged(layout.experiment, tmp_path)
+
+
+def test_what_this_plan_makes_is_not_said_to_be_gone(layout, tmp_path):
+    """The last checkpoint's result is there, and more steps, or a judge's verdicts, are asked for now."""
+    (tmp_path / "sums_heldout_mini.json").write_text(json.dumps({"step": 30}))
+    (line,) = start_checks.behind_results(layout)
+    assert "mini@30/sums_heldout" in line, "of the checkpoint that the result is of, not of the new last one"
+    gone = layout.completions("mini@30", "sums_heldout", "paper") + layout.grades("mini@30", "sums_heldout", "paper")
+    assert not list(start_checks.behind_results(layout, [*gone, layout.segment_model("mini", 30)]))

@@ -1,0 +1,92 @@
+"""The code behind a function of the user's: its file, and the modules beside it that the file imports.
+
+Read from the text, without importing: `import x`, `from . import x`, `importlib.import_module("x")` and
+`__import__("x")` with the name written out, anywhere in the file, and what these modules import. A module is looked for
+in the file's folder, in the folders that the code writes into `sys.path`, in the working folder and in this repository:
+installed packages belong to the environment. Not seen: names that are computed, data files, compiled modules.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from justrl.config_files import ROOT
+from justrl.io import file_sha256, json_sha256
+
+
+def code_sha256(path: str | Path) -> str:
+    """The SHA-256 of a Python file or, where it imports modules beside it, of all these files."""
+    path = Path(path)
+    found = helpers(path)
+    if not found:
+        return file_sha256(path)
+    return json_sha256([file_sha256(file) for file in (path, *found)])
+
+
+def helpers(path: Path) -> list[Path]:
+    """The modules that a Python file imports from beside it, directly or not, in an order that their text decides."""
+    found: list[Path] = []
+    seen = {path.resolve()}
+    waiting = [(path, [path.parent, Path.cwd(), ROOT])]
+    while waiting:
+        file, folders = waiting.pop()
+        tree = _parsed(file)
+        if tree is None:
+            continue
+        folders = list(dict.fromkeys([*folders, *_added_folders(tree, file)]))
+        for name, start in _imported(tree, file):
+            for module in _modules(name, [start] if start else folders):
+                if module.resolve() not in seen:
+                    seen.add(module.resolve())
+                    found.append(module)
+                    waiting.append((module, folders))
+    return found
+
+
+def _parsed(file: Path) -> ast.Module | None:
+    try:
+        return ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None  # whoever imports it says so
+
+
+def _imported(tree: ast.Module, file: Path) -> Iterator[tuple[str, Path | None]]:
+    """Each name that may be a module's, with the folder that a relative one begins at."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = file.parents[node.level - 1] if 0 < node.level <= len(file.parents) else None
+            parts = [node.module] if node.module else []
+            yield from ((".".join([*parts, alias.name]), start) for alias in node.names)
+        elif isinstance(node, ast.Call) and _called(node).rpartition(".")[2] in ("import_module", "__import__"):
+            yield from ((name.lstrip("."), file.parent if name[:1] == "." else None) for name in _texts(node)[:1])
+
+
+def _added_folders(tree: ast.Module, file: Path) -> Iterator[Path]:
+    """The folders named in calls such as `sys.path.insert(0, "lib")`, below the working folder and near the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _called(node).startswith(("sys.path.", "path.")):
+            for text in _texts(node):
+                yield from (start / text for start in (Path.cwd(), file.parent, file.parent.parent))
+
+
+def _called(node: ast.Call) -> str:
+    return ast.unparse(node.func)
+
+
+def _texts(node: ast.Call) -> list[str]:
+    return [part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+
+
+def _modules(name: str, folders: list[Path]) -> Iterator[Path]:
+    """The files behind a dotted name in the first folder that has it, packages first."""
+    parts = name.split(".")
+    for folder in folders:
+        first = folder / parts[0]
+        if first.is_dir() or first.with_name(f"{first.name}.py").is_file():
+            for count in range(1, len(parts) + 1):
+                stem = folder.joinpath(*parts[:count])
+                files = stem / "__init__.py", stem.with_name(f"{stem.name}.py")
+                yield from (file for file in files if file.is_file())
+            return
