@@ -60,7 +60,7 @@ def verify(
     `run` runs a command of `justrl`, `states` hashes training states, too.
     """
     whole = experiment.with_canaries()
-    layout = Layout(whole, str(results), trained.segment_ends(whole, results))
+    layout = trained.layout_of(whole, results)
     recorded, due = records.recorded(results), _asked(layout, results)
     checked = [_source(Path(folder), results, due) for folder in layout.hub_folders()]
     checked += [_run(layout, name, results, due) for name in whole.runs if _is_due(layout, name)]
