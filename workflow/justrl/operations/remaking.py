@@ -167,12 +167,12 @@ def _samples(layout: Layout) -> Iterator[Remade]:
 
 
 def problems_of(
-    made: Remade, folder: Path, run: Callable[[list[str]], Any], recorded: Mapping[str, str]
+    made: Remade, folder: Path, run: Callable[[list[str]], Any], recorded: Mapping[str, str] | None
 ) -> Iterator[tuple[Path, str | None]]:
     """Make files again in an empty folder and yield each of them with what is wrong with it, if anything.
 
-    `run` runs a command of `justrl`; `recorded` has the SHA-256 of files that an earlier version of this package may
-    have worded otherwise.
+    `run` runs a command of `justrl`; `recorded` is None where this version of the package made the files; else an
+    earlier one may have worded pages otherwise, and it has the SHA-256 of those that were recorded.
     """
     here = made.here()
     names = [str(folder)] if made.option == "--output-dir" else [str(folder / path.name) for path in here]
@@ -184,7 +184,8 @@ def problems_of(
         yield from ((path, f"it cannot be made again from its inputs: {reason:.300}") for path in here)
         return
     for path in here:
-        yield path, difference(path, folder / path.name, recorded.get(str(path)))
+        expected = None if recorded is None else recorded.get(str(path)) or file_sha256(path)
+        yield path, difference(path, folder / path.name, expected)
 
 
 def difference(there: Path, here: Path, recorded: str | None) -> str | None:

@@ -110,7 +110,7 @@ def _pages(
     checked: set[str],
 ) -> Iterator[Verified]:
     """Tables, pages and figures: made again where that is quick, else compared with what was recorded."""
-    hashes = {} if _of_this_version(results) else {str(path): entity["sha256"] for path, entity in recorded.items()}
+    hashes = None if _of_this_version(results) else {str(path): entity["sha256"] for path, entity in recorded.items()}
     problems: dict[Path, list[str]] = {}
     stale = set()
     for made in remaking.remade_files(layout):
