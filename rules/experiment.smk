@@ -22,7 +22,7 @@ from justrl import config_files, outputs
 from justrl.config import Experiment, settings
 from justrl.errors import UserError
 from justrl.layout import Layout
-from justrl.operations import frozen, last_words, planning, start_checks, trained
+from justrl.operations import frozen, last_words, made_from, planning, start_checks, trained
 from justrl.train import trackers
 
 # What a job is told by, on its command line; each module of a workflow has a name, and a configuration, of its own.
@@ -120,8 +120,11 @@ def before_the_first_job():
         outputs_planned = {path for job in jobs for path in job.outputs}
         tell_what_is_gone(outputs_planned)
         segments = trained.planned_segments(outputs_planned, ON_DISK)
+        made_from.check_trained_runs(ON_DISK, {run for run, _ in segments}, outputs_planned)
+        made_from.check_questions(ON_DISK, RESULTS, config.get("benchmarks", {}), outputs_planned)
         if not (workflow.dryrun or workflow.touch):
             check_interpreter()
+            made_from.keep_training_data(ON_DISK, outputs_planned)
             frozen.write(DOCUMENT, FILE)
         if line := planning.announce(EXPERIMENT, segments, ON_DISK):
             logger.info(line)
