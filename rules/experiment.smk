@@ -121,7 +121,8 @@ def before_the_first_job():
         tell_what_is_gone(outputs_planned)
         segments = trained.planned_segments(outputs_planned, ON_DISK)
         made_from.check_trained_runs(ON_DISK, {run for run, _ in segments}, outputs_planned)
-        made_from.check_questions(ON_DISK, RESULTS, config.get("benchmarks", {}), outputs_planned)
+        used = {str(path) for job in workflow.dag.jobs for path in job.output}
+        made_from.check_questions(ON_DISK, config.get("benchmarks", {}), used, outputs_planned)
         if not (workflow.dryrun or workflow.touch):
             check_interpreter()
             made_from.keep_training_data(ON_DISK, outputs_planned)

@@ -4,7 +4,7 @@ Behind an ancient() input Snakemake does not notice that a file changed. What it
 run's segments and states, and in the settings that completions carry.
 """
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ def check_trained_runs(layout: Layout, segments: Container[str], planned: Contai
             if known.get(key) and path not in planned and Path(path).exists() and sha256(path) != known[key]:
                 raise UserError(
                     f"{path} is other than when run {run} trained with it (SHA-256 {sha256(path):.12}..., it was "
-                    f"{known[key]:.12}...): bring it back as it was, or train the run anew after `justrl set-aside {run} "
-                    f"--results {layout.root}`"
+                    f"{known[key]:.12}...): bring it back as it was, or train the run anew after "
+                    f"`justrl set-aside {run} --results {layout.root}`"
                 )
         model = layout.base_model(run)
         if known and model in planned and Path(model).exists():
@@ -70,16 +70,18 @@ def keep_training_data(layout: Layout, planned: Container[str]) -> None:
                 link_file(data, kept)
 
 
-def check_questions(layout: Layout, results: Path, now: Mapping[str, Any], planned: Container[str]) -> None:
-    """Raise UserError if finished completions answer other questions than those of today, and are not `planned`.
+def check_questions(layout: Layout, now: Mapping[str, Any], asked: Iterable[str], planned: Container[str]) -> None:
+    """Raise UserError if completions that this start would use answer other questions than those of today.
+
+    `now` are the benchmarks' entries, `asked` the files that the start uses or makes, `planned` those that it makes.
 
     A benchmark whose questions will be made again is compared by its entry with that of the last start, the others by
     their questions with what the completions say.
     """
-    before = _frozen_benchmarks(results)
-    for name, entry in layout.experiment.benchmarks.items():
-        files = [file for file in sorted(results.glob(f"evaluations/*/{name}/*/completions/*-of-*.parquet"))]
-        stale = [str(file) for file in files if str(file) not in planned]
+    before = _frozen_benchmarks(Path(layout.root))
+    used = sorted(path for path in asked if "/completions/" in path and path not in planned and Path(path).is_file())
+    for name in layout.experiment.benchmarks:
+        stale = [path for path in used if Path(path).parts[-4] == name]
         if not stale:
             continue
         questions = Path(layout.questions(name))
