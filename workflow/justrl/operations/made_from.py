@@ -38,8 +38,10 @@ def check_trained_runs(layout: Layout, segments: Container[str], planned: Contai
     """
     for run in layout.experiment.runs:
         known = identity(Path(layout.run(run))) if run in segments else {}
-        sources = (("train_file_sha256", layout.training_data(run), file_sha256),)
-        sources += (("base_model_sha256", layout.base_model(run), weights_sha256),)
+        sources = [
+            ("train_file_sha256", layout.training_data(run), file_sha256),
+            ("base_model_sha256", layout.base_model(run), weights_sha256),
+        ]
         for key, path, sha256 in sources:
             if known.get(key) and path not in planned and Path(path).exists() and sha256(path) != known[key]:
                 raise UserError(
