@@ -135,19 +135,22 @@ class _Builder:
 
     def take(self, event: yaml.Event) -> None:
         """Take the next event."""
-        if getattr(event, "tag", None) not in (None, "tag:yaml.org,2002:str"):
-            self._refuse(event, f"the tag {event.tag} is not read here: write the value as text, a number or a list")
+        tag = getattr(event, "tag", None)
+        if tag not in (None, "tag:yaml.org,2002:str"):
+            raise self._problem(event, f"the tag {tag} is not read here: write the value as text, a number or a list")
         if isinstance(event, yaml.ScalarEvent):
             self._scalar(event)
         elif isinstance(event, yaml.AliasEvent):
-            found = self._anchors.get(event.anchor)
+            found = self._anchors.get(event.anchor or "")
             if found is None:
                 ring = event.anchor in self._anchors
-                self._refuse(event, f"*{event.anchor} {'is inside of what it names' if ring else 'names nothing'}")
+                raise self._problem(
+                    event, f"*{event.anchor} {'is inside of what it names' if ring else 'names nothing'}"
+                )
             self._add(event, *found)
         elif isinstance(event, yaml.CollectionStartEvent):
             if len(self._open) >= DEEPEST:
-                self._refuse(event, f"nested deeper than {DEEPEST} levels")
+                raise self._problem(event, f"nested deeper than {DEEPEST} levels")
             if event.anchor:
                 self._anchors[event.anchor] = None
             self._open.append(_Open({} if isinstance(event, yaml.MappingStartEvent) else [], event.anchor))
@@ -156,15 +159,17 @@ class _Builder:
         elif isinstance(event, yaml.DocumentStartEvent):
             self.documents += 1
             if self.documents > 1:
-                self._refuse(event, "a second document begins here: a configuration is one")
+                raise self._problem(event, "a second document begins here: a configuration is one")
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
         top = self._open[-1] if self._open else None
         if top and isinstance(top.value, dict) and top.key is None:
             if event.value in top.lines:
                 first = top.lines[event.value]
-                self._refuse(event, f"the key {_short(event.value)} is given twice, first in line {first}: keep one")
-            top.lines[event.value], top.key = event.start_mark.line + 1, event.value
+                raise self._problem(
+                    event, f"the key {_short(event.value)} is given twice, first in line {first}: keep one"
+                )
+            top.lines[event.value], top.key = _line(event), event.value
             value: Any = event.value
         else:
             value = self._plain(event) if event.implicit[0] and not event.tag else event.value
@@ -178,7 +183,7 @@ class _Builder:
             return _WORDS[text]
         if _INTEGER.fullmatch(text):
             if len(text) > 300:
-                self._refuse(event, f"a number of {len(text):,} digits")
+                raise self._problem(event, f"a number of {len(text):,} digits")
             return int(text)
         if _FLOAT.fullmatch(text):
             return float(re.sub(r"\.(?=[a-zA-Z])", "", text))
@@ -191,16 +196,18 @@ class _Builder:
         top = self._open[-1]
         top.values, top.height = top.values + values, max(top.height, height + 1)
         if top.values > MOST_VALUES or len(self._open) + height > DEEPEST:
-            self._refuse(event, f"more than {MOST_VALUES:,} values or {DEEPEST} levels, what anchors repeat included")
+            raise self._problem(
+                event, f"more than {MOST_VALUES:,} values or {DEEPEST} levels, what anchors repeat included"
+            )
         if isinstance(top.value, list):
             top.value.append(value)
         elif top.key is None:
-            self._refuse(event, "a key is one word or text")
+            raise self._problem(event, "a key is one word or text")
         else:
             if top.key == "<<":
                 parts = value if isinstance(value, list) else [value]
                 if not all(isinstance(part, dict) for part in parts):
-                    self._refuse(event, "<< takes a mapping, or a list of them")
+                    raise self._problem(event, "<< takes a mapping, or a list of them")
                 top.merged = parts
             else:
                 top.value[top.key] = value
@@ -214,8 +221,12 @@ class _Builder:
             self._anchors[done.anchor] = (done.value, done.values, done.height)
         self._add(event, done.value, done.values, done.height)
 
-    def _refuse(self, event: yaml.Event, problem: str) -> None:
-        raise UserError(f"{self.source}, line {event.start_mark.line + 1}: {problem}")
+    def _problem(self, event: yaml.Event, problem: str) -> UserError:
+        return UserError(f"{self.source}, line {_line(event)}: {problem}")
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 0
 
 
 def _short(text: object) -> str:
