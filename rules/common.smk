@@ -38,7 +38,7 @@ wildcard_constraints:
     step=r"\d+",
     shard=r"\d+",
     name=rf"(?:{any_of(RUNS)})(?:@(?:\d+|base))?|{any_of(EXPERIMENT.external)}",
-    target=rf"(?:{any_of(RUNS)})@(?:\d+|base)|{any_of(EXPERIMENT.external)}",
+    target=rf"(?:{any_of(RUNS)})@\d+|(?:{any_of([*RUNS, *settings(RUNS)])})@base|{any_of(EXPERIMENT.external)}",
 
 
 def of(function, *names):
@@ -112,7 +112,7 @@ def segment_options(wildcards):
 def generation_runtime(wildcards):
     """Minutes asked for one job of answers: to one benchmark or a shard of it, or to all benchmarks together."""
     benchmarks = [wildcards.benchmark] if "benchmark" in wildcards.keys() else EVALUATION.benchmarks
-    run, shards = wildcards.target.partition("@")[0], int(wildcards.get("shards", 1))
+    run, shards = LAYOUT.run_of(wildcards.target), int(wildcards.get("shards", 1))
     return planning.generation_minutes(EXPERIMENT, run, benchmarks, wildcards.protocol, shards)
 
 

@@ -22,7 +22,7 @@ from justrl import config_files, outputs
 from justrl.config import Experiment, settings
 from justrl.errors import UserError
 from justrl.layout import Layout
-from justrl.operations import frozen, last_words, planning, start_checks, trained
+from justrl.operations import frozen, last_words, paper_check, planning, start_checks, trained
 from justrl.train import trackers
 
 # What a job is told by, on its command line; each module of a workflow has a name, and a configuration, of its own.
@@ -65,13 +65,14 @@ try:
     workflow.pathvars.update(Pathvars.from_config(config))
     RESULTS = Path(workflow.pathvars.get("results"))
     EXPERIMENT = Experiment.from_mapping(config).with_canaries()
-    LAYOUT = Layout(EXPERIMENT, ends=trained.segment_ends(EXPERIMENT, RESULTS) if ENDS is None else ENDS)
+    ENDS = trained.segment_ends(EXPERIMENT, RESULTS) if ENDS is None else ENDS
+    LAYOUT = Layout(EXPERIMENT, ends=ENDS, own_bases=trained.own_bases(EXPERIMENT, RESULTS))
     ON_DISK = replace(LAYOUT, root=str(RESULTS))
     # No option or param of the rule: Snakemake would train again, or not know its own jobs of a queue, once it changed.
     os.environ[trackers.VARIABLE] = ",".join(EXPERIMENT.trackers)
     if workflow.is_main_process:
         outputs.check_paths(ON_DISK)
-        start_checks.check_results_folder(EXPERIMENT, RESULTS)
+        paper_check.check_paper(EXPERIMENT, RESULTS)
         start_checks.check_unchanged(EXPERIMENT, RESULTS)
         start_checks.check_local_files(ON_DISK)
         if any(word.partition("=")[0] == "--report" for word in sys.argv):

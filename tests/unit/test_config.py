@@ -10,7 +10,7 @@ import yaml
 from justrl import config as experiment
 from justrl import config_files
 from justrl.errors import UserError
-from justrl.operations import start_checks
+from justrl.operations import paper_check
 
 
 @pytest.fixture(scope="module")
@@ -371,8 +371,8 @@ def test_the_papers_folder_is_known_however_it_is_spelled(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     mini = experiment.load(overrides=["experiment=mini"])
     with pytest.raises(UserError, match="where the paper's experiment lives"):
-        start_checks.check_results_folder(mini, Path(folder.format(here=tmp_path)))
-    start_checks.check_results_folder(mini, Path("results/mini"))
+        paper_check.check_paper(mini, Path(folder.format(here=tmp_path)))
+    paper_check.check_paper(mini, Path("results/mini"))
 
 
 def test_a_run_cannot_take_the_name_of_a_canary():

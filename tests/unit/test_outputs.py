@@ -38,17 +38,10 @@ def check(changes: dict) -> None:
             {"benchmarks": {"a": SUMS, "a_b": SUMS}, "external": {"c": HUB, "b_c": HUB}},
             ("benchmarks.a of external.b_c", "benchmarks.a_b of external.c"),
         ),
-        # A seed's run, and a base model that seeds share.
+        # A seed's run.
         (
             {"benchmarks": {"a": SUMS, "a_b": SUMS}, "runs": {"c": {**LIKE, "seeds": [1]}, "b_c_s1": LIKE}},
             ("runs.b_c_s1", "runs.c_s1"),
-        ),
-        (
-            {
-                "benchmarks": {"a": SUMS, "a_b": SUMS},
-                "runs": {"c": {**LIKE, "seeds": [1]}, "b_c": {**LIKE, "seeds": [2]}},
-            },
-            ("benchmarks.a of runs.b_c", "benchmarks.a_b of runs.c"),
         ),
         ({"runs": {"mini": {**LIKE, "seeds": [1]}, "mini_s1": LIKE}}, ("runs.mini.seeds", "mini_s1")),
         ({"runs": {"mini": {**LIKE, "seeds": [1, 2, 1]}}}, ("runs.mini.seeds: 1 stands there twice",)),

@@ -1,6 +1,7 @@
 """What is trained: `Layout.trainings` against the jobs that Snakemake plans."""
 
 import re
+import shutil
 
 import pytest
 import yaml
@@ -229,3 +230,24 @@ def test_a_run_that_is_not_evaluated_is_trained_and_its_training_drawn(workspace
     assert canary["train_segment"] == 4 and canary["score_under"] == 2
     # Its results are made when they are asked for.
     assert workspace.jobs("results/aime_nemotron.json", "--configfile", "trained_only.yaml")["score"] == 1
+
+
+def test_the_base_model_of_several_seeds_is_evaluated_once(workspace):
+    name = "seeds.yaml"
+    runs = {"deepseek": OFF, "nemotron": OFF, "a": {"like": "deepseek", **SHORT, "seeds": [1, 2, 3]}}
+    (workspace.folder / name).write_text(yaml.safe_dump({"runs": runs, "overlays": {"models": []}}))
+    jobs = workspace.jobs("--configfile", name)
+    # The base on nine benchmarks; of each seed the last checkpoint on nine, the one before on three.
+    assert jobs["generate"] == jobs["grade"] == jobs["grade_by_model"] == 9 + 3 * (9 + 3)
+    assert jobs["score"] == 3 * (9 + 9 + 3)
+    status, output = workspace.dry_run("results/aime_a_s2@base.json", "--configfile", name)
+    assert status == 0 and "results/evaluations/a@base/aime/paper/completions/0-of-1.parquet" in output
+    assert "results/models/deepseek" in output and "train_segment" not in output
+    # What was evaluated for a seed before they shared it stays that seed's.
+    own = workspace.folder / "results/evaluations/a_s2@base"
+    own.mkdir(parents=True)
+    try:
+        status, output = workspace.dry_run("results/aime_a_s2@base.json", "--configfile", name)
+    finally:
+        shutil.rmtree(workspace.folder / "results")
+    assert status == 0 and "results/evaluations/a_s2@base/aime/paper/completions" in output and "a@base" not in output

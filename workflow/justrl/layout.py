@@ -8,11 +8,12 @@
 <results>/{benchmark}_{name}.json                  results; {name} is a run, run@step, run@base or a published model
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from justrl.config import Experiment, HubModel, LocalModel, TaughtModel, settings
+from justrl import paper
+from justrl.config import Experiment, HubModel, LocalModel, SeedRun, TaughtModel, settings
 from justrl.errors import UserError
 from justrl.published import RELEASED
 
@@ -29,12 +30,14 @@ class Layout:
     """The files of one experiment, as text below `root`.
 
     `root` is a folder, or "<results>" in Snakemake's rules; `ends` are the steps at which the segments of runs end
-    where the configuration alone does not say it, since what is trained stays cut as it is (`operations.trained`).
+    where the configuration alone does not say it, since what is trained stays cut as it is; `own_bases` are the runs of
+    several seeds whose base model was evaluated for each of them, as it once was (`operations.trained` reads both).
     """
 
     experiment: Experiment
     root: str = "<results>"
     ends: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    own_bases: Collection[str] = ()
 
     @property
     def model_sources(self) -> dict[str, HubModel | LocalModel | TaughtModel]:
@@ -233,9 +236,21 @@ class Layout:
         return [f"{self.run(run)}/verl.yaml"] if self.experiment.runs[run].engine == "verl" else []
 
     def target(self, name: str) -> str:
-        """The checkpoint that a result's name means: a run without a step is its last one."""
+        """The checkpoint that a result's name means: a run without a step is its last one.
+
+        The base model of all seeds of a run is one, `{run}@base`, and evaluated once.
+        """
         runs = self.experiment.runs
+        run, _, step = name.partition("@")
+        entry = runs.get(run)
+        if step == "base" and isinstance(entry, SeedRun) and run not in self.own_bases:
+            return f"{entry.setting}@base"
         return f"{name}@{runs[name].steps}" if name in runs else name
+
+    def run_of(self, target: str) -> str:
+        """The run that a checkpoint is of; of the base model of several seeds, the first of their runs."""
+        run = target.partition("@")[0]
+        return settings(self.experiment.runs).get(run, [run])[0]
 
     def target_model(self, target: str) -> str:
         """The model folder of a checkpoint, a base model, or a published model."""
@@ -243,7 +258,7 @@ class Layout:
         if not step:
             return self.model(run)
         if step == "base":
-            return self.base_model(run)
+            return self.base_model(self.run_of(target))
         self.start_step(run, step)
         return self.segment_model(run, step)
 
@@ -302,8 +317,21 @@ class Layout:
         return (self.experiment.runs.get(run) or self.experiment.external[run]).family
 
     def stamp(self, name: str) -> str:
-        """The experiment that results and figures of a run, a checkpoint or a family are stamped with."""
-        return "canary" if self.is_canary(name) else self.experiment.experiment
+        """What results and figures of a run, a checkpoint or a family are stamped with (`paper.stamp`)."""
+        return "canary" if self.is_canary(name) else paper.stamp(self.experiment, name)
+
+    @property
+    def common_stamp(self) -> str:
+        """What pages of the whole experiment are stamped with."""
+        names = [*self.experiment.enabled, *self.experiment.enabled_external]
+        stamps = [self.experiment.experiment, *map(self.stamp, names)]
+        return paper.together(stamps) or self.experiment.experiment
+
+    def data_stamp(self, dataset: str, model: str) -> str:
+        """What pages of training data are stamped with: the paper's name only where one of its runs trains on it."""
+        runs = [name for name, run in self.experiment.runs.items() if (run.dataset, run.model) == (dataset, model)]
+        stamps = [paper.stamp(self.experiment, name) for name in runs]
+        return min(stamps, key=len, default=self.experiment.experiment)
 
     def is_canary(self, name: str) -> bool:
         """Whether a run, a checkpoint or a family belongs to the canary."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from justrl.config import settings
 from justrl.errors import UserError
 from justrl.layout import JUDGE, Layout
 
@@ -86,12 +85,13 @@ def _of_results(layout: Layout) -> Iterator[tuple[str, str]]:
     experiment = layout.experiment
     every = list(experiment.benchmarks)
     models = [(name, f"runs.{name}") for name in experiment.runs]
-    models += [(f"{name}@base", f"runs.{name}") for name in settings(experiment.runs)]
+    models += [(f"{name}@base", f"runs.{name}") for name in experiment.runs]
     models += [(name, f"external.{name}") for name in experiment.external]
     for name, what in models:
         asked = [experiment.canary.benchmark] if layout.is_canary(name) else every
         for benchmark, file in zip(asked, layout.results(name, asked), strict=True):
             yield file, f"benchmarks.{benchmark} of {what}"
-    for (name, what), benchmark, protocol in product(models, every, experiment.protocols):
-        made = f"benchmarks.{benchmark} of {what} under protocols.{protocol}"
-        yield f"{layout.root}/logs/generate/{layout.target(name)}_{benchmark}_{protocol}", made
+    targets = dict.fromkeys(layout.target(name) for name, _ in models)
+    for target, benchmark, protocol in product(targets, every, experiment.protocols):
+        made = f"benchmarks.{benchmark} of {target} under protocols.{protocol}"
+        yield f"{layout.root}/logs/generate/{target}_{benchmark}_{protocol}", made

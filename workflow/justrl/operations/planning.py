@@ -6,7 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from justrl.config import LEAST_HANG_MINUTES, CanaryRun, Experiment, Hardware, Recipe, Run, read_part
+from justrl.config import LEAST_HANG_MINUTES, CanaryRun, Experiment, Hardware, Recipe, Run, SeedRun, read_part
 from justrl.gpu_specs import find_gpu
 from justrl.layout import Layout
 from justrl.model_shape import DEEPSEEK, ModelShape, shape_of
@@ -235,7 +235,8 @@ def evaluation_samples(experiment: Experiment, benchmarks: Sequence[str], protoc
 def _evaluations(experiment: Experiment, run: Run) -> tuple[int, int]:
     """Completions of all evaluations of a run, and generation jobs.
 
-    Base and last checkpoint are evaluated on all benchmarks, the ones between on the validation benchmarks.
+    Base and last checkpoint are evaluated on all benchmarks, the ones between on the validation benchmarks. The base of
+    several seeds counts with the first of them.
     """
     evaluation = experiment.evaluation
     if not run.evaluate:
@@ -243,10 +244,19 @@ def _evaluations(experiment: Experiment, run: Run) -> tuple[int, int]:
     full = evaluation_samples(experiment, evaluation.benchmarks, evaluation.protocol)
     few = evaluation_samples(experiment, evaluation.validation_benchmarks, evaluation.protocol)
     between = len(run.evaluated_steps) - 1
-    jobs = 2 * len(evaluation.benchmarks) + between * len(evaluation.validation_benchmarks)
+    whole = 2 if _has_base(experiment, run) else 1
+    jobs = whole * len(evaluation.benchmarks) + between * len(evaluation.validation_benchmarks)
     if evaluation.together:
-        jobs = 2 + between
-    return 2 * full + between * few, jobs * evaluation.shards
+        jobs = whole + between
+    return whole * full + between * few, jobs * evaluation.shards
+
+
+def _has_base(experiment: Experiment, run: Run) -> bool:
+    """Whether a run's base model is evaluated with it: of several seeds, with the first."""
+    if not isinstance(run, SeedRun):
+        return True
+    seeds = [other for other in experiment.runs.values() if isinstance(other, SeedRun) and other.setting == run.setting]
+    return run == seeds[0]
 
 
 def _evaluation_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dict[str, Estimate]:
@@ -255,6 +265,7 @@ def _evaluation_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dic
     max_tokens = experiment.protocols[evaluation.protocol].max_tokens
     between = len(run.evaluated_steps) - 1
     few = ", ".join(evaluation.validation_benchmarks)
+    whole = "base and last" if _has_base(experiment, run) else "last"
     return {
         "evaluation GPU hours": costs.evaluation_gpu_hours(
             shape, experiment.hardware.kind, samples, jobs, max_tokens, evaluation.model_grader.enabled
@@ -262,7 +273,7 @@ def _evaluation_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dic
         "evaluation jobs": Estimate(
             jobs,
             "jobs",
-            f"base and last on {len(evaluation.benchmarks)} benchmarks, {between} checkpoints on {few}, "
+            f"{whole} on {len(evaluation.benchmarks)} benchmarks, {between} checkpoints on {few}, "
             f"{'one job' if evaluation.shards == 1 else str(evaluation.shards) + ' jobs'} each",
         ),
     }

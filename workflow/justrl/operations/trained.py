@@ -42,6 +42,17 @@ def segment_ends(experiment: Experiment, results: Path) -> dict[str, list[int]]:
     return ends
 
 
+def own_bases(experiment: Experiment, results: Path) -> set[str]:
+    """The runs of several seeds whose base model was evaluated for each of them, before they shared one evaluation."""
+    seeds = [name for name, run in experiment.runs.items() if isinstance(run, SeedRun)]
+    return {name for name in seeds if (results / "evaluations" / f"{name}@base").is_dir()}
+
+
+def layout_of(experiment: Experiment, results: Path) -> Layout:
+    """The layout of an experiment as it lies in its results folder."""
+    return Layout(experiment, str(results), segment_ends(experiment, results), own_bases(experiment, results))
+
+
 def segment_of(path: str, layout: Layout) -> tuple[str, int] | None:
     """The run and the last step of the segment that a file or folder belongs to; None for other paths."""
     match = re.fullmatch(rf"{re.escape(layout.root)}/runs/([^/]+)/segments/(\d+)/[^/]+", path)

@@ -41,7 +41,7 @@ class Verified:
 def verify(experiment: Experiment, results: Path) -> list[Verified]:
     """Check everything that an experiment has or should have: sources, runs, results, pages."""
     whole = experiment.with_canaries()
-    layout = Layout(whole, str(results), trained.segment_ends(whole, results))
+    layout = trained.layout_of(whole, results)
     checked = [_source(Path(folder), results) for folder in layout.hub_folders()]
     checked += [_run(layout, run, results) for run in experiment.runs if _is_due(layout, run)]
     fingerprint = functools.lru_cache(maxsize=None)(model_fingerprint)
