@@ -41,6 +41,8 @@ def plan(arguments: argparse.Namespace) -> None:
 
     loaded = config.load(arguments.config, arguments.set)
     outputs.check_paths(Layout(loaded.with_canaries(), str(loaded.results)))
+    if not loaded.enabled and not arguments.rungs and arguments.detect is None:
+        raise UserError("no run is on, so there is nothing to plan: set runs.NAME.enabled to true")
     if arguments.kinds:
         print(plan_tables.render_kinds(loaded))
         return
