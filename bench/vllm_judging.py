@@ -27,7 +27,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         model = make_tiny_model(Path(folder) / "judge", seed=1)
-        judge = ModelGrader(str(model), max_tokens=VERDICT_TOKENS, max_model_len=4096, dtype="float32")
+        judge = ModelGrader(
+            str(model), max_tokens=VERDICT_TOKENS, max_model_len=4096, dtype="float32", most_not_understood=1.0
+        )
         judge.grade("\\boxed{1}", "1", "What is 1?")  # the model is loaded on first use
         for line in sys.stdin:
             samples, _ = read_completions([Path(line.strip())])

@@ -343,7 +343,7 @@ rule plot_contamination:
     params:
         newer=[name for name, entry in EXPERIMENT.benchmarks.items() if getattr(entry, "newer", False)],
         labels=benchmark_labels,
-        experiment=EXPERIMENT.experiment,
+        experiment=of(LAYOUT.data_stamp, "dataset", "model"),
     shell:
         r"""
         python -m justrl report contamination \
@@ -454,7 +454,7 @@ rule judge_claims:
     params:
         released=[f"{family}={name}" for family, name in LAYOUT.released().items()],
         seeds=seed_options,
-        experiment=EXPERIMENT.experiment,
+        experiment=LAYOUT.common_stamp,
     shell:
         r"""
         python -m justrl report claims \
@@ -540,6 +540,7 @@ rule write_provenance:
         r"""
         python -m justrl report provenance \
             --config {params.config:q} \
+            --experiment {LAYOUT.common_stamp:q} \
             --results @<(listed {input.results:q}) \
             --sources @<(listed {params.sources:q}) \
             --output {output.json:q} {output.html:q} \

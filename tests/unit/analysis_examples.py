@@ -20,6 +20,16 @@ NINE = {
     "cmimc25": (40, 32),
 }
 
+# The values of the paper's protocol, as results say them.
+PROTOCOL = {
+    "temperature": 0.7,
+    "top_p": 0.9,
+    "top_k": -1,
+    "max_tokens": 31744,
+    "prompt_separator": " ",
+    "prompt_suffix": "Please reason step by step, and put your final answer within \\boxed{}.",
+}
+
 
 def metrics_rows(steps, seed=0, first=1, scale="paper"):
     """Metrics of steps first..first+steps-1 that look like a training run."""
@@ -85,7 +95,7 @@ def result(benchmark, run, step, means, experiment="paper", questions=None, samp
         "benchmark": benchmark,
         "model": run,
         "step": step,
-        "protocol": {"name": protocol, "temperature": 0.7},
+        "protocol": {"name": protocol, **PROTOCOL},
         "headline_grader": next(iter(means)),
         "graders": graders,
         "n_questions": questions,

@@ -112,6 +112,39 @@ def test_one_recipe_for_both_models():
     assert verdict[same] == "does not hold" and "clip_ratio_high" in claims[same].evidence
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"temperature": 0.0}, "protocol.temperature is 0.0 here and 0.7 in the paper"),
+        ({"max_tokens": 48}, "protocol.max_tokens is 48 here and 31744 in the paper"),
+    ],
+)
+def test_results_under_another_protocol_count_for_no_claim(change, reason):
+    def under(each):
+        return replace(each, data={**each.data, "protocol": {**each.data["protocol"], **change}})
+
+    results = [*nine("deepseek", "deepseek", 0, kind="base"), *nine("deepseek", "deepseek", 4380)]
+    aime = [as_result(result("aime", run, 3000, {GRADER: 0.5})) for run in ("deepseek", "deepseek_overlong")]
+    verdict, claims = verdicts(map(under, [*results, *aime]))
+    assert set(verdict.values()) == {"not run"}
+    told = [claims["deepseek: training raises the average"], claims["the overlong penalty makes it worse"]]
+    told.append(next(claim for name, claim in claims.items() if name.startswith("deepseek: 54.87%")))
+    assert all(reason in claim.evidence for claim in told)
+
+
+def test_a_run_of_the_papers_name_with_another_recipe_counts_for_no_claim():
+    verdict, claims = verdicts(trainings={"deepseek": training(metrics_rows(1020), learning_rate=1e-5)})
+    assert verdict["deepseek: the reward rises"] == "not run"
+    assert "learning_rate is 1e-05 here and 1e-06 in the paper" in claims["deepseek: the reward rises"].evidence
+
+
+def test_too_few_benchmarks_are_counted():
+    _, claims = verdicts(nine("deepseek", "deepseek", 4380)[:3])
+    assert (
+        next(c.evidence for name, c in claims.items() if name.startswith("deepseek: 54.87%")) == "3 of nine benchmarks"
+    )
+
+
 def test_another_experiment_judges_nothing():
     rows = metrics_rows(2000)
     assert set(verdicts(nine("deepseek", "deepseek", 4380), {"deepseek": training(rows)}, "mini")[0].values()) == {

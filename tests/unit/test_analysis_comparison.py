@@ -8,13 +8,14 @@ from html.parser import HTMLParser
 from statistics import fmean
 
 import pytest
-from analysis_examples import NINE, result
+from analysis_examples import NINE, PROTOCOL, result
 
 from justrl import published
 from justrl.analysis.comparison import compare
 from justrl.analysis.comparison_tables import comparison_sections
 from justrl.analysis.html_tables import write_html, write_markdown
-from justrl.analysis.results import Result, load_result, load_results
+from justrl.analysis.results import Result, experiment_of, load_result, load_results
+from justrl.config import load
 from justrl.errors import UserError
 from justrl.io import write_json
 
@@ -25,8 +26,11 @@ def as_result(data):
     return Result(data["name"].partition("@")[0], step, data["benchmark"], data)
 
 
-def exact(benchmark, run, step, values, protocol="paper", error=0.01, questions=30, samples=32, kind=None):
-    """A result with given accuracies, each with the same seed standard error."""
+def exact(benchmark, run, step, values, protocol=(), error=0.01, questions=None, samples=None, kind=None, **made):
+    """A result with given accuracies, each with the same seed standard error; `made` is its configuration."""
+    questions, samples = (
+        own or of for own, of in zip((questions, samples), NINE.get(benchmark, (30, 32)), strict=True)
+    )
     graders = {
         grader: {"avg_at_k": {"value": v, "ci_low": v - 0.1, "ci_high": v + 0.1, "seed_standard_error": error}}
         for grader, v in values.items()
@@ -35,12 +39,13 @@ def exact(benchmark, run, step, values, protocol="paper", error=0.01, questions=
         "name": run,
         "benchmark": benchmark,
         "step": step,
-        "protocol": {"name": protocol},
+        "protocol": {**PROTOCOL, **dict(protocol)},
         "headline_grader": next(iter(values)),
         "graders": graders,
         "n_questions": questions,
         "samples_per_question": samples,
         "published": {"kind": kind} if kind else None,
+        "provenance": {"config": {"questions": made.pop("asked", {}), **made}},
     }
     return Result(run, step, benchmark, data)
 
@@ -102,6 +107,80 @@ def test_published_figure(arguments, expected):
     assert published_figure(*arguments) == expected
 
 
+RELEASED = {"source": "hub", "hub_id": "hbx/JustRL-DeepSeek-1.5B"}
+BASE = {"source": "hub", "hub_id": "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"}
+RUN = load().described("deepseek").as_dict()
+QUESTIONS = {"source": "hub", "hub_id": "HuggingFaceH4/aime_2024", "hub_config": None, "split": "train"}
+
+
+def of_deepseek(step=4380, **changes):
+    """A result of the run `deepseek` that would agree with the paper, were it not for the changes."""
+    return exact("aime", "deepseek", step, {"paper_rules+model": 0.526}, **changes)
+
+
+@pytest.mark.parametrize("step", [0, 4380])
+def test_a_result_with_the_papers_values_gets_a_verdict(step):
+    found = cell(of_deepseek(step, model=RUN if step else BASE, asked=QUESTIONS))
+    assert found.verdict == ("agrees" if step else "above")
+    seed = exact("aime", "deepseek_s2", 4380, {"strict": 0.4}, model={**RUN, "run": "deepseek_s2", "seed": 2})
+    seeds = compare([seed], "deepseek", "paper", ["deepseek_s1", "deepseek_s2"])
+    assert seeds[0].verdict == "below"
+
+
+@pytest.mark.parametrize(
+    ("ours", "note"),
+    [
+        (of_deepseek(protocol={"temperature": 0}), "protocol.temperature is 0 here and 0.7 in the paper"),
+        (of_deepseek(protocol={"max_tokens": 48}), "protocol.max_tokens is 48 here and 31744"),
+        (of_deepseek(protocol={"top_p": 1.0}), "protocol.top_p is 1.0 here and 0.9"),
+        (of_deepseek(protocol={"top_k": 20}), "protocol.top_k is 20 here and -1"),
+        (of_deepseek(protocol={"prompt_suffix": "Box it."}), "protocol.prompt_suffix is 'Box it.' here"),
+        (of_deepseek(protocol={"prompt_separator": "\n\n"}), "protocol.prompt_separator is '\\n\\n' here and ' '"),
+        (of_deepseek(questions=100), "rows is 100 here and 30 in the paper"),
+        (of_deepseek(samples=8), "samples is 8 here and 32 in the paper"),
+        (of_deepseek(asked={**QUESTIONS, "hub_id": "me/sums"}), "questions.hub_id is me/sums here"),
+        (of_deepseek(0, model={**BASE, "hub_id": "me/other"}), "has another base model"),
+        (of_deepseek(0, model={"source": "taught"}), "has another base model"),
+        (
+            of_deepseek(model={**RUN, "recipe": {**RUN["recipe"], "loss": "gspo"}}),
+            "recipe.loss is gspo here and vanilla",
+        ),
+        (of_deepseek(model={**RUN, "model": {**RUN["model"], "hub_id": "me/other"}}), "model.hub_id is me/other here"),
+        (of_deepseek(model={**RUN, "engine": "reference"}), "engine is reference here and verl"),
+        (
+            exact("aime", "mine", None, {"paper_rules+model": 0.5}, model={**RELEASED, "hub_id": "me/m"}),
+            "mine is not the p",
+        ),
+        (exact("aime", "mine", None, {"paper_rules+model": 0.5}), "mine is not the published model"),
+        (exact("aime", "mine", 0, {"paper_rules+model": 0.5}), "mine has another base model"),
+    ],
+)
+def test_a_result_named_the_papers_with_other_values_gets_none(ours, note):
+    """A protocol named paper, a run named deepseek, an experiment named paper: values count."""
+    ours.data["experiment"] = "paper"
+    for reference in ("paper", "reevaluation"):
+        found = cell(ours, reference=reference)
+        assert (found.verdict, found.tolerance, found.within_interval) == ("not comparable", None, None)
+        assert note in found.note
+
+
+def test_a_run_of_its_own_name_is_marked_and_gets_no_verdict(tmp_path):
+    own = exact("aime", "mine", 4380, {"paper_rules+model": 0.526})
+    own.data["experiment"], theirs = "paper/mine", of_deepseek()
+    theirs.data["experiment"] = "paper"
+    assert experiment_of([own, theirs]) == "paper/mine"
+    cells = compare([own, theirs], "deepseek", "paper/mine")
+    found = {c.run: c for c in cells if c.reference == "paper"}
+    assert (found["mine"].verdict, found["mine"].note) == ("not comparable", "mine is not the paper's")
+    assert found["deepseek"].verdict == "agrees"
+    write_markdown(
+        tmp_path / "page.md", "t", comparison_sections(cells, [own, theirs], "deepseek", "paper"), "paper/mine"
+    )
+    page = (tmp_path / "page.md").read_text()
+    assert "**mine: not the paper's run – not a paper result.**" in page
+    assert "1 of the paper's nine benchmarks" in page
+
+
 # Binomial bound of 52.6% on 30 x 32 is 1.61 points; with 1 point of ours the tolerance is 1.96 * 1.897 = 3.72 points.
 @pytest.mark.parametrize(
     ("value", "verdict"), [(0.526, "agrees"), (0.563, "agrees"), (0.564, "above"), (0.489, "agrees"), (0.488, "below")]
@@ -123,7 +202,11 @@ def test_verdict_against_the_reevaluation_uses_its_standard_deviation():
     ("ours", "options", "note"),
     [
         (exact("aime", "deepseek", 4380, {"paper_rules+model": 0.5}), {"experiment": "mini"}, "the mini experiment"),
-        (exact("aime", "deepseek", 4380, {"paper_rules+model": 0.5}, protocol="greedy"), {}, "protocol greedy"),
+        (
+            exact("aime", "deepseek", 4380, {"paper_rules+model": 0.5}, protocol={"temperature": 0.0}),
+            {},
+            "protocol.temperature is 0.0 here and 0.7 in the paper",
+        ),
         (
             exact("aime", "deepseek", 3000, {"paper_rules+model": 0.5}),
             {},
@@ -147,10 +230,11 @@ def test_what_is_not_comparable_says_why(ours, options, note):
     [
         (exact("aime", "deepseek", 0, {"strict": 0.3}), 0.299),
         (exact("aime", "deepseek", 4380, {"strict": 0.3}), 0.526),
-        (exact("aime", "hbx_justrl", None, {"strict": 0.3}, kind="external"), 0.526),
-        (exact("aime", "r1_distill", None, {"strict": 0.3}, kind="base"), 0.299),
+        (exact("aime", "justrl_deepseek", None, {"strict": 0.3}, kind="external"), 0.526),
+        (exact("aime", "theirs", None, {"strict": 0.3}, kind="external", model=RELEASED), 0.526),
+        (exact("aime", "r1_distill", None, {"strict": 0.3}, kind="base", model=BASE), 0.299),
     ],
-    ids=["base", "trained", "external", "external base"],
+    ids=["base", "trained", "external", "external by another name", "external base"],
 )
 def test_each_model_stands_beside_its_counterpart(ours, expected):
     found = cell(ours, grader="strict")
@@ -211,7 +295,9 @@ def test_the_criterion_takes_the_papers_late_checkpoints_for_alike():
         for name, (questions, samples) in NINE.items():
             value = published_figure("deepseek", "justrl", name, step)
             error = math.sqrt(value * (1 - value) / (questions * samples))
-            ours = exact(name, "other_run", None, {"m+model": value}, error=error, questions=questions, samples=samples)
+            ours = exact(
+                name, "justrl_deepseek", None, {"m+model": value}, error=error, questions=questions, samples=samples
+            )
             verdicts.append(cell(ours, grader="m+model").verdict)
     assert verdicts == ["agrees"] * 27
 

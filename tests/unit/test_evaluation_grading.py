@@ -8,12 +8,15 @@ import pandas
 import pytest
 
 from justrl.commands.main import main
+from justrl.config import load
 from justrl.errors import UserError
 from justrl.evaluation import grading as grading
 from justrl.evaluation.completions import COLUMNS, make_table, read_completions
 from justrl.evaluation.generating import Question
 from justrl.io import write_parquet
-from justrl.verifiers import Grade, Grader, Outcome
+from justrl.train.reward import RewardFunction
+from justrl.train.verl.reward_function import compute_score
+from justrl.verifiers import Grade, Grader, MathRuleVerifier, Outcome, get_reward
 
 # What a model might write, and the verdict of the strict grader with the gold 12.
 ANSWERS = [
@@ -202,10 +205,11 @@ def test_a_judge_model_grades_what_the_rules_rejected(samples, tmp_path):
     justrl(["grade", "--completions", str(completions), "--graders", "strict", "--output", str(rules)])
     arguments = ["--completions", completions, "--grader", "model", "--model", judge, "--rejected-by", rules]
     arguments += ["--rules", "strict", "--backend", "transformers", "--max-tokens", 8, "--output", output]
+    arguments += ["--exact-verdict"]
     justrl(["grade", *map(str, arguments)])
     found, settings = grading.read_grades([output], samples)
     assert list(found["sample_index"]) == [2, 3, 4, 5] and set(found["grader"]) == {"model"}
-    assert set(found["outcome"]) == {"unparsed"}
+    assert set(found["outcome"]) == {"wrong"}
     assert settings[0]["after"] == "strict" and settings[0]["options"]["model"]["fill_question"] is True
     assert table_settings(output) == settings[0]
     assert settings[0]["judge"] == {"model_fingerprint": model_fingerprint(judge), "revision": None}
@@ -304,3 +308,37 @@ def test_completions_that_lack_samples_or_contradict_themselves_are_not_graded(t
     with pytest.raises(UserError) as refused:
         main(words)
     assert sentence in str(refused.value)
+
+
+CUT = "First \\boxed{12}, and then the answer is \\boxed{3"
+
+
+@pytest.mark.parametrize(
+    ("completion", "reason", "outcome"),
+    [
+        (CUT, "length", "unparsed"),
+        (CUT, "stop", "correct"),
+        (CUT, None, "correct"),
+        ("so \\boxed{", "length", "unparsed"),
+        ("so \\boxed{12} and \\boxed{\\frac{1}{2}", "length", "unparsed"),
+        # It ends somewhere else than in a box.
+        ("so \\boxed{12}. Let me check: \\boxe", "length", "correct"),
+        ("so \\boxed{12} and {", "length", "correct"),
+    ],
+)
+@pytest.mark.parametrize("grader", ["strict", "symbolic"])
+def test_an_answer_that_was_cut_off_in_its_last_box_is_not_known(completion, reason, outcome, grader):
+    rows = [{"benchmark": "b", "question_id": "q", "sample_index": 0, "question": "?", "answer": "12"}]
+    samples = pandas.DataFrame(rows).assign(completion=[completion], finish_reason=[reason])
+    (found,) = grading.grade_samples(samples, [grader])["outcome"]
+    assert found == outcome
+
+
+def test_a_reward_is_not_earned_by_an_answer_that_was_cut_off_in_its_last_box():
+    reward = get_reward("strict")
+    assert [reward(text, "12") for text in (CUT, "\\boxed{12}", "\\boxed{12} \\boxe")] == [0.0, 1.0, 1.0]
+    assert compute_score("math", CUT, "12", reward="strict") == {"score": 0.0, "acc": 0.0, "undecided": 0.0}
+    recipe = load().described("deepseek").recipe.model_copy(update={"reward": "strict"})
+    assert RewardFunction(recipe)([CUT, "\\boxed{12}"], ["12", "12"], [5, 5]).scores == [0.0, 1.0]
+    # The verifier is not told why an answer ends.
+    assert MathRuleVerifier().verify(CUT, "12") == 1.0

@@ -128,7 +128,7 @@ def test_evaluation_asks_and_stops_as_the_family_does(family, folder, tokenizer,
 
 def test_a_judge_of_the_family_is_asked_in_its_template(family, folder, tokenizer):
     prompt = "Question: {question}\nGold: {gold_answer}\nAnswer: {llm_response}\nVerdict:"
-    grader = ModelGrader(str(folder), backend="transformers", max_tokens=4, prompt=prompt)
+    grader = ModelGrader(str(folder), backend="transformers", max_tokens=4, prompt=prompt, most_not_understood=1.0)
     judge = _Judge(grader)
     asked = tokenizer.decode(judge.prompt_tokens("so 2", "2", "What is 1 + 1?"))
     question = "Question: What is 1 + 1?\nGold: 2\nAnswer: so 2\nVerdict:"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from justrl.config import load
+from justrl import config_files
+from justrl.config import Experiment, load
 from justrl.layout import Layout
 
 
@@ -46,9 +47,44 @@ def test_the_canary_is_told_by_its_run_and_not_by_a_name(paper):
     experiment = load()
     runs = {**experiment.runs, "canary_bird": experiment.runs["deepseek"]}
     named = Layout(experiment.model_copy(update={"runs": runs}))
-    assert not named.is_canary("canary_bird") and named.stamp("canary_bird@60") == "paper"
+    assert not named.is_canary("canary_bird") and named.stamp("canary_bird@60") == "paper/canary_bird"
     assert paper.is_canary("canary_deepseek") and paper.is_canary("canary_deepseek@base") and paper.is_canary("canary")
     assert paper.results("canary_deepseek", ["math500"]) == ["<results>/canary/aime_canary_deepseek.json"]
+
+
+def test_what_has_a_name_of_its_own_is_stamped_with_it():
+    added = {
+        "runs": {
+            "mine": {"like": "nemotron", "dataset": "dapo_as_released"},
+            "deepseek": {"seeds": [1, 2]},
+            "deepseek_async": {"enabled": True},
+        },
+        "external": {
+            "other": {"model": "me/other", "family": "deepseek"},
+            "again": {"model": "hbx/JustRL-DeepSeek-1.5B", "family": "deepseek", "enabled": False},
+        },
+    }
+    experiment = Experiment.from_mapping(config_files.merge(config_files.read(), added))
+    layout = Layout(experiment.with_canaries())
+    stamps = {name: layout.stamp(name) for name in ("mine", "mine@60", "mine@base", "other", "deepseek_async@base")}
+    assert set(stamps.values()) == {"paper/mine", "paper/other", "paper/deepseek_async"}
+    for name in (
+        "deepseek_s1",
+        "nemotron@3400",
+        "deepseek_literal",
+        "justrl_nemotron",
+        "again",
+        "deepseek_overlong@base",
+    ):
+        assert layout.stamp(name) == "paper"
+    assert layout.configuration("mine@60", "aime", "paper")["experiment"] == "paper/mine"
+    assert layout.common_stamp == "paper/deepseek_async, mine, other"
+    assert layout.data_stamp("dapo", "deepseek") == "paper"
+    assert layout.data_stamp("dapo_as_released", "nemotron") == "paper/mine"
+    # What trains is described as before, so that what has begun goes on.
+    assert experiment.described("mine").experiment == "paper"
+    mini = Layout(load(["mini/experiment.yaml"]))
+    assert mini.common_stamp == mini.stamp("mini") == mini.data_stamp("sums", "tiny") == "mini"
 
 
 def test_results_of_the_paper(paper):

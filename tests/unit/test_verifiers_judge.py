@@ -64,6 +64,7 @@ def text_of(judge, completion: str, gold: str = "42", question: str = "What?") -
 
 def test_a_tiny_judge_gives_one_of_four_outcomes_and_always_the_same(judge_folder):
     options = {"model": str(judge_folder), "backend": "transformers", "max_tokens": 4, "prompt": SHORT_PROMPT}
+    options["most_not_understood"] = 1.0
     triples = [(f"so \\boxed{{{number}}}", "42", f"What is {number}?") for number in (41, 42, 41, 7)]
     with get_grader("model", **options) as grader:
         grades = grader.grade_many(triples)
@@ -73,6 +74,19 @@ def test_a_tiny_judge_gives_one_of_four_outcomes_and_always_the_same(judge_folde
         grader.close()
         assert grader.grade_many(triples) == grades
         assert grader.grade_many([]) == []
+
+
+def test_a_judge_whose_verdicts_are_not_understood_ends_the_job_with_examples(judge_folder, capsys):
+    """Weights drawn at random say nothing; so would a judge of another language, or one whose verdict is cut off."""
+    options = {"model": str(judge_folder), "backend": "transformers", "max_tokens": 4, "prompt": SHORT_PROMPT}
+    triples = [(f"so \\boxed{{{number}}}", "42", f"What is {number}?") for number in range(5)]
+    with get_grader("model", **options) as grader, pytest.raises(UserError) as refused:
+        grader.grade_many(triples)
+    said = str(refused.value)
+    assert "5 of 5 verdicts of the judge" in said and "are not understood, such as" in said
+    with get_grader("model", **options, most_not_understood=1.0) as grader:
+        assert {str(grade.outcome) for grade in grader.grade_many(triples)} == {"timeout"}
+    assert "5 of 5 verdicts" in capsys.readouterr().err
 
 
 def test_the_question_is_filled_in_or_left_empty(judge_folder, judge):
@@ -99,6 +113,7 @@ def test_a_long_completion_loses_its_beginning(judge):
 
 def test_what_cannot_fit_is_given_up_and_the_rest_judged(judge_folder):
     options = {"model": judge_folder, "backend": "transformers", "max_tokens": 2, "prompt": SHORT_PROMPT}
+    options["exact_verdict"] = True
     with get_grader("model", **options) as grader:
         long, short = grader.grade_many([("\\boxed{1}", "1", "why " * 500), ("\\boxed{1}", "1", "why")])
     assert long.outcome == "timeout" and short.outcome != "timeout"
@@ -118,16 +133,34 @@ def test_control_tokens_and_foreign_characters_in_an_answer_do_no_harm(judge):
         ("A: CORRECT", "correct", "wrong"),
         ("CORRECT", "correct", "wrong"),
         ("**CORRECT**", "correct", "wrong"),
-        ("\\boxed{A}", "unparsed", "wrong"),
+        ("\\boxed{A}", "correct", "wrong"),
+        ("\\boxed{\\text{B}}", "wrong", "wrong"),
+        ("The answers differ: \\boxed{3} is not 4, so \\boxed{B}.", "wrong", "wrong"),
+        ("\\boxed{5}", None, "wrong"),
+        ("<think>\nsame number\n</think>\n\nA", "correct", "wrong"),
+        ("<think>A? B? C.</think>B", "wrong", "wrong"),
+        ("<think>\nstill at it: A", None, "wrong"),
+        ("A\n\nThe answers match.", "correct", "wrong"),
+        ("Both are 12.\n\n**B**", "wrong", "wrong"),
+        ("A\n\nno,\n\nB", None, "wrong"),
+        ("A. The two fractions are equal.", "correct", "wrong"),
+        ("A: but it is not correct", None, "wrong"),
+        ("B - the gold is 3, this is INCORRECT", "wrong", "wrong"),
+        ("Judgment: B", "wrong", "wrong"),
+        ("Final answer: **A**", "correct", "wrong"),
+        ("The student's answer is 5.\nVerdict: CORRECT", "correct", "wrong"),
+        ("Answer: not correct", None, "wrong"),
+        ("My verdict is C.", "unparsed", "wrong"),
+        ("Correct", "correct", "wrong"),
         ("B", "wrong", "wrong"),
         ("INCORRECT", "wrong", "wrong"),
         ("C", "unparsed", "wrong"),
         ("INVALID", "unparsed", "wrong"),
-        ("A INCORRECT", "unparsed", "wrong"),
-        ("A good answer", "unparsed", "wrong"),
-        ("a", "unparsed", "wrong"),
-        ("", "unparsed", "wrong"),
-        ("AB", "unparsed", "wrong"),
+        ("A INCORRECT", None, "wrong"),
+        ("A good answer", None, "wrong"),
+        ("a", None, "wrong"),
+        ("", None, "wrong"),
+        ("AB", None, "wrong"),
     ],
 )
 def test_verdicts(text, outcome, exact):

@@ -10,6 +10,7 @@ from justrl.config import OwnFunction, Recipe
 from justrl.errors import UserError
 from justrl.evaluation.grading import grade_samples
 from justrl.operations.experiment_checks import check_reward
+from justrl.operations.paper_check import check_paper
 from justrl.train.reward import RewardFunction
 from justrl.train.verl.request import reward_rule
 from justrl.train.verl.reward_function import compute_score
@@ -117,8 +118,8 @@ def test_the_preflight_calls_it(write):
 def test_the_paper_s_experiment_has_no_reward_of_one_s_own(write):
     plain = config.read()
     plain["recipe"]["reward"] = write("def score(completion, gold, row):\n    return 1.0").as_dict()
-    with pytest.raises(UserError, match=r"runs.deepseek.recipe.reward: .*mine.py:score is not the paper's reward"):
-        config.Experiment.from_mapping(plain)
+    with pytest.raises(UserError, match=r"recipe.reward is .*mine.py:score here and paper in the paper"):
+        check_paper(config.Experiment.from_mapping(plain))
 
 
 def test_a_missing_file_is_named_by_its_key():

@@ -14,7 +14,7 @@ from dry_run import dry_run
 ROOT = Path(__file__).resolve().parents[2]
 # Where lanes of CI that go on side by side leave each other the mini experiment's base model: a minute's teaching.
 CACHE = os.environ.get("JUSTRL_TEST_CACHE")
-PARTS = ["Snakefile", "config.yaml", "rules", "workflow", "envs", "mini", "one_gpu", "slurm", "examples"]
+PARTS = ["Snakefile", "config.yaml", "rules", "workflow", "envs", "mini", "one_gpu", "slurm", "examples", "papers"]
 PARTS += ["data.lock.json"]
 
 

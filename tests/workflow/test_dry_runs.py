@@ -114,7 +114,7 @@ def test_a_run_that_is_off_is_refused_by_name_until_it_is_switched_on(workspace,
 
 def test_of_single_samples_no_pass_at_k_is_drawn(workspace):
     overlay = workspace.folder / "greedy.yaml"
-    overlay.write_text("evaluation: {protocol: greedy}\n")
+    overlay.write_text("experiment: greedy\npathvars: {results: results/greedy}\nevaluation: {protocol: greedy}\n")
     jobs = workspace.jobs("--configfile", str(overlay))
     assert "plot_pass_at_k" not in jobs and jobs["plot_checkpoints"] == 2
 
@@ -196,6 +196,28 @@ def test_120_runs_fit_on_every_command_line(workspace):
         words = shlex.split(re.sub(r"@<\(listed .*?\)|> >\(log_to .*?\)", "", command, flags=re.DOTALL))
         assert max(map(len, words)) < 32_768, command[:200]
         assert sum(map(len, words)) < 65_536, command[:200]
+
+
+@pytest.mark.parametrize("options", [("--configfile", "edited.yaml"), ("--config", "recipe={learning_rate: 1e-5}")])
+def test_the_papers_name_with_another_recipe_starts_nothing(workspace, options):
+    (workspace.folder / "edited.yaml").write_text("recipe: {learning_rate: 1.0e-5}\n")
+    status, output = workspace.dry_run("results/aime_deepseek@base.json", *options)
+    assert status != 0 and "recipe.learning_rate is 1e-05 here and 1e-06 in the paper" in output
+    assert "give the experiment a name of its own" in output and "Traceback" not in output
+
+
+def test_an_edit_of_config_yaml_itself_is_refused_and_a_run_of_its_own_name_is_not(workspace):
+    file = workspace.folder / "config.yaml"
+    before = file.read_text()
+    try:
+        file.write_text(before.replace("    rows: 272", "    rows: 27"))
+        status, output = workspace.dry_run("data")
+        assert status != 0 and "benchmarks.minerva.rows is 27 here and 272 in the paper" in output
+    finally:
+        file.write_text(before)
+    (workspace.folder / "own.yaml").write_text("runs: {mine: {like: deepseek, recipe: {loss: gspo}}}\n")
+    status, plan = workspace.dry_run("results/aime_mine@base.json", "--configfile", "own.yaml", "--printshellcmds")
+    assert status == 0 and "--experiment paper/mine" in plan
 
 
 def test_another_experiment_cannot_write_where_the_papers_results_are(workspace):

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from justrl import paper
 from justrl.config import Experiment, HubModel, LocalModel, SeedRun, TaughtModel, settings
 from justrl.errors import UserError
 from justrl.published import RELEASED
@@ -316,8 +317,21 @@ class Layout:
         return (self.experiment.runs.get(run) or self.experiment.external[run]).family
 
     def stamp(self, name: str) -> str:
-        """The experiment that results and figures of a run, a checkpoint or a family are stamped with."""
-        return "canary" if self.is_canary(name) else self.experiment.experiment
+        """What results and figures of a run, a checkpoint or a family are stamped with (`paper.stamp`)."""
+        return "canary" if self.is_canary(name) else paper.stamp(self.experiment, name)
+
+    @property
+    def common_stamp(self) -> str:
+        """What pages of the whole experiment are stamped with."""
+        names = [*self.experiment.enabled, *self.experiment.enabled_external]
+        stamps = [self.experiment.experiment, *map(self.stamp, names)]
+        return paper.together(stamps) or self.experiment.experiment
+
+    def data_stamp(self, dataset: str, model: str) -> str:
+        """What pages of training data are stamped with: the paper's name only where one of its runs trains on it."""
+        runs = [name for name, run in self.experiment.runs.items() if (run.dataset, run.model) == (dataset, model)]
+        stamps = [paper.stamp(self.experiment, name) for name in runs]
+        return min(stamps, key=len, default=self.experiment.experiment)
 
     def is_canary(self, name: str) -> bool:
         """Whether a run, a checkpoint or a family belongs to the canary."""

@@ -7,6 +7,7 @@ from math import ceil
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from justrl import paper
 from justrl.analysis import figure_style as style
 from justrl.analysis.html_tables import grader_label, model_label
 from justrl.analysis.results import Result, benchmark_label, graded_by_model, ordered_benchmarks
@@ -22,8 +23,8 @@ def plot_checkpoints(
 ) -> Figure:
     """Accuracy against checkpoint step, one panel per benchmark, one line per run; the base model is step 0.
 
-    With `experiment` "paper", the published figures of `family` (by default the one that the results name)
-    stand as open diamonds at their steps.
+    With `experiment` "paper" and its protocol, the published figures of `family` (by default the one that the results
+    name) stand as open diamonds at their steps.
     """
     results = [result for result in results if result.step is not None]
     if not results:
@@ -31,7 +32,8 @@ def plot_checkpoints(
     benchmarks = ordered_benchmarks(results)
     runs = list(dict.fromkeys(result.run for result in results))
     family = family or next((r.data["published"]["family"] for r in results if r.data.get("published")), None)
-    published = experiment == "paper" and bool(family and select_published(family))
+    alike = experiment == paper.PAPER and not any(list(paper.result_differences(result.data)) for result in results)
+    published = alike and bool(family and select_published(family))
     entries = [(run, style.COLORS[i % 7], style.MARKERS[i % 7], True) for i, run in enumerate(runs)]
     if published:
         entries.append(("published (JustRL paper)", style.INK, "D", False))
@@ -122,7 +124,7 @@ def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = 
     lanes = _lanes(cells)
     labels = {c.benchmark: c.label for c in cells}
     names = list(labels)
-    published = experiment == "paper" and any(c.published is not None for c in cells)
+    published = paper.experiment_of(experiment) == paper.PAPER and any(c.published is not None for c in cells)
     legend_lines = ceil(len(lanes) / 2) + published
     header = 0.42 + 0.2 * legend_lines
     row = 0.17 + 0.17 * len(lanes)

@@ -15,12 +15,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from justrl import io
+from justrl import io, paper
 from justrl.analysis import html_tables as tables
-from justrl.analysis.comparison import AVERAGE, Cell, Z, compare
+from justrl.analysis.comparison import AVERAGE, Cell, Z, compare, not_the_papers
 from justrl.analysis.html_tables import Section, Text, model_label, percent
 from justrl.analysis.metrics import series
-from justrl.analysis.results import Result
+from justrl.analysis.results import Result, benchmark_label
 from justrl.published import FAMILIES, final_step, select_published
 
 Rows = Sequence[Mapping[str, Any]]  # of metrics, one a step
@@ -28,8 +28,7 @@ HOLDS, NOISE, FAILS = "holds", "within noise", "does not hold"
 UNDECIDED, NOT_RUN = "undecided", "not run"
 
 # Questions and samples of the paper's nine benchmarks: avg@32 of the six contests, avg@4 of the three larger sets.
-ANSWERS = {"aime": 30 * 32, "aime25": 30 * 32, "amc23": 40 * 32, "math500": 500 * 4, "minerva": 272 * 4,
-           "olympiad": 674 * 4, "hmmt25": 30 * 32, "brumo25": 30 * 32, "cmimc25": 40 * 32}  # fmt: skip
+ANSWERS = {name: entry["rows"] * entry["samples"] for name, entry in paper.values()["benchmarks"].items()}
 NAMED = {"deepseek": ("ProRL-V2", "DeepScaleR-1.5B-Preview"), "nemotron": ("QuestA-Nemotron-1.5B",)}
 # What shows by then: length between 4,000 and 5,000 tokens, entropy neither collapsed nor exploded, reward risen.
 BY_STEP, WINDOW = 1000, 50
@@ -77,9 +76,10 @@ def judge_claims(
 
     `released` is, by family, our name for the weights that the authors released; where a family's own run is there,
     too, that counts. `seeds` names the trainings of each run that has several. Of an experiment that is not the
-    paper's, all claims are not run: its numbers say nothing about them.
+    paper's, all claims are not run: its numbers say nothing about them. Nor do results and trainings of a paper's
+    experiment that have other values than the paper's; the claim says which.
     """
-    if experiment != "paper":
+    if paper.experiment_of(experiment) != paper.PAPER:
         results, trainings = (), {}
     each = {
         name: list((seeds or {}).get(name, [name]))
@@ -87,13 +87,20 @@ def judge_claims(
     }
     claims = []
     for family in FAMILIES:
+        runs = [*each[family], *([released[family]] if family in released else [])]
         own = _of_family(results, each[family], released.get(family))
-        cells = [cell for cell in compare(own, family, experiment, each[family]) if cell.headline]
+        cells = [cell for cell in compare(own, family, experiment, runs) if cell.headline]
         ours = _our_averages(cells, each[family])
-        claims += [_headline(ours, family), _gain(own, family, each[family], ours.missing), *_margins(ours, family)]
+        usable, reason = _usable(own, family, runs)
+        claims += [_headline(ours, family), _gain(usable, family, each[family], ours.missing or reason)]
+        claims += _margins(ours, family)
     for family in FAMILIES:
-        claims += _dynamics(family, [trainings[run] for run in each[family] if run in trainings], len(each[family]))
-    claims += [_ablation(results, each, *ablation) for ablation in ABLATIONS]
+        claims += _dynamics(
+            family, {run: trainings[run] for run in each[family] if run in trainings}, len(each[family])
+        )
+    for worse, better, what, published in ABLATIONS:
+        usable, reason = _usable(results, FAMILIES[0], [*each[worse], *each[better]])
+        claims.append(_ablation(usable, each, worse, better, what, published, reason))
     return [*claims, _one_recipe({family: trainings.get(each[family][0]) for family in FAMILIES})]
 
 
@@ -103,6 +110,15 @@ def _of_family(results: Sequence[Result], runs: Sequence[str], released: str | N
     if any(not result.is_base for result in own):
         return own
     return own + [result for result in results if result.run == released]
+
+
+def _usable(results: Sequence[Result], family: str, runs: Sequence[str]) -> tuple[list[Result], str]:
+    """The results of these runs that are the paper's by their values, and why the first of the others is not."""
+    asked = [result for result in results if result.run in runs]
+    reasons = [not_the_papers(each, family, str(each.data.get("experiment") or paper.PAPER), runs) for each in asked]
+    left_out = [f"{benchmark_label(each)}: {why}" for each, why in zip(asked, reasons, strict=True) if why]
+    usable = [each for each, why in zip(asked, reasons, strict=True) if not why]
+    return usable, f"not comparable: {left_out[0]}" if left_out else ""
 
 
 def _by_interval(low: float, high: float) -> str:
@@ -155,7 +171,8 @@ def _our_averages(cells: Sequence[Cell], runs: Sequence[str]) -> _Averages:
     ours = [cell for cell in cells if cell.benchmark == AVERAGE and cell.reference == "paper" and cell.step != 0]
     if len(runs) == 1 or not any(cell.run in runs for cell in ours):
         last = max(ours, key=lambda cell: cell.step or 0, default=None)
-        return _Averages([last] if last else [])
+        there = len({cell.benchmark for cell in cells if cell.step != 0} & ANSWERS.keys())
+        return _Averages([last]) if last else _Averages(missing=f"{there} of nine benchmarks" if there else "")
     steps = set.intersection(*({cell.step for cell in ours if cell.run == run} for run in runs))
     if not steps:
         without = [run for run in runs if run not in {cell.run for cell in ours}]
@@ -283,7 +300,7 @@ def _margins(ours: _Averages, family: str) -> Iterator[Claim]:
         yield claim
 
 
-def _dynamics(family: str, trainings: Sequence[Training], wanted: int) -> list[Claim]:
+def _dynamics(family: str, trainings: Mapping[str, Training], wanted: int) -> list[Claim]:
     """What must show within the first thousand steps, of each of the `wanted` trainings."""
     claims = [
         Claim("Training", f"{family}: the reward rises", "−0.6 at the start, about +0.4 late"),
@@ -294,7 +311,10 @@ def _dynamics(family: str, trainings: Sequence[Training], wanted: int) -> list[C
             "1.0-1.6 nats as their code logs it; 0.5-0.6 in both ablations",
         ),
     ]
-    runs = [training.rows for training in trainings if training.rows]
+    differ = [paper.in_words(paper.run_differences({**each.described, "run": run})) for run, each in trainings.items()]
+    if reason := next(filter(None, differ), ""):
+        return [_with(claim, evidence=f"not comparable: {reason}") for claim in claims]
+    runs = [training.rows for training in trainings.values() if training.rows]
     if not runs:
         return claims
     last = min(rows[-1]["step"] for rows in runs)
@@ -365,10 +385,16 @@ def _entropy_keeps(claim: Claim, runs: Sequence[Rows]) -> Claim:
 
 
 def _ablation(
-    results: Sequence[Result], each: Mapping[str, Sequence[str]], worse: str, better: str, what: str, published: str
+    results: Sequence[Result],
+    each: Mapping[str, Sequence[str]],
+    worse: str,
+    better: str,
+    what: str,
+    published: str,
+    missing: str,
 ) -> Claim:
     """The two settings of an ablation on AIME 2024, at the last step at which all their trainings are evaluated."""
-    claim = Claim("Ablations", what, f"{published} on AIME 2024")
+    claim = Claim("Ablations", what, f"{published} on AIME 2024", evidence=missing)
     found: dict[str, dict[int, Result]] = {run: {} for run in (*each[worse], *each[better])}
     for result in results:
         if result.benchmark == "aime" and result.run in found and result.step:
@@ -437,7 +463,10 @@ def claims_section(claims: Sequence[Claim], experiment: str) -> Section:
         "on ours. Intervals are of 95%; margins of published averages are held against the binomial bound of their "
         "questions and samples, so that a margin within noise is said to be one."
     )
-    notes = () if experiment == "paper" else (f"The {experiment} experiment is not the paper's, so nothing is judged.",)
+    name, _, own = experiment.partition("/")
+    notes = () if name == paper.PAPER else (f"The {name} experiment is not the paper's, so nothing is judged.",)
+    if name == paper.PAPER and own:
+        notes = (f"Not the paper's, so not judged: {own}.",)
     return Section("Claims", ["Claim", "As published", "Here", "Verdict"], rows, lead, notes, numeric=False)
 
 

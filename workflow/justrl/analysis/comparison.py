@@ -2,10 +2,11 @@
 
 The criterion. Ours and the published figure are measured on the same questions, so which questions a benchmark happens
 to hold moves both alike and cancels in their difference; what is left is the sampling of answers. The difference is
-held against 1.96 * sqrt(s_ours^2 + s_published^2): s_ours is the seed standard error of our avg@k, s_published the
+compared with 1.96 * sqrt(s_ours^2 + s_published^2): s_ours is the seed standard error of our avg@k, s_published the
 standard deviation that the source gives (the re-evaluation's, over its seeds) or else the binomial bound
 sqrt(p (1 - p) / (questions * samples)), which is never too small. Within it the two agree; outside, ours is above or
-below. What differs in protocol, recipe, step or questions is not comparable, and the cell says which. Whether the
+below. What differs in the values of protocol, recipe, step, questions or samples is not comparable, and the cell says
+which. Whether the
 published figure lies in our 95% interval over questions, a much weaker statement, is given too (`within_interval`).
 """
 
@@ -15,7 +16,7 @@ from math import sqrt
 from pathlib import Path
 from statistics import fmean
 
-from justrl import io
+from justrl import io, paper
 from justrl.analysis.results import Result, benchmark_label, graded_by_model, ordered_benchmarks
 from justrl.published import BENCHMARKS, LABELS, PublishedFigure, final_step, published_steps, select_published
 
@@ -66,7 +67,8 @@ _NOT_JUDGED = {field.name: field.default for field in fields(Cell) if field.defa
 def compare(results: Sequence[Result], family: str, experiment: str, runs: Sequence[str] | None = None) -> list[Cell]:
     """Every cell of a family's comparison: result x grader x reference, then the averages of nine where complete.
 
-    `runs` are the trainings of the published recipe (default: the one that is named as the family).
+    `runs` are the trainings of the published recipe (default: the one that is named as the family). A result that
+    says which experiment it is of is judged by that.
     """
     published = [family] if runs is None else runs
     cells = [
@@ -94,10 +96,11 @@ def published_counterpart(cell: Cell, is_base: bool) -> PublishedFigure | None:
 
 
 def _measured(result: Result, grader: str, family: str, experiment: str, reference: str) -> Cell:
-    average = result.average(grader)
+    average, own = result.average(grader), str(result.data.get("experiment") or experiment)
+    experiment = paper.experiment_of(experiment)
     return Cell(
         family=family,
-        experiment=experiment,
+        experiment=own if experiment == paper.PAPER else experiment,
         run=result.run,
         step=result.step,
         benchmark=result.benchmark,
@@ -164,19 +167,35 @@ def _known(value: float | None) -> float:
 
 def _obstacle(cell: Cell, result: Result, figure: PublishedFigure, runs: Sequence[str]) -> str:
     """Why a published figure cannot be compared with ours, or an empty string."""
-    if cell.experiment != "paper":
-        return f"the {cell.experiment} experiment is not the paper's"
-    protocol = result.data.get("protocol", {}).get("name")
-    if protocol != "paper":
-        return f"evaluated under the protocol {protocol or 'unknown'}, not the paper's"
-    if result.step is not None and not result.is_base:
-        if result.run not in runs:
-            return f"{result.run} is not the recipe of the published model"
-        if figure.step is not None and result.step not in (figure.step, final_step(cell.family)):
-            return f"ours is step {result.step:,}, published is step {figure.step:,}"
+    if reason := not_the_papers(result, cell.family, cell.experiment, runs):
+        return reason
+    trained = result.step is not None and not result.is_base
+    if trained and figure.step is not None and result.step not in (figure.step, final_step(cell.family)):
+        return f"ours is step {result.step:,}, published is step {figure.step:,}"
     if cell.seed_error is None:
         return "one sample per question gives no sampling error"
     return ""
+
+
+def not_the_papers(result: Result, family: str, experiment: str, runs: Sequence[str]) -> str:
+    """In what a result differs from the paper's, by its values: protocol, questions, samples, model; or nothing.
+
+    `runs` are the trainings of the published recipe. Where a file does not say what its model was made of, names count.
+    """
+    if experiment != paper.PAPER:
+        own = experiment.partition("/")[2]
+        return f"{own} is not the paper's" if own else f"the {experiment} experiment is not the paper's"
+    if found := list(paper.result_differences(result.data)):
+        return paper.in_words(found)
+    model = ((result.data.get("provenance") or {}).get("config") or {}).get("model") or {}
+    if result.is_base:
+        return "" if paper.is_base_of(family, result.run, model) else f"{result.run} has another base model"
+    if result.step is None:
+        released = paper.is_released(family, result.run, model) or (not model and result.run in runs)
+        return "" if released else f"{result.run} is not the published model"
+    if result.run not in runs:
+        return f"{result.run} is not the recipe of the published model"
+    return paper.in_words(paper.run_differences({**model, "run": result.run}))
 
 
 def _caveat(cell: Cell) -> str:

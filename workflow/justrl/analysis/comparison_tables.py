@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from justrl import paper
 from justrl.analysis.html_tables import Section, Text, grader_label, model_label, percent
 from justrl.analysis.results import Result, graded_by_model, ordered_benchmarks
 from justrl.published import BENCHMARKS, LABELS, final_step, published_steps, select_published
@@ -17,7 +18,7 @@ CRITERION = (
     "compares ours with the published figure on the same questions: they agree if they differ by no more than 1.96 "
     "times the combined sampling error, ours from the spread over samples, theirs as given by the source (the "
     "re-evaluation's standard deviation) or else the binomial bound for as many questions and samples. A figure made "
-    "under another protocol, recipe or step is not comparable, and the cell says why."
+    "with another protocol, recipe, step, questions or samples is not comparable, and the cell says why."
 )
 
 
@@ -54,14 +55,26 @@ def _model_section(cells: Sequence, labels: dict[str, str], model: tuple[str, in
         row = [Text(labels[benchmark], size)]
         row += [_published_text(beside[name]) for name in ("paper", "reevaluation")][: len(references)]
         rows.append(row + [_ours_text(found, grader) for grader in graders])
+    notes = [_note(cell) for cell in mine if cell.note]
+    there = len({cell.benchmark for cell in mine} & set(BENCHMARKS))
+    if there < len(BENCHMARKS):
+        notes.append(f"{there} of the paper's nine benchmarks, so there is no average.")
+    if whole := _unfinished(mine[0]):
+        notes.append(f"The paper's recipe, {mine[0].step:,} of {whole:,} steps.")
     lead = f"{CRITERION if published else UNPUBLISHED} The headline grader is “{grader_label(headline)}”."
     return Section(
         title=f"Ours: {model_label(*model)}",
         columns=["Benchmark", *references, *(f"Ours: {grader_label(name)}" for name in graders)],
         rows=rows,
         lead=lead,
-        notes=tuple(dict.fromkeys(_note(cell) for cell in mine if cell.note)) if published else (),
+        notes=tuple(dict.fromkeys(notes)) if published else (),
     )
+
+
+def _unfinished(cell) -> int | None:
+    """The steps of the paper's run, for one of its earlier checkpoints."""
+    whole = paper.final_steps(paper.setting(cell.run)) if cell.experiment == paper.PAPER and cell.step else None
+    return whole if whole and cell.step < whole else None
 
 
 def _note(cell) -> str:

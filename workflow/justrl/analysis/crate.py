@@ -16,6 +16,7 @@ from justrl.config import HubModel, LocalModel
 from justrl.generation.downloads import check_download, read_record
 from justrl.io import file_sha256, read_json, write_json
 from justrl.layout import JUDGE, Layout
+from justrl.paper import mark
 from justrl.train.segment import WorkDir
 
 NAME = "ro-crate-metadata.json"
@@ -106,7 +107,7 @@ def write_card(layout: Layout, timings: Path) -> None:
         additionalProperty=crate.values("evaluation", facts.evaluation(layout, timings, results)),
     )
     actions = [*(_training(crate, layout, run, code, inputs, files) for run, files in runs.items()), evaluation]
-    stamp = "" if experiment.experiment == "paper" else f" {experiment.experiment} experiment – not a paper result."
+    stamp = f" {marked}." if (marked := mark(layout.common_stamp)) else ""
     parts = [*frozen, *answers, *pages, *(ref for files in runs.values() for ref in files), *inputs.values()]
     crate.add(
         "./",

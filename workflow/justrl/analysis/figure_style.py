@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from justrl.io import atomic_write
+from justrl.paper import mark
 
 # Okabe and Ito's palette ("Color Universal Design", 2008) without its yellow, which is too faint on paper.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -107,9 +108,9 @@ def add_header(figure: Figure, title: str, experiment: str, subtitle: str = "") 
     """
     width, height = figure.get_size_inches()
     texts = [figure.text(0, 1 - 0.10 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")]
-    if experiment != "paper":
+    if stamp := mark(experiment):
         box: dict[str, Any] = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": STAMP, "linewidth": 0.8}
-        place = (1, 1 - 0.12 / height, stamp(experiment))
+        place = (1, 1 - 0.12 / height, stamp)
         texts.append(figure.text(*place, ha="right", va="top", fontsize=8, color=STAMP, bbox=box))
     # Half an inch is for the margins, the box and the space between.
     width = max(width, sum(text.get_window_extent().width for text in texts) / figure.dpi + 0.5)
@@ -124,11 +125,6 @@ def add_footer(figure: Figure, text: str) -> None:
     """One line of small print at the lower left: how to read the figure, and where borrowed numbers come from."""
     width, height = figure.get_size_inches()
     figure.text(0.12 / width, 0.07 / height, text, ha="left", va="bottom", fontsize=7.5, color=MUTED)
-
-
-def stamp(experiment: str) -> str:
-    """What stands on every figure and table that is not the paper's experiment."""
-    return f"{experiment} experiment – not a paper result"
 
 
 def thousands(axis) -> None:

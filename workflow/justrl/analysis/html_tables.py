@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from justrl.io import atomic_write
+from justrl.paper import mark
 
 # Graders as readers should know them; others stand under their own name.
 GRADERS = {
@@ -69,8 +70,8 @@ def write_markdown(path: str | Path, title: str, sections: Sequence[Section], ex
 def markdown(title: str, sections: Sequence[Section], experiment: str) -> str:
     """The sections as GitHub-flavoured Markdown; all experiments but "paper" are stamped."""
     lines = [f"# {_plain_text(title)}", ""]
-    if experiment != "paper":
-        lines += [f"**{_plain_text(experiment)} experiment – not a paper result.**", ""]
+    if stamp := mark(experiment):
+        lines += [f"**{_plain_text(stamp)}.**", ""]
     leads: set[str] = set()
     for section in sections:
         lines += [f"## {_plain_text(section.title)}", ""]
@@ -139,8 +140,8 @@ def write_html(path: str | Path, title: str, sections: Sequence[Section], experi
         f"<title>{html.escape(title)}</title>\n<style>{STYLESHEET}</style>\n</head>\n<body>",
         f"<h1>{html.escape(title)}</h1>",
     ]
-    if experiment != "paper":
-        parts.append(f'<p class="stamp">{html.escape(experiment)} experiment – not a paper result</p>')
+    if stamp := mark(experiment):
+        parts.append(f'<p class="stamp">{html.escape(stamp)}</p>')
     leads: set[str] = set()
     for section in sections:
         parts.append(f"<h2>{html.escape(section.title)}</h2>")

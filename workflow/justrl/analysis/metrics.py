@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from justrl import paper
 from justrl.errors import UserError
 from justrl.io import read_json_object, read_whole_lines, write_jsonl
 
@@ -86,14 +87,14 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def run_of(path: str | Path) -> dict[str, str | None]:
-    """The run that a metrics file is of, and its experiment, by the run.json beside it: {run, experiment}.
+    """The run that a metrics file is of, and its experiment (`paper.stamp_of_run`), by its run.json: {run, experiment}.
 
     Without a run.json the run is named after the file, or the folder of a `metrics.jsonl`, and the experiment is None.
     """
     path = Path(path)
     named = path.absolute().parent.name if path.stem == "metrics" else path.stem
     described = read_json_object(path.with_name("run.json"))
-    return {"run": named, "experiment": described.get("experiment")}
+    return {"run": named, "experiment": paper.stamp_of_run({"run": named, **described})}
 
 
 def merge_metrics(paths: Sequence[str | Path], first_step: int = 1) -> list[dict[str, Any]]:

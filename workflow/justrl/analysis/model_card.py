@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from justrl import paper
 from justrl.analysis.comparison import compare
 from justrl.analysis.comparison_tables import comparison_sections
 from justrl.analysis.html_tables import Section, Text, grader_label, markdown
@@ -46,16 +47,18 @@ def write_model_card(
     last = [result for result in results if result.run == run and result.step == max(steps)]
     cells = compare(results, family, experiment)
     sections = [
-        _making(described, rows, sources),
+        _making(described, rows, sources, experiment),
         _scoring(last),
         *comparison_sections(cells, results, family, experiment),
     ]
     title = f"{run}, step {max(steps):,}: {_source(described['model'])} trained by JustRL's recipe"
     with atomic_write(path) as handle:
-        handle.write(f"---\n{_metadata(described, last, sources)}\n---\n\n{markdown(title, sections, experiment)}")
+        handle.write(
+            f"---\n{_metadata(described, last, sources, experiment)}\n---\n\n{markdown(title, sections, experiment)}"
+        )
 
 
-def _metadata(described: Mapping[str, Any], last: Sequence[Result], sources: Sequence[Path]) -> str:
+def _metadata(described: Mapping[str, Any], last: Sequence[Result], sources: Sequence[Path], experiment: str) -> str:
     """The front matter; what is not known is left out, and a comment says so."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -69,7 +72,7 @@ def _metadata(described: Mapping[str, Any], last: Sequence[Result], sources: Seq
         language="en",
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=TAGS if described["experiment"] == "paper" else [*TAGS, "not-a-paper-result"],
+        tags=[*TAGS, "not-a-paper-result"] if paper.mark(experiment) else TAGS,
         model_name=name,
         eval_results=[EvalResult(**_evaluation(result, grader)) for result in last for grader in result.graders],
     )
@@ -121,7 +124,10 @@ def _source(source: Mapping[str, Any]) -> str:
     return source["hub_id"] + (f" at {source['revision']}" if source.get("revision") else "")
 
 
-def _making(described: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], sources: Sequence[Path]) -> Section:
+def _making(
+    described: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], sources: Sequence[Path], experiment: str
+) -> Section:
+    whole = paper.final_steps(paper.setting(str(described["run"]))) if experiment == paper.PAPER else None
     _, rewards = series(rows, "reward_mean")
     data = _source(described["dataset"])
     if len(sources) > 1 and (terms := licence(sources[1])):
@@ -131,7 +137,7 @@ def _making(described: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], sou
         "Questions": data,
         "Engine": described["engine"],
         "Seed": described["seed"],
-        "Steps": f"{len(rows):,}",
+        "Steps": f"{len(rows):,}" + (f" of the paper's {whole:,}" if whole and len(rows) < whole else ""),
         "Mean reward": f"{rewards[0]:+.2f} at the first step, {rewards[-1]:+.2f} at the last"
         if rewards
         else "not logged",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from justrl import paper
 from justrl.errors import UserError
 from justrl.io import read_object
 from justrl.published import BENCHMARKS, LABELS
@@ -75,14 +76,15 @@ def load_results(paths: Iterable[str | Path], labels: Sequence[str] = ()) -> lis
 
 
 def experiment_of(results: Sequence[Result]) -> str:
-    """The experiment that results are of, by what they say themselves.
+    """The experiment that results are of, by what they say themselves, as a stamp (`paper.together`).
 
     Raises UserError: they say nothing, or different things.
     """
     found = sorted({str(result.data.get("experiment")) for result in results})
-    if len(found) != 1 or found == ["None"]:
+    common = paper.together(found)
+    if common in (None, "None"):
         raise UserError(f"the results are of the experiments {', '.join(found)}: name one with --experiment")
-    return found[0]
+    return str(common)
 
 
 def graded_by_model(grader: str) -> bool:

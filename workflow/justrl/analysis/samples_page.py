@@ -14,6 +14,7 @@ from typing import Any
 from justrl.analysis.html_tables import STYLESHEET
 from justrl.analysis.samples import ANSWERS, CHARACTERS, MARKS, Answer, Samples, alarms, keep_answers, text_limit
 from justrl.io import atomic_write
+from justrl.paper import mark
 
 _PLACE = re.compile(r"@@(\w+)@@")
 # Of a text that is cut, so much of what is kept is its end, where the answer stands.
@@ -42,7 +43,7 @@ def write_page(
             f"{cut:,} of {len(kept):,} answers are longer than {limit:,} characters and are here without their middle: "
             f"--characters {sum(lengths)} keeps all; the files of the completions have them whole."
         )
-    stamp = "" if experiment == "paper" else f"{experiment} experiment – not a paper result"
+    stamp = mark(experiment)
     content = {
         "graders": samples.graders,
         "marks": [[name, label, meaning] for name, (label, meaning) in MARKS.items()],

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from justrl import paper
 from justrl.analysis import figure_style as style
 from justrl.analysis.metrics import series
 from justrl.errors import UserError
@@ -75,6 +76,8 @@ def plot_training(
             dotted.append(PANELS[name].metric)
     steps = [row["step"] for rows in runs.values() for row in rows]
     subtitle = f"steps {min(steps):,} to {max(steps):,}"
+    if experiment == paper.PAPER and (whole := paper.final_steps(paper.setting(next(iter(runs)))) or 0) > max(steps):
+        subtitle = f"the paper's recipe, {max(steps):,} of {whole:,} steps"
     style.add_header(figure, title or f"Training of {style.joined(list(runs))}", experiment, subtitle)
     if len(runs) > 1:
         _add_legend(figure, list(runs))

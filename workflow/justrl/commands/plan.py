@@ -33,14 +33,26 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="dotted override")
 
 
-def plan(arguments: argparse.Namespace) -> None:
-    """Print the plan of every enabled run as a table or as JSON."""
+def started(arguments: argparse.Namespace) -> config.Experiment:
+    """The experiment that these options start.
+
+    Raises UserError: it is named `paper` and is another, or two of its results would have one path.
+    """
     from justrl import outputs
     from justrl.layout import Layout
-    from justrl.operations import detection, plan_tables, planning, rungs
+    from justrl.operations.paper_check import check_paper
 
     loaded = config.load(arguments.config, arguments.set)
+    check_paper(loaded)
     outputs.check_paths(Layout(loaded.with_canaries(), str(loaded.results)))
+    return loaded
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """Print the plan of every enabled run as a table or as JSON."""
+    from justrl.operations import detection, plan_tables, planning, rungs
+
+    loaded = started(arguments)
     if not loaded.enabled and not arguments.rungs and arguments.detect is None:
         raise UserError("no run is on, so there is nothing to plan: set runs.NAME.enabled to true")
     if arguments.kinds:

@@ -8,8 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from justrl import config, outputs
-from justrl.commands.plan import add_config_arguments
+from justrl import config
+from justrl.commands.plan import add_config_arguments, started
 from justrl.errors import UserError
 from justrl.io import read_object, write_json
 from justrl.layout import Layout
@@ -57,8 +57,7 @@ def _check_job(arguments: argparse.Namespace) -> list:
 def _check_experiment(arguments: argparse.Namespace) -> list:
     from justrl.operations import preflight_checks
 
-    loaded = config.load(arguments.config, arguments.set)
-    outputs.check_paths(Layout(loaded.with_canaries(), str(loaded.results)))
+    loaded = started(arguments)
     if arguments.offline:
         loaded = loaded.model_copy(update={"hub": loaded.hub.model_copy(update={"offline": True})})
     runs = list(Layout(loaded).trainings())

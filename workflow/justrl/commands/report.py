@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from justrl import paper
 from justrl.commands.options import add_subcommands, chosen, whole
 from justrl.errors import UserError
 
@@ -120,7 +121,8 @@ def training(arguments: argparse.Namespace) -> None:
         raise UserError(f"--labels gives {len(labels)} names for {len(arguments.metrics)} metrics files")
     if len(set(labels)) != len(labels):
         raise UserError(f"--labels must differ, got {' '.join(labels)}")
-    experiment = str(arguments.experiment or described[0]["experiment"])
+    stamps = [str(run["experiment"]) for run in described]
+    experiment = arguments.experiment or paper.together(stamps) or stamps[0]
     runs = {label: read_metrics(path) for label, path in zip(labels, arguments.metrics, strict=True)}
     _save(arguments, lambda: plot_training(runs, experiment, arguments.panels, arguments.title))
 

@@ -96,8 +96,12 @@ def run_request(args: argparse.Namespace) -> SegmentRequest:
     An override of the recipe (`recipe.learning_rate=1e-5`, or `learning_rate=1e-5` for short) is for this run, over
     what the configuration's own entry for the run says.
     """
+    from justrl.operations.paper_check import check_paper
+
     name_the_run(args)
     base = config.load(args.config)
+    # Overrides make no other experiment: what is trained here carries no experiment's name.
+    check_paper(base)
     recipe = []
     general = [f"runs.{args.run}.engine={args.engine}"] if args.engine else []
     for override in (translate_override(override, args.run) for override in args.overrides):

@@ -1,6 +1,7 @@
 """Grading of kept completions: one row per sample and grader.
 
-A grader that crashes is an error with the sample's name, never a `wrong`; what a grader gives up on is `timeout`.
+A grader that crashes is an error with the sample's name, never a `wrong`; what a grader gives up on is `timeout`. An
+answer that was cut off inside its last box is `unparsed` for `strict` and `symbolic`.
 """
 
 import sys
@@ -23,6 +24,8 @@ OUTCOMES = ("correct", "wrong", "unparsed", "timeout")
 COLUMNS = [*KEY, "grader", "outcome", "extracted"]
 MODEL = "model"
 CHUNK = 512
+# Graders that read the last box that closes; the paper's read no box before one that was cut off, or as the authors do.
+WHOLE_BOX = ("strict", "symbolic")
 
 
 def grade_samples(
@@ -207,6 +210,8 @@ def _grade_with(grader, name: str, samples: "pandas.DataFrame") -> "pandas.DataF
 
 
 def _grade_chunk(grader, name: str, rows: "pandas.DataFrame") -> list:
+    from justrl.verifiers.extraction import cut_in_box
+    from justrl.verifiers.outcome import Grade, Outcome
     from justrl.verifiers.own import OwnGrader
 
     columns = ["completion", "answer", "question"] if name == MODEL else ["completion", "answer"]
@@ -223,7 +228,11 @@ def _grade_chunk(grader, name: str, rows: "pandas.DataFrame") -> list:
         raise
     if len(grades) != len(rows):
         raise RuntimeError(f"{name} gave {len(grades)} verdicts on {len(rows)} samples")
-    return grades
+    if name not in WHOLE_BOX:
+        return grades
+    ends = zip(grades, rows["completion"], rows["finish_reason"], strict=True)
+    # The box before the one that was cut off may have held no answer, but a step on the way.
+    return [Grade(Outcome.UNPARSED) if why == "length" and cut_in_box(text) else grade for grade, text, why in ends]
 
 
 def _read_grades_file(path: Path) -> "pandas.DataFrame":

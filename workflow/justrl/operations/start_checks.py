@@ -19,16 +19,6 @@ from justrl.train.segment import EXECUTION_KEYS
 EXECUTION = {f"recipe.{key}" for key in EXECUTION_KEYS}
 
 
-def check_results_folder(experiment: Experiment, results: Path) -> None:
-    """Raise UserError if another experiment than the paper's would write where the paper's results live."""
-    name = experiment.experiment
-    if name != "paper" and results.resolve() == Path("results").resolve():
-        raise UserError(
-            f"config: experiment {name} would write to results/, where the paper's experiment lives; give it a folder "
-            f"of its own, such as `pathvars: {{results: results/{name}}}`"
-        )
-
-
 def check_unchanged(experiment: Experiment, results: Path) -> None:
     """Raise UserError if a run that has trained steps would go on, or start again, as another training."""
     layout = Layout(experiment, str(results))

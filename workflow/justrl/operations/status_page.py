@@ -15,6 +15,7 @@ from justrl.io import atomic_write
 from justrl.operations.planning import duration
 from justrl.operations.run_status import CHARTED, RunProgress, findings, headline, render
 from justrl.operations.started import Started
+from justrl.paper import mark
 
 # A curve of the page, in pixels, and the most points that it is drawn with.
 WIDTH, HEIGHT, POINTS = 340, 120, 300
@@ -77,8 +78,8 @@ def write(path: Path, shown: Started, refresh: float, now: float | None = None) 
         f'<meta http-equiv="refresh" content="{max(1, round(refresh))}">',
         f"<title>{title}</title>\n<style>{STYLESHEET}{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>",
     ]
-    if shown.name != "paper":
-        parts.append(f'<p class="stamp">{html.escape(shown.name)} experiment – not a paper result</p>')
+    if stamp := mark(shown.name):
+        parts.append(f'<p class="stamp">{html.escape(stamp)}</p>')
     written = datetime.fromtimestamp(now, UTC).isoformat(sep=" ", timespec="seconds")
     parts.append(f'<p class="lead">{html.escape(str(shown.results))}, as of {written}</p>')
     parts += [f'<p class="wrong">{html.escape(shown.problem)}</p>'] if shown.problem else []

@@ -65,4 +65,4 @@ def get_reward(name: str | OwnFunction) -> Reward | OwnReward:
         raise UserError(f"unknown reward {name!r}: choose one of {', '.join(REWARDS)}")
     if name == "robust":
         return Reward(name, get_grader("paper_rules", timeout=COMPARISON_SECONDS), wrong=-1.0)
-    return Reward(name, get_grader(name), wrong={"paper": -1.0, "strict": 0.0}[name])
+    return Reward(name, get_grader(name), wrong={"paper": -1.0, "strict": 0.0}[name], whole_box=name == "strict")

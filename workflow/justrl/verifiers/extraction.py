@@ -39,6 +39,11 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
+def cut_in_box(text: str) -> bool:
+    r"""Whether a text that ends early ends inside its last `\boxed{...}`, so that its answer is not known."""
+    return BOX in text and final_boxed(text) is None
+
+
 def final_boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{` if its braces balance; None if they do not, whatever stands before it.
 

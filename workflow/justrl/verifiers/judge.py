@@ -22,26 +22,62 @@ from justrl.verifiers.outcome import Grade, Grader, Outcome, require_text
 # The text that CompassVerifier was trained to answer; its source and licence stand beside it.
 COMPASS_VERIFIER_PROMPT = Path(__file__).with_name("compass_verifier_prompt.txt").read_bytes().decode("utf-8")
 
-_VERDICT = re.compile(r"\W*(?:(?P<letter>[ABC])\b)?\W*(?P<word>CORRECT|INCORRECT|INVALID)?\W*")
+_VERDICT = re.compile(r"\W*(?:(?P<letter>[ABC])\b)?\W*(?P<word>(?i:CORRECT|INCORRECT|INVALID))?\W*")
+# A letter, and behind a mark the judge's reasons.
+_REASONED = re.compile(
+    r"[\s*_#>\"'(]*(?P<letter>[ABC])[*_)\"']*\s*[.,:;\-\N{EN DASH}\N{EM DASH}](?P<rest>.*)", re.DOTALL
+)
+_WORD = re.compile(r"\b(?:not\s+)?(?:CORRECT|INCORRECT|INVALID)\b", re.IGNORECASE)
+_LABEL = re.compile(
+    r"\b(?:answer|judge?ment|verdict|grade|decision|conclusion|result)\b[*_\s]*(?:is\b|:|=)+[*_\s]*(?P<said>[^\n]*)",
+    re.IGNORECASE,
+)
+_TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}")
 _OUTCOMES = {
     "A": Outcome.CORRECT, "B": Outcome.WRONG, "C": Outcome.UNPARSED,
     "CORRECT": Outcome.CORRECT, "INCORRECT": Outcome.WRONG, "INVALID": Outcome.UNPARSED,
 }  # fmt: skip
 # Room that a verdict needs at the least; a completion that would take it is shortened.
 VERDICT_TOKENS = 64
+# Of the verdicts of a judge that does its work, a few at most cannot be understood.
+MOST_NOT_UNDERSTOOD = 0.05
 
 
-def read_verdict(text: str, exact: bool = False) -> Outcome:
-    """Outcome of a judge's answer: A or CORRECT, B or INCORRECT, C or INVALID; anything else is `unparsed`.
+def read_verdict(text: str, exact: bool = False) -> Outcome | None:
+    r"""Outcome of a judge's answer: A or CORRECT, B or INCORRECT, C or INVALID; None where it says none of them.
 
-    With `exact`, only the letter "A" alone is correct and all else wrong, as the authors' script counts.
+    What counts is what follows the judge's thoughts: the last `\boxed{}`, else what stands behind the last label such
+    as `Judgment:`, else the first or the last line. With `exact`, only the letter "A" alone is correct and all else
+    wrong, as the authors' script counts.
     """
     text = text.strip()
     if exact:
         return Outcome.CORRECT if text == "A" else Outcome.WRONG
+    _, thought, said = text.rpartition("</think>")
+    if not thought and text.startswith("<think>"):
+        return None
+    if (boxed := last_boxed(said)) is not None:
+        return _named(_TEXT.sub(r"\1", boxed))
+    if (outcome := _named(said)) is not None:
+        return outcome
+    if labels := list(_LABEL.finditer(said)):
+        return _named(labels[-1]["said"])
+    lines = [line for line in said.splitlines() if line.strip()]
+    found = {outcome for line in (lines[:1] + lines[-1:]) if (outcome := _named(line)) is not None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _named(text: str) -> Outcome | None:
+    """The outcome that a text names and nothing else, or a letter with reasons behind it that name no other."""
     match = _VERDICT.fullmatch(text)
-    named = {_OUTCOMES[value] for value in (match["letter"], match["word"]) if value} if match else set()
-    return named.pop() if len(named) == 1 else Outcome.UNPARSED
+    if match:
+        named = {_OUTCOMES[value.upper()] for value in (match["letter"], match["word"]) if value}
+        return named.pop() if len(named) == 1 else None
+    if reasoned := _REASONED.fullmatch(text):
+        outcome = _OUTCOMES[reasoned["letter"]]
+        words = {" ".join(word.upper().split()) for word in _WORD.findall(reasoned["rest"])}
+        return outcome if all(_OUTCOMES.get(word) is outcome for word in words) else None
+    return None
 
 
 @dataclass(eq=False)
@@ -59,6 +95,7 @@ class ModelGrader(Grader):
             loses its beginning, never its end.
         prompt: template with the fields question, gold_answer and llm_response; default: CompassVerifier's.
         exact_verdict: count only the bare letter "A" as correct and all else as wrong, as the authors' script does.
+        most_not_understood: the share of verdicts that may say none of A, B and C.
         dtype, tensor_parallel_size, batch_size, engine_options: as `generation.load_backend` takes them.
     """
 
@@ -76,6 +113,7 @@ class ModelGrader(Grader):
     tensor_parallel_size: int = 1
     batch_size: int | None = None
     engine_options: dict[str, Any] | None = None
+    most_not_understood: float = MOST_NOT_UNDERSTOOD
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -97,7 +135,9 @@ class ModelGrader(Grader):
         """Judge (completion, gold, question) triples, all in one submission to the backend.
 
         `extracted` is the content of the last box, for voting. A triple whose question and gold alone exceed the
-        model's length is `timeout`. Raises UserError where `fill_question` is on and a question is missing.
+        model's length is `timeout`, as is one whose verdict is not understood; `unparsed` is one that the judge calls
+        invalid. Raises UserError where `fill_question` is on and a question is missing, or where more verdicts than
+        `most_not_understood` allows are not understood.
         """
         triples = [tuple(triple) for triple in triples]
         for triple in triples:
@@ -106,9 +146,28 @@ class ModelGrader(Grader):
         outcomes = dict.fromkeys(wanted, Outcome.TIMEOUT)
         if wanted:
             self._judge = self._judge or _Judge(self)
+            unclear = []
             for index, text in self._judge.verdicts(wanted):
-                outcomes[wanted[index]] = read_verdict(text, self.exact_verdict)
+                outcome = read_verdict(text, self.exact_verdict)
+                if outcome is None:
+                    unclear.append(text)
+                else:
+                    outcomes[wanted[index]] = outcome
+            self._check_understood(unclear, len(wanted))
         return [Grade.of(outcomes[triple], last_boxed(triple[0])) for triple in triples]
+
+    def _check_understood(self, unclear: list[str], count: int) -> None:
+        """Say how many verdicts are not understood; raise UserError where they are too many."""
+        if not unclear:
+            return
+        said = f"{len(unclear)} of {count} verdicts of the judge {self.model} are not understood"
+        examples = ", ".join(f"{text[-80:]!r}" for text in unclear[:3])
+        if len(unclear) > self.most_not_understood * count:
+            raise UserError(
+                f"{said}, such as {examples}: take a judge that answers A, B or C, or give it more max_tokens "
+                f"({self.max_tokens})"
+            )
+        print(f"{said} and count as timeout, such as {examples}", file=sys.stderr, flush=True)
 
     def _check(self, triple: tuple) -> None:
         if len(triple) == 2 and not self.fill_question:

@@ -10,15 +10,21 @@ ended by the graders' limit of five seconds, would hold it for hours. Three thin
 
 An answer that is then not decided counts as wrong. It is counted (the metric `undecided`), and said once. What strings
 and fractions decide is decided always. `paper` and `strict` only compare strings: neither leaves anything undecided.
+
+A response that ends inside its last box earns the least by `paper`, as the authors have it, and by `strict`, whose
+grader would take the box before it: neither engine tells the reward why a response ended, and what is whole closes its
+boxes.
 """
 
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from justrl.verifiers.extraction import cut_in_box
 from justrl.verifiers.outcome import Grader, Outcome
 from justrl.verifiers.pooled import PooledGrader
 
+TIMEOUT = Outcome.TIMEOUT
 COMPARISON_SECONDS = 0.5
 SAVED_SECONDS = 60.0
 SECONDS_PER_ANSWER = 0.03
@@ -33,10 +39,13 @@ class Mark:
 
 
 class Reward:
-    """Marks completions: 1.0 for what `grader` accepts, `wrong` for everything else. Threads may share one."""
+    """Marks completions: 1.0 for what `grader` accepts, `wrong` for everything else. Threads may share one.
 
-    def __init__(self, name: str, grader: Grader, wrong: float) -> None:
-        self.name, self.grader, self.wrong = name, grader, wrong
+    With `whole_box` a completion that ends inside its last box is not accepted.
+    """
+
+    def __init__(self, name: str, grader: Grader, wrong: float, whole_box: bool = False) -> None:
+        self.name, self.grader, self.wrong, self.whole_box = name, grader, wrong, whole_box
         self._said = False
 
     def __call__(self, completion: str, gold: str) -> float:
@@ -49,8 +58,11 @@ class Reward:
         if isinstance(self.grader, PooledGrader):
             self.grader.grant(SECONDS_PER_ANSWER * len(pairs), SAVED_SECONDS)
         grades = self.grader.grade_many(pairs)
-        marks = [Mark(1.0 if it.correct else self.wrong, it.outcome is Outcome.TIMEOUT) for it in grades]
-        if not self._said and (given_up := [it.extracted for it in grades if it.outcome is Outcome.TIMEOUT]):
+        marks = [
+            Mark(1.0 if it.correct and not (self.whole_box and cut_in_box(text)) else self.wrong, it.outcome is TIMEOUT)
+            for it, (text, _) in zip(grades, pairs, strict=True)
+        ]
+        if not self._said and (given_up := [it.extracted for it in grades if it.outcome is TIMEOUT]):
             self._said = True
             print(
                 f"reward {self.name}: {given_up[0]!r:.100} is not decided within the limits and counts as wrong; "
