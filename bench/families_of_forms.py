@@ -338,7 +338,7 @@ def words(rng: Random) -> Draw:
     """A word or a name, in a font or not, in another case."""
     first, second = rng.sample(WORDS, 2)
     equal = rng.random() < 0.5
-    shown = first if equal else rng.choice((second, f"not {first}", first[::-1], f"{first} or {second}", f"{first} and {second}"))
+    shown = first if equal else rng.choice((second, f"not {first}", first[1:] + first[0], f"{first} or {second}", f"{first} and {second}"))
     shown = rng.choice((shown, shown, shown.capitalize(), shown.lower(), shown.upper()))
     return Draw(rf"\text{{{first}}}", rng.choice((r"\text{{{}}}", "{}", r"\textbf{{{}}}", r"\mathrm{{{}}}", r"\text{{ {} }}")).format(shown), equal)
 

@@ -181,7 +181,8 @@ def _surd(rng: Random, terms: list[tuple[Fraction, int]]) -> str:
         top = str(a)
         if root > 1:
             roots = [rf"\sqrt{{{root}}}", rf"{root}^{{1/2}}", rf"{root}^{{\frac{{1}}{{2}}}}"] if a == 1 else [rf"\sqrt{{{root}}}"]
-            top = ("" if a == 1 else f"{a}{rng.choice(('', ' ', r' \cdot '))}") + rng.choice(roots)
+            times = rng.choice(("", " ", r" \cdot "))
+            top = ("" if a == 1 else f"{a}{times}") + rng.choice(roots)
             if rng.random() < 0.2:
                 top = rf"\sqrt{{{a * a * root}}}"
         if b > 1:
