@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from justrl.data.benchmarks import format_benchmark
 from justrl.data.dapo import process_dapo_dataset
-from justrl.data.tables import clean_gold
+from justrl.data.golds import clean_gold
 from justrl.errors import UserError
 
 GUESSED = ("007", "1e3", "1.50", "NA", "null", "True", "nan", "1/2", "2025-01-01", "-0", "1,732", r"\frac{1}{2}", "1_0")

@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 from justrl.data.messages import user_content
 from justrl.data.text_tables import check_unique, number_text, row_names, stream_rows
 from justrl.errors import UserError
-from justrl.verifiers.extraction import last_boxed
 
 # In order of preference, where the same rows are there in several.
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
@@ -309,16 +308,3 @@ def _answer_text(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(_answer_text(item) for item in value if item is not None)
     raise UserError(f"an answer must be text, a number or a list of those, got {type(value).__name__}: {value!r:.80}")
-
-
-def clean_gold(gold: str) -> str:
-    r"""Return a gold as the graders want it: unboxed, without math delimiters, stripped.
-
-    `\boxed{204}` gives `204`; `$69$,$84$` gives `69,84`. An escaped dollar is money and stays (`\$18.90`). The full
-    stop of a sentence that ends in a formula goes with its dollar sign (`$x$.` gives `x`).
-    """
-    boxed = last_boxed(gold)
-    gold = (gold if boxed is None else boxed).strip()
-    gold = re.sub(r"(?<!\\)((?:\\\\)*)\$\.$", r"\1", gold)
-    # A dollar preceded by an even number of backslashes is a delimiter.
-    return re.sub(r"(?<!\\)((?:\\\\)*)\$", r"\1", gold).strip()
