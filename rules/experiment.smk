@@ -22,7 +22,7 @@ from justrl import config_files, outputs
 from justrl.config import Experiment, settings
 from justrl.errors import UserError
 from justrl.layout import Layout
-from justrl.operations import frozen, last_words, paper_check, planning, start_checks, trained
+from justrl.operations import frozen, last_words, made_from, paper_check, planning, start_checks, trained
 from justrl.train import trackers
 
 # What a job is told by, on its command line; each module of a workflow has a name, and a configuration, of its own.
@@ -44,6 +44,10 @@ def read_configuration():
     """The configuration of this start, whose overlays jobs are spared: theirs is frozen."""
     if HERE != workflow.basedir:
         return config_files.complete({key: value for key, value in config.items() if key not in OPTIONS})
+    # Snakemake takes the last of two keys.
+    for word in sys.argv:
+        if found := re.fullmatch(r"(\w+)=([\[{].*)", word, re.DOTALL):
+            config_files.parse_yaml(found[2], f"--config {found[1]}")
     command = workflow.config_settings
     given = [os.path.relpath(path) for path in command.configfiles]
     overlays = dict.fromkeys([*map(os.path.normpath, profile_overlays()), *given])
@@ -81,6 +85,14 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 
+def changes_accepted():
+    """Whether `--config accept_changes=true` was given; UserError if it is neither true nor false."""
+    given = str(ON_COMMAND_LINE.get("accept_changes", False))
+    if given.lower() not in ("true", "false"):
+        raise UserError(f"--config accept_changes: true or false is wanted, got {given!r}")
+    return given.lower() == "true"
+
+
 def planned_jobs():
     """What start_checks asks about each planned job: its outputs, and whether it was asked for by force or cut short."""
     for job in workflow.dag.needrun_jobs():
@@ -115,14 +127,17 @@ def tell_what_is_gone(planned):
 def before_the_first_job():
     """Stop a start that would destroy, say what it will train, and freeze its configuration if it is no dry run."""
     jobs = list(planned_jobs())
-    accepted = str(ON_COMMAND_LINE.get("accept_changes")).lower() == "true"
     try:
-        start_checks.check_nothing_lost(jobs, ON_DISK, accepted)
+        start_checks.check_nothing_lost(jobs, ON_DISK, changes_accepted())
         outputs_planned = {path for job in jobs for path in job.outputs}
         tell_what_is_gone(outputs_planned)
         segments = trained.planned_segments(outputs_planned, ON_DISK)
+        made_from.check_trained_runs(ON_DISK, {run for run, _ in segments}, outputs_planned)
+        used = {str(path) for job in workflow.dag.jobs for path in job.output}
+        made_from.check_questions(ON_DISK, config.get("benchmarks", {}), used, outputs_planned)
         if not (workflow.dryrun or workflow.touch):
             check_interpreter()
+            made_from.keep_training_data(ON_DISK, outputs_planned)
             frozen.write(DOCUMENT, FILE)
         if line := planning.announce(EXPERIMENT, segments, ON_DISK):
             logger.info(line)

@@ -1,5 +1,6 @@
 """The experiment's configuration: what the paper says, what is refused, and how overlays are merged."""
 
+import os
 from pathlib import Path
 
 import jsonschema
@@ -208,7 +209,77 @@ def test_circular_overlays_are_refused(tmp_path):
         experiment.load([tmp_path / "a.yaml"])
 
 
-@pytest.mark.parametrize(("text", "value"), [("2.0e-6", 2e-6), ("true", True), ("[1, 2]", [1, 2])])
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{below}'] * 10)}]\n" for below, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "recipe: {learning_rate: 1.0e-5}\nseed: 1\nrecipe: {kl: 1}\n",
+            "line 3: the key recipe is given twice, first in line 1",
+        ),
+        ("a:\n  - b: {c: 1,\n      c: 2}\n", "line 3: the key c is given twice, first in line 2"),
+        ("a: !!set {x}\n", "line 1: the tag"),
+        ("a: !!python/object/apply:os.system [x]\n", "line 1: the tag"),
+        ("a: &r {x: *r}\n", "line 1: .r is inside of what it names"),
+        ("a: *r\n", "line 1: .r names nothing"),
+        (BOMB, "what anchors repeat included"),
+        ("x: " + "[" * 100_000 + "]" * 100_000, "line 1: nested deeper than 40 levels"),
+        ("x: &a0 [1]\n" + "".join(f"y{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 3000)), "or 40 levels"),
+        ("seed: " + "9" * 5000, "line 1: a number of 5,000 digits"),
+        ('# ä\nx: "caf\xe9"\n'.encode("latin-1"), "line 1: not UTF-8"),
+        ("seed: 1\n".encode("utf-16"), "line 1: not UTF-8"),
+        ("a: 1\n---\na: 2\n", "line 2: a second document"),
+        ("[1, 2]: x\n", "line 1: a key is one word"),
+        ("#" * 2**20 + "\nseed: 1", "larger than"),
+        ("extends: [a, b]\n", "`extends` takes one file"),
+        ("extends: 0\n", "`extends` takes one file"),
+        ("extends: mini\n", "mini is no file"),
+        ('extends: "a\\0b"\n', "cannot be read"),
+        ("extends: " + "x" * 5000, "cannot be read"),
+    ],
+)
+def test_odd_configuration_files_end_in_a_sentence(tmp_path, text, said):
+    (tmp_path / "odd.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=said) as caught:
+        experiment.load([tmp_path / "odd.yaml"])
+    assert len(str(caught.value)) < 500
+
+
+def test_what_is_no_file_and_a_long_chain_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
+        with pytest.raises(UserError, match="is no file"):
+            config_files.read_overlay(path)
+    for number in range(3000):
+        (tmp_path / f"{number}.yaml").write_text(f"extends: {tmp_path}/{number + 1}.yaml\n")
+    with pytest.raises(UserError, match="more than 20 files extend each other"):
+        config_files.read_overlay(tmp_path / "0.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2.0e-6", 2e-6),
+        ("1e-6", 1e-6),
+        ("-.inf", float("-inf")),
+        ("-3", -3),
+        ("true", True),
+        ("null", None),
+        ("", None),
+        ("[1, 2]", [1, 2]),
+        ("010", "010"),
+        ("1:30", "1:30"),
+        ("yes", "yes"),
+        ("2025-01-01", "2025-01-01"),
+        ('"1"', "1"),
+        ("{on: off, 1: x}", {"on": "off", "1": "x"}),
+        ("[&a {x: 1, y: 2}, {<<: *a, x: 3}]", [{"x": 1, "y": 2}, {"x": 3, "y": 2}]),
+    ],
+)
 def test_override_values_are_read_as_yaml(text, value):
     assert config_files.apply_overrides({"key": None}, [f"key={text}"]) == {"key": value}
 

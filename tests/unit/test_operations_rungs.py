@@ -42,3 +42,10 @@ def test_the_one_gpu_experiment_fits_its_card_and_about_a_day(overlay, days):
     assert plan["memory"][run]["check"]["status"] == "ok"
     assert plan["runs"][run]["training"]["value"] < days
     assert loaded.experiment != "paper" and loaded.run(run).recipe.learning_rate == 1e-6
+
+
+@pytest.mark.parametrize("options", [[], ["--kinds"], ["--levers"], ["--json"]])
+def test_a_plan_of_nothing_is_refused(options):
+    off = [word for run in ("deepseek", "nemotron") for word in ("--set", f"runs.{run}.enabled=false")]
+    with pytest.raises(UserError, match="no run is on, so there is nothing to plan"):
+        main(["plan", *off, *options])

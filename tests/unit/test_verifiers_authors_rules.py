@@ -295,3 +295,18 @@ def test_robust_reward_is_plus_or_minus_one():
     assert reward(r"so \boxed{\sqrt{3}}", r"\sqrt{2}") == -1.0
     assert reward("no box", "2") == -1.0
     assert reward(r"\boxed{2}", "") == -1.0
+
+
+MINERVA_TINY = [
+    "1e-8", "3.89e-10", "7.4e-12", "3.61e-10", "1.39e-10", "1.24e-8", "2.55e-10",
+    "7.25e-11", "3.3e-10", "2.26e-10", "5.3e-9", "2.88e-19", "1.325e-27", "4.6e-24",
+]  # fmt: skip
+
+
+def test_the_oddities_that_the_recipe_page_names_are_there():
+    """The 14 golds of Minerva that are not 0 and that the authors' rules take 0 for; braces of exponents."""
+    braces = [("e^2x", "e^{2x}"), ("x^{2}3", "x^{23}"), ("2^n+1", "2^{n+1}")]
+    with get_grader("paper_rules") as grader:
+        grades = grader.grade_many([(f"\\boxed{{{a}}}", b) for a, b in [*(("0", g) for g in MINERVA_TINY), *braces]])
+    assert {grade.outcome for grade in grades} == {"correct"}
+    assert round(100 * len(MINERVA_TINY) / 272, 1) == 5.1

@@ -1,7 +1,9 @@
 """Configuration files: YAML, overlays over it, and overrides of single keys."""
 
 import copy
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,21 @@ Config = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = ROOT / "config.yaml"
-# The C loader reads the same safe subset ten times as fast, which every job of the workflow pays for.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# The C parser is ten times as fast, which every job of the workflow pays for.
+_PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Far above any experiment's configuration, and far below what exhausts the stack, the memory or the patience.
+MOST_BYTES, MOST_VALUES, DEEPEST, MOST_OVERLAYS = 2**20, 100_000, 40, 20
+# Plain words of YAML 1.2's core schema that are no text. YAML 1.1 takes 010 for 8, 1:30 for 90, yes for true and 1e-6
+# for text.
+_WORDS = {"": None, "~": None, "true": True, "false": False} | {
+    spelled: value
+    for word, value in (("null", None), ("true", True), ("false", False))
+    for spelled in (word, word.capitalize(), word.upper())
+}
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
 
 
 def read(
@@ -51,27 +66,189 @@ def find(path: str | Path) -> Path:
 
 
 def read_yaml(path: str | Path) -> Config:
-    """Read a YAML mapping; a missing file, broken YAML or anything but a mapping is a UserError."""
+    """Read a YAML mapping; a missing or odd file, broken YAML or anything but a mapping is a UserError."""
     path = Path(path)
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        odd = path.exists() and not path.is_file()
+    except OSError:  # a name too long, which opening it says
+        odd = False
+    if odd:
+        raise UserError(f"{path} is no file: a configuration is a file of YAML")
+    try:
+        with path.open("rb") as handle:
+            content = handle.read(MOST_BYTES + 1)
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: not UTF-8: save the file in that encoding") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{_short(path)} cannot be read as a configuration file: {reason}") from None
+    if len(content) > MOST_BYTES:
+        raise UserError(f"{path}: larger than {MOST_BYTES:,} bytes, which no configuration is")
+    value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         raise UserError(f"{path}: a configuration is a mapping of keys to values, got {type(value).__name__}")
     return value
 
 
+def parse_yaml(text: str, source: str) -> Any:
+    """The value of a YAML document by the core schema of YAML 1.2, of mappings, lists, text, numbers, switches, null.
+
+    Keys are text as written. Raises UserError, which begins with `source` and names the line: broken YAML, a key given
+    twice, a tag, an alias of what holds it, too deep or too large.
+    """
+    builder = _Builder(source)
+    try:
+        for event in yaml.parse(text, Loader=_PARSER):
+            builder.take(event)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: not valid YAML: {error}") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{source}: not valid YAML: it holds half of a surrogate pair") from None
+    return builder.value
+
+
+@dataclass
+class _Open:
+    """A mapping or list that is being read; `lines` says where each of its keys is, `key` waits for a value."""
+
+    value: dict | list
+    anchor: str | None
+    values: int = 1
+    height: int = 1
+    lines: dict[str, int] = field(default_factory=dict)
+    key: str | None = None
+    merged: list[dict] = field(default_factory=list)
+
+
+class _Builder:
+    """Makes a value from the parser's events, without recursion; what anchors repeat is counted each time."""
+
+    def __init__(self, source: str) -> None:
+        self.source, self.value, self.documents = source, None, 0
+        self._open: list[_Open] = []
+        # None while the anchored value is still open.
+        self._anchors: dict[str, tuple[Any, int, int] | None] = {}
+
+    def take(self, event: yaml.Event) -> None:
+        """Take the next event."""
+        tag = getattr(event, "tag", None)
+        if tag not in (None, "tag:yaml.org,2002:str"):
+            raise self._problem(event, f"the tag {tag} is not read here: write the value as text, a number or a list")
+        if isinstance(event, yaml.ScalarEvent):
+            self._scalar(event)
+        elif isinstance(event, yaml.AliasEvent):
+            found = self._anchors.get(event.anchor or "")
+            if found is None:
+                ring = event.anchor in self._anchors
+                raise self._problem(
+                    event, f"*{event.anchor} {'is inside of what it names' if ring else 'names nothing'}"
+                )
+            self._add(event, *found)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            if len(self._open) >= DEEPEST:
+                raise self._problem(event, f"nested deeper than {DEEPEST} levels")
+            if event.anchor:
+                self._anchors[event.anchor] = None
+            self._open.append(_Open({} if isinstance(event, yaml.MappingStartEvent) else [], event.anchor))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            self._close(event)
+        elif isinstance(event, yaml.DocumentStartEvent):
+            self.documents += 1
+            if self.documents > 1:
+                raise self._problem(event, "a second document begins here: a configuration is one")
+
+    def _scalar(self, event: yaml.ScalarEvent) -> None:
+        top = self._open[-1] if self._open else None
+        if top and isinstance(top.value, dict) and top.key is None:
+            if event.value in top.lines:
+                first = top.lines[event.value]
+                raise self._problem(
+                    event, f"the key {_short(event.value)} is given twice, first in line {first}: keep one"
+                )
+            top.lines[event.value], top.key = _line(event), event.value
+            value: Any = event.value
+        else:
+            value = self._plain(event) if event.implicit[0] and not event.tag else event.value
+            self._add(event, value, 1, 0)
+        if event.anchor:
+            self._anchors[event.anchor] = (value, 1, 0)
+
+    def _plain(self, event: yaml.ScalarEvent) -> Any:
+        text = event.value
+        if text in _WORDS:
+            return _WORDS[text]
+        if _INTEGER.fullmatch(text):
+            if len(text) > 300:
+                raise self._problem(event, f"a number of {len(text):,} digits")
+            return int(text)
+        if _FLOAT.fullmatch(text):
+            return float(re.sub(r"\.(?=[a-zA-Z])", "", text))
+        return text
+
+    def _add(self, event: yaml.Event, value: Any, values: int, height: int) -> None:
+        if not self._open:
+            self.value = value
+            return
+        top = self._open[-1]
+        top.values, top.height = top.values + values, max(top.height, height + 1)
+        if top.values > MOST_VALUES or len(self._open) + height > DEEPEST:
+            raise self._problem(
+                event, f"more than {MOST_VALUES:,} values or {DEEPEST} levels, what anchors repeat included"
+            )
+        if isinstance(top.value, list):
+            top.value.append(value)
+        elif top.key is None:
+            raise self._problem(event, "a key is one word or text")
+        else:
+            if top.key == "<<":
+                parts = value if isinstance(value, list) else [value]
+                if not all(isinstance(part, dict) for part in parts):
+                    raise self._problem(event, "<< takes a mapping, or a list of them")
+                top.merged = parts
+            else:
+                top.value[top.key] = value
+            top.key = None
+
+    def _close(self, event: yaml.Event) -> None:
+        done = self._open.pop()
+        for part in done.merged:
+            done.value = part | done.value if isinstance(done.value, dict) else done.value
+        if done.anchor:
+            self._anchors[done.anchor] = (done.value, done.values, done.height)
+        self._add(event, done.value, done.values, done.height)
+
+    def _problem(self, event: yaml.Event, problem: str) -> UserError:
+        return UserError(f"{self.source}, line {_line(event)}: {problem}")
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 0
+
+
+def _short(text: object) -> str:
+    return str(text) if len(str(text)) <= 80 else f"{str(text)[:60]}... ({len(str(text)):,} letters)"
+
+
 def read_overlay(path: str | Path, above: Sequence[str] = ()) -> Config:
     """Read an overlay with the overlays it extends (paths relative to the repository) merged beneath it."""
+    if not isinstance(path, str | Path):
+        raise UserError(f"{above[-1] if above else 'config'}: `extends` takes one file, got {_short(repr(path))}")
     chain = [*above, str(path)]
     if str(path) in above:
         raise UserError(f"{chain[0]}: `extends` goes round in a circle: {' -> '.join(chain)}")
-    overlay = read_yaml(find(path))
+    if len(chain) > MOST_OVERLAYS:
+        raise UserError(f"{chain[0]}: more than {MOST_OVERLAYS} files extend each other, up to {path}")
+    try:
+        found = find(path)
+    except OSError as error:
+        raise UserError(f"{_short(path)} cannot be read as a configuration file: {error.strerror}") from None
+    overlay = read_yaml(found)
     extended = overlay.pop("extends", None)
-    return merge(read_overlay(extended, chain), overlay) if extended else overlay
+    return merge(read_overlay(extended, chain), overlay) if extended is not None else overlay
 
 
 def apply_overrides(config: Mapping, overrides: Sequence[str]) -> Config:
@@ -89,10 +266,7 @@ def apply_overrides(config: Mapping, overrides: Sequence[str]) -> Config:
             node = node[name]
         if last not in node:
             raise UserError(f"override {override!r}: unknown key {last!r}{did_you_mean(last, node)}")
-        try:
-            node[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"override value {value!r}: not valid YAML: {error}") from None
+        node[last] = parse_yaml(value, f"override {key}")
     return result
 
 

@@ -53,6 +53,8 @@ def plan(arguments: argparse.Namespace) -> None:
     from justrl.operations import detection, plan_tables, planning, rungs
 
     loaded = started(arguments)
+    if not loaded.enabled and not arguments.rungs and arguments.detect is None:
+        raise UserError("no run is on, so there is nothing to plan: set runs.NAME.enabled to true")
     if arguments.kinds:
         print(plan_tables.render_kinds(loaded))
         return

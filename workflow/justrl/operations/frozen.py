@@ -49,12 +49,12 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
 def file_of(content: dict[str, Any], results: Path) -> Path:
     """The file of this configuration: the newest if it is the same, else the next number."""
     last = newest(results)
-    if last and _content(last) == content:
+    if last and saved(last) == content:
         return last
     return results / FOLDER / f"{int(last.stem) + 1 if last else 1:04}.json"
 
 
-def _content(path: Path) -> dict[str, Any] | None:
+def saved(path: Path) -> dict[str, Any] | None:
     """What was frozen; None if it cannot be read."""
     try:
         read(path)
@@ -66,7 +66,7 @@ def _content(path: Path) -> dict[str, Any] | None:
 def changes(content: dict[str, Any], results: Path) -> Iterator[str]:
     """A line that says in what this start differs from the last one, if it does."""
     last = newest(results)
-    before = _content(last) if last else None
+    before = saved(last) if last else None
     if last and before is None:
         yield f"{last}, the configuration of the last start, is damaged: what has changed since cannot be said."
     elif before and (found := in_words(differences(before["config"], content["config"]))):
@@ -81,5 +81,5 @@ def write(content: dict[str, Any], path: Path) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content)
-    elif _content(path) != content:
+    elif saved(path) != content:
         raise UserError(f"another start has written {path} meanwhile: start again")
