@@ -25,15 +25,28 @@ MOST_UNUSABLE = 0.01
 """Share of the rows of training data that may hold no answer: more of them, and the file holds something else."""
 
 _PLACEHOLDERS = set(
-    "na n/a nan null none nil todo tbd tba fixme xxx unknown missing empty blank placeholder pending omitted error "
-    "answer solution result proof".split()
+    re.findall(
+        r"\S+",
+        "na n/a nan null none nil todo tbd tba fixme xxx unknown missing blank placeholder pending omitted error "
+        "answer solution result proof",
+    )
 ) | {
     *("not found", "not available", "not given", "not provided", "no answer", "no solution provided", "see solution"),
     *("see above", "see below", "see explanation", "see the solution", "see proof", "proof omitted", "your answer"),
-    *("your answer here", "answer here", "the answer", "to be determined", "open ended", "open-ended", "not applicable"),
+    *(
+        "your answer here",
+        "answer here",
+        "the answer",
+        "to be determined",
+        "open ended",
+        "open-ended",
+        "not applicable",
+    ),
     *("no answer found", "answer not found", "see attached", "cannot parse", "parse error", "prove it", "final answer"),
 }
-_TEMPLATE = re.compile(r"<[A-Za-z_ ]+>|\{\{.*\}\}|\[(?:insert|your|the)?\s*answer[^\]]*\]|\$?\bAnswer\b", re.I | re.DOTALL)
+_TEMPLATE = re.compile(
+    r"<[A-Za-z_ ]+>|\{\{.*\}\}|\[(?:insert|your|the)?\s*answer[^\]]*\]|\$?\bAnswer\b", re.I | re.DOTALL
+)
 _MARKED = re.compile(
     r"(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?answer(?:\s*\\?[:=]|\s+is\s*:?)\s*(\S.*)",
     re.IGNORECASE | re.DOTALL,
@@ -187,9 +200,17 @@ class GoldCounts:
     notes: Counter[str] = field(default_factory=Counter)
     first: tuple[int, str, str] | None = None
 
-    def add(self, note: str, rows: int = 1) -> None:
-        """Count rows of one kind."""
+    def read(self, raw: str, row: int) -> Gold:
+        """Read the gold of a row (from 1) and count it; an empty one is not counted as unusable."""
+        gold = read_gold(raw)
+        self.count(gold.note, row, raw)
+        return gold
+
+    def count(self, note: str, row: int, raw: str, rows: int = 1) -> None:
+        """Count rows of one kind, the first of them `row`, whose gold is `raw`."""
         self.notes[note] += rows
+        if note in UNUSABLE and self.first is None:
+            self.first = (row, note, raw)
 
     @property
     def unusable(self) -> int:
