@@ -103,6 +103,12 @@ def planned_jobs():
         yield start_checks.Planned(tuple(map(str, job.output)), wanted, why)
 
 
+def targets():
+    """What this start was asked for in words: rules that only collect by their names, files below the results."""
+    rules = {job.rule.name.removeprefix(f"{__name__}_") for job in workflow.dag.targetjobs if job.rule.norun}
+    return sorted(rules) + sorted(os.path.relpath(str(file), RESULTS) for file in workflow.dag.targetfiles)
+
+
 def check_interpreter():
     """Raise UserError if jobs would find another `python` than this one's, without the workflow's packages, or none."""
     python = shutil.which("python")
@@ -139,6 +145,7 @@ def before_the_first_job():
             check_interpreter()
             made_from.keep_training_data(ON_DISK, outputs_planned)
             frozen.write(DOCUMENT, FILE)
+            frozen.note_asked(targets(), FILE)
         if line := planning.announce(EXPERIMENT, segments, ON_DISK):
             logger.info(line)
     except UserError as error:
