@@ -13,10 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from justrl.config import Benchmark, Experiment, load
+from justrl.config import Benchmark, Experiment, LocalBenchmark, load
 from justrl.config_files import ROOT, find
 from justrl.data import tables
-from justrl.data.golds import GoldCounts
+from justrl.data.golds import GoldCounts, first_answers
 from justrl.data.messages import DEFAULT_SUFFIX
 from justrl.data.sources import Hub, locate
 from justrl.errors import UserError
@@ -93,6 +93,13 @@ def question_count(entry: Benchmark) -> int:
     ).num_rows
 
 
+def look_at_benchmark(name: str, entry: LocalBenchmark) -> str:
+    """How many questions a local benchmark has, and its first answers; UserError where it cannot be one."""
+    keys = ("question_column", "answer_column", "id_column", "rows")
+    answers = format_benchmark(name, find(entry.path), **{key: getattr(entry, key) for key in keys})["answer"]
+    return first_answers(len(answers), answers[:3].to_pylist())
+
+
 def benchmark_name(dataset_name: str, known: Mapping[str, Any]) -> str:
     """Return the configured name of a benchmark for any way of writing it; raise UserError that lists what there is."""
     if name := _name_of(dataset_name, known):
@@ -144,7 +151,7 @@ def format_benchmark(
     wanted = [name.split(".")[0] for name in (question, answer, id_from or "extra_info")]
     for table in tables.stream_tables(files, [name for name in dict.fromkeys(wanted) if name in found]):
         read.add(table, question, answer, id_from)
-        if rows and len(read.questions) > rows:
+        if len(read.questions) > max(rows or 0, MOST_QUESTIONS):
             _check_count(len(read.questions), rows, where, " or more")
     _check_count(len(read.questions), rows, where)
     read.check(where)
@@ -188,7 +195,9 @@ class _Rows:
         self.golds.check(where)
         empty = [row for row, texts in enumerate(zip(self.questions, self.answers, strict=True), 1) if not all(texts)]
         if empty:
-            raise UserError(f"{where} has no question or no answer in {len(empty)} rows, the first is row {empty[0]}")
+            raise UserError(
+                f"{where} has no question or no answer in {len(empty)} rows, the first of them row {empty[0]}"
+            )
         for what, keys in (("question", [" ".join(text.split()) for text in self.questions]), ("id", self.ids)):
             first: dict[str, int] = {}
             for row, key in enumerate(keys):

@@ -18,10 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from justrl.config import LocalDataset
+from justrl.config_files import find
 from justrl.data import tables
 from justrl.data.distinct import DistinctTexts
 from justrl.data.duplicates import Choice, Hashes, choose_rows, question_hashes, text_hash
-from justrl.data.golds import CONVERTED, MOST_UNUSABLE, UNUSABLE, GoldCounts, read_gold
+from justrl.data.golds import CONVERTED, MOST_UNUSABLE, UNUSABLE, GoldCounts, first_answers, read_gold
 from justrl.data.lengths import PromptLength
 from justrl.data.messages import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, build_messages
 from justrl.data.sources import DIRECT, Hub, local_source, locate
@@ -138,6 +140,22 @@ def process_dapo_dataset(
     }
     write_json(output.with_name("data_card.json"), card)
     return card
+
+
+def look_at_dataset(name: str, entry: LocalDataset) -> str:
+    """How many rows a local training set has, and its first answers; UserError where its first rows cannot be read."""
+    files = tables.find_data_files(find(entry.path), split=entry.split)
+    found = tables.column_names(files)
+    question = tables.pick_column(found, tables.QUESTION_COLUMNS, entry.question_column, "question", str(files[0]))
+    answer = tables.pick_column(found, tables.ANSWER_COLUMNS, entry.answer_column, "answer", str(files[0]))
+    columns = list(dict.fromkeys(column.split(".")[0] for column in (question, answer)))
+    table = next(tables.stream_tables(files, columns, batch_size=1000))
+    tables.question_texts(tables.take_column(table, question))
+    golds = GoldCounts()
+    texts = tables.answer_texts(tables.take_column(table, answer))
+    read = [golds.read(text or "", row).text for row, text in enumerate(texts, 1)]
+    golds.check(str(files[0]), MOST_UNUSABLE)
+    return first_answers(tables.count_rows(files), read[:3])
 
 
 class Batch(NamedTuple):

@@ -193,6 +193,12 @@ def _plain(text: str, note: str) -> Gold:
     return Gold(gold, note)
 
 
+def first_answers(questions: int | None, answers: list[str]) -> str:
+    """A line about a file of questions: how many, and what the first answers are."""
+    many = "questions" if questions is None else f"{questions:,} question{'s' if questions != 1 else ''}"
+    return f"{many}, first answers: {', '.join(f'{answer:.40}' for answer in answers)}"
+
+
 @dataclass
 class GoldCounts:
     """How many rows hold which kind of gold, and the first unusable one with its row (from 1)."""

@@ -193,7 +193,15 @@ def _stream_parquet(files: Sequence[Path], columns: Sequence[str] | None, batch_
         # (1.4 GiB of Arrow memory at a time, against 21 MiB this way, and four times as long).
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
             for batch in file.iter_batches(batch_size, columns=list(columns) if columns else None, use_threads=False):
-                yield pa.Table.from_batches([batch])
+                yield _without_views(pa.Table.from_batches([batch]))
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """The table with plain text in place of Arrow's views, which few of its functions take."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string_view(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(pa.large_string()))
+    return table
 
 
 def pick_column(found: Sequence[str], accepted: Sequence[str], asked: str | None, what: str, where: str) -> str:
@@ -239,15 +247,12 @@ def take_column(table: pa.Table, name: str) -> pa.Array:
         if not pa.types.is_struct(column.type) or column.type.get_field_index(field) < 0:
             raise UserError(f"column {name!r}: {column.type} has no field {field!r}")
         column = pc.struct_field(column, field)
-    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    # Few of Arrow's functions take views.
-    return column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def is_text(kind: pa.DataType) -> bool:
     """Say whether a column holds strings, or nothing."""
-    views = pa.types.is_string_view(kind)
-    return views or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
 
 
 def question_texts(column: pa.Array) -> list[str | None]:

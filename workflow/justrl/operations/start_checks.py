@@ -95,6 +95,27 @@ def check_local_files(layout: Layout) -> None:
             )
 
 
+def local_data(layout: Layout) -> Iterator[str]:
+    """A line for each local data set and benchmark that is not taken yet: its questions and the first answers.
+
+    Raises UserError for what the job that reads it would refuse, before any job is started.
+    """
+    from justrl.data.benchmarks import look_at_benchmark
+    from justrl.data.dapo import look_at_dataset
+
+    experiment = layout.experiment
+    for group, entries, folder, look in (
+        ("datasets", experiment.datasets, layout.raw_data, look_at_dataset),
+        ("benchmarks", experiment.benchmarks, layout.raw_benchmark, look_at_benchmark),
+    ):
+        for name, entry in entries.items():
+            if entry.source == "local" and not Path(folder(name)).is_dir():
+                try:
+                    yield f"{group}.{name}: {look(name, entry)}"
+                except UserError as error:
+                    raise UserError(f"config: {group}.{name}: {error}") from None
+
+
 def check_no_folder(key: str, hub_id: str, mirror: str | None) -> None:
     """Raise UserError if a hub id names a folder that is here and not the mirror's."""
     here = find(hub_id)
