@@ -142,7 +142,7 @@ def process_dapo_dataset(
     return card
 
 
-def look_at_dataset(name: str, entry: LocalDataset) -> str:
+def look_at_dataset(entry: LocalDataset) -> str:
     """How many rows a local training set has, and its first answers; UserError where its first rows cannot be read."""
     files = tables.find_data_files(find(entry.path), split=entry.split)
     found = tables.column_names(files)

@@ -17,10 +17,23 @@ from typing import Any, NamedTuple
 from justrl.errors import UserError
 from justrl.verifiers.extraction import balanced_end, last_boxed
 
-CONVERTED = ("as it is", "invisible characters", "an object as text", "a list as text", "after ####", "after Answer:")
-CONVERTED += ("several boxes",)
-UNUSABLE = ("a placeholder", "prose", "boxes that differ", "an unclosed box", "an object without an answer")
-UNUSABLE += ("nothing but signs",)
+CONVERTED: tuple[str, ...] = (
+    "as it is",
+    "invisible characters",
+    "an object as text",
+    "a list as text",
+    "after ####",
+    "after Answer:",
+    "several boxes",
+)
+UNUSABLE: tuple[str, ...] = (
+    "a placeholder",
+    "prose",
+    "boxes that differ",
+    "an unclosed box",
+    "an object without an answer",
+    "nothing but signs",
+)
 MOST_UNUSABLE = 0.01
 """Share of the rows of training data that may hold no answer: more of them, and the file holds something else."""
 

@@ -56,10 +56,15 @@ def _text_of(content: Any) -> str:
     """The text of a message: text as it is, or a list of parts (`{type: text, text: ...}`), joined."""
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else [content]
-    texts = [
-        part.get("text") if isinstance(part, Mapping) and part.get("type") in ("text", None) else part for part in parts
-    ]
-    if not texts or not all(isinstance(text, str) for text in texts):
+    texts = [_part_text(part) for part in (content if isinstance(content, list) else [content])]
+    found = [text for text in texts if isinstance(text, str)]
+    if not found or len(found) < len(texts):
         raise UserError(f"the user message of a prompt must be text or parts of text, this one is {content!r:.120}")
-    return "".join(texts)
+    return "".join(found)
+
+
+def _part_text(part: Any) -> Any:
+    """The text of a part of a message; None where it is no text."""
+    if isinstance(part, Mapping):
+        return part.get("text") if part.get("type", "text") == "text" else None
+    return part

@@ -2,11 +2,12 @@
 
 import shlex
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from justrl.config import Experiment, completed
+from justrl.config import Experiment, LocalBenchmark, LocalDataset, completed
 from justrl.config_files import differences, find, in_words
 from justrl.data.sources import changed_since
 from justrl.errors import UserError
@@ -103,17 +104,23 @@ def local_data(layout: Layout) -> Iterator[str]:
     from justrl.data.benchmarks import look_at_benchmark
     from justrl.data.dapo import look_at_dataset
 
-    experiment = layout.experiment
-    for group, entries, folder, look in (
-        ("datasets", experiment.datasets, layout.raw_data, look_at_dataset),
-        ("benchmarks", experiment.benchmarks, layout.raw_benchmark, look_at_benchmark),
-    ):
-        for name, entry in entries.items():
-            if entry.source == "local" and not Path(folder(name)).is_dir():
-                try:
-                    yield f"{group}.{name}: {look(name, entry)}"
-                except UserError as error:
-                    raise UserError(f"config: {group}.{name}: {error}") from None
+    for name, dataset in layout.experiment.datasets.items():
+        if isinstance(dataset, LocalDataset) and not Path(layout.raw_data(name)).is_dir():
+            with _named(key := f"datasets.{name}"):
+                yield f"{key}: {look_at_dataset(dataset)}"
+    for name, benchmark in layout.experiment.benchmarks.items():
+        if isinstance(benchmark, LocalBenchmark) and not Path(layout.raw_benchmark(name)).is_dir():
+            with _named(key := f"benchmarks.{name}"):
+                yield f"{key}: {look_at_benchmark(name, benchmark)}"
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Say with which entry of the configuration something is wrong."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"config: {key}: {error}") from None
 
 
 def check_no_folder(key: str, hub_id: str, mirror: str | None) -> None:
