@@ -25,8 +25,8 @@ CLOSE = 1e-9
 SMALL_TRAINING_SET = 2**23
 SIDES = ("first", "second")
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
-# How intervals are taken, and votes counted, has changed: those of an earlier version are compared by their hash alone.
-INTERVAL = re.compile(r"\[[^\[\]]*\]")
+# Intervals of differences, which pages take themselves, have been widened: of an earlier version, they may be narrower.
+INTERVAL = re.compile(r"(?<=[+−])[0-9.]+(?: |<small>)\[([+−-]?[0-9.]+), ([+−-]?[0-9.]+)\]")
 CHANGED = ("ci_low", "ci_high", "maj_at_k")
 # Findings of health that earlier versions did not look for.
 LATER_FINDINGS = ("no_difference", "zero_gradient", "least_reward", "non_finite")
@@ -202,7 +202,7 @@ def difference(there: Path, here: Path, recorded: str | None) -> str | None:
     except UnicodeDecodeError as error:
         return f"it is no text: {error}"
     if worded := there.suffix in (".html", ".md") and recorded == file_sha256(there):
-        old, new = (INTERVAL.sub("", text) for text in (old, new))
+        old, new = _without_widened(old, new)
     same_numbers = _close(NUMBER.findall(old), NUMBER.findall(new))
     if same_numbers and (worded or NUMBER.sub("", old) == NUMBER.sub("", new)):
         return None
@@ -212,6 +212,14 @@ def difference(there: Path, here: Path, recorded: str | None) -> str | None:
     if pair is None:
         return f"it has {len(lines[0])} lines, and its inputs give {len(lines[1])}"
     return f"line {number} is not what its inputs give: {_around(*pair)}"
+
+
+def _without_widened(there: str, here: str) -> tuple[str, str]:
+    """Two texts without their intervals, if each one here is that there or holds it; else as they are."""
+    old, new = ([tuple(float(end.replace("−", "-")) for end in pair) for pair in INTERVAL.findall(text)]
+                for text in (there, here))  # fmt: skip
+    wider = len(old) == len(new) and all(b[0] <= a[0] <= a[1] <= b[1] for a, b in zip(old, new, strict=True))
+    return (INTERVAL.sub("", there), INTERVAL.sub("", here)) if wider else (there, here)
 
 
 def _around(there: str, here: str) -> str:
