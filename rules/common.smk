@@ -58,6 +58,11 @@ def literal(value):
     return lambda wildcards: value
 
 
+def asked(questions):
+    """The questions that answers are sampled to: edited ones are sampled again only where that is accepted."""
+    return questions if str(ON_COMMAND_LINE.get("accept_changes")).lower() == "true" else ancient(questions)
+
+
 base_model = of(LAYOUT.base_model, "run")
 training_data = of(LAYOUT.training_data, "run")
 engine_config = of(LAYOUT.engine_config, "run")

@@ -14,7 +14,7 @@ rule generate:
     """Sample this shard's share of the answers, all in one submission, resuming from what a killed job left."""
     input:
         model=ancient(target_model),
-        questions=ancient("<results>/benchmarks/{benchmark}/questions.parquet"),
+        questions=asked("<results>/benchmarks/{benchmark}/questions.parquet"),
     output:
         "<results>/evaluations/{target}/{benchmark}/{protocol}/completions/{shard}-of-{shards}.parquet",
     log:
@@ -63,7 +63,7 @@ ruleorder: generate_together > generate
 use rule generate as generate_together with:
     input:
         model=ancient(target_model),
-        questions=ancient(expand("<results>/benchmarks/{benchmark}/questions.parquet", benchmark=EVALUATION.benchmarks)),
+        questions=asked(expand("<results>/benchmarks/{benchmark}/questions.parquet", benchmark=EVALUATION.benchmarks)),
     output:
         expand(
             "<results>/evaluations/{{target}}/{benchmark}/{{protocol}}/completions/0-of-1.parquet",
@@ -87,7 +87,8 @@ use rule generate as generate_together with:
 rule grade:
     """Give each completion the verdict of every rule grader."""
     input:
-        completions_of,
+        completions=completions_of,
+        questions="<results>/benchmarks/{benchmark}/questions.parquet",
     output:
         "<results>/evaluations/{target}/{benchmark}/{protocol}/grades_rules.parquet",
     log:
@@ -105,7 +106,8 @@ rule grade:
     shell:
         r"""
         python -m justrl grade \
-            --completions {input:q} \
+            --completions {input.completions:q} \
+            --golds {input.questions:q} \
             --config {params.config:q} \
             --graders {params.graders:q} \
             --processes {threads} \
@@ -118,6 +120,7 @@ rule grade_by_model:
     """Ask the model verifier about what the paper's rules rejected."""
     input:
         completions=completions_of,
+        questions="<results>/benchmarks/{benchmark}/questions.parquet",
         rules="<results>/evaluations/{target}/{benchmark}/{protocol}/grades_rules.parquet",
         model=ancient("<results>/models/model_grader"),
     output:
@@ -146,6 +149,7 @@ rule grade_by_model:
         python -m justrl gpus --count {resources.gpu} -- \
             python -m justrl grade \
             --completions {input.completions:q} \
+            --golds {input.questions:q} \
             --config {params.config:q} \
             --grader model \
             --rejected-by {input.rules:q} \

@@ -22,7 +22,7 @@ from justrl import config_files, outputs
 from justrl.config import Experiment, settings
 from justrl.errors import UserError
 from justrl.layout import Layout
-from justrl.operations import frozen, last_words, paper_check, planning, start_checks, trained
+from justrl.operations import frozen, last_words, made_from, paper_check, planning, start_checks, trained
 from justrl.train import trackers
 
 # What a job is told by, on its command line; each module of a workflow has a name, and a configuration, of its own.
@@ -103,6 +103,12 @@ def planned_jobs():
         yield start_checks.Planned(tuple(map(str, job.output)), wanted, why)
 
 
+def targets():
+    """What this start was asked for in words: rules that only collect by their names, files below the results."""
+    rules = {job.rule.name.removeprefix(f"{__name__}_") for job in workflow.dag.targetjobs if job.rule.norun}
+    return sorted(rules) + sorted(os.path.relpath(str(file), RESULTS) for file in workflow.dag.targetfiles)
+
+
 def check_interpreter():
     """Raise UserError if jobs would find another `python` than this one's, without the workflow's packages, or none."""
     python = shutil.which("python")
@@ -132,9 +138,14 @@ def before_the_first_job():
         outputs_planned = {path for job in jobs for path in job.outputs}
         tell_what_is_gone(outputs_planned)
         segments = trained.planned_segments(outputs_planned, ON_DISK)
+        made_from.check_trained_runs(ON_DISK, {run for run, _ in segments}, outputs_planned)
+        used = {str(path) for job in workflow.dag.jobs for path in job.output}
+        made_from.check_questions(ON_DISK, config.get("benchmarks", {}), used, outputs_planned)
         if not (workflow.dryrun or workflow.touch):
             check_interpreter()
+            made_from.keep_training_data(ON_DISK, outputs_planned)
             frozen.write(DOCUMENT, FILE)
+            frozen.note_asked(targets(), FILE)
         if line := planning.announce(EXPERIMENT, segments, ON_DISK):
             logger.info(line)
     except UserError as error:

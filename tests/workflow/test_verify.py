@@ -32,7 +32,8 @@ def verify(results: Path, *overrides: str) -> int:
 
 def test_what_was_run_is_what_it_says(results, capsys):
     assert verify(results) == 0
-    lines = capsys.readouterr().out.splitlines()
+    *lines, counts = capsys.readouterr().out.splitlines()
+    assert counts == f"{len(lines)} as they should be"
     assert all(line.startswith("ok") for line in lines)
     for name in ("runs/mini", RESULT, "sums_harder_mini@30.json", "sums_heldout_mini@base.json"):
         assert any(line.split()[1] == name for line in lines)
@@ -44,7 +45,13 @@ def test_a_key_that_came_later_changes_nothing_by_its_default(results):
     assert verify(results) == 0
 
 
-def test_where_nothing_was_started_a_configuration_must_be_named(tmp_path):
+def test_what_a_start_was_asked_for_is_written_down(results):
+    lines = [json.loads(line) for line in (results / "experiments/asked.jsonl").read_text().splitlines()]
+    assert {"experiment": max((results / "experiments").glob("*.json")).name, "target": "all"} in lines
+
+
+def test_results_of_nobody_knows_what_need_a_configuration(tmp_path):
+    (tmp_path / RESULT).write_text("{}")
     with pytest.raises(UserError, match=r"nothing was started in .* yet: name its configuration with --config"):
         verify(tmp_path)
 
@@ -117,7 +124,7 @@ BROKEN = {
     ),
     "started otherwise": (
         lambda f: edit(
-            max((f / "experiments").iterdir()), lambda e: e["config"]["protocols"]["paper"].update(top_p=0.5)
+            max((f / "experiments").glob("*.json")), lambda e: e["config"]["protocols"]["paper"].update(top_p=0.5)
         ),
         "generation.protocol.top_p is 0.9 instead of 0.5",
     ),
@@ -148,4 +155,4 @@ def test_what_is_not_is_told_in_one_sentence(results, capsys, fault):
 )
 def test_results_of_another_configuration_are_told(results, capsys, override, sentence):
     assert verify(results, override) == 1
-    assert sentence in capsys.readouterr().out
+    assert sentence in " ".join(capsys.readouterr().out.split())

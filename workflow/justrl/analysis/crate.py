@@ -33,8 +33,9 @@ Ref = dict[str, str]
 class Crate:
     """The entities of a crate whose root is a folder, by their @id; files are data entities with size and SHA-256."""
 
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self, root: Path, known: Mapping[str, str] | None = None):
+        """`known` has hashes by @id that need not be taken again."""
+        self.root, self.known = root, known or {}
         self.entities: dict[str, dict[str, Any]] = {}
 
     def add(self, name: str, kind: str, /, **properties: Any) -> Ref:
@@ -56,7 +57,7 @@ class Crate:
             name=path.name,
             contentSize=str(path.stat().st_size),
             encodingFormat=TYPES.get(path.suffix) or guess_type(path.name)[0] or "application/octet-stream",
-            sha256=sha256 or file_sha256(path),
+            sha256=sha256 or self.known.get(name) or file_sha256(path),
         )
 
     def folder(self, path: str | Path, name: str, description: str | None = None) -> Ref:
@@ -85,12 +86,17 @@ class Crate:
 
 
 def write_card(layout: Layout, timings: Path) -> None:
-    """Describe the finished experiment of `layout`, whose root is a folder, in its ro-crate-metadata.json.
+    """Describe the finished experiment of `layout`, whose root is a folder, in its ro-crate-metadata.json."""
+    write_json(Path(layout.root) / NAME, describe(layout, timings))
 
-    `timings` is the folder in which Snakemake keeps each job's time. The same files give the same card.
+
+def describe(layout: Layout, timings: Path, known: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The card of a finished experiment; the same files give the same card.
+
+    `timings` is the folder in which Snakemake keeps each job's time, `known` has hashes that need not be taken again.
     """
     root, experiment = Path(layout.root), layout.experiment
-    crate, made = Crate(root), read_json(root / "provenance.json")
+    crate, made = Crate(root, known), read_json(root / "provenance.json")
     results = list(dict.fromkeys(map(Path, layout.evaluation_results())))
     code, inputs = _code(crate, made, results), _inputs(crate, layout)
     answers = [crate.file(path) for path in results]
@@ -122,7 +128,7 @@ def write_card(layout: Layout, timings: Path) -> None:
     )
     crate.add(NAME, "CreativeWork", about={"@id": "./"}, conformsTo={"@id": "https://w3id.org/ro/crate/1.1"})
     graph = sorted(crate.entities.values(), key=lambda entity: (entity["@id"] != NAME, entity["@id"] != "./"))
-    write_json(root / NAME, {"@context": "https://w3id.org/ro/crate/1.1/context", "@graph": graph})
+    return {"@context": "https://w3id.org/ro/crate/1.1/context", "@graph": graph}
 
 
 def _same_stem(page: Path) -> list[Path]:

@@ -1,6 +1,8 @@
-"""Check every result of an experiment against its inputs, its hashes and the configuration, and take its numbers again.
+"""Check every file of an experiment: make again what other files give, compare the rest with what was recorded.
 
-Exits with 1 if anything is missing, cut short, edited, or of another protocol, recipe or model.
+Exit status: 0 if nothing is wrong and nothing is missing that was asked for, also where nothing was started yet; 1 if
+anything is wrong (cut short, edited, of another protocol, recipe or model, not known to the configuration) or missing
+though a start was asked for it; 2 if the experiment or its configuration cannot be read.
 """
 
 import argparse
@@ -14,8 +16,10 @@ from justrl.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
-    text = "results folder (default: results), held against the configuration it was last started with, or --config"
+    text = "results folder (default: results), compared with the configuration it was last started with, or --config"
     parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help=text)
+    text = "hash training states, too, which are large; without it their sizes are compared"
+    parser.add_argument("--states", action="store_true", help=text)
     add_config_arguments(parser)
     parser.set_defaults(call=verify)
 
@@ -35,10 +39,15 @@ def experiment_of(arguments: argparse.Namespace) -> config.Experiment:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """Print a line for each result; say what is wrong in one sentence."""
-    from justrl.operations import verification
+    """Print a line for each thing that is there; say what is wrong in one sentence."""
+    from justrl.commands.main import main
+    from justrl.operations import started, verification
 
-    checked = verification.verify(experiment_of(arguments), arguments.results)
+    given = arguments.config or arguments.set or any(arguments.results.glob("*_*.json"))
+    if not given and not started.is_started(arguments.results):
+        print(f"nothing has been started in {arguments.results} yet, so there is nothing to verify")
+        return 0
+    checked = verification.verify(experiment_of(arguments), arguments.results, main, arguments.states)
     print(verification.table(checked))
     wrong = [row for row in checked if row.problems]
     if wrong:

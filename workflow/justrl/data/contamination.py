@@ -19,6 +19,8 @@ from justrl.errors import UserError
 from justrl.io import atomic_write, write_csv, write_json, write_parquet
 
 NGRAM = 13
+# What a run has trained with; `operations.made_from` keeps it there.
+TRAINED = "trained.parquet"
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ def compare_files(
 ) -> dict[str, Any]:
     """Compare a training file with benchmark files; write contamination.json, contamination.csv and train.parquet.
 
-    The training file is the same one, or with `remove` without the questions that meet a benchmark's.
+    The training file is the same one, or with `remove` without the questions that meet a benchmark's. Once a run has
+    trained with it, it stays as it was (`output`/trained.parquet): benchmarks that came later are reported alone.
 
     Returns:
         What contamination.json holds.
@@ -152,7 +155,13 @@ def compare_files(
         )
     report = summarize(pairs, rows, len(questions), n)
     report["train_rows"] |= {"removed": len(drop), "out": len(questions) - len(drop)}
-    write_train(train, output / "train.parquet", drop)
+    kept = output / TRAINED
+    if kept.is_file():
+        write_train(kept, output / "train.parquet", set())
+        out = pq.read_metadata(kept).num_rows
+        report["train_rows"] |= {"removed": len(questions) - out, "out": out, "as_trained": True}
+    else:
+        write_train(train, output / "train.parquet", drop)
     write_pairs(pairs, output / "contamination.csv")
     write_json(output / "contamination.json", report)
     return report

@@ -5,16 +5,18 @@ waits in a queue finds the one that it was planned with.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from justrl.config_files import differences, in_words
 from justrl.errors import UserError
-from justrl.io import read_json, write_json
+from justrl.io import read_json, read_whole_lines, write_json
 from justrl.layout import Layout
 
 FOLDER = "experiments"
+# One line for each target that a start was asked for, with the configuration that it was started with.
+ASKED = "asked.jsonl"
 
 
 def document(config: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
@@ -49,12 +51,12 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
 def file_of(content: dict[str, Any], results: Path) -> Path:
     """The file of this configuration: the newest if it is the same, else the next number."""
     last = newest(results)
-    if last and _content(last) == content:
+    if last and saved(last) == content:
         return last
     return results / FOLDER / f"{int(last.stem) + 1 if last else 1:04}.json"
 
 
-def _content(path: Path) -> dict[str, Any] | None:
+def saved(path: Path) -> dict[str, Any] | None:
     """What was frozen; None if it cannot be read."""
     try:
         read(path)
@@ -66,7 +68,7 @@ def _content(path: Path) -> dict[str, Any] | None:
 def changes(content: dict[str, Any], results: Path) -> Iterator[str]:
     """A line that says in what this start differs from the last one, if it does."""
     last = newest(results)
-    before = _content(last) if last else None
+    before = saved(last) if last else None
     if last and before is None:
         yield f"{last}, the configuration of the last start, is damaged: what has changed since cannot be said."
     elif before and (found := in_words(differences(before["config"], content["config"]))):
@@ -81,5 +83,26 @@ def write(content: dict[str, Any], path: Path) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content)
-    elif _content(path) != content:
+    elif saved(path) != content:
         raise UserError(f"another start has written {path} meanwhile: start again")
+
+
+def note_asked(targets: Iterable[str], path: Path) -> None:
+    """Write down what the start with the configuration in `path` was asked for, each target once."""
+    noted = path.with_name(ASKED)
+    known = {row.get("target") for row in _asked(noted) if row.get("experiment") == path.name}
+    lines = [json.dumps({"experiment": path.name, "target": target}) for target in targets if target not in known]
+    if lines:
+        with noted.open("a", encoding="utf-8") as handle:
+            handle.write("".join(f"{line}\n" for line in lines))
+
+
+def asked(results: Path) -> list[str] | None:
+    """What starts with the newest configuration were asked for; None where nobody wrote that down."""
+    noted, last = results / FOLDER / ASKED, newest(results)
+    rows = [row["target"] for row in _asked(noted) if last and row.get("experiment") == last.name]
+    return rows if rows else None
+
+
+def _asked(path: Path) -> list[dict[str, Any]]:
+    return [row for row in read_whole_lines(path) if "target" in row] if path.is_file() else []

@@ -65,12 +65,13 @@ def find(results: Path, experiment: Experiment | None = None) -> list[Started]:
 
     Without `experiment` each is read from the configuration that its last start has frozen beside it.
     """
-    folders = [folder for folder in (results, *sorted(results.glob("*/"))) if _is_started(folder)]
+    folders = [folder for folder in (results, *sorted(results.glob("*/"))) if is_started(folder)]
     found = [_read(folder, experiment) for folder in folders]
     return sorted(found, key=lambda started: (started.running(), started.touched), reverse=True)
 
 
-def _is_started(folder: Path) -> bool:
+def is_started(folder: Path) -> bool:
+    """Whether anything was started in a folder."""
     return frozen.newest(folder) is not None or any(folder.glob("runs/*/run.json"))
 
 

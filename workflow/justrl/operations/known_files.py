@@ -1,0 +1,107 @@
+"""Which files of a results folder its configuration knows: a result of another one is named, not looked past."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from justrl.config import Experiment
+from justrl.errors import UserError
+from justrl.layout import FIGURES, Layout
+from justrl.operations import frozen
+from justrl.outputs import FOLDERS
+
+READ = (".json", ".jsonl", ".md", ".csv", ".html", ".svg", ".png", ".parquet")
+# What is kept without being a result of the configuration: earlier runs, records, and what `justrl` itself looks after.
+NOT_LOOKED_AT = ("experiments", "logs", "set_aside", "timings", "models")
+TOP = r"hardware\.json|ro-crate-metadata\.json|(claims|provenance)\.(html|json|md)"
+
+
+def unknown_files(layout: Layout, results: Path) -> Iterator[tuple[Path, str]]:
+    """Each file that the configuration does not know, and what is to say of it; a folder counts as one."""
+    known = _pattern(layout)
+    earlier: dict[str, re.Pattern[str]] | None = None
+    named: set[Path] = set()
+    for path in _files(results):
+        name = path.relative_to(results).as_posix()
+        if known.fullmatch(name):
+            continue
+        earlier = _earlier(results) if earlier is None else earlier
+        of = next((start for start, pattern in earlier.items() if pattern.fullmatch(name)), None)
+        # A run or a target that is not known has many files.
+        first = results.joinpath(*path.relative_to(results).parts[:2])
+        what = first if first.is_dir() and first.parent.name in ("runs", "evaluations", "benchmarks", "data") else path
+        if what not in named:
+            named.add(what)
+            yield what, of or ""
+
+
+def _files(results: Path) -> Iterator[Path]:
+    """The files that people read, of this experiment alone: another one may have its folder in this one."""
+    for path in sorted(results.iterdir()) if results.is_dir() else []:
+        if path.name.startswith(".") or path.name in NOT_LOOKED_AT:
+            continue
+        if path.is_file():
+            # Pages of one's own, such as a report, may lie there; results and tables are files of JSON.
+            yield from [path] if path.suffix == ".json" else []
+        elif path.name in FOLDERS or not frozen.newest(path):
+            inside = (file for file in sorted(path.rglob("*")) if file.suffix in READ and file.is_file())
+            yield from (
+                file for file in inside if not any(part.startswith(".") for part in file.relative_to(results).parts)
+            )
+
+
+def _earlier(results: Path) -> dict[str, re.Pattern[str]]:
+    """The patterns of what earlier starts knew, by the name of their configuration, the newest first."""
+    found = {}
+    for path in sorted(results.glob(f"{frozen.FOLDER}/[0-9]*.json"), reverse=True):
+        try:
+            experiment = Experiment.from_mapping(frozen.read(path)[0]).with_canaries()
+        except (UserError, OSError, KeyError, TypeError, ValueError):
+            continue
+        found[path.name] = _pattern(Layout(experiment, str(results)))
+    return found
+
+
+def _any(names: Iterable[str]) -> str:
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def result_pattern(experiment: Experiment) -> str:
+    """A regular expression of the names of results, without their ending: groups `benchmark` and `name`."""
+    runs, external = _any(experiment.runs), _any(experiment.external)
+    return rf"(?P<benchmark>{_any(experiment.benchmarks)})_(?P<name>(?:{runs})(?:@(?:\d+|base))?|{external})"
+
+
+def _pattern(layout: Layout) -> re.Pattern[str]:
+    """One regular expression of all paths, below the results, that an experiment may have."""
+    experiment = layout.experiment
+    result = re.sub(r"\?P<\w+>", "", result_pattern(experiment))
+    protocols, runs = _any(experiment.protocols), _any(experiment.runs)
+    names = [run.family for run in experiment.runs.values()]
+    names += [entry.family for entry in experiment.external.values() if entry.family]
+    families = _any(sorted(set(names)))
+    figures = rf"(?:{_any(FIGURES)})\.(svg|png|json)"
+    target = rf"(?:{runs})@(?:\d+|base)|{_any(experiment.external)}"
+    page = r"\.(html|json|md|csv|svg|png)"
+    of_run = r"(run|health|preflight)\.json|metrics\.jsonl|model_card\.md|rollouts\.html|verl\.yaml"
+    paths = [
+        TOP,
+        rf"((?:{protocols})/)?({result})\.json",
+        rf"((?:{protocols})/)?samples/({result})\.html",
+        rf"(comparison|golden)/(?:{families}){page}",
+        rf"(golden|first_1000)/claims{page}",
+        rf"compared/(?:{_any(experiment.compare)}){page}",
+        rf"(figures|first_1000)/(?:{runs})/{figures}",
+        rf"figures/overlays/(?:{_any(experiment.overlays)}){page}",
+        rf"first_1000/(?:{runs})/(metrics\.jsonl|run\.json)",
+        rf"runs/(?:{runs})/({of_run})",
+        rf"runs/(?:{runs})/segments/\d+/(model/.*|metrics\.jsonl|rollouts\.parquet)",
+        rf"runs/(?:{runs})/work/.*",
+        rf"data/(?:{_any(experiment.datasets)})/raw/.*",
+        rf"data/(?:{_any(experiment.datasets)})/(?:{_any(experiment.models)})/(contamination{page}|train\.parquet"
+        r"|prepared/(data_card\.json|train\.parquet))",
+        rf"benchmarks/(?:{_any(experiment.benchmarks)})/(raw/.*|questions\.parquet)",
+        rf"evaluations/(?:{target})/(?:{_any(experiment.benchmarks)})/(?:{protocols})/"
+        r"(completions/.*|grades_(rules|model)\.parquet)",
+    ]
+    return re.compile("|".join(f"(?:{path})" for path in paths))

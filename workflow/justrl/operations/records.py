@@ -1,0 +1,160 @@
+"""Files that are no function of others, against what was recorded of them when they were written.
+
+The card of the experiment has the hash of its inputs, figures and pages, a training state its manifest; of a state of
+verl, sizes and checksums stand in its files.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from justrl.analysis.crate import NAME, describe
+from justrl.errors import UserError
+from justrl.io import file_sha256, read_json, read_object, read_whole_lines
+from justrl.layout import Layout
+from justrl.operations import frozen
+from justrl.operations.remaking import differences
+from justrl.train.reference.checkpoint import MANIFEST, list_states
+from justrl.train.segment import WorkDir
+
+# Larger files are not hashed without being asked for: their sizes are compared.
+SMALL = 2**26
+
+
+def recorded(results: Path) -> dict[Path, Mapping[str, Any]]:
+    """What the card records of each file, by path; empty where there is no card, or it is of an earlier start."""
+    try:
+        graph = read_object(results / NAME)["@graph"]
+        files = {results / unquote(entity["@id"]): entity for entity in graph if entity["@type"] == "File"}
+    except (OSError, UserError, KeyError, TypeError):
+        return {}
+    last = frozen.newest(results)
+    return files if last is None or last in files else {}
+
+
+def file_problem(path: Path, entity: Mapping[str, Any], hashed: bool = False) -> str | None:
+    """In what a file is not what was recorded of it; large ones are hashed only if `hashed`."""
+    if not path.is_file():
+        return "it is missing"
+    size = path.stat().st_size
+    if str(size) != str(entity.get("contentSize", entity.get("bytes"))):
+        return f"it has {size} bytes, and had {entity.get('contentSize', entity.get('bytes'))} when it was written"
+    if (hashed or size <= SMALL) and file_sha256(path) != entity["sha256"]:
+        return "it is not what was written: its SHA-256 is another"
+    return None
+
+
+def card_problems(layout: Layout, results: Path, files: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
+    """What the card says beside hashes: cost, verdicts, hardware, interruptions, taken again."""
+    known = {str(entity["@id"]): str(entity["sha256"]) for entity in files.values()}
+    try:
+        there = read_object(results / NAME)["@graph"]
+        if not files:
+            return
+        here = describe(layout, results / "timings", known)["@graph"]
+        old, new = ({one["@id"]: one for one in graph if one["@type"] != "File"} for graph in (there, here))
+    except (OSError, UserError, KeyError, TypeError, ValueError) as error:
+        yield f"it cannot be made again: {error!s:.200}"
+        return
+    if found := differences(old, new):
+        yield f"it is not what the files give: {found}"
+
+
+def state_problems(layout: Layout, run: str, hashed: bool) -> Iterator[tuple[Path, list[str], str]]:
+    """Each training state of a run, what is wrong with it, and what was looked at."""
+    work = WorkDir(Path(layout.run(run)) / "work")
+    for folder in list_states(work.checkpoints):
+        yield folder, list(_manifest_problems(folder, hashed)), "sizes" + (" and hashes" if hashed else "")
+    for folder in sorted(work.checkpoints.glob("global_step_*")):
+        problems = [problem for path in sorted(folder.rglob("*.pt")) if (problem := _torch_problem(path, hashed))]
+        looked = "checksums of its tensors" if hashed else "readable; sizes are not recorded"
+        yield folder, problems, looked
+
+
+def _manifest_problems(folder: Path, hashed: bool) -> Iterator[str]:
+    try:
+        files = read_object(folder / MANIFEST)["files"]
+        there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
+        for name in sorted(there - files.keys()):
+            yield f"{folder / name} is not in its {MANIFEST}"
+        for name, entry in files.items():
+            if problem := file_problem(folder / name, entry, hashed):
+                yield f"{folder / name}: {problem}"
+    except (OSError, UserError, KeyError, TypeError, AttributeError) as error:
+        yield f"{folder / MANIFEST} cannot be read: {error!s:.200}"
+        return
+    for path in [folder / "tensors.pt"] if "tensors.pt" in files else []:
+        if problem := _torch_problem(path, hashed):
+            yield problem
+
+
+def _torch_problem(path: Path, hashed: bool) -> str | None:
+    """What a file of `torch.save` lacks: a zip archive, with a checksum of each of its records."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip() if hashed else None
+    except (OSError, zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
+        return f"{path} is cut short or no file of torch: {error!s:.100}"
+    return f"{path}: the checksum of {bad} is another" if bad else None
+
+
+def work_problems(layout: Layout, run: str) -> Iterator[str]:
+    """The rest of a run's working folder: the live metrics, the record of its attempts and the rollouts that wait."""
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowException
+
+    work = WorkDir(Path(layout.run(run)) / "work")
+    published: dict[Any, Any] = {}
+    for path in map(Path, layout.all_segments(run)):
+        published |= {row.get("step"): row for row in read_whole_lines(path)} if path.is_file() else {}
+    for path in [path for path in (work.live_metrics, work.attempts) if path.is_file()]:
+        try:
+            rows = _lines(path, torn=path == work.live_metrics and (work.path / "LOCK").exists())
+        except (ValueError, KeyError, TypeError) as error:
+            yield f"{path} cannot be read: {error!s:.100}"
+            continue
+        if path == work.live_metrics and max(published, default=0) > max((row["step"] for row in rows), default=0):
+            yield f"{path} ends before step {max(published)}, which its segments have"
+        for row in rows if path == work.live_metrics else []:
+            if found := differences(row, published.get(row["step"], row)):
+                yield f"{path}, step {row['step']}: it is not what the segment has: {found}"
+                break
+    for path in sorted(work.rollouts.glob("*.parquet")):
+        try:
+            pq.read_table(path, page_checksum_verification=True)
+        except (OSError, ArrowException) as error:
+            yield f"{path} cannot be read: {error!s:.100}"
+
+
+def _lines(path: Path, torn: bool = False) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines; the last one may be torn where a trainer may be writing it."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    rows = [json.loads(line) for line in lines[:-1] if line.strip()]
+    if lines[-1].strip() and not torn:
+        raise ValueError("its last line is cut short")
+    return rows
+
+
+def finished_problems(folder: Path, kept: Mapping[str, Any]) -> Iterator[str]:
+    """What was kept of a finished segment against its own hashes; hard links of what was published, or copies."""
+    for name, expected in kept.get("sha256", {}).items():
+        path = folder / name
+        if path.is_file() and path.stat().st_size <= SMALL and file_sha256(path) != expected:
+            yield f"{path} is not what {folder / 'segment.json'} has of it"
+
+
+def read_segment(folder: Path) -> dict[str, Any]:
+    """A finished segment's segment.json, or nothing where the folder is gone.
+
+    Raises UserError: it is there and cannot be read.
+    """
+    path = folder / "segment.json"
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict) or not content.get("sha256"):
+        raise UserError(f"{path} has no hashes")
+    return content

@@ -1,0 +1,281 @@
+"""Everything of an experiment that is a function of other files, made again by the commands that its rules call.
+
+Where the two differ, somebody edited the file, or what it was made from. A page of an earlier version of this package
+may be worded otherwise: it must have the same numbers, and be the file that the card of the experiment recorded.
+"""
+
+import contextlib
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from justrl.config import settings
+from justrl.errors import UserError
+from justrl.io import file_sha256, read_json
+from justrl.layout import Layout
+
+# Numbers of other versions of the same libraries may differ in the last digits.
+CLOSE = 1e-9
+# Of larger training sets, what they share with the benchmarks is not counted again: that takes minutes.
+SMALL_TRAINING_SET = 2**23
+SIDES = ("first", "second")
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+# Intervals of differences, which pages take themselves, have been widened: of an earlier version, they may be narrower.
+INTERVAL = re.compile(r"(?<=[+−])[0-9.]+(?: |<small>)\[([+−-]?[0-9.]+), ([+−-]?[0-9.]+)\]")
+CHANGED = ("ci_low", "ci_high", "maj_at_k")
+# Findings of health that earlier versions did not look for.
+LATER_FINDINGS = ("no_difference", "zero_gradient", "least_reward", "non_finite")
+
+
+@dataclass(frozen=True)
+class Remade:
+    """Files of the experiment that one command of `justrl` writes: its words up to the outputs, and its inputs."""
+
+    files: tuple[Path, ...]
+    words: tuple[str, ...]
+    inputs: tuple[Path, ...]
+    option: str = "--output"
+
+    def here(self) -> list[Path]:
+        """Those of its files that are there."""
+        return [path for path in self.files if path.is_file()]
+
+
+def remade_files(layout: Layout) -> Iterator[Remade]:
+    """Every command whose outputs are there, with the options that its rule gives it (rules/analyse.smk, data.smk)."""
+    everything = (*_runs(layout), *_data(layout), *_comparisons(layout), *_claims(layout), *_samples(layout))
+    return (made for made in everything if made.here())
+
+
+def _made(files: Iterable[str], command: str, inputs: Mapping[str, Sequence[str]], *words: str) -> Remade:
+    given = [word for option, paths in inputs.items() for word in ([option] if option else []) + list(paths)]
+    every = tuple(Path(path) for paths in inputs.values() for path in paths)
+    return Remade(tuple(map(Path, files)), ("report", command, *given, *words), every)
+
+
+def _labels(layout: Layout) -> list[str]:
+    return ["--benchmark-labels", *(f"{name}={entry.label}" for name, entry in layout.experiment.benchmarks.items())]
+
+
+def _seeds(layout: Layout) -> list[str]:
+    found = settings(layout.experiment.runs).items()
+    words = [f"{setting}={','.join(runs)}" for setting, runs in found if runs != [setting]]
+    return ["--seeds", *words] if words else []
+
+
+def _runs(layout: Layout) -> Iterator[Remade]:
+    """Metrics, health, forecast, model card and the page of rollouts of each run."""
+    labels = _labels(layout)
+    for run, entry in layout.experiment.runs.items():
+        folder, metrics = layout.run(run), layout.metrics(run)
+        yield _made([metrics], "metrics", {"": layout.all_segments(run)})
+        yield _made([f"{folder}/health.json"], "health", {"--metrics": [metrics]})
+        forecast = {"--metrics": [metrics], "--results": layout.progress_results(run) if entry.evaluate else []}
+        steps = ["--steps", str(entry.steps)]
+        yield _made([f"{layout.root}/figures/{run}/forecast.json"], "forecast", forecast, *labels, *steps)
+        inputs = {"--run": [layout.run_file(run)], "--results": layout.base_and_last(run) if entry.evaluate else []}
+        inputs["--sources"] = layout.card_sources(run)
+        yield _made([f"{folder}/model_card.md"], "model-card", inputs, "--family", str(entry.family), *labels)
+        title = ["--experiment", layout.stamp(run), "--title", f"Rollouts of {run}"]
+        yield _made([f"{folder}/rollouts.html"], "rollouts", {"--rollouts": layout.rollouts(run)}, *title)
+        early = layout.first_thousand_metrics(run)
+        yield _made([early], "metrics", {"": layout.first_thousand_segments(run)})
+        first = {"--metrics": [early], "--results": []}
+        yield _made([f"{layout.root}/first_1000/{run}/forecast.json"], "forecast", first, *labels, *steps)
+
+
+def _data(layout: Layout) -> Iterator[Remade]:
+    """What each training set shares with the benchmarks."""
+    experiment = layout.experiment
+    newer = [name for name, entry in experiment.benchmarks.items() if getattr(entry, "newer", False)]
+    for run in {layout.training_data(run): run for run in experiment.runs}.values():
+        folder = str(Path(layout.training_data(run)).parent)
+        summary, prepared = f"{folder}/contamination.json", f"{folder}/prepared/train.parquet"
+        inputs = {"--summary": [summary], "--card": [f"{folder}/prepared/data_card.json"]}
+        words = ["--newer", *newer, *_labels(layout), "--experiment", experiment.experiment]
+        yield _made([f"{folder}/contamination.{form}" for form in ("html", "md")], "contamination", inputs, *words)
+        if not Path(prepared).is_file() or Path(prepared).stat().st_size > SMALL_TRAINING_SET:
+            continue
+        benchmarks = [layout.questions(name) for name in experiment.evaluation.benchmarks]
+        remove = ["--remove"] if experiment.datasets[experiment.runs[run].dataset].remove_contaminated else []
+        yield Remade(
+            (Path(summary), Path(folder) / "contamination.csv"),
+            ("data", "contamination", "--train", prepared, "--benchmarks", *benchmarks, *remove),
+            (Path(prepared), *map(Path, benchmarks)),
+            "--output-dir",
+        )
+
+
+def _comparisons(layout: Layout) -> Iterator[Remade]:
+    experiment, root = layout.experiment, layout.root
+    families = [run.family for run in experiment.runs.values()]
+    families += [entry.family for entry in experiment.external.values() if entry.family]
+    for family in sorted(set(families)):
+        both = {"comparison": layout.family_results(family), "golden": layout.golden_family(family)}
+        for folder, results in both.items():
+            if results:
+                files = [f"{root}/{folder}/{family}.{form}" for form in ("csv", "md", "html")]
+                words = ["--family", family, *_labels(layout), *_seeds(layout)]
+                yield _made(files, "comparison", {"--results": results}, *words)
+    found = settings(experiment.runs)
+    for pair, names in experiment.compare.items():
+        files = [f"{root}/compared/{pair}.{form}" for form in ("json", "md", "html")]
+        seeds = [[experiment.described(run).seed for run in found[name]] for name in names]
+        options = [f"--{side}={name}={','.join(found[name])}" for side, name in zip(SIDES, names, strict=True)]
+        words = [*options, *(["--paired"] if seeds[0] == seeds[1] else []), *_labels(layout)]
+        yield _made(files, "pair", {"--results": layout.pair_results(pair)}, *words)
+
+
+def _claims(layout: Layout) -> Iterator[Remade]:
+    kinds = {
+        "claims": (layout.evaluation_results(), [layout.metrics(run) for run in layout.trainings("all")]),
+        "golden/claims": (layout.golden_evaluations(), []),
+        "first_1000/claims": (
+            layout.first_thousand_evaluations(),
+            [layout.first_thousand_metrics(run) for run in layout.trainings("first_1000")],
+        ),
+    }
+    released = [f"{family}={name}" for family, name in layout.released().items()]
+    words = ["--released", *released, "--experiment", layout.experiment.experiment, *_seeds(layout)]
+    for name, (results, metrics) in kinds.items():
+        files = [f"{layout.root}/{name}.{form}" for form in ("json", "md", "html")]
+        yield _made(files, "claims", {"--results": results, "--metrics": metrics}, *words)
+
+
+def _samples(layout: Layout) -> Iterator[Remade]:
+    """The pages of answers that are there, under any protocol."""
+    experiment, root = layout.experiment, Path(layout.root)
+    for path in sorted([*root.glob("samples/*.html"), *root.glob("*/samples/*.html")]):
+        protocol = experiment.evaluation.protocol if path.parent.parent == root else path.parent.parent.name
+        benchmark = next((name for name in experiment.benchmarks if path.stem.startswith(f"{name}_")), None)
+        name = path.stem.removeprefix(f"{benchmark}_")
+        if benchmark is None or protocol not in experiment.protocols:
+            continue
+        if name.partition("@")[0] not in experiment.runs and name not in experiment.external:
+            continue
+        of = (name, benchmark, protocol)
+        inputs = {"--completions": layout.completions(*of), "--grades": layout.grades(*of)}
+        inputs["--benchmark"] = [layout.questions(benchmark)]
+        words = ["--headline", experiment.evaluation.headline_grader, "--experiment", layout.stamp(name)]
+        title = f"Answers of {name} to {experiment.benchmarks[benchmark].label}"
+        yield _made([str(path)], "samples", inputs, *words, "--title", title)
+
+
+def problems_of(
+    made: Remade, folder: Path, run: Callable[[list[str]], Any], recorded: Mapping[str, str] | None
+) -> Iterator[tuple[Path, str | None]]:
+    """Make files again in an empty folder and yield each of them with what is wrong with it, if anything.
+
+    `run` runs a command of `justrl`; `recorded` is None where this version of the package made the files; else an
+    earlier one may have worded pages otherwise, and it has the SHA-256 of those that were recorded.
+    """
+    here = made.here()
+    names = [str(folder)] if made.option == "--output-dir" else [str(folder / path.name) for path in here]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            run([*made.words, made.option, *names])
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        yield from ((path, f"it cannot be made again from its inputs: {reason:.300}") for path in here)
+        return
+    for path in here:
+        expected = None if recorded is None else recorded.get(str(path)) or file_sha256(path)
+        yield path, difference(path, folder / path.name, expected)
+
+
+def difference(there: Path, here: Path, recorded: str | None) -> str | None:
+    """In what a file is not the one that its inputs give; None where it is."""
+    if there.read_bytes() == here.read_bytes():
+        return None
+    if there.suffix == ".json":
+        try:
+            return _in_words(differences(*_of_one_version(read_json(there), read_json(here))))
+        except UserError as error:
+            return str(error)
+    try:
+        old, new = there.read_text(encoding="utf-8"), here.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        return f"it is no text: {error}"
+    if worded := there.suffix in (".html", ".md") and recorded == file_sha256(there):
+        old, new = _without_widened(old, new)
+    same_numbers = _close(NUMBER.findall(old), NUMBER.findall(new))
+    if same_numbers and (worded or NUMBER.sub("", old) == NUMBER.sub("", new)):
+        return None
+    lines = old.splitlines(), new.splitlines()
+    pairs = enumerate(zip(*lines, strict=False), 1)
+    number, pair = next(((n, p) for n, p in pairs if p[0] != p[1]), (min(map(len, lines)) + 1, None))
+    if pair is None:
+        return f"it has {len(lines[0])} lines, and its inputs give {len(lines[1])}"
+    return f"line {number} is not what its inputs give: {_around(*pair)}"
+
+
+def _without_widened(there: str, here: str) -> tuple[str, str]:
+    """Two texts without their intervals, if each one here is that there or holds it; else as they are."""
+    old, new = ([tuple(float(end.replace("−", "-")) for end in pair) for pair in INTERVAL.findall(text)]
+                for text in (there, here))  # fmt: skip
+    wider = len(old) == len(new) and all(b[0] <= a[0] <= a[1] <= b[1] for a, b in zip(old, new, strict=True))
+    return (INTERVAL.sub("", there), INTERVAL.sub("", here)) if wider else (there, here)
+
+
+def _around(there: str, here: str) -> str:
+    """Where two lines begin to differ."""
+    start = next((i for i, (a, b) in enumerate(zip(there, here, strict=False)) if a != b), min(len(there), len(here)))
+    start = max(0, start - 20)
+    return f"{there[start : start + 50]!r} instead of {here[start : start + 50]!r}"
+
+
+def _close(there: Sequence[str], here: Sequence[str]) -> bool:
+    pairs = zip(there, here, strict=False)
+    return len(there) == len(here) and all(a == b or math.isclose(float(a), float(b), rel_tol=CLOSE) for a, b in pairs)
+
+
+def _of_one_version(there: Any, here: Any) -> tuple[Any, Any]:
+    """Two values of a JSON file, where the one there is a health.json from before it had a line of its own."""
+    if isinstance(there, dict) and isinstance(here, dict) and "health" in here and "health" not in there:
+        later = [one for one in here["findings"] if one["name"] not in LATER_FINDINGS]
+        here = {key: value for key, value in here.items() if key != "health"} | {"findings": later}
+    return there, here
+
+
+def without_changed(value: Any) -> Any:
+    """A copy of the values of a result without those that an earlier version took otherwise."""
+    if isinstance(value, dict):
+        return {key: without_changed(item) for key, item in value.items() if key not in CHANGED}
+    return [without_changed(item) for item in value] if isinstance(value, list) else value
+
+
+def _in_words(found: str) -> str | None:
+    return f"it is not what its inputs give: {found}" if found else None
+
+
+def differences(there: Any, here: Any) -> str:
+    """The first few keys in which two values differ, both said: `recipe.temperature is 0.7 instead of 1.0`."""
+    found = list(_different(there, here, ""))
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return "; ".join(f"{key} is {_short(a)} instead of {_short(b)}" for key, a, b in found[:3]) + more
+
+
+def _short(value: Any) -> str:
+    return f"{value!r:.60}" if not isinstance(value, dict | list) else f"{json.dumps(value):.60}"
+
+
+def _different(there: Any, here: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for name in dict.fromkeys([*here, *there]):
+            yield from _different(there.get(name), here.get(name), f"{key}.{name}" if key else str(name))
+    elif isinstance(there, list | tuple) and isinstance(here, list | tuple) and len(there) == len(here):
+        for number, (a, b) in enumerate(zip(there, here, strict=True)):
+            yield from _different(a, b, f"{key}[{number}]")
+    elif isinstance(there, bool) or isinstance(here, bool):
+        if there is not here:
+            yield key, there, here
+    elif isinstance(there, int | float) and isinstance(here, int | float):
+        if not math.isclose(there, here, rel_tol=CLOSE, abs_tol=CLOSE):
+            yield key, there, here
+    elif there != here:
+        yield key, there, here
