@@ -6,9 +6,10 @@ fail silently outside the main thread; they are switched off, and workers.py's a
 all: `plain_values` tells of most answers what it would, without a worker.
 """
 
+import re
 from collections.abc import Iterable
 
-from justrl.verifiers.extraction import last_boxed
+from justrl.verifiers.extraction import BOX, balanced_end, last_boxed
 from justrl.verifiers.outcome import Grade, Outcome, require_text
 from justrl.verifiers.plain_values import compare_plain
 from justrl.verifiers.pooled import PooledGrader
@@ -16,6 +17,8 @@ from justrl.verifiers.workers import GaveUp
 
 # Longer answers are not parsed; the longest gold of the nine benchmarks has 291 characters.
 MAX_ANSWER = 2_000
+# TeX takes the group behind a command, wherever it begins.
+_SPACED_BOX = re.compile(r"\\boxed\s+\{")
 
 
 class SymbolicGrader(PooledGrader):
@@ -32,13 +35,29 @@ class SymbolicGrader(PooledGrader):
         answers: list[tuple[str | None, str]] = []
         for completion, gold in pairs:
             require_text(completion=completion, gold=gold)
-            answers.append((last_boxed(completion), gold.strip()))
+            answers.append((_boxed(_SPACED_BOX.sub(r"\\boxed{", completion)), gold.strip()))
         asked = [(answer, gold) for answer, gold in dict.fromkeys(answers) if answer and _worth_asking(answer, gold)]
         verdicts: dict[tuple[str, str], str | GaveUp] = {
             pair: verdict for pair in asked if (verdict := compare_plain(*pair)) is not None
         }
         verdicts |= self.compare([pair for pair in asked if pair not in verdicts])
         return [Grade.of(_outcome(*pair, verdicts), pair[0]) for pair in answers]
+
+
+def _boxed(completion: str) -> str | None:
+    """Content of the last box, or of the outermost that it stands in: what stands around it is part of the answer."""
+    answer = last_boxed(completion)
+    if answer is None:
+        return None
+    start = completion.rfind(f"{BOX}{answer}}}")
+    end = start + len(BOX) + len(answer) + 1
+    around = max(0, start - MAX_ANSWER)
+    while (outer := completion.find(BOX, around, start)) >= 0:
+        close = balanced_end(completion, outer, end + MAX_ANSWER)
+        if close is not None and close > end:
+            return completion[outer + len(BOX) : close - 1]
+        around = outer + 1
+    return answer
 
 
 def _outcome(answer: str | None, gold: str, verdicts: dict[tuple[str, str], str | GaveUp]) -> Outcome:
