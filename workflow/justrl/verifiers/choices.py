@@ -6,7 +6,10 @@ from collections.abc import Callable
 _MARK = re.compile(r"\\text\{([^{}]*)\}")
 _GOLD = re.compile(r"\(?\s*([A-J])\s*\)?")
 _ANSWER = re.compile(r"(?:(?i:(?:the )?(?:option|choice|answer)(?: is)?)\s*:?\s*)?\(?\s*([A-J])\s*\)?")
-_WITH_CONTENT = re.compile(r"(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:])\s*(.+)", re.DOTALL)
+# No sum or product of the letter: what stands behind it is the choice's own value.
+_WITH_CONTENT = re.compile(
+    r"(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:])(?:\s+|(?=[\w\\$(]))(?!\\(?:cdot|times|div)|[+*/^_=])(.+)", re.DOTALL
+)
 
 
 def same_choice(gold: str, answer: str, is_single: Callable[[str], bool]) -> bool | None:

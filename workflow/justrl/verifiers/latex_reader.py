@@ -174,7 +174,15 @@ class _Reader:
             if self.degrees():
                 value = self.postfix(value * sympy.pi / 180)
                 continue
-            value = self.postfix(power(value, self.argument()))
+            value = self.postfix(power(value, self.exponent()))
+        return value
+
+    def exponent(self) -> sympy.Expr:
+        """What stands behind `^`; powers of powers are read from the right."""
+        value = self.argument()
+        if self.peek() == "^" and not self.peek(1).startswith(("\\", "{")):
+            self.accept("^")
+            return power(value, self.exponent())
         return value
 
     def degrees(self) -> bool:

@@ -33,7 +33,7 @@ from justrl.verifiers.dress import undress
 from justrl.verifiers.equality import points, same_expression
 from justrl.verifiers.expression import TooLargeError
 from justrl.verifiers.latex_reader import NotRead
-from justrl.verifiers.units import DEGREE, KNOWN, PERCENT
+from justrl.verifiers.units import DEGREE, KNOWN, PERCENT, may_be_unit
 
 _LOG_BASES = (None, sympy.Integer(10))
 
@@ -109,11 +109,12 @@ def _both_words(gold: str, answer: str) -> bool | None:
 
 
 def _is_single(text: str) -> bool:
-    """Whether a tidy text says one thing: a quantity or a word."""
+    """Whether a tidy text says one thing: a quantity or a noun."""
     try:
-        return all(isinstance(value, Quantity | Word) for _, value in _read(text))
+        values = [value for _, value in _read(text)]
     except (NotRead, TooLargeError):
         return False
+    return all(may_be_unit(value.text) if isinstance(value, Word) else isinstance(value, Quantity) for value in values)
 
 
 def _contradicts(value: Value) -> bool:

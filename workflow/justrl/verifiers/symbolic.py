@@ -1,9 +1,8 @@
-r"""Symbolic equality by math-verify, in worker processes with hard limits.
+r"""Symbolic equality by SymPy, in worker processes with hard limits.
 
-Only the content of the last `\boxed{...}` reaches the library: its patterns for unboxed text take quadratic time on
-long completions, and pick up numbers that were never given as the answer. Its own time limits are signal handlers that
-fail silently outside the main thread; they are switched off, and workers.py's apply. Plain numbers do not reach it at
-all: `plain_values` tells of most answers what it would, without a worker.
+Only the content of the last `\boxed{...}` is read, or of the box around it: what stands next to an inner box is part of
+the answer. `math_verify_worker` reads it as a whole and compares. Plain numbers need no worker: `plain_values` compares
+them by the same function, a thousand times sooner.
 """
 
 import re
@@ -22,9 +21,9 @@ _SPACED_BOX = re.compile(r"\\boxed\s+\{")
 
 
 class SymbolicGrader(PooledGrader):
-    """Grades with math-verify 0.9: parse both sides as LaTeX, then compare numerically and symbolically.
+    """Grades by value: both sides are read whole, then compared exactly, or to the digits given, and symbolically.
 
-    `unparsed` also covers an answer of which the library makes no expression (and which is not the gold's very text).
+    `unparsed` also covers an answer that is not read as a whole (and which is not the gold's very text).
     """
 
     name = "symbolic"
@@ -72,5 +71,5 @@ def _outcome(answer: str | None, gold: str, verdicts: dict[tuple[str, str], str 
 
 
 def _worth_asking(answer: str, gold: str) -> bool:
-    """Whether the library must look at an answer: there is one, it is not the gold's text, and neither is too long."""
+    """Whether an answer must be compared: there is one, it is not the gold's text, and neither is too long."""
     return bool(answer.strip() and answer.strip() != gold and len(answer) <= MAX_ANSWER and len(gold) <= MAX_ANSWER)

@@ -91,12 +91,12 @@ def unit_of(words: list[tuple[str, int]]) -> Unit | None:
     """The unit that words with powers make up (`[("m", 1), ("s", -1)]`), or None if they are none."""
     if len(words) == 1 and words[0][0] not in KNOWN:
         word, power = words[0]
-        return Unit(((_singular(word), 1),)) if power == 1 and _may_be_unit(word) else None
+        return Unit(((_singular(word), 1),)) if power == 1 and may_be_unit(word) else None
     unit = Unit(())
     for place, (word, power) in enumerate(words):
         one = KNOWN.get(word) or KNOWN.get(word.lower() if len(word) > 2 else word)
         # A rate of things: `dollars per apple`, `apples per day`.
-        if one is None and power in (1, -1) and any(p == -1 for _, p in words[: place + 2]) and _may_be_unit(word):
+        if one is None and power in (1, -1) and any(p == -1 for _, p in words[: place + 2]) and may_be_unit(word):
             one = Unit(((_singular(word), 1),))
         if one is None:
             return None
@@ -124,7 +124,8 @@ def words_with_powers(text: str, sign: int = 1) -> list[tuple[str, int]] | None:
     return words if words and shape == 1 else None
 
 
-def _may_be_unit(word: str) -> bool:
+def may_be_unit(word: str) -> bool:
+    """Whether an unknown word is a noun as far as can be told: no number, operator, negation, conjunction."""
     lower = word.lower()
     return (
         len(word) > 2 and word.isalpha() and lower not in _NO_UNITS and lower not in MULTIPLES
