@@ -22,6 +22,7 @@ CONVERTED: tuple[str, ...] = (
     "invisible characters",
     "an object as text",
     "a list as text",
+    "inside tags or quotes",
     "after ####",
     "after Answer:",
     "several boxes",
@@ -32,34 +33,38 @@ UNUSABLE: tuple[str, ...] = (
     "boxes that differ",
     "an unclosed box",
     "an object without an answer",
+    "a spreadsheet's date or error",
+    "control characters",
     "nothing but signs",
 )
 MOST_UNUSABLE = 0.01
 """Share of the rows of training data that may hold no answer: more of them, and the file holds something else."""
 
-_PLACEHOLDERS = set(
-    re.findall(
-        r"\S+",
-        "na n/a nan null none nil todo tbd tba fixme xxx unknown missing blank placeholder pending omitted error "
-        "answer solution result proof",
-    )
-) | {
-    *("not found", "not available", "not given", "not provided", "no answer", "no solution provided", "see solution"),
-    *("see above", "see below", "see explanation", "see the solution", "see proof", "proof omitted", "your answer"),
-    *(
-        "your answer here",
-        "answer here",
-        "the answer",
-        "to be determined",
-        "open ended",
-        "open-ended",
-        "not applicable",
-    ),
-    *("no answer found", "answer not found", "see attached", "cannot parse", "parse error", "prove it", "final answer"),
-}
-_TEMPLATE = re.compile(
-    r"<[A-Za-z_ ]+>|\{\{.*\}\}|\[(?:insert|your|the)?\s*answer[^\]]*\]|\$?\bAnswer\b", re.I | re.DOTALL
+# What programs write where there is nothing; `\text{none}` is somebody's answer.
+_NOTHING = {"na", "n/a", "nan", "null", "none", "nil"}
+_PLACEHOLDER = re.compile(
+    r"(?:n/?a|todo|tb[da]|fixme|xxx|unknown|missing|blank|placeholder|omitted|error|answer|solution|result|proof"
+    r"|no (?:answer|solution) (?:found|given|provided|available)|no answer|(?:the|final|your|correct) answer"
+    r"|(?:answer )?not (?:found|available|given|provided|applicable)|un(?:answered|solved|available)"
+    r"|open[- ]ended|prove it|(?:cannot )?parse error|cannot parse|(?:see|refer to|pending|to be|solution in|proof)\b.*"
+    r"|(?:insert|enter|put|add|your)\b.*\banswer.*|.*\banswer(?: goes)? here)",
+    re.IGNORECASE | re.DOTALL,
 )
+# `<answer>`, `{answer}`, `[answer]`, `$Answer`.
+_TEMPLATE = re.compile(
+    r"(?:<[A-Za-z_ ]+>(?:</\w+>)?|\{+.*answer.*\}+|\[.*answer.*\]|\$?Answer)", re.IGNORECASE | re.DOTALL
+)
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
+# `1/2` and `3-4` as spreadsheets save them, and their errors.
+_SPREADSHEET = re.compile(
+    r"#(?:n/a|ref!|value!|div/0!|name\?|num!|null!)|\d{4}-\d\d-\d\d[ T]\d\d:\d\d.*"
+    rf"|\d{{1,2}}-{_MONTH}(?:-\d+)?|{_MONTH}-\d+",
+    re.IGNORECASE,
+)
+_TAGGED = re.compile(r"<(\w*answer|result|solution)>(.*)</\1>\s*", re.IGNORECASE | re.DOTALL)
+_ARRAY = re.compile(r"(?:np\.|numpy\.)?array\((\[.*?\])(?:,\s*dtype=[^)]*)?\)", re.DOTALL)
+_QUOTED = re.compile(r"\*\*([^*]+)\*\*|\"([^\"]+)\"|'([^']+)'|`([^`]+)`", re.DOTALL)
+_BARE_BOX = re.compile(r"\$?\\boxed\s*([0-9A-Za-z])\$?\.?")
 _MARKED = re.compile(
     r"(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?answer(?:\s*\\?[:=]|\s+is\s*:?)\s*(\S.*)",
     re.IGNORECASE | re.DOTALL,
@@ -73,7 +78,7 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 # Of 1,646 golds of nine benchmarks none has more than two words.
 _MOST_WORDS = 7
 _SENTENCE = re.compile(
-    r"\b(?:is|are|was|were|has|have|had|the|therefore|thus|hence|because|since|so|we|it|that|which|can|will|there)\b",
+    r"\b(?:is|are|was|were|has|have|had|therefore|thus|hence|because|since|so|we|it|that|which|can|will|there)\b",
     re.IGNORECASE,
 )
 
@@ -107,7 +112,24 @@ def read_gold(raw: str) -> Gold:
     """Read one gold: the answer it says, or the reason why it says none."""
     seen = "".join(char for char in raw if unicodedata.category(char) != "Cf").strip()
     note = CONVERTED[0] if seen == raw.strip() else "invisible characters"
-    return _structured(seen) or _worked(seen) or _boxed(seen) or _plain(seen, note)
+    # GSM8K's calculator notes, and what a model thought before its answer.
+    seen = re.sub(r"<<[^<>]*>>", "", seen.rpartition("</think>")[2]).strip()
+    gold = _structured(seen) or _worked(seen) or _boxed(seen) or _dressed(seen) or _plain(seen, note)
+    if any(unicodedata.category(char) == "Cc" and char not in "\n\r\t" for char in gold.text):
+        return Gold("", "control characters")
+    return Gold("", "nothing but signs") if gold.usable and raw.strip() and not gold.text else gold
+
+
+def _dressed(text: str) -> Gold | None:
+    """The answer inside tags, quotes or markdown around the whole of it, or in a box without braces."""
+    tagged, quoted, bare = _TAGGED.fullmatch(text), _QUOTED.fullmatch(text), _BARE_BOX.fullmatch(text)
+    if bare:
+        return Gold(bare[1])
+    inner = tagged[2] if tagged else next(filter(None, quoted.groups()), None) if quoted else None
+    if inner is None or not inner.strip():
+        return None
+    gold = read_gold(inner)
+    return Gold(gold.text, "inside tags or quotes") if gold.usable else gold
 
 
 def _structured(text: str) -> Gold | None:
@@ -121,9 +143,9 @@ def _structured(text: str) -> Gold | None:
             return Gold("", "an object without an answer")
         inner = _joined(found) if isinstance(found, list) else read_gold(str(found))
         return Gold(inner.text, "an object as text") if inner.usable else inner
-    # Two bare numbers in square brackets are an interval.
-    if isinstance(value, list) and (any(isinstance(item, str) for item in value) or len(value) == 1):
-        return _joined(value)
+    # Two bare numbers in square brackets are an interval, in round ones a point.
+    if isinstance(value, list | tuple | set) and (any(isinstance(item, str) for item in value) or len(value) == 1):
+        return _joined(list(value) if not isinstance(value, set) else sorted(map(str, value)))
     return None
 
 
@@ -136,16 +158,22 @@ def _joined(items: list) -> Gold:
 
 
 def _literal(text: str) -> Any:
-    """The value of a text that is a JSON or Python object or list; None for every other text."""
-    if (text[:1], text[-1:]) not in (("{", "}"), ("[", "]")) or len(text) > 10_000:
+    """The value of a text that is a JSON or Python object, list, tuple or set; None for every other text."""
+    if match := _ARRAY.fullmatch(text):
+        text = match[1]
+    quotes = '"' in text or "'" in text
+    ends = ("{", "}"), ("[", "]"), *([("(", ")")] if quotes else [])
+    if (text[:1], text[-1:]) not in ends or len(text) > 10_000:
         return None
+    # A single backslash is LaTeX's: `\f` of `\frac` is no form feed.
+    safe = re.sub(r"\\(?:[\\\"']|u[0-9a-fA-F]{4})|\\", lambda found: found[0] if len(found[0]) > 1 else r"\\", text)
     # Numbers keep their digits.
-    for read in (lambda: json.loads(text, parse_float=str, parse_int=str), lambda: ast.literal_eval(text)):
+    for read in (lambda: json.loads(safe, parse_float=str, parse_int=str), lambda: ast.literal_eval(safe)):
         try:
             value = read()
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             continue
-        bare = isinstance(value, list) and '"' not in text and "'" not in text and len(value) > 1
+        bare = not isinstance(value, dict) and not quotes and len(value) > 1
         return None if bare else value
     return None
 
@@ -186,7 +214,12 @@ def _boxed(text: str) -> Gold | None:
     if len(answers) == 1:
         return _plain(answers[0], CONVERTED[0])
     gaps = (re.sub(r"\\(?:text|quad|qquad|mbox)\b|[{}$,;\s~&]|\band\b|\bor\b", "", gap) for gap in between[1:])
-    if any(gaps) or any(not _plain(answer, "").text for answer in answers):
+    # A pair of round brackets around them makes an ordered pair.
+    if (
+        between[0].rstrip().endswith(("(", "[", "<"))
+        or any(gaps)
+        or any(not _plain(answer, "").text for answer in answers)
+    ):
         return Gold("", "boxes that differ")
     return Gold(",".join(answers), "several boxes")
 
@@ -194,16 +227,18 @@ def _boxed(text: str) -> Gold | None:
 def _plain(text: str, note: str) -> Gold:
     gold = clean_gold(text)
     bare = " ".join(gold.strip(" .!*_()[]<>\"'`").split())
-    if gold and (bare.lower() in _PLACEHOLDERS or _TEMPLATE.fullmatch(gold)):
-        return Gold("", "a placeholder")
-    if gold and not any(char.isalnum() for char in gold) and not re.search(r"\\[A-Za-z]|[∞∅]", gold):
-        return Gold("", "nothing but signs")
-    if re.search(r"\\f?boxed\b", gold) or "\\fbox" in gold:
-        return Gold("", "an unclosed box")
+    inside = " ".join(re.sub(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}", r"\1", bare).split())
     words = _WORD.findall(_COMMANDS.sub(" ", gold))
-    if len(words) > _MOST_WORDS or (len(words) >= 3 and _SENTENCE.search(gold)) or "\n\n" in gold:
-        return Gold("", "prose")
-    return Gold(gold, note)
+    sentence = "\\" not in gold and len(words) >= 3 and _SENTENCE.search(gold)
+    faults = (
+        ("a placeholder", bare.lower() in _NOTHING or _PLACEHOLDER.fullmatch(inside) or _TEMPLATE.fullmatch(gold)),
+        ("a spreadsheet's date or error", _SPREADSHEET.fullmatch(gold)),
+        ("nothing but signs", gold and not re.search(r"\\[A-Za-z]|[∞∅]", gold) and not any(map(str.isalnum, gold))),
+        ("an unclosed box", re.search(r"\\f?boxed|\\fbox", gold)),
+        ("prose", len(words) > _MOST_WORDS or sentence or "\n\n" in gold),
+    )
+    found = next((reason for reason, true in faults if true), None)
+    return Gold("", found) if gold and found else Gold(gold, note)
 
 
 def first_answers(questions: int | None, answers: list[str]) -> str:

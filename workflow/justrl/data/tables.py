@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from justrl.config_files import read_card
 from justrl.data.messages import user_content
 from justrl.data.text_tables import check_unique, number_text, row_names, stream_rows
 from justrl.errors import UserError
@@ -74,16 +75,8 @@ def find_data_files(source: str | Path, subset: str | None = None, split: str | 
 
 def _by_card(folder: Path, names: list[str], subset: str | None, split: str | None) -> list[str]:
     """Return the files that the card's `configs` give to the split, or none if it says nothing of it."""
-    card = folder / "README.md"
-    header = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL) if card.is_file() else None
-    if header is None:
-        return []
-    import yaml
-
-    try:
-        configs = (yaml.safe_load(header[1]) or {}).get("configs") or []
-    except (yaml.YAMLError, AttributeError):
-        return []
+    configs = read_card(folder / "README.md").get("configs")
+    configs = [entry for entry in configs if isinstance(entry, dict)] if isinstance(configs, list) else []
     patterns: list[str] = []
     for entry in configs:
         wanted = (
@@ -94,16 +87,16 @@ def _by_card(folder: Path, names: list[str], subset: str | None, split: str | No
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
-def _card_patterns(data_files: str | list, split: str) -> list[str]:
+def _card_patterns(data_files: Any, split: str) -> list[str]:
     """Return the path patterns of one split from a card's `data_files`: text, a list of text, or {split, path}."""
-    patterns: list[str] = []
-    for item in [data_files] if isinstance(data_files, str | dict) else data_files:
+    patterns: list[Any] = []
+    for item in data_files if isinstance(data_files, list) else [data_files]:
         if isinstance(item, dict):
             paths = item.get("path") or [] if item.get("split", "train") == split else []
-            patterns += [paths] if isinstance(paths, str) else paths
+            patterns += paths if isinstance(paths, list) else [paths]
         elif split == "train":
             patterns.append(item)
-    return patterns
+    return [pattern for pattern in patterns if isinstance(pattern, str)]
 
 
 def _by_name(folder: Path, names: list[str], subset: str | None, split: str | None) -> list[str]:

@@ -152,6 +152,9 @@ class AnswerReader:
         last = values[-1]
         if last is None:
             raise NotRead("a side that is not read")
+        for side, value in zip(sides[:-1], values[:-1], strict=True):
+            if not is_name(side) and not (isinstance(value, Quantity) and isinstance(last, Quantity)):
+                raise NotRead("a side that is neither a name nor a number")
         numbers = [one for one in values if isinstance(one, Quantity) and one.value.is_number]
         holds = all(_agree(one, numbers[-1]) for one in numbers)
         first = values[0]

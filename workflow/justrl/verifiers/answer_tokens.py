@@ -2,8 +2,18 @@ r"""Cutting the tokens of an answer into parts: items, sides of a relation, a va
 
 import re
 
-from justrl.verifiers.latex_reader import NotRead, Token
-from justrl.verifiers.units import DEGREE, DOLLAR, KNOWN, MULTIPLES, PERCENT, Unit, unit_of, words_with_powers
+from justrl.verifiers.latex_reader import NAMING, NotRead, Token
+from justrl.verifiers.units import (
+    DEGREE,
+    DOLLAR,
+    KNOWN,
+    MULTIPLES,
+    NEGATIONS,
+    PERCENT,
+    Unit,
+    unit_of,
+    words_with_powers,
+)
 
 OPEN = frozenset({"(", "[", "{", "\\{", "\\lbrace", "\\langle", "\\lfloor", "\\lceil", "\\lbrack", "\\lvert"})
 CLOSE = frozenset({")", "]", "}", "\\}", "\\rbrace", "\\rangle", "\\rfloor", "\\rceil", "\\rbrack", "\\rvert"})
@@ -103,7 +113,11 @@ def is_name(tokens: list[Token]) -> bool:
         before = tokens[place - 1].text if place else ""
         if token.kind == "number" and depth == 0 and before != "_":
             return False
-        letters |= token.kind in ("name", "text") or (token.kind == "command" and token.text[1:].isalpha())
+        if token.kind == "command" and token.text[1:] not in NAMING and token.text not in OPEN | CLOSE:
+            return False
+        if token.kind == "text" and NEGATIONS & set(token.text.lower().split()):
+            return False
+        letters |= token.kind in ("name", "text") or token.text[1:] in NAMING
     return letters and joined(tokens) not in ("e", "i", "\\pi")
 
 

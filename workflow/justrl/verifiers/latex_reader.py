@@ -35,6 +35,11 @@ _ACCENT_NAMES = """
 _ACCENTS = frozenset(_ACCENT_NAMES.split())
 _FIGURES = frozenset(["angle", "triangle"])
 DOTS = frozenset({"\\ldots", "\\cdots", "\\dots", "\\dotsc", "\\dotsb", "\\vdots"})
+# Commands that the name of a value may have.
+NAMING = frozenset(
+    {*_GREEK, *_ACCENTS, *_FIGURES, *FUNCTION_NAMES, "pi", "max", "min", "sup", "inf", "gcd", "lcm", "det", "Re", "Im",
+     "arg", "deg", "dim", "cdot", "circ", "prime", "mid", "perp", "parallel", "square", "lim", "Pr"}
+)  # fmt: skip
 _FENCES = {"(": ")", "[": "]", "\\lbrack": "\\rbrack"}
 _FUNCTIONS: dict[str, Callable[..., sympy.Expr]] = {
     "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc,

@@ -84,6 +84,9 @@ _NO_UNIT_WORDS = """
     downward etc different instead respectively
 """
 _NO_UNITS = frozenset(_NO_UNIT_WORDS.split())
+NEGATIONS = frozenset(
+    {"not", "no", "non", "never", "neither", "nor", "none", "without", "except", "but", "or", "and", "if"}
+)
 _NO_UNIT_ENDING = re.compile(r".*(?:ed|ly|teen|ths|fold|ish|n't)$")
 
 
