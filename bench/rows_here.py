@@ -90,7 +90,7 @@ def cleaning() -> Work:
     from dapo_rows import write_file
 
     from justrl.data.dapo import process_dapo_dataset, unwrap
-    from justrl.data.tables import clean_gold
+    from justrl.data.golds import clean_gold
 
     folder = Path(tempfile.mkdtemp())
     source = folder / "dapo.parquet"

@@ -250,7 +250,7 @@ def render(page: str) -> str:
 
 def main() -> int:
     """Write the pages; with --check only compare, and end with 1 if one is stale."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, say which pages are stale")
     check = parser.parse_args().check
     fresh = {path: render(path.read_text()) for path in sorted(DOCS.glob("*.md"))} | {SCHEMA: schema_file()}

@@ -133,7 +133,7 @@ rule prepare_training_data:
 
 
 rule check_contamination:
-    """Count training questions that equal a benchmark question or share 13 words in a row with one."""
+    """Count training questions that equal a benchmark question, share 13 words in a row or hold a shorter one."""
     input:
         data="<results>/data/{dataset}/{model}/prepared/train.parquet",
         benchmarks=expand("<results>/benchmarks/{benchmark}/questions.parquet", benchmark=EVALUATION.benchmarks),

@@ -79,7 +79,7 @@ try:
             start_checks.check_something_to_report(EXPERIMENT, RESULTS)
         DOCUMENT = frozen.document(config, LAYOUT)
         FILE = frozen.file_of(DOCUMENT, RESULTS)
-        for line in [*frozen.changes(DOCUMENT, RESULTS), *LAYOUT.left_out()]:
+        for line in [*frozen.changes(DOCUMENT, RESULTS), *LAYOUT.left_out(), *start_checks.local_data(ON_DISK)]:
             logger.info(line)
 except UserError as error:
     raise WorkflowError(str(error)) from None

@@ -18,7 +18,7 @@ from justrl.operations.planning import evaluation_samples
 from justrl.operations.start_checks import check_local_files
 
 # Golds that a reader which guesses types would change.
-GOLDS = ["007", "1e3", "NA", "1,234", "0.10", "\\frac{1}{2}", "null", "12345678901234567890", "true", "-0"]
+GOLDS = ["007", "1e3", "N", "1,234", "0.10", "\\frac{1}{2}", "no", "12345678901234567890", "true", "-0"]
 
 
 def write_rows(path: Path) -> Path:

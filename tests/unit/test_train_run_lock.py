@@ -169,3 +169,17 @@ def test_the_heartbeat_touches_the_lock(tmp_path, monkeypatch):
         deadline.wait(0.02)
     lock.release()
     assert not lock.path.exists()
+
+
+def test_the_lock_of_a_host_whose_clock_is_ahead_says_the_way_out(tmp_path):
+    path = tmp_path / "LOCK"
+    path.write_text(json.dumps(asdict(ELSEWHERE)))
+    os.utime(path, (2**32, 2**32))
+    with pytest.raises(UserError, match=r"LOCK is dated .* minutes in the future.* delete that file"), hold(path):
+        pass
+
+
+def test_a_folder_in_the_place_of_the_lock_is_refused(tmp_path):
+    (tmp_path / "LOCK").mkdir()
+    with pytest.raises(UserError, match="LOCK is a folder"), hold(tmp_path / "LOCK"):
+        pass

@@ -1,4 +1,4 @@
-"""Plain numbers compared without SymPy: what is told, what is left open, and that the library would tell the same."""
+"""Plain numbers compared without SymPy: what is told, what is left open, and that a worker would tell the same."""
 
 import random
 
@@ -24,8 +24,9 @@ AROUND = ["{}", "{}", " {}. ", "x={}", "k = {}", "({}, 2)", "(-9, {}]", "[{},{}]
         ("\\left(1, 3\\right]", "(1,3]", "correct"),
         ("(1,4]", "(1,3]", "wrong"),
         ("(1,2,3)", "(1,2)", "wrong"),
-        # What the library decides in other ways: rounding, letters, brackets, an interval that is none, a set.
-        ("0.333333", "\\frac{1}{3}", None),
+        ("0.333333", "\\frac{1}{3}", "correct"),
+        ("0.333334", "\\frac{1}{3}", "wrong"),
+        # What takes more to tell: letters, brackets, an interval that is none, a set.
         ("y=5", "x=5", None),
         ("e=5", "5", None),
         ("x=(1,2)", "(1,2)", None),
@@ -58,7 +59,7 @@ def _answers(chance: random.Random) -> tuple[str, str]:
     return form.format(chance.choice([one, other]), one), gold
 
 
-def test_a_verdict_is_the_librarys():
+def test_a_verdict_is_a_workers():
     chance = random.Random(0)
     pairs = list(dict.fromkeys(_answers(chance) for _ in range(600)))
     told = [(pair, verdict) for pair in pairs if (verdict := compare_plain(*pair))]

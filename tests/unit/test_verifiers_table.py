@@ -86,7 +86,7 @@ ROWS = {
     "minus sign of typography": ("-2", "\\boxed{\u22122}", "wwwc"),
     "words": ("5", r"\boxed{\text{There is no such number}}", "wwww"),
     "tower of powers": ("5", r"\boxed{9^{9^{9^9}}}", "wwwt"),
-    "tower in Python's spelling": (r"\sqrt{5}", r"\boxed{9**9**9**9}", "wwtu"),
+    "tower in Python's spelling": (r"\sqrt{5}", r"\boxed{9**9**9**9}", "wwtt"),
     # symbolic: what is no value, though a value stands in it.
     "not equal": ("5", r"\boxed{\neq 5}", "wwwu"),
     "fraction in what is not read": (r"\frac{11}{5}", r"\boxed{\neq \frac{11}{5}}", "wwwu"),

@@ -29,7 +29,7 @@ def write(copy, text, name="mine.yaml"):
 
 
 def frozen(copy):
-    return sorted(path.name for path in (copy.folder / "results/mini/experiments").glob("*"))
+    return sorted(path.name for path in (copy.folder / "results/mini/experiments").glob("*.json"))
 
 
 def test_the_first_start_freezes_the_configuration_and_a_harmless_change_is_told(copy):

@@ -94,6 +94,19 @@ def read_yaml(path: str | Path) -> Config:
     return value
 
 
+def read_card(path: Path) -> Config:
+    """The YAML between the first two `---` of a README.md of the hub; empty if none can be read."""
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8-sig", errors="replace") as handle:
+        header = re.match(r"---\n(.*?)\n---", handle.read(MOST_BYTES), re.DOTALL)
+    try:
+        values = parse_yaml(header[1], str(path)) if header else {}
+    except UserError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 def parse_yaml(text: str, source: str) -> Any:
     """The value of a YAML document by the core schema of YAML 1.2, of mappings, lists, text, numbers, switches, null.
 

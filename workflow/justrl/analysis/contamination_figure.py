@@ -85,6 +85,7 @@ def card_section(card: Mapping[str, Any]) -> Section:
     counts = [
         ("Rows read", rows["in"], ""),
         ("Without question or answer", rows["incomplete"], "left out"),
+        *_gold_rows(card.get("golds") or {}),
         ("Different questions", rows["unique"], ""),
         ("With contradictory answers", rows["conflicting"], ""),
         ("Too long", rows["overlong"], f"more than {card['prompt']['max_prompt_length']:,} tokens; left out"),
@@ -101,6 +102,14 @@ def card_section(card: Mapping[str, Any]) -> Section:
     name = source.get("hub_id") or source.get("origin") or "its own files"
     lead = f"Source: {name}" + (f", revision {source['revision']}." if source.get("revision") else ".")
     return Section("Data card", ["Questions", "Count"], table, lead)
+
+
+def _gold_rows(golds: Mapping[str, Any]) -> list[tuple[str, int, str]]:
+    """What became of golds that were not plain answers; cards of earlier versions say nothing of them."""
+    read = [(f"Gold read from {note}", count, "converted") for note, count in golds.get("converted", {}).items()]
+    return read + [
+        (f"Gold that is no answer: {note}", count, "left out") for note, count in golds.get("unusable", {}).items()
+    ]
 
 
 def write_contamination(sections: Sequence[Section], experiment: str, outputs: Mapping[str, Path]) -> None:

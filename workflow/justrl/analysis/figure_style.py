@@ -29,6 +29,8 @@ RC = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
+    # Names hold dollar signs that begin no formula.
+    "text.parse_math": False,
     "axes.edgecolor": "#8A8A8A",
     "axes.labelcolor": INK,
     "axes.titlesize": 9.5,

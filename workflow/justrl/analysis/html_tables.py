@@ -1,6 +1,7 @@
 """Tables as plain values, written as Markdown and as one self-contained HTML page."""
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,10 @@ GRADERS = {
     "symbolic+model": "symbolic, then model",
     "strict+model": "exact match, then model",
 }
+
+
+# An underscore within a word, and brackets that no link follows, are text already.
+_MARKUP = re.compile(r"[`*~$]|\\(?=[!-/:-@\[-`{-~])|(?<!\w)_|_(?!\w)|\](?=[(\[:])")
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,8 @@ def _pipe(text: str) -> str:
 
 
 def _plain_text(text: str) -> str:
-    """Text as Markdown shows it: on one line, its `<` no tag of HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
+    """Text that Markdown shows as it is written: on one line, with no tag, emphasis, link, code or formula."""
+    return _MARKUP.sub(r"\\\g<0>", text).replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
 
 
 STYLESHEET = """

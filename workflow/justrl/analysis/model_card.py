@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from justrl import paper
 from justrl.analysis.comparison import compare
 from justrl.analysis.comparison_tables import comparison_sections
 from justrl.analysis.html_tables import Section, Text, grader_label, markdown
 from justrl.analysis.metrics import series
 from justrl.analysis.results import Result, benchmark_label, experiment_of
+from justrl.config_files import read_card
 from justrl.errors import UserError
 from justrl.io import atomic_write
 
@@ -84,7 +87,23 @@ def _metadata(described: Mapping[str, Any], last: Sequence[Result], sources: Seq
     if not found:
         where = f"; see https://huggingface.co/{model['hub_id']}" if model.get("hub_id") else ""
         comments.append(f"# license: left out, since no card of the base model that names one is here{where}")
-    return "\n".join([data.to_yaml(), *comments])
+    return "\n".join([_yaml(data.to_dict()), *comments])
+
+
+class _FrontMatter(yaml.SafeDumper):
+    """YAML in which no name makes a tag of HTML, for readers that show the front matter as text."""
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    text = yaml.dump(values, Dumper=_FrontMatter, sort_keys=False, allow_unicode=True)
+    return text.strip().replace("<", "\\x3C")
+
+
+def _scalar(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "<" in text else None)
+
+
+_FrontMatter.add_representer(str, _scalar)
 
 
 def _evaluation(result: Result, grader: str) -> dict[str, Any]:
@@ -109,13 +128,8 @@ def _evaluation(result: Result, grader: str) -> dict[str, Any]:
 
 def licence(folder: Path) -> str | None:
     """The licence that the card of a downloaded model or data set names, if the card is there and does."""
-    from huggingface_hub import RepoCard
-
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
-    found = RepoCard.load(card, ignore_metadata_errors=True).data.get("license")
-    return ", ".join(found) if isinstance(found, list) else found
+    found = read_card(folder / "README.md").get("license")
+    return ", ".join(map(str, found)) if isinstance(found, list) else str(found or "") or None
 
 
 def _source(source: Mapping[str, Any]) -> str:

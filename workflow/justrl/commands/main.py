@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from justrl.commands import terminal
 from justrl.errors import UserError
 from justrl.io import is_disk_full
 
@@ -51,22 +52,39 @@ def console() -> None:
     """Run the command line and exit.
 
     With 2 after one line for what the user can fix, 1 after one on a full disk or a file that cannot be had, 130 after
-    an interrupt.
+    an interrupt, 141 where the reader of the output has gone (`justrl ... | head`), as a shell counts it.
     """
+    terminal.open_streams()
     try:
-        status = main()
+        status = _main_and_flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.complain(str(error))
         status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
     except Exception as error:
-        if (sentence := of_the_machine(error)) is None:
+        if isinstance(error, BrokenPipeError) and terminal.abandoned():
+            status = 141
+        elif sentence := of_the_machine(error):
+            terminal.complain(sentence)
+            status = 1
+        else:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
-        status = 1
+    finally:
+        terminal.close()
     sys.exit(status)
+
+
+def _main_and_flush() -> int:
+    """`main`, and what it printed written, so that an error of that is one of the command."""
+    try:
+        status = main()
+    except SystemExit:  # argparse has printed its help
+        terminal.flush()
+        raise
+    terminal.flush()
+    return status
 
 
 def of_the_machine(error: Exception) -> str | None:

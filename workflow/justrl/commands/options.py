@@ -10,12 +10,15 @@ Describe = Callable[[argparse.ArgumentParser], None]
 
 
 def add_subcommands(parser: argparse.ArgumentParser, commands: Mapping[Callable[..., Any], Describe]) -> None:
-    """Add sub-commands, named as the functions that they call and explained by the first line of their docstrings."""
+    """Add sub-commands, named as the functions that they call and explained by the first line of their docstrings.
+
+    Python leaves docstrings out at -OO; then the name explains.
+    """
     group = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for call, describe in commands.items():
-        text = (inspect.getdoc(call) or "").splitlines()[0]
-        brief = text[:1].lower() + text[1:].removesuffix(".")
         name = call.__name__.replace("_", "-")
+        text = (inspect.getdoc(call) or name).splitlines()[0]
+        brief = text[:1].lower() + text[1:].removesuffix(".")
         subcommand = group.add_parser(name, help=brief, description=text, allow_abbrev=False)
         describe(subcommand)
         subcommand.set_defaults(call=call)

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from justrl import config
+from justrl.commands import terminal
 from justrl.commands.options import number
 from justrl.errors import UserError, did_you_mean
 
@@ -44,9 +45,9 @@ def show(arguments: argparse.Namespace) -> None:
             print(shown)
             return
         if arguments.html is None:
-            # Clear the screen and go home, as `watch` does.
             ends = f"{time.strftime('%H:%M:%S')}, every {arguments.watch:g} s; Ctrl-C ends"
-            print(f"\033[2J\033[H{shown}\n\n{ends}", flush=True)
+            terminal.clear_screen()
+            print(f"{shown}\n\n{ends}", flush=True)
         elif not told:
             told = True
             print(f"{shown}, and again every {arguments.watch:g} s; Ctrl-C ends", flush=True)

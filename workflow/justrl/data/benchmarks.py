@@ -7,19 +7,25 @@ reads what the hub holds, and the authors' own Parquet copies (verl's schema, or
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from justrl.config import Benchmark, Experiment, load
+from justrl.config import Benchmark, Experiment, LocalBenchmark, load
 from justrl.config_files import ROOT, find
 from justrl.data import tables
+from justrl.data.golds import GoldCounts, first_answers
 from justrl.data.messages import DEFAULT_SUFFIX
 from justrl.data.sources import Hub, locate
 from justrl.errors import UserError
+from justrl.verifiers.votes import vote
 
 BENCHMARK_SCHEMA = pa.schema({name: pa.string() for name in ("benchmark", "id", "question", "answer")})
+
+# A file of more rows is no benchmark: it would be read for hours.
+MOST_QUESTIONS = 1_000_000
 
 # Other names of the nine, written without case, hyphens and underscores.
 _OTHER_NAMES = {
@@ -87,6 +93,13 @@ def question_count(entry: Benchmark) -> int:
     ).num_rows
 
 
+def look_at_benchmark(name: str, entry: LocalBenchmark) -> str:
+    """How many questions a local benchmark has, and its first answers; UserError where it cannot be one."""
+    keys = ("question_column", "answer_column", "id_column", "rows")
+    answers = format_benchmark(name, find(entry.path), **{key: getattr(entry, key) for key in keys})["answer"]
+    return first_answers(len(answers), answers[:3].to_pylist())
+
+
 def benchmark_name(dataset_name: str, known: Mapping[str, Any]) -> str:
     """Return the configured name of a benchmark for any way of writing it; raise UserError that lists what there is."""
     if name := _name_of(dataset_name, known):
@@ -122,39 +135,83 @@ def format_benchmark(
 
     The columns named are taken where they are there, else the known ones: a mirror may hold another copy than the
     hub's. Questions and golds are stripped, as the authors' `evals/gen_vllm.py` does. Raises UserError if the number
-    of questions is not `rows`, if a question or gold is empty, or if no column is known.
+    of questions is not `rows`, if a question is empty or a gold is no answer, if one question or id has two golds, or
+    if no column is known.
     """
     files = tables.find_data_files(source, subset, split)
-    found = tables.column_names(files)
     where = f"benchmark {name} ({source})"
+    found = tables.column_names(files)
     asked = [_present(column, found) for column in (question_column, answer_column)]
     question = tables.pick_column(found, tables.QUESTION_COLUMNS, asked[0], "question", where)
     answer = tables.pick_column(found, tables.ANSWER_COLUMNS, asked[1], "answer", where)
-    questions: list[str] = []
-    answers: list[str] = []
-    ids: list[str | None] = []
-    ids_from = [_present(id_column, found)] if _present(id_column, found) else [*tables.ID_COLUMNS, "extra_info"]
-    wanted = [name.split(".")[0] for name in (question, answer, *ids_from)]
+    id_from = _present(id_column, found)
+    id_from = id_from or next(filter(None, (tables.match_column(known, found) for known in tables.ID_COLUMNS)), None)
+    _check_count(tables.count_rows(files), rows, where)
+    read = _Rows(golds=GoldCounts())
+    wanted = [name.split(".")[0] for name in (question, answer, id_from or "extra_info")]
     for table in tables.stream_tables(files, [name for name in dict.fromkeys(wanted) if name in found]):
-        golds = tables.answer_texts(tables.take_column(table, answer), len(questions) + 1)
-        questions += map(_clean_question, tables.question_texts(tables.take_column(table, question)))
-        answers += [tables.clean_gold(gold or "") for gold in golds]
-        ids += _row_ids(table, _present(id_column, found))
-    if rows and len(questions) != rows:
-        raise UserError(f"{where} has {len(questions)} questions, but {rows} are expected: another revision or split?")
-    empty = [i for i, texts in enumerate(zip(questions, answers, strict=True)) if not all(texts)]
-    if empty:
-        raise UserError(f"{where} has no question or no answer in {len(empty)} rows, the first of them row {empty[0]}")
+        read.add(table, question, answer, id_from)
+        if len(read.questions) > max(rows or 0, MOST_QUESTIONS):
+            _check_count(len(read.questions), rows, where, " or more")
+    _check_count(len(read.questions), rows, where)
+    read.check(where)
+    ids = read.ids
     if None in ids or len(set(ids)) != len(ids):
-        ids = [f"{name}-{i}" for i in range(len(questions))]
-    names = [name] * len(questions)
+        ids = [f"{name}-{i}" for i in range(len(ids))]
+    names = [name] * len(ids)
     return pa.Table.from_arrays(
-        [pa.array(c, pa.string()) for c in (names, ids, questions, answers)], schema=BENCHMARK_SCHEMA
+        [pa.array(c, pa.string()) for c in (names, ids, read.questions, read.answers)], schema=BENCHMARK_SCHEMA
     )
 
 
+def _check_count(count: int | None, rows: int | None, where: str, more: str = "") -> None:
+    """Raise UserError for another number of questions than the configured one, or for more than any benchmark has."""
+    if count is not None and rows and count != rows:
+        raise UserError(f"{where} has {count}{more} questions, but {rows} are expected: another revision or split?")
+    if count is not None and count > MOST_QUESTIONS:
+        raise UserError(f"{where} has {count:,} rows, more than the {MOST_QUESTIONS:,} that a benchmark may have")
+
+
+@dataclass
+class _Rows:
+    """The rows of a benchmark as they are read."""
+
+    golds: GoldCounts
+    questions: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    ids: list[str | None] = field(default_factory=list)
+
+    def add(self, table: pa.Table, question: str, answer: str, id_from: str | None) -> None:
+        """Read a part of the file."""
+        texts = tables.answer_texts(tables.take_column(table, answer), len(self.questions) + 1)
+        for row, text in enumerate(texts, len(self.questions) + 1):
+            gold = self.golds.read(text or "", row)
+            self.answers.append(gold.text)
+        self.questions += map(_clean_question, tables.question_texts(tables.take_column(table, question)))
+        self.ids += _row_ids(table, id_from)
+
+    def check(self, where: str) -> None:
+        """Raise UserError for rows that lack a question or gold, and for one question or id with two golds."""
+        self.golds.check(where)
+        empty = [row for row, texts in enumerate(zip(self.questions, self.answers, strict=True), 1) if not all(texts)]
+        if empty:
+            raise UserError(
+                f"{where} has no question or no answer in {len(empty)} rows, the first of them row {empty[0]}"
+            )
+        for what, keys in (("question", [" ".join(text.split()) for text in self.questions]), ("id", self.ids)):
+            first: dict[str, int] = {}
+            for row, key in enumerate(keys):
+                other = row if key is None else first.setdefault(key, row)
+                if vote(self.answers[other]) != vote(self.answers[row]):
+                    raise UserError(
+                        f"{where}: rows {other + 1} and {row + 1} have the same {what} ({key!r:.80}) and different "
+                        f"answers ({self.answers[other]!r:.60}, {self.answers[row]!r:.60}): repair the file"
+                        + (", or name another id_column" if what == "id" else "")
+                    )
+
+
 def _present(column: str | None, found: list[str]) -> str | None:
-    return column if column is not None and column.split(".")[0] in found else None
+    return None if column is None else tables.match_column(column, found)
 
 
 def _clean_question(text: str | None) -> str:
@@ -162,11 +219,9 @@ def _clean_question(text: str | None) -> str:
     return text.removesuffix(DEFAULT_SUFFIX).rstrip() if text.endswith(DEFAULT_SUFFIX) else text
 
 
-def _row_ids(table: pa.Table, asked: str | None) -> list[str | None]:
+def _row_ids(table: pa.Table, name: str | None) -> list[str | None]:
     """Return the rows' own ids as text, or None for each where there is no column of ids."""
-    found = table.column_names
-    name = asked or next((column for column in tables.ID_COLUMNS if column in found), None)
-    if name is None and "extra_info" in found:
+    if name is None and "extra_info" in table.column_names:
         kind = table.schema.field("extra_info").type
         name = "extra_info.index" if pa.types.is_struct(kind) and kind.get_field_index("index") >= 0 else None
     if name is None:

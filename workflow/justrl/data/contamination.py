@@ -1,8 +1,9 @@
-"""Training questions that a benchmark also asks: equal to one of its questions, or sharing 13 words in a row with one.
+"""Training questions that a benchmark also asks: equal to one, sharing 13 words in a row with one, or holding one.
 
 Thirteen words are the usual window (GPT-3, Llama), and competition problems share stock phrases that are as long
 ("where m and n are relatively prime positive integers, find m + n"), so every pair also says how much of the benchmark
-question it covers: a copy covers nearly all of it, a stock phrase little.
+question it covers: a copy covers nearly all of it, a stock phrase little. A question of fewer words has no window: it
+is met where one question holds the whole other one, signs included. Spellings of LaTeX, case and punctuation are one.
 """
 
 import re
@@ -19,6 +20,21 @@ from justrl.errors import UserError
 from justrl.io import atomic_write, write_csv, write_json, write_parquet
 
 NGRAM = 13
+LEAST_HELD = 5  # words and signs: "Find x" stands in many a question
+_JOINS = frozenset("+-/^=<>")
+# LaTeX that changes how a formula looks and not what it says; a command ends where its letters end.
+_SPELLINGS = (
+    (re.compile(r"\\[()\[\],;:!> ]|\$|~"), " "),
+    (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-z])\.?"), " "),
+    (re.compile(r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mbox|operatorname|displaystyle|q?quad)(?![a-z])"), " "),
+    (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac "),
+    (re.compile(r"\\(?:cdot|times|ast)(?![a-z])|[×·⋅∗]"), "*"),
+    (re.compile(r"\\(?:[lcd]?dots|dotsc|dotsb)(?![a-z])|…|\.{3}"), " dots "),
+    (re.compile(r"\\(?:le|leq|leqslant)(?![a-z])"), "≤"),
+    (re.compile(r"\\(?:ge|geq|geqslant)(?![a-z])"), "≥"),
+    (re.compile(r"\\(?:ne|neq)(?![a-z])"), "≠"),
+    (re.compile(r"[−–‐]"), "-"),
+)
 # What a run has trained with; `operations.made_from` keeps it there.
 TRAINED = "trained.parquet"
 
@@ -41,14 +57,21 @@ class Pair:
     benchmark_question: str
 
 
+def plain(text: str) -> str:
+    """Return a text in one case, one Unicode form and one spelling of LaTeX."""
+    for pattern, spelling in _SPELLINGS:
+        text = pattern.sub(spelling, text)
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
 def normalized_words(text: str) -> list[str]:
-    """Return the words of a text: runs of letters and digits, in one case and one Unicode form; signs are left out."""
-    return re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold())
+    """Return the words of a text: runs of letters and digits of its plain form; signs are left out."""
+    return re.findall(r"[^\W_]+", plain(text))
 
 
-def normalized_text(text: str) -> str:
-    """Return a text in one case, one Unicode form and single spaces: what "equal" compares, signs included."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+def tokens(text: str) -> tuple[str, ...]:
+    """Return the words, numbers and signs of a text's plain form, without punctuation, braces and backslashes."""
+    return tuple(re.findall(r"\d+(?:\.\d+)?|[^\W\d_]+|[^\w\s.,;:?\'\"{}\\’‘“”]", plain(text)))
 
 
 def ngrams(text: str, n: int = NGRAM) -> set[str]:
@@ -57,32 +80,83 @@ def ngrams(text: str, n: int = NGRAM) -> set[str]:
     return {" ".join(words[i : i + n]) for i in range(len(words) - n + 1)}
 
 
+def holds(longer: tuple[str, ...], shorter: tuple[str, ...]) -> bool:
+    """Say whether one run of tokens is part of another, and no formula of it goes further there: 1 + 2 in 1 + 2 + 3."""
+    size = len(shorter)
+    for i in range(len(longer) - size + 1):
+        if longer[i : i + size] == shorter:
+            before, after = longer[max(i - 1, 0) : i], longer[i + size : i + size + 1]
+            goes_further = _JOINS.intersection(after) or (shorter[0].isdigit() and _JOINS.intersection(before))
+            if not goes_further:
+                return True
+    return False
+
+
+class Questions:
+    """The benchmarks' questions, indexed by their text, their n-grams and, for short ones, runs of their tokens."""
+
+    def __init__(self, questions: Sequence[str], n: int):
+        self.n = n
+        self.tokens = [tokens(question) for question in questions]
+        self.grams = [ngrams(question, n) for question in questions]
+        self.by_gram: dict[str, list[int]] = defaultdict(list)
+        self.by_text: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        self.by_run: dict[tuple[str, ...], set[int]] = defaultdict(set)
+        for number, words in enumerate(self.tokens):
+            self.by_text[words].append(number)
+            for gram in self.grams[number]:
+                self.by_gram[gram].append(number)
+            if not self.grams[number]:
+                for i in range(len(words) - LEAST_HELD + 1):
+                    self.by_run[words[i : i + LEAST_HELD]].add(number)
+
+    def shared(self, question: str) -> dict[int, int]:
+        """Return how many n-grams a training question shares with each benchmark question that shares any."""
+        shared: dict[int, int] = defaultdict(int)
+        for gram in ngrams(question, self.n) & self.by_gram.keys():
+            for number in self.by_gram[gram]:
+                shared[number] += 1
+        return shared
+
+    def held(self, words: tuple[str, ...]) -> dict[int, float]:
+        """Return the short questions that hold these tokens or are held by them, and the share that is covered.
+
+        A training question that is part of a benchmark question counts if it covers half of it.
+        """
+        runs = {words[i : i + LEAST_HELD] for i in range(len(words) - LEAST_HELD + 1)}
+        found = {}
+        for number in set().union(*(self.by_run[run] for run in runs & self.by_run.keys())):
+            theirs = self.tokens[number]
+            if holds(words, theirs):
+                found[number] = 1.0
+            elif 2 * len(words) >= len(theirs) and holds(theirs, words):
+                found[number] = len(words) / len(theirs)
+        return found
+
+
 def check_contamination(train: Iterable[str], benchmarks: Sequence[dict[str, str]], n: int = NGRAM) -> list[Pair]:
-    """Return every pair of a training question and a benchmark question that are equal or share an n-gram.
+    """Return every pair of a training and a benchmark question that are equal, share an n-gram or hold one another.
 
     `benchmarks` holds rows {benchmark, id, question}. Pairs come in the order of the training questions, then of the
-    benchmarks. Time is linear in the text, by an index of the benchmarks' n-grams.
+    benchmarks. Time is linear in the text, by an index of the benchmarks' questions.
     """
     from tqdm import tqdm
 
-    grams = [ngrams(row["question"], n) for row in benchmarks]
-    by_gram: dict[str, list[int]] = defaultdict(list)
-    by_text: dict[str, list[int]] = defaultdict(list)
-    for number, row in enumerate(benchmarks):
-        by_text[normalized_text(row["question"])].append(number)
-        for gram in grams[number]:
-            by_gram[gram].append(number)
+    questions = Questions([row["question"] for row in benchmarks], n)
     pairs = []
     for train_row, question in enumerate(tqdm(train, desc="comparing", unit=" questions", mininterval=1.0)):
-        shared: dict[int, int] = defaultdict(int)
-        for gram in ngrams(question, n) & by_gram.keys():
-            for number in by_gram[gram]:
-                shared[number] += 1
-        equal = set(by_text.get(normalized_text(question), ()))
-        for number in sorted(equal | shared.keys()):
-            kind, coverage = ("equal", 1.0) if number in equal else ("ngram", shared[number] / len(grams[number]))
+        words = tokens(question)
+        shared, held = questions.shared(question), questions.held(words)
+        equal = set(questions.by_text.get(words, ()))
+        for number in sorted(equal | shared.keys() | held.keys()):
+            if number in equal:
+                kind, coverage = "equal", 1.0
+            elif number in shared:
+                kind, coverage = "ngram", shared[number] / len(questions.grams[number])
+            else:
+                kind, coverage = "contained", held[number]
             row = benchmarks[number]
-            ends = (shared[number], round(coverage, 4), question, row["question"])
+            ends = (shared.get(number, 0), round(coverage, 4), question, row["question"])
             pairs.append(Pair(row["benchmark"], row["id"], train_row, kind, *ends))
     return pairs
 

@@ -18,14 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from justrl.config import LocalDataset
+from justrl.config_files import find
 from justrl.data import tables
 from justrl.data.distinct import DistinctTexts
 from justrl.data.duplicates import Choice, Hashes, choose_rows, question_hashes, text_hash
+from justrl.data.golds import CONVERTED, MOST_UNUSABLE, UNUSABLE, GoldCounts, first_answers, read_gold
 from justrl.data.lengths import PromptLength
 from justrl.data.messages import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, build_messages
 from justrl.data.sources import DIRECT, Hub, local_source, locate
 from justrl.errors import UserError
 from justrl.io import atomic_write, file_sha256, is_hub_id, write_json
+from justrl.verifiers.votes import vote
 
 # What DAPO puts around every question, to the character (BytedTsinghua-SIA/DAPO-Math-17k).
 WRAPPER_PREFIX = (
@@ -54,6 +58,8 @@ _LISTED_CONFLICTS = 50
 
 KINDS = ("none", "partial", "full")
 """How a question can be wrapped: by how many ends of the instruction."""
+_NOTES = CONVERTED + UNUSABLE
+_GOLD_FACTS = np.dtype([("gold", np.uint64), ("note", np.int8)])
 _QUESTION_FACTS = np.dtype([("exact", np.uint64), ("normal", np.uint64), ("kind", np.int8), ("remains", bool)])
 
 
@@ -91,7 +97,8 @@ def process_dapo_dataset(
     copies and contradictory questions can be kept (`remove_...`), for a run on the file as it is.
 
     Raises UserError for unknown columns (naming what is there and what is accepted), an empty set, an unreadable file,
-    and where some of the wrapper stays in more than a thousandth of the rows.
+    where some of the wrapper stays in more than a thousandth of the rows, and where the golds of more than a hundredth
+    are no answers (`golds`); fewer are dropped and counted.
     """
     if not Path(dataset_name).exists() and not is_hub_id(dataset_name):
         raise UserError(f"there is no file or folder {dataset_name}; a data set of the hub is named owner/name")
@@ -102,10 +109,12 @@ def process_dapo_dataset(
     found, where = tables.column_names(files), str(files[0])
     question = tables.pick_column(found, tables.QUESTION_COLUMNS, question_column, "question", where)
     answer = tables.pick_column(found, tables.ANSWER_COLUMNS, answer_column, "answer", where)
+    counts = GoldCounts()
     reader = Reader(files, question, answer, "data_source" in found, separator + suffix, batch_size, remove_wrapper)
     length = PromptLength(tokenizer) if tokenizer is not None else None
     wrapper = Wrapped()
-    choice = choose_rows(reader.hashes(wrapper), remove_duplicates, remove_contradictions)
+    choice = choose_rows(reader.hashes(wrapper, counts), remove_duplicates, remove_contradictions)
+    counts.check(where, MOST_UNUSABLE)
     if remove_wrapper:
         wrapper.check(choice.counts["in"], where)
     output = Path(output_dir) / "train.parquet"
@@ -123,6 +132,7 @@ def process_dapo_dataset(
         },
         "rows": choice.counts | {"overlong": written.overlong if length else None, "out": written.rows},
         "wrapper": {kind: wrapper.kinds[kind] for kind in ("full", "partial", "none")} | {"remains": wrapper.remains},
+        "golds": counts.as_dict(),
         "prompt_tokens": _summary(written.lengths),
         "conflicting_questions": [{"question": q, "answers": sorted(a)} for q, a in written.conflicts.values()],
         "output": {"file": output.name, "sha256": file_sha256(output), "bytes": output.stat().st_size},
@@ -130,6 +140,22 @@ def process_dapo_dataset(
     }
     write_json(output.with_name("data_card.json"), card)
     return card
+
+
+def look_at_dataset(entry: LocalDataset) -> str:
+    """How many rows a local training set has, and its first answers; UserError where its first rows cannot be read."""
+    files = tables.find_data_files(find(entry.path), split=entry.split)
+    found = tables.column_names(files)
+    question = tables.pick_column(found, tables.QUESTION_COLUMNS, entry.question_column, "question", str(files[0]))
+    answer = tables.pick_column(found, tables.ANSWER_COLUMNS, entry.answer_column, "answer", str(files[0]))
+    columns = list(dict.fromkeys(column.split(".")[0] for column in (question, answer)))
+    table = next(tables.stream_tables(files, columns, batch_size=1000))
+    tables.question_texts(tables.take_column(table, question))
+    golds = GoldCounts()
+    texts = tables.answer_texts(tables.take_column(table, answer))
+    read = [golds.read(text or "", row).text for row, text in enumerate(texts, 1)]
+    golds.check(str(files[0]), MOST_UNUSABLE)
+    return first_answers(tables.count_rows(files), read[:3])
 
 
 class Batch(NamedTuple):
@@ -179,10 +205,13 @@ class Reader:
     batch_size: int
     remove_wrapper: bool
 
-    def hashes(self, wrapper: Wrapped) -> Iterator[Hashes]:
-        """Yield the hashes of all rows, each distinct text looked at once; `wrapper` counts how they were wrapped."""
+    def hashes(self, wrapper: Wrapped, counts: GoldCounts) -> Iterator[Hashes]:
+        """Yield the hashes of all rows, each distinct text looked at once.
+
+        `wrapper` counts how questions were wrapped, `counts` what their golds are.
+        """
         about_questions = DistinctTexts(self._about_question, _QUESTION_FACTS)
-        about_golds = DistinctTexts(_about_gold, np.dtype([("gold", np.uint64)]))
+        about_golds = DistinctTexts(_about_gold, _GOLD_FACTS)
         for first, table in self._tables("reading", [self.question, self.answer]):
             questions = tables.question_column(tables.take_column(table, self.question))
             golds = tables.answer_column(tables.take_column(table, self.answer), first + 1)
@@ -190,7 +219,12 @@ class Reader:
             remaining = np.flatnonzero(facts["remains"])
             example = self._bare(questions[int(remaining[0])].as_py())[0] if len(remaining) else ""
             wrapper.add(facts["kind"], len(remaining), example)
-            yield Hashes(facts["exact"], facts["normal"], about_golds(golds)["gold"])
+            about = about_golds(golds)
+            for note in np.unique(about["note"][about["note"] > 0]):
+                rows = np.flatnonzero(about["note"] == note)
+                row = int(rows[0])
+                counts.count(_NOTES[note - 1], first + row + 1, golds[row].as_py(), len(rows))
+            yield Hashes(facts["exact"], facts["normal"], about["gold"])
 
     def rows(self, wanted: np.ndarray) -> Iterator[Batch]:
         """Yield the rows of a mask, in their order; nothing is read behind the last of them."""
@@ -206,7 +240,7 @@ class Reader:
             yield Batch(
                 numbers,
                 [self._bare(text)[0] if text else None for text in questions],
-                [gold and tables.clean_gold(gold) for gold in golds],
+                [gold and read_gold(gold).text for gold in golds],
                 [str(name or "math") for name in names],
             )
 
@@ -233,9 +267,10 @@ class Reader:
         return (*(question_hashes(question) if question else (0, 0)), kind, _remains(question))
 
 
-def _about_gold(text: str) -> tuple[int]:
-    gold = tables.clean_gold(text)
-    return (text_hash(gold) if gold else 0,)
+def _about_gold(text: str) -> tuple[int, int]:
+    """The hash of a gold's value, so that `7`, `07` and `7.0` are one answer, and the place of its note (from 1)."""
+    gold = read_gold(text)
+    return text_hash(str(vote(gold.text))) if gold.text else 0, _NOTES.index(gold.note) + 1
 
 
 def _remains(question: str) -> bool:

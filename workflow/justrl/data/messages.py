@@ -39,7 +39,8 @@ def question_of(
 def user_content(prompt: str | Iterable[Mapping[str, Any]]) -> str:
     """Return the text of the only user message; a plain string is its own text, a system message is left out.
 
-    Raises UserError where there is no user message or more than one, since a conversation is not a question.
+    Raises UserError where there is no user message or more than one, since a conversation is not a question, and where
+    it is no text (an image).
     """
     if isinstance(prompt, str):
         return prompt
@@ -48,4 +49,22 @@ def user_content(prompt: str | Iterable[Mapping[str, Any]]) -> str:
     if len(users) != 1:
         roles = [message["role"] for message in messages]
         raise UserError(f"a prompt must hold exactly one user message, this one has the roles {roles}")
-    return users[0]
+    return _text_of(users[0])
+
+
+def _text_of(content: Any) -> str:
+    """The text of a message: text as it is, or a list of parts (`{type: text, text: ...}`), joined."""
+    if isinstance(content, str):
+        return content
+    texts = [_part_text(part) for part in (content if isinstance(content, list) else [content])]
+    found = [text for text in texts if isinstance(text, str)]
+    if not found or len(found) < len(texts):
+        raise UserError(f"the user message of a prompt must be text or parts of text, this one is {content!r:.120}")
+    return "".join(found)
+
+
+def _part_text(part: Any) -> Any:
+    """The text of a part of a message; None where it is no text."""
+    if isinstance(part, Mapping):
+        return part.get("text") if part.get("type", "text") == "text" else None
+    return part

@@ -7,6 +7,7 @@ and benchmarks accept the same ones.
 import errno
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,10 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from justrl.config_files import read_card
 from justrl.data.messages import user_content
 from justrl.data.text_tables import check_unique, number_text, row_names, stream_rows
 from justrl.errors import UserError
-from justrl.verifiers.extraction import last_boxed
 
 # In order of preference, where the same rows are there in several.
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
@@ -74,16 +75,8 @@ def find_data_files(source: str | Path, subset: str | None = None, split: str | 
 
 def _by_card(folder: Path, names: list[str], subset: str | None, split: str | None) -> list[str]:
     """Return the files that the card's `configs` give to the split, or none if it says nothing of it."""
-    card = folder / "README.md"
-    header = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL) if card.is_file() else None
-    if header is None:
-        return []
-    import yaml
-
-    try:
-        configs = (yaml.safe_load(header[1]) or {}).get("configs") or []
-    except (yaml.YAMLError, AttributeError):
-        return []
+    configs = read_card(folder / "README.md").get("configs")
+    configs = [entry for entry in configs if isinstance(entry, dict)] if isinstance(configs, list) else []
     patterns: list[str] = []
     for entry in configs:
         wanted = (
@@ -94,16 +87,16 @@ def _by_card(folder: Path, names: list[str], subset: str | None, split: str | No
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
-def _card_patterns(data_files: str | list, split: str) -> list[str]:
+def _card_patterns(data_files: Any, split: str) -> list[str]:
     """Return the path patterns of one split from a card's `data_files`: text, a list of text, or {split, path}."""
-    patterns: list[str] = []
-    for item in [data_files] if isinstance(data_files, str | dict) else data_files:
+    patterns: list[Any] = []
+    for item in data_files if isinstance(data_files, list) else [data_files]:
         if isinstance(item, dict):
             paths = item.get("path") or [] if item.get("split", "train") == split else []
-            patterns += [paths] if isinstance(paths, str) else paths
+            patterns += paths if isinstance(paths, list) else [paths]
         elif split == "train":
             patterns.append(item)
-    return patterns
+    return [pattern for pattern in patterns if isinstance(pattern, str)]
 
 
 def _by_name(folder: Path, names: list[str], subset: str | None, split: str | None) -> list[str]:
@@ -129,12 +122,16 @@ def _split_of(name: str) -> str | None:
 
 
 def count_rows(files: Sequence[Path]) -> int | None:
-    """Return the number of rows where the files say it without being read (Parquet), else None."""
+    """Return the number of rows where the files say it without being read (Parquet), else None.
+
+    Raises UserError for a file that cannot be read.
+    """
     import pyarrow.parquet as pq
 
     if any(path.suffix.lower() != ".parquet" for path in files):
         return None
-    return sum(pq.read_metadata(path).num_rows for path in files)
+    with _readable(files):
+        return sum(pq.read_metadata(path).num_rows for path in files)
 
 
 def column_names(files: Sequence[Path]) -> list[str]:
@@ -165,8 +162,15 @@ def stream_tables(
 
     Raises UserError for a file that cannot be read.
     """
-    try:
+    with _readable(files):
         yield from (_stream_parquet if _is_parquet(files) else stream_rows)(files, columns, batch_size)
+
+
+@contextmanager
+def _readable(files: Sequence[Path]) -> Iterator[None]:
+    """Turn what a reader says of a broken file into a UserError that names it."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
@@ -182,26 +186,46 @@ def _stream_parquet(files: Sequence[Path], columns: Sequence[str] | None, batch_
         # (1.4 GiB of Arrow memory at a time, against 21 MiB this way, and four times as long).
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
             for batch in file.iter_batches(batch_size, columns=list(columns) if columns else None, use_threads=False):
-                yield pa.Table.from_batches([batch])
+                yield _without_views(pa.Table.from_batches([batch]))
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """The table with plain text in place of Arrow's views, which few of its functions take."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string_view(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(pa.large_string()))
+    return table
 
 
 def pick_column(found: Sequence[str], accepted: Sequence[str], asked: str | None, what: str, where: str) -> str:
     """Return the column that holds `what` ("question" or "answer"): the one asked for, or the first known name.
 
-    A dotted name reaches into a struct ("reward_model.ground_truth"). Raises UserError that lists what was found and
-    what is accepted.
+    Names match without regard to case and outer spaces, as spreadsheets write them. A dotted name reaches into a struct
+    ("reward_model.ground_truth"). Raises UserError that lists what was found and what is accepted.
     """
     if asked is not None:
-        if asked.split(".")[0] in found:
-            return asked
+        if (column := match_column(asked, found)) is not None:
+            return column
         raise UserError(f"{where} has no column {asked!r} for the {what}: it has {', '.join(found)}")
     for name in accepted:
-        if name in found:
-            return name
+        if (column := match_column(name, found)) is not None:
+            return column
     raise UserError(
-        f"{where} has no column known to hold the {what}: found {', '.join(found) or 'none'}; "
-        f"accepted are {', '.join(accepted)}, or name one with --{what}-column"
+        f"{where} has no column known to hold the {what}: found {', '.join(found) or 'none'}; accepted are "
+        f"{', '.join(accepted)}: rename the column, or name it by {what}_column in the configuration "
+        f"(--{what}-column of `justrl data`)"
     )
+
+
+def match_column(asked: str, found: Sequence[str]) -> str | None:
+    """Return a file's name for a column, dotted fields kept: the same, else one that differs in case or spaces."""
+    first, dot, fields = asked.partition(".")
+    name = first if first in found else next((name for name in found if _plain(name) == _plain(first)), None)
+    return None if name is None else name + dot + fields
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()
 
 
 def take_column(table: pa.Table, name: str) -> pa.Array:
@@ -234,7 +258,7 @@ def question_column(column: pa.Array) -> pa.Array:
     kind = column.type
     if is_text(kind):
         return column
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if _is_list(kind):
         message = kind.value_type
         if pa.types.is_struct(message) and {"role", "content"} <= {field.name for field in message}:
             return _message_texts(column)
@@ -246,8 +270,9 @@ def _message_texts(column: pa.Array) -> pa.Array:
     if single:
         # The usual case, without building a dictionary per message: one message in every row, all by the user.
         messages = column.flatten()
-        if pc.all(pc.equal(pc.struct_field(messages, "role"), "user")).as_py():
-            return pc.struct_field(messages, "content")
+        content = pc.struct_field(messages, "content")
+        if is_text(content.type) and pc.all(pc.equal(pc.struct_field(messages, "role"), "user")).as_py():
+            return content
     texts = [None if messages is None else user_content(messages) for messages in column.to_pylist()]
     return pa.array(texts, pa.large_string())
 
@@ -273,7 +298,8 @@ def answer_column(column: pa.Array, first: int = 1) -> pa.Array:
     texts: list[str | None] = []
     for row, value in enumerate(_values(column), first):
         try:
-            texts.append(None if value is None else _answer_text(value))
+            # pandas writes NaN where there is nothing.
+            texts.append(None if value is None or value != value else _answer_text(value))
         except UserError as error:
             raise UserError(f"row {row}: {error}") from None
     return pa.array(texts, pa.large_string())
@@ -282,13 +308,17 @@ def answer_column(column: pa.Array, first: int = 1) -> pa.Array:
 def _values(column: pa.Array) -> list:
     """The values of a column in Python; floats of 16 and 32 bits by the digits that they were written with."""
     kind = column.type
-    if pa.types.is_list(kind) and _is_short_float(kind.value_type):
+    if _is_list(kind) and _is_short_float(kind.value_type):
         raise UserError(f"an answer column of {kind} has lost digits: store golds as text")
     values = column.to_pylist()
     if _is_short_float(kind):
         short = kind.to_pandas_dtype()
         return [None if value is None else float(str(short(value))) for value in values]
     return values
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _is_short_float(kind: pa.DataType) -> bool:
@@ -302,23 +332,10 @@ def _answer_text(value: Any) -> str:
         raise UserError(f"an answer must be text or a number, got {value}")
     if isinstance(value, int):
         return str(value)
-    if isinstance(value, float) and (abs(value) >= _EXACT_FLOAT or value != value):
+    if isinstance(value, float) and abs(value) >= _EXACT_FLOAT:
         raise UserError(f"the answer {value!r} is stored as a double, which has lost its digits: store golds as text")
     if isinstance(value, float | Decimal):
         return number_text(str(value))
     if isinstance(value, list):
         return ",".join(_answer_text(item) for item in value if item is not None)
     raise UserError(f"an answer must be text, a number or a list of those, got {type(value).__name__}: {value!r:.80}")
-
-
-def clean_gold(gold: str) -> str:
-    r"""Return a gold as the graders want it: unboxed, without math delimiters, stripped.
-
-    `\boxed{204}` gives `204`; `$69$,$84$` gives `69,84`. An escaped dollar is money and stays (`\$18.90`). The full
-    stop of a sentence that ends in a formula goes with its dollar sign (`$x$.` gives `x`).
-    """
-    boxed = last_boxed(gold)
-    gold = (gold if boxed is None else boxed).strip()
-    gold = re.sub(r"(?<!\\)((?:\\\\)*)\$\.$", r"\1", gold)
-    # A dollar preceded by an even number of backslashes is a delimiter.
-    return re.sub(r"(?<!\\)((?:\\\\)*)\$", r"\1", gold).strip()

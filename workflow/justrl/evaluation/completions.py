@@ -250,7 +250,7 @@ def _read_released(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
     """
     import pandas
 
-    from justrl.data.tables import clean_gold
+    from justrl.data.golds import clean_gold
 
     if not path.is_file():
         raise UserError(f"there is no completions file {path}")

@@ -230,7 +230,8 @@ def _grade_chunk(grader, name: str, rows: "pandas.DataFrame") -> list:
         raise RuntimeError(f"{name} gave {len(grades)} verdicts on {len(rows)} samples")
     if name not in WHOLE_BOX:
         return grades
-    ends = zip(grades, rows["completion"], rows["finish_reason"], strict=True)
+    reasons = rows["finish_reason"] if "finish_reason" in rows else [None] * len(rows)
+    ends = zip(grades, rows["completion"], reasons, strict=True)
     # The box before the one that was cut off may have held no answer, but a step on the way.
     return [Grade(Outcome.UNPARSED) if why == "length" and cut_in_box(text) else grade for grade, text, why in ends]
 

@@ -34,7 +34,7 @@ from justrl.evaluation.resampling import (
     sign_flip_p_value,
     t_quantile,
 )
-from justrl.evaluation.votes import vote
+from justrl.verifiers.votes import vote
 
 Scores = Sequence[Sequence[float]] | np.ndarray
 

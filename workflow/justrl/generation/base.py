@@ -114,9 +114,14 @@ def chat_prompt(tokenizer, message: str) -> str:
 
     It holds every special token already: encode it with `add_special_tokens=False`.
     """
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
-    )
+    try:
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # a template can raise what Python can
+        raise UserError(
+            f"{tokenizer.name_or_path}: the chat template does not take {message[:80]!r}: {_first_line(error)}"
+        ) from error
 
 
 def stop_token_ids(model_dir: str | Path, tokenizer, revision: str | None = None) -> tuple[int, ...]:

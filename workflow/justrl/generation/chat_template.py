@@ -5,6 +5,10 @@ same sandbox, whitespace rules, filters and variables. The ids are those of the 
 """
 
 import json
+import os
+import resource
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -12,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
@@ -22,6 +26,10 @@ from justrl.io import json_object
 
 # Every token of a batch is a Python integer until it is counted.
 _BATCH = 512
+# What one prompt may take of a processor, of memory and of room; the largest templates take milliseconds.
+MOST_SECONDS, MOST_MEMORY, MOST_CHARACTERS = 20, 2 * 2**30, 10**7
+_LARGEST_TEMPLATE = 2**20
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 # The special tokens that a template may name, as transformers calls them.
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -46,6 +54,8 @@ class ChatTokenizer:
             raise UserError(f"{folder} holds no usable tokenizer: tokenizer.json: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        # The file that holds the chat template.
+        self._source, self._tried = self.folder / "chat_template.jinja", False
         settings = self._settings()
         self.special_tokens = {name: _content(settings[name]) for name in _NAMED_TOKENS if settings.get(name)}
         self.chat_template = self._template(settings)
@@ -59,12 +69,20 @@ class ChatTokenizer:
         return read[0] if "added_tokens_decoder" in read[0] else read[0] | read[1]
 
     def _template(self, settings: dict[str, Any]) -> str | None:
-        path = self.folder / "chat_template.jinja"
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
+        if self._source.is_file():
+            if self._source.stat().st_size > _LARGEST_TEMPLATE:
+                raise UserError(f"{self._source}: larger than {_LARGEST_TEMPLATE:,} bytes, which no chat template is")
+            try:
+                return self._source.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{self._source}: not UTF-8 at byte {error.start}: save it in that encoding") from None
+        self._source = self.folder / "tokenizer_config.json"
         template = settings.get("chat_template")
         if isinstance(template, list):
-            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+            named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+            template = named[-1].get("template") if named else None
+        if not isinstance(template, str | None):
+            raise UserError(f"{self._source}: chat_template must be text, got {type(template).__name__}")
         return template
 
     @property
@@ -83,13 +101,7 @@ class ChatTokenizer:
 
     @cached_property
     def _compiled(self):
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        return environment.from_string(self.chat_template or "")
+        return _compile(self.chat_template or "")
 
     def render(self, messages: Messages) -> str:
         """The text that the model is sent for these messages, the assistant's turn opened.
@@ -100,12 +112,41 @@ class ChatTokenizer:
             raise UserError(
                 f"the tokenizer of {self.folder} has no chat template, so there is no telling how to ask it"
             )
+        variables: dict[str, Any] = {
+            "messages": messages,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
+        variables |= self.special_tokens
+        if not self._tried:
+            self._try(variables)
+            self._tried = True
         try:
-            return self._compiled.render(
-                messages=messages, tools=None, documents=None, add_generation_prompt=True, **self.special_tokens
-            )
-        except TemplateError as error:
-            raise UserError(f"the chat template of {self.folder} does not take these messages: {error}") from error
+            return self._compiled.render(variables)
+        except Exception as error:  # a template can raise what Python can
+            raise UserError(self._refusal(_described(error))) from error
+
+    def _try(self, variables: dict[str, Any]) -> None:
+        """Render once in a process of its own, where a template without end takes neither the time nor the memory."""
+        path = os.pathsep.join(filter(None, [_PACKAGE_ROOT, os.environ.get("PYTHONPATH")]))
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", __name__, str(MOST_SECONDS), str(MOST_MEMORY)],
+            input=json.dumps([self.chat_template, variables], default=str).encode(),
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": path},
+            check=False,
+        )
+        if done.returncode < 0:
+            raise UserError(self._refusal(f"it takes more than {MOST_SECONDS} s, or ends Python"))
+        if done.returncode:
+            last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            raise UserError(self._refusal(f"its trial ended with status {done.returncode}: {last}"))
+        if said := done.stdout.decode(errors="replace"):
+            raise UserError(self._refusal(said))
+
+    def _refusal(self, why: str) -> str:
+        return f"{self._source}: the chat template does not take these messages: {why}"
 
     def encode(self, texts: Iterable[str]) -> Iterator[list[int]]:
         """Yield the token ids of rendered texts; the chat template has written every special token already."""
@@ -129,6 +170,41 @@ class _GenerationBlock(Extension):
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
 
 
+def _compile(template: str) -> Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment.from_string(template)
+
+
+def _described(error: Exception) -> str:
+    """An error of a template in a line."""
+    text = " ".join(str(error).split())[:500]
+    if isinstance(error, TemplateError) and text:
+        return text
+    if isinstance(error, MemoryError):
+        return f"it takes more than {MOST_MEMORY / 2**30:g} GB of memory"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _trial() -> None:
+    """Render the template and variables of stdin within limits of seconds and bytes; print what is wrong."""
+    seconds, memory = map(int, sys.argv[1:])
+    template, variables = json.load(sys.stdin)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        size = len(_compile(template).render(variables))
+        wrong = f"it makes {size:,} characters of them" if size > MOST_CHARACTERS else ""
+    except Exception as error:  # a template can raise what Python can
+        wrong = _described(error)
+    print(wrong, end="")
+
+
 def _to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
     """JSON as a template wants it: jinja2's own filter escapes what HTML would."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
@@ -141,3 +217,7 @@ def _raise_exception(message: str) -> None:
 def _content(token: str | dict[str, Any]) -> str:
     """A special token's text; tokenizer_config.json gives some with their properties."""
     return token["content"] if isinstance(token, dict) else token
+
+
+if __name__ == "__main__":
+    _trial()

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -127,7 +128,8 @@ def check_compilers(engine: str, hardware: Hardware) -> Check:
         return Check("compilers", OK, "nothing is compiled")
     missing = machine.missing_compilers()
     if missing:
-        remedy = "install a C compiler and Python's headers (gcc, python3.11-dev), or load the cluster's modules"
+        python = f"python3.{sys.version_info.minor}"
+        remedy = f"install a C compiler and Python's headers (gcc, {python}-dev), or load the cluster's modules"
         return Check("compilers", FAILED, f"Triton compiles kernels and finds no {', no '.join(missing)}", remedy)
     return Check("compilers", OK, "a C compiler and Python's headers")
 

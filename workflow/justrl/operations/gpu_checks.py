@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def check_nvcc(engine: str, found: Mapping) -> Check:
     places = (os.environ.get("CUDA_HOME", "") + "/bin/nvcc", "nvcc", SYSTEM_NVCC)
     nvcc = next(filter(None, map(shutil.which, places)), None)
     if engine == "verl" and cards and not nvcc:
-        own = Path(sys.prefix) / "lib/python3.11/site-packages/nvidia/cu13"
+        own = Path(sysconfig.get_path("purelib")) / "nvidia/cu13"
         remedy = f"load the cluster's CUDA module, or export CUDA_HOME={own}"
         return Check("nvcc", FAILED, f"vLLM compiles its attention on {cards[0]} and finds no nvcc", remedy)
     return Check("nvcc", OK, nvcc or "none, and none needed on this card")

@@ -2,11 +2,12 @@
 
 import shlex
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from justrl.config import Experiment, completed
+from justrl.config import Experiment, LocalBenchmark, LocalDataset, completed
 from justrl.config_files import differences, find, in_words
 from justrl.data.sources import changed_since
 from justrl.errors import UserError
@@ -93,6 +94,33 @@ def check_local_files(layout: Layout) -> None:
                 f"config: {key}.path: {changed} has been edited since it was copied to {folder}, of which results were "
                 "made: undo the edit, or give the edited file an entry of its own"
             )
+
+
+def local_data(layout: Layout) -> Iterator[str]:
+    """A line for each local data set and benchmark that is not taken yet: its questions and the first answers.
+
+    Raises UserError for what the job that reads it would refuse, before any job is started.
+    """
+    from justrl.data.benchmarks import look_at_benchmark
+    from justrl.data.dapo import look_at_dataset
+
+    for name, dataset in layout.experiment.datasets.items():
+        if isinstance(dataset, LocalDataset) and not Path(layout.raw_data(name)).is_dir():
+            with _named(key := f"datasets.{name}"):
+                yield f"{key}: {look_at_dataset(dataset)}"
+    for name, benchmark in layout.experiment.benchmarks.items():
+        if isinstance(benchmark, LocalBenchmark) and not Path(layout.raw_benchmark(name)).is_dir():
+            with _named(key := f"benchmarks.{name}"):
+                yield f"{key}: {look_at_benchmark(name, benchmark)}"
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Say with which entry of the configuration something is wrong."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"config: {key}: {error}") from None
 
 
 def check_no_folder(key: str, hub_id: str, mirror: str | None) -> None:

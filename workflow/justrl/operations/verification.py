@@ -122,9 +122,15 @@ def _pages(
                 problems[path] = [problem] if problem else []
     if (found := _provenance(layout, results)) is not None:
         problems[results / "provenance.json"] = found
+    # A run's file counts by what it says: one of an earlier version lacks keys that came later.
+    same = {
+        Path(layout.run_file(run))
+        for run in layout.experiment.runs
+        if not list(_run_file_problems(Path(layout.run_file(run)), layout.experiment.described(run).as_dict()))
+    }
     for path, entity in recorded.items():
         # Models and results have been looked at; an earlier card's health may have been made again since.
-        if (problem := records.file_problem(path, entity)) and not problems.get(path):
+        if path not in same and (problem := records.file_problem(path, entity)) and not problems.get(path):
             problems[path] = [problem]
     if (results / records.NAME).is_file():
         problems[results / records.NAME] = list(records.card_problems(layout, results, recorded))

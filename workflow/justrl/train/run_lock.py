@@ -135,12 +135,25 @@ class Lock:
             return probe.stat().st_mtime - self.path.stat().st_mtime
         return float("inf")
 
+    def way_out(self) -> str:
+        """What a user can do about a live owner; a lock from the future, by a clock that is wrong, never gets stale."""
+        with suppress(FileNotFoundError):
+            ahead = self.path.stat().st_mtime - time.time()
+            if ahead > HEARTBEAT_SECONDS:
+                return (
+                    f"wait for it or end it first; {self.path} is dated {ahead / 60:,.0f} minutes in the future, so if "
+                    "no trainer runs there, delete that file"
+                )
+        return "wait for it or end it first"
+
     def try_acquire(self) -> Owner | None:
         """Take the lock, from nobody or from a dead owner; return the live owner if there is one.
 
         Deciding and taking happen under an advisory lock on a second file, so that two newcomers cannot both take over.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.is_dir():
+            raise UserError(f"{self.path} is a folder in the place of the lock's file: delete it, no trainer made it")
         guard_path = self.path.with_name(self.path.name + ".guard")
         with exclusive(guard_path):
             owner = self.read_owner()
@@ -187,9 +200,9 @@ def hold(path: Path, wait_minutes: float = 0.0, poll_seconds: float = 5.0) -> It
     announced = False
     while (owner := lock.try_acquire()) is not None:
         if time.monotonic() >= deadline:
-            raise UserError(f"{path.parent}: another trainer is at work here ({owner}): wait for it or end it first")
+            raise UserError(f"{path.parent}: another trainer is at work here ({owner}): {lock.way_out()}")
         if not announced:
-            print(f"waiting for another trainer in {path.parent} ({owner})", flush=True)
+            print(f"waiting for another trainer in {path.parent} ({owner}): {lock.way_out()}", flush=True)
             announced = True
         time.sleep(poll_seconds)
     try:

@@ -2,7 +2,7 @@
 
 Two of them are training rewards: `paper` is the authors' own (a box in the last 100 characters, compared character for
 character) and `strict` takes the last box anywhere and compares without spaces. The evaluation graders are
-`paper_rules` (decides as the authors' released evaluation does), `symbolic` (math-verify) and `model` (a judge model).
+`paper_rules` (decides as the authors' released evaluation does), `symbolic` (SymPy) and `model` (a judge model).
 Functions of one's own are in own.py.
 """
 

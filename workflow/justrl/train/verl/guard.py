@@ -228,7 +228,7 @@ def clean_up_after(record: Path) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command under guard."""
-    parser = argparse.ArgumentParser(prog="python -m justrl.train.verl.guard", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m justrl.train.verl.guard", description=__doc__)
     parser.add_argument("--record", type=Path, required=True, help="where to write down the segments in use")
     parser.add_argument("--make-scratch", action="store_true", help="give the command a temporary folder of its own")
     parser.add_argument("--watch-stdin", action="store_true", help="stop when standard input ends")

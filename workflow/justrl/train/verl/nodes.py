@@ -235,7 +235,7 @@ def ask_to_stop(*_) -> None:
 
 def main() -> int:
     """Run one node's part."""
-    parser = argparse.ArgumentParser(prog="python -m justrl.train.verl.nodes", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m justrl.train.verl.nodes", description=__doc__)
     parser.add_argument("--head", required=True, help="HOST:PORT of Ray's head")
     for name in ("nodes", "cpus", "gpus"):
         parser.add_argument(f"--{name}", type=int, required=True)
