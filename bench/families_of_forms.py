@@ -16,7 +16,9 @@ def _number(rng: Random, value: Fraction) -> str:
     top, bottom = abs(value.numerator), value.denominator
     if bottom == 1:
         return f"{sign}{top}"
-    return rng.choice((rf"{sign}\frac{{{top}}}{{{bottom}}}", f"{sign}{top}/{bottom}", rf"{sign}\dfrac{{{top}}}{{{bottom}}}"))
+    return rng.choice(
+        (rf"{sign}\frac{{{top}}}{{{bottom}}}", f"{sign}{top}/{bottom}", rf"{sign}\dfrac{{{top}}}{{{bottom}}}")
+    )
 
 
 def _values(rng: Random, count: int) -> list[Fraction]:
@@ -40,7 +42,14 @@ def intervals(rng: Random) -> Draw:
     equal = rng.random() < 0.5
     a, b, c, d = low, high, left, right
     if not equal:
-        a, b, c, d = rng.choice(((low - 1, high, left, right), (low, high + 1, left, right), (low, high, not left, right), (low, high, left, not right)))
+        a, b, c, d = rng.choice(
+            (
+                (low - 1, high, left, right),
+                (low, high + 1, left, right),
+                (low, high, not left, right),
+                (low, high, left, not right),
+            )
+        )
     gold = f"{OPEN[left]}{_number(rng, low)},{_number(rng, high)}{SHUT[right]}"
     less, at_most = ("<", rng.choice((r"\le", r"\leq", r"\leqslant", "≤")))
     more, at_least = (">", rng.choice((r"\ge", r"\geq", r"\geqslant")))
@@ -83,12 +92,21 @@ def inequalities(rng: Random) -> Draw:
     equal = rng.random() < 0.5
     other_bound, up, sharp = bound, upward, strict
     if not equal:
-        other_bound, up, sharp = rng.choice(((bound + 1, upward, strict), (bound, not upward, strict), (bound, upward, not strict)))
-    forms = {(True, True): (">", "<"), (True, False): (r"\ge", r"\le"), (False, True): ("<", ">"), (False, False): (r"\leq", r"\geq")}
+        other_bound, up, sharp = rng.choice(
+            ((bound + 1, upward, strict), (bound, not upward, strict), (bound, upward, not strict))
+        )
+    forms = {
+        (True, True): (">", "<"),
+        (True, False): (r"\ge", r"\le"),
+        (False, True): ("<", ">"),
+        (False, False): (r"\leq", r"\geq"),
+    }
     gold = f"{name} {forms[upward, strict][0]} {_number(rng, bound)}"
     there, back = forms[up, sharp]
     value = _number(rng, other_bound)
-    return Draw(gold, rng.choice((f"{name} {there} {value}", f"{value} {back} {name}", f"{name}{there} {value}")), equal)
+    return Draw(
+        gold, rng.choice((f"{name} {there} {value}", f"{value} {back} {name}", f"{name}{there} {value}")), equal
+    )
 
 
 def tuples(rng: Random) -> Draw:
@@ -106,7 +124,13 @@ def tuples(rng: Random) -> Draw:
             wrong = [*wrong, wrong[0] + 1]
     inner = _joined(rng, wrong)
     gold = f"({_joined(rng, values)})"
-    ways = (f"({inner})", rf"\left({inner}\right)", rf"\left( {inner} \right)", rf"\big({inner}\big)", rf"\langle {inner} \rangle")
+    ways = (
+        f"({inner})",
+        rf"\left({inner}\right)",
+        rf"\left( {inner} \right)",
+        rf"\big({inner}\big)",
+        rf"\langle {inner} \rangle",
+    )
     return Draw(gold, rng.choice(ways), equal)
 
 
@@ -131,7 +155,7 @@ def matrices(rng: Random) -> Draw:
 
 
 def lists(rng: Random) -> Draw:
-    """Several values in any order: as a list, in braces, with "and", with x = before each; one dropped, repeated, changed."""
+    """Values in any order: listed, in braces, with "and", with x = before each; one dropped, repeated, changed."""
     values = _values(rng, rng.randrange(2, 6))
     if rng.random() < 0.2:
         values.append(values[0])
@@ -147,10 +171,16 @@ def lists(rng: Random) -> Draw:
             wrong[0] += Fraction(1, 7)
     rng.shuffle(wrong)
     gold = _joined(rng, values)
-    ways = [_joined(rng, wrong), rng.choice((";", "; ")).join(_number(rng, v) for v in wrong), ", ".join(f"x={_number(rng, v)}" for v in wrong)]
+    ways = [
+        _joined(rng, wrong),
+        rng.choice((";", "; ")).join(_number(rng, v) for v in wrong),
+        ", ".join(f"x={_number(rng, v)}" for v in wrong),
+    ]
     if len(wrong) > 1:
         ways += [rf"{_joined(rng, wrong[:-1])} \text{{ and }} {_number(rng, wrong[-1])}"]
-    if len(set(values)) == len(values) == len(set(wrong)) or not equal and len(set(values)) == len(values) and set(wrong) != set(values):
+    if len(set(values)) == len(values) == len(set(wrong)) or (
+        not equal and len(set(values)) == len(values) and set(wrong) != set(values)
+    ):
         ways += [rf"\{{{_joined(rng, wrong)}\}}", rf"\left\{{{_joined(rng, wrong)}\right\}}"]
     return Draw(gold, rng.choice(ways), equal)
 
@@ -159,11 +189,21 @@ def plus_minus(rng: Random) -> Draw:
     """a plus or minus sqrt(b), and both values; one of the two is not both."""
     a, b = rng.randrange(1, 20), rng.choice((2, 3, 5, 7, 11, 19))
     if rng.random() < 0.3:
-        gold, both, one = rf"\pm {a}", (f"{a}, -{a}", f"-{a},{a}", rf"\pm{a}", rf"\{{-{a},{a}\}}"), (str(a), f"-{a}", f"{a},{a}", rf"\pm {a + 1}")
+        gold, both, one = (
+            rf"\pm {a}",
+            (f"{a}, -{a}", f"-{a},{a}", rf"\pm{a}", rf"\{{-{a},{a}\}}"),
+            (str(a), f"-{a}", f"{a},{a}", rf"\pm {a + 1}"),
+        )
     else:
         gold = rf"{a} \pm \sqrt{{{b}}}"
         plus, minus = rf"{a}+\sqrt{{{b}}}", rf"{a}-\sqrt{{{b}}}"
-        both = (f"{plus}, {minus}", f"{minus},{plus}", rf"{a}\pm\sqrt{{{b}}}", rf"\{{{plus},{minus}\}}", rf"{plus} \text{{ and }} {minus}")
+        both = (
+            f"{plus}, {minus}",
+            f"{minus},{plus}",
+            rf"{a}\pm\sqrt{{{b}}}",
+            rf"\{{{plus},{minus}\}}",
+            rf"{plus} \text{{ and }} {minus}",
+        )
         one = (plus, minus, rf"{a} \pm \sqrt{{{b + 1}}}", rf"-{a} \pm \sqrt{{{b}}}", f"{plus}, {plus}")
     equal = rng.random() < 0.5
     return Draw(gold, rng.choice(both if equal else one), equal)
@@ -205,7 +245,9 @@ def polynomials(rng: Random) -> Draw:
         wrong_roots[0] += 11
     factors = [f"({name}{-r:+d})" for r in wrong_roots]
     rng.shuffle(factors)
-    answer = rng.choice(("".join(factors), r" \cdot ".join(factors), _polynomial(rng, wrong, name), _polynomial(rng, wrong, name)))
+    answer = rng.choice(
+        ("".join(factors), r" \cdot ".join(factors), _polynomial(rng, wrong, name), _polynomial(rng, wrong, name))
+    )
     return Draw(_polynomial(rng, coefficients, name), answer, equal)
 
 
@@ -238,12 +280,24 @@ def equations(rng: Random) -> Draw:
     n, d = (m, c) if equal else rng.choice(((m, -c), (-m, c), (m + 1, c), (m, c + 1)))
     name = rng.choice(("x", "k", "N", "a", "r", r"\alpha", "x_1"))
     if rng.random() < 0.4:
-        pairs = ((f"{name}={c}", str(d)), (str(c), f"{name} = {d}"), (f"{name}={c}", f"{name} = {d}"), (str(c), f"{d} = {name}"))
-        if d == c and not equal or m == n and c == d and not equal:
+        pairs = (
+            (f"{name}={c}", str(d)),
+            (str(c), f"{name} = {d}"),
+            (f"{name}={c}", f"{name} = {d}"),
+            (str(c), f"{d} = {name}"),
+        )
+        if d == c and not equal:
             return Draw(str(c), str(c + 1), False)
         gold, answer = rng.choice(pairs)
         return Draw(gold, answer, d == c)
-    ways = (f"y = {n}x {d:+d}", f"y={d}{n:+d}x", f"{n}x-y{d:+d}=0", f"{n}x - y = {-d}", f"y {-d:+d} = {n}x", f"{2 * n}x-2y{2 * d:+d}=0")
+    ways = (
+        f"y = {n}x {d:+d}",
+        f"y={d}{n:+d}x",
+        f"{n}x-y{d:+d}=0",
+        f"{n}x - y = {-d}",
+        f"y {-d:+d} = {n}x",
+        f"{2 * n}x-2y{2 * d:+d}=0",
+    )
     return Draw(f"y={m}x{c:+d}", rng.choice(ways), equal)
 
 
@@ -254,7 +308,12 @@ def functions(rng: Random) -> Draw:
     rule = f"{a}{letter}+{b}"
     equal = rng.random() < 0.5
     if equal:
-        ways = (f"{name}({letter}) = {b}+{a}{letter}", rf"{name}({letter})={a} {letter} + {b}", rf"{name}\left({letter}\right)={rule}", rule)
+        ways = (
+            f"{name}({letter}) = {b}+{a}{letter}",
+            rf"{name}({letter})={a} {letter} + {b}",
+            rf"{name}\left({letter}\right)={rule}",
+            rule,
+        )
     else:
         ways = (
             f"{name}'({letter})={rule}",
@@ -266,47 +325,6 @@ def functions(rng: Random) -> Draw:
             f"{name}^{{-1}}({letter})={rule}",
         )
     return Draw(f"{name}({letter})={rule}", rng.choice(ways), equal)
-
-
-UNITS = ("cm", "m", "km", "kg", "g", "s", "hours", "minutes", "days", "inches", "feet", "dollars", "miles", "meters", "liters", "years")
-THINGS = ("apples", "students", "ways", "marbles", "triangles", "pages", "coins", "people", "units", "square units", "books")
-
-
-def units(rng: Random) -> Draw:
-    """A number with a unit: the unit may be left out, another unit or another number is wrong."""
-    number = rng.randrange(2, 5000)
-    first, second = rng.sample(UNITS, 2)
-    power = rng.choice(("", "", "^2", "^3"))
-    dress = rng.choice((r"\text{{ {}}}", r"\ \text{{{}}}", r"\,\text{{{}}}", r" \mathrm{{ {}}}", r"\mbox{{ {}}}", r"~\text{{{}}}"))
-    gold = rf"{number}\text{{ {first}}}{power}"
-    equal = rng.random() < 0.5
-    if equal:
-        thing = rng.choice(THINGS)
-        ways = ((gold, f"{number}{dress.format(first)}{power}"), (gold, str(number)), (str(number), f"{number}{dress.format(first)}{power}"))
-        ways += ((str(number), f"{number}{dress.format(thing)}"),)
-    else:
-        wrong_power = "^3" if power == "^2" else "^2"
-        ways = (
-            (gold, f"{number}{dress.format(second)}{power}"),
-            (gold, f"{number}{dress.format(first)}{wrong_power}"),
-            (gold, f"{number + 1}{dress.format(first)}{power}"),
-            (str(number), f"{number + 1}{dress.format(first)}{power}"),
-            (str(number), f"{number * 10}{dress.format(second)}"),
-        )
-    return Draw(*rng.choice(ways), equal)
-
-
-MULTIPLES = {"million": 10**6, "billion": 10**9, "thousand": 10**3, "dozen": 12, "hundred": 100, "trillion": 10**12}
-
-
-def multiples(rng: Random) -> Draw:
-    """A number word behind the digits multiplies."""
-    word = rng.choice(tuple(MULTIPLES))
-    number = rng.randrange(2, 100)
-    answer = rng.choice((rf"{number}\text{{ {word}}}", rf"{number} \text{{ {word}}}", rf"{number}\ \mathrm{{{word}}}"))
-    if rng.random() < 0.5:
-        return Draw(str(number * MULTIPLES[word]), answer, True)
-    return Draw(str(rng.choice((number, number * MULTIPLES[word] + 1, number * MULTIPLES[word] * 10))), answer, False)
 
 
 def bases(rng: Random) -> Draw:
@@ -331,108 +349,6 @@ def ratios(rng: Random) -> Draw:
     return Draw(f"{a}:{b}", rng.choice((f"{c}:{d}", f"{c} : {d}", rf"{c}\colon {d}")), equal)
 
 
-WORDS = ("east", "west", "ellipse", "circle", "hyperbola", "even", "odd", "yes", "no", "Evelyn", "Navin", "Alice", "Bob", "Monday", "infinite", "none")
-
-
-def words(rng: Random) -> Draw:
-    """A word or a name, in a font or not, in another case."""
-    first, second = rng.sample(WORDS, 2)
-    equal = rng.random() < 0.5
-    shown = first if equal else rng.choice((second, f"not {first}", first[1:] + first[0], f"{first} or {second}", f"{first} and {second}"))
-    shown = rng.choice((shown, shown, shown.capitalize(), shown.lower(), shown.upper()))
-    return Draw(rf"\text{{{first}}}", rng.choice((r"\text{{{}}}", "{}", r"\textbf{{{}}}", r"\mathrm{{{}}}", r"\text{{ {} }}")).format(shown), equal)
-
-
-def choices(rng: Random) -> Draw:
-    """The letter of a choice, with its brackets, with a word before, with its value behind."""
-    letters = "ABCDE"
-    right, wrong = rng.sample(letters, 2)
-    equal = rng.random() < 0.5
-    letter = right if equal else wrong
-    ways = [
-        letter,
-        f"({letter})",
-        rf"\text{{{letter}}}",
-        rf"\text{{({letter})}}",
-        rf"\textbf{{({letter})}}",
-        rf"\textbf{{({letter})}}\ {rng.randrange(2, 99)}",
-        rf"\mathrm{{{letter}}}",
-        rf"\text{{Option {letter}}}",
-        rf"\text{{option ({letter})}}",
-        f"{letter}.",
-    ]
-    if not equal:
-        ways += [rf"{right}, {wrong}", rf"{right} \text{{ or }} {wrong}", rf"\text{{not {right}}}", f"{right}{wrong}"]
-    return Draw(rng.choice((right, rf"\text{{({right})}}", rf"\text{{{right}}}")), rng.choice(ways), equal)
-
-
-HEDGES = (
-    r"{0}\text{{ or {1}}}",
-    r"{0}\text{{ or }}{1}",
-    r"{0} \text{{ and }} {1}",
-    r"{0}, {1}",
-    r"{0}\text{{ or more}}",
-    r"{0}\text{{ at most}}",
-    r"\text{{at least }} {0}",
-    r"\text{{at most }} {0}",
-    r"\text{{not }} {0}",
-    r"\text{{less than }} {0}",
-    r"\text{{more than }} {0}",
-    r"\neq {0}",
-    r"x \neq {0}",
-    r"> {0}",
-    r"\leq {0}",
-    r"{0}\text{{ plus {1}}}",
-    r"{0}\text{{ times {1}}}",
-    r"{0}\text{{ minus {1}}}",
-    r"{0}\text{{ over {1}}}",
-    r"{0}\text{{ squared}}",
-    r"{0}\text{{ cubed}}",
-    r"{0}\text{{ factorial}}",
-    r"{0}\text{{ is wrong}}",
-    r"{0}\text{{ is not the answer}}",
-    r"{0}\text{{ if }} n > 2",
-    r"{0} \text{{ when }} x=1",
-    r"{0}\text{{ to }}{1}",
-    r"{0}\text{{ mod }}{1}",
-    r"{0} \pmod{{{1}}}",
-    r"{0} \mathrm{{ or }} {1}",
-    r"{0}\mbox{{ or {1}}}",
-    r"{0} \text{{ unless }} n=0",
-    r"{0}?",
-    r"{0}\text{{ half}}",
-    r"{0}\text{{ thirds}}",
-    r"{0}\text{{ twice}}",
-    r"{0} \lor {1}",
-    r"{0} \to {1}",
-    r"{0}-{1}",
-    r"{0}+{1}",
-    r"{0}!",
-    r"{0}'",
-    r"{0}''",
-    r"{0}^2",
-    r"\dot{{{0}}}",
-    r"{0}i",
-    r"{0}x",
-    r"{0}_{1}",
-    r"\cancel{{{0}}}",
-    r"{0}\infty",
-    r"{0}, \ldots",
-    r"{0}/{1}",
-    r"\sqrt{{{0}}}",
-)
-
-
-def hedges(rng: Random) -> Draw:
-    """More or less than the gold's value: an alternative, a condition, a negation, an operation in words or symbols."""
-    first, second = rng.sample(range(3, 500), 2)
-    gold = rng.choice((str(first), str(first), rf"\frac{{{first}}}{{{first + second}}}"))
-    hedge = rng.choice(HEDGES)
-    if gold != str(first) and hedge in (r"{0}!", r"{0}'"):
-        hedge = r"{0}-{1}"
-    return Draw(gold, hedge.format(gold, second), False)
-
-
 def sequences(rng: Random) -> Draw:
     """A sequence with dots: the dots count."""
     start, step = rng.randrange(0, 10), rng.randrange(1, 5)
@@ -441,22 +357,13 @@ def sequences(rng: Random) -> Draw:
     gold = rf"{start},{start + step},\ldots,{end}"
     if rng.random() < 0.5:
         return Draw(gold, f"{start}, {start + step}, {rng.choice(dots)}, {end}", True)
-    ways = (f"{start},{start + step},{end}", rf"{start},{start + step},\ldots", rf"{start},{start + step + 1},\ldots,{end}", rf"{start},{start + step},\ldots,{end + step}")
+    ways = (
+        f"{start},{start + step},{end}",
+        rf"{start},{start + step},\ldots",
+        rf"{start},{start + step + 1},\ldots,{end}",
+        rf"{start},{start + step},\ldots,{end + step}",
+    )
     return Draw(gold, rng.choice(ways), False)
-
-
-def chains(rng: Random) -> Draw:
-    """A computation that ends in its value, or in a rounded value."""
-    a, b = rng.randrange(2, 100), rng.randrange(2, 100)
-    equal = rng.random() < 0.5
-    off = 0 if equal else rng.choice((1, -1, 10))
-    if rng.random() < 0.6:
-        ways = (f"{a}+{b}={a + b + off}", f"m+n={a}+{b}={a + b + off}", rf"{a} + {b} = \mathbf{{{a + b + off}}}", f"x = {a + b + off}")
-        return Draw(str(a + b), rng.choice(ways), equal)
-    bottom = rng.choice((3, 7, 9, 11, 13))
-    top = a if a % bottom else a + 1
-    rounded = f"{top / bottom:.3f}" if equal else f"{top / bottom + rng.choice((0.01, 0.1, 1)):.3f}"
-    return Draw(rf"\frac{{{top}}}{{{bottom}}}", rf"\frac{{{top}}}{{{bottom}}} \approx {rounded}", equal)
 
 
 FORMS: dict[str, Family] = {
@@ -471,13 +378,7 @@ FORMS: dict[str, Family] = {
     "formulas": formulas,
     "equations": equations,
     "functions and derivatives": functions,
-    "units": units,
-    "number words": multiples,
     "bases": bases,
     "ratios": ratios,
-    "words": words,
-    "choices": choices,
-    "hedges": hedges,
     "sequences": sequences,
-    "chains": chains,
 }

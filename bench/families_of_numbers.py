@@ -96,8 +96,18 @@ def _fraction(rng: Random, value: Fraction) -> str:
     times = rng.choice((1, 1, 1, 2, 3, 7))
     a, b = top * times, bottom * times
     sign = "-" if value < 0 else ""
-    ways = [rf"{sign}\frac{{{a}}}{{{b}}}", rf"{sign}\dfrac{{{a}}}{{{b}}}", rf"{sign}\tfrac{{{a}}}{{{b}}}", f"{sign}{a}/{b}"]
-    ways += [rf"\frac{{{sign}{a}}}{{{b}}}", rf"{sign}\cfrac{{{a}}}{{{b}}}", rf"{sign}{{{a} \over {b}}}", rf"{sign}{a} \div {b}"]
+    ways = [
+        rf"{sign}\frac{{{a}}}{{{b}}}",
+        rf"{sign}\dfrac{{{a}}}{{{b}}}",
+        rf"{sign}\tfrac{{{a}}}{{{b}}}",
+        f"{sign}{a}/{b}",
+    ]
+    ways += [
+        rf"\frac{{{sign}{a}}}{{{b}}}",
+        rf"{sign}\cfrac{{{a}}}{{{b}}}",
+        rf"{sign}{{{a} \over {b}}}",
+        rf"{sign}{a} \div {b}",
+    ]
     if sign:
         ways += [rf"\frac{{{a}}}{{-{b}}}", rf"-\left(\frac{{{a}}}{{{b}}}\right)"]
     if a < 10 and b < 10:
@@ -130,7 +140,12 @@ def _digits(rng: Random, digits: int, power: int) -> str:
     text = str(digits)
     mantissa = text[0] + ("." + text[1:] if len(text) > 1 else "")
     if abs(power) > 12 or rng.random() < 0.6:
-        ways = (f"{mantissa}e{power}", rf"{mantissa} \times 10^{{{power}}}", rf"{mantissa}\cdot 10^{{{power}}}", f"{mantissa}E{power}")
+        ways = (
+            f"{mantissa}e{power}",
+            rf"{mantissa} \times 10^{{{power}}}",
+            rf"{mantissa}\cdot 10^{{{power}}}",
+            f"{mantissa}E{power}",
+        )
         return rng.choice(ways)
     if power >= len(text) - 1:
         return text + "0" * (power - len(text) + 1)
@@ -140,7 +155,7 @@ def _digits(rng: Random, digits: int, power: int) -> str:
 
 
 def decimals(rng: Random) -> Draw:
-    """A number of a few digits at any size from 1e-30 to 1e30; the wrong ones differ in one of the digits given, or in size."""
+    """A number of a few digits, from 1e-30 to 1e30; the wrong ones differ in one of the digits given, or in size."""
     length = rng.randrange(1, 6)
     digits = rng.randrange(10 ** (length - 1), 10**length)
     power = rng.choice((rng.randrange(-30, 31), rng.randrange(-4, 6)))
@@ -172,7 +187,7 @@ def percentages(rng: Random) -> Draw:
 
 
 def _surd(rng: Random, terms: list[tuple[Fraction, int]]) -> str:
-    """A sum of rational multiples of square roots (root 1: the rational part), in any order and several ways of writing."""
+    """A sum of rational multiples of square roots (root 1: the rational part), in any order and several spellings."""
     terms = [t for t in terms if t[0]]
     rng.shuffle(terms)
     text = ""
@@ -180,13 +195,19 @@ def _surd(rng: Random, terms: list[tuple[Fraction, int]]) -> str:
         a, b = abs(coefficient.numerator), coefficient.denominator
         top = str(a)
         if root > 1:
-            roots = [rf"\sqrt{{{root}}}", rf"{root}^{{1/2}}", rf"{root}^{{\frac{{1}}{{2}}}}"] if a == 1 else [rf"\sqrt{{{root}}}"]
+            roots = (
+                [rf"\sqrt{{{root}}}", rf"{root}^{{1/2}}", rf"{root}^{{\frac{{1}}{{2}}}}"]
+                if a == 1
+                else [rf"\sqrt{{{root}}}"]
+            )
             times = rng.choice(("", " ", r" \cdot "))
             top = ("" if a == 1 else f"{a}{times}") + rng.choice(roots)
             if rng.random() < 0.2:
                 top = rf"\sqrt{{{a * a * root}}}"
         if b > 1:
-            top = rng.choice((rf"\frac{{{top}}}{{{b}}}", rf"\dfrac{{{top}}}{{{b}}}", rf"\frac{{1}}{{{b}}} \cdot {top}", f"{top}/{b}"))
+            top = rng.choice(
+                (rf"\frac{{{top}}}{{{b}}}", rf"\dfrac{{{top}}}{{{b}}}", rf"\frac{{1}}{{{b}}} \cdot {top}", f"{top}/{b}")
+            )
         text += ("-" if coefficient < 0 else "+" if text else "") + top
     return text or "0"
 
@@ -194,7 +215,10 @@ def _surd(rng: Random, terms: list[tuple[Fraction, int]]) -> str:
 def surds(rng: Random) -> Draw:
     """a + b sqrt(c) + d sqrt(e), rearranged and with squares drawn under the root."""
     root, more = rng.sample(SQUAREFREE, 2)
-    terms = [(Fraction(rng.randrange(-9, 10), rng.choice((1, 1, 2, 3))), 1), (Fraction(rng.randrange(1, 12), rng.choice((1, 1, 2, 3, 5))), root)]
+    terms = [
+        (Fraction(rng.randrange(-9, 10), rng.choice((1, 1, 2, 3))), 1),
+        (Fraction(rng.randrange(1, 12), rng.choice((1, 1, 2, 3, 5))), root),
+    ]
     if rng.random() < 0.4:
         terms.append((Fraction(rng.choice((-3, -2, -1, 1, 2, 5))), more))
     equal = rng.random() < 0.5
@@ -203,7 +227,7 @@ def surds(rng: Random) -> Draw:
         at = rng.randrange(len(terms))
         coefficient, of = terms[at]
         wrong[at] = rng.choice(((coefficient + 1, of), (-coefficient - 1, of), (coefficient + Fraction(1, 7), of)))
-        if of == 1 and rng.random() < 0.5 or wrong[at] == terms[at]:
+        if (of == 1 and rng.random() < 0.5) or wrong[at] == terms[at]:
             wrong[at] = (coefficient + 2, of)
     return Draw(_surd(rng, terms), _surd(rng, wrong), equal)
 
@@ -233,7 +257,12 @@ def multiples_of_pi(rng: Random) -> Draw:
     equal = rng.random() < 0.5
     wrong = value if equal else rng.choice((value + 1, value + Fraction(1, b), value * 2))
     c, d = wrong.numerator, wrong.denominator
-    ways = [rf"\frac{{{c}{name}}}{{{d}}}", rf"\frac{{{c}}}{{{d}}}{name}", rf"{c}{name}/{d}", rf"{c} \cdot \frac{{{name}}}{{{d}}}"]
+    ways = [
+        rf"\frac{{{c}{name}}}{{{d}}}",
+        rf"\frac{{{c}}}{{{d}}}{name}",
+        rf"{c}{name}/{d}",
+        rf"{c} \cdot \frac{{{name}}}{{{d}}}",
+    ]
     if d == 1:
         ways = [f"{c}{name}" if c > 1 else name, rf"{c} \cdot {name}", rf"{name} \cdot {c}", rf"{c} {name}"]
     gold = (rf"\frac{{{value.numerator} {name}}}{{{value.denominator}}}") if b > 1 else f"{a}{name}"
@@ -269,7 +298,9 @@ def recurring_decimals(rng: Random) -> Draw:
     scale = 10 ** len(lead)
     value = front + Fraction(int(lead or 0), scale) + Fraction(int(block), (10**length - 1) * scale)
     equal = rng.random() < 0.5
-    wrong = value if equal else rng.choice((value + Fraction(1, 9 * scale), value + 1, Fraction(f"{front}.{lead}{block}")))
+    wrong = (
+        value if equal else rng.choice((value + Fraction(1, 9 * scale), value + 1, Fraction(f"{front}.{lead}{block}")))
+    )
     mark = rng.choice((r"\overline", r"\overline", r"\bar"))
     recurring = f"{front}.{lead}{mark}{{{block}}}"
     fraction = rf"\frac{{{wrong.numerator}}}{{{wrong.denominator}}}"
@@ -283,7 +314,13 @@ def counting(rng: Random) -> Draw:
     value = rng.choice(("binomial", "factorial", "sum", "double"))
     if value == "binomial":
         number = math.comb(n, k)
-        ways = (rf"\binom{{{n}}}{{{k}}}", rf"\dbinom{{{n}}}{{{k}}}", rf"{{{n} \choose {k}}}", rf"\frac{{{n}!}}{{{k}!{n - k}!}}", f"C({n},{k})")
+        ways = (
+            rf"\binom{{{n}}}{{{k}}}",
+            rf"\dbinom{{{n}}}{{{k}}}",
+            rf"{{{n} \choose {k}}}",
+            rf"\frac{{{n}!}}{{{k}!{n - k}!}}",
+            f"C({n},{k})",
+        )
     elif value == "factorial":
         number = math.factorial(n)
         ways = (f"{n}!", rf"{n} \cdot {n - 1}!", rf"{n} \times {n - 1} \times {n - 2}!" if n > 3 else f"{n}!")
@@ -294,7 +331,11 @@ def counting(rng: Random) -> Draw:
         number = math.prod(range(n, 0, -2))
         ways = (f"{n}!!", rf"\left({n}\right)!!")
     if rng.random() < 0.5:
-        return Draw(str(number), rng.choice(ways), True) if rng.random() < 0.5 else Draw(rng.choice(ways), str(number), True)
+        return (
+            Draw(str(number), rng.choice(ways), True)
+            if rng.random() < 0.5
+            else Draw(rng.choice(ways), str(number), True)
+        )
     return Draw(str(number + rng.choice((1, -1, number))), rng.choice(ways), False)
 
 

@@ -26,6 +26,7 @@ from justrl.verifiers.answer_tokens import (
     take_unit,
 )
 from justrl.verifiers.answer_values import (
+    DOTS,
     Collection,
     Equation,
     Matrix,
@@ -38,7 +39,7 @@ from justrl.verifiers.answer_values import (
     Word,
 )
 from justrl.verifiers.equality import same_expression
-from justrl.verifiers.latex_reader import DOTS, NotRead, Token, read_expression, tokenize
+from justrl.verifiers.latex_reader import NotRead, Token, read_expression, tokenize
 from justrl.verifiers.plain_values import decimal_tolerance
 
 _CURLY = {"\\{": "{", "\\lbrace": "{", "\\}": "}", "\\rbrace": "}", "\\langle": "<", "\\rangle": ">"}
@@ -199,8 +200,8 @@ class AnswerReader:
                 return self.value(inner)
         if joined(tokens) in ("\\emptyset", "\\varnothing"):
             return Collection("{}", ())
-        if len(tokens) == 1 and (first.text in DOTS or first.text == "..."):
-            return Word("\\dots")
+        if len(tokens) == 1 and first.text == "\\dots":
+            return DOTS
         if len(parts := split(tokens, {":"})) > 1 and all(parts):
             return Ratio(tuple(self.quantity(part).value for part in parts))
         return self.quantity(tokens)
@@ -248,6 +249,8 @@ class AnswerReader:
         text = joined(tokens)
         if match := _BASED.fullmatch(text):
             base = int(match[2] or match[3])
+            if multiple != 1:
+                raise NotRead("a multiple of a number in a base")
             try:
                 return Quantity(sympy.Integer(int(match[1], base)), unit, digits=match[1], base=base)
             except ValueError as error:
@@ -264,19 +267,33 @@ class AnswerReader:
 
 
 def _half_line(ends: list[sympy.Expr], strict: list[bool]) -> Reals | None:
-    """The reals of `low < high` where one is a variable, or its absolute value, and the other a number."""
+    """The reals of `low < high`, linear in one variable or in the size of what is linear in it."""
     if len(ends) != 2:
         return None
-    (low, high), inside, oo = ends, not strict[0], sympy.oo
-    if high.is_number and low.is_Symbol:
-        return Reals((Part(-oo, False, high, inside),), str(low))
-    if low.is_number and high.is_Symbol:
-        return Reals((Part(low, inside, oo, False),), str(high))
-    if high.is_positive and isinstance(low, sympy.Abs) and low.args[0].is_Symbol:
-        return Reals((Part(-high, inside, high, inside),), str(low.args[0]))
-    if low.is_positive and isinstance(high, sympy.Abs) and high.args[0].is_Symbol:
-        return Reals((Part(-oo, False, -low, inside), Part(low, inside, oo, False)), str(high.args[0]))
-    return None
+    (low, high), inside = ends, not strict[0]
+    for bound, size, within in ((high, low, True), (low, high, False)):
+        if isinstance(size, sympy.Abs) and bound.is_positive:
+            first, second = (
+                _bounded(size.args[0] + sign * bound, inside, sign * (1 if within else -1)) for sign in (1, -1)
+            )
+            if first is None or second is None:
+                return None
+            middle = _common((first.parts[0], second.parts[0])) if within else None
+            return Reals((middle,) if middle else (*first.parts, *second.parts), first.variable)
+    return _bounded(high - low, inside, 1)
+
+
+def _bounded(difference: sympy.Expr, inside: bool, sign: int) -> Reals | None:
+    """Where a linear expression is above zero (`sign` 1) or below it (-1)."""
+    if len(difference.free_symbols) != 1:
+        return None
+    (variable,) = difference.free_symbols
+    slope, rest = difference.diff(variable), difference.subs(variable, 0)
+    if not (slope.is_number and slope.is_extended_real and rest.is_extended_real) or slope.is_zero:
+        return None
+    number, oo = -rest / slope, sympy.oo
+    above = Part(number, inside, oo, False)
+    return Reals((above if slope * sign > 0 else Part(-oo, False, number, inside),), str(variable))
 
 
 def _all_but(ends: list[sympy.Expr]) -> Reals | None:

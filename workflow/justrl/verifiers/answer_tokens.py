@@ -23,7 +23,7 @@ UNEQUAL = frozenset({"\\neq", "\\ne"})
 ABOUT = frozenset({"\\approx", "\\simeq", "\\approxeq"})
 EQUAL = frozenset({"=", "\\equiv", "\\coloneqq"})
 RELATIONS = frozenset({*LESS, *MORE, *UNEQUAL, *ABOUT, *EQUAL, "\\in"})
-_THOUSANDS = re.compile(r"(?<![0-9,.])([1-9][0-9]{0,2})((?:,[0-9]{3})+)(?![0-9,]|\.[0-9]+,)")
+_THOUSANDS = re.compile(r"(?<![0-9,.])([1-9][0-9]{0,2})((?:,[0-9]{3})+)(?![0-9]|,[0-9]|\.[0-9]+,)")
 _NO_NAMES = frozenset({"^", "\\frac", "\\dfrac", "\\tfrac", "\\sqrt", "\\binom"})
 _TRIGONOMETRIC = frozenset(["sin", "cos", "tan", "cot", "sec", "csc"])
 

@@ -27,6 +27,10 @@ class Word:
     text: str
 
 
+# What a sequence leaves out.
+DOTS = Word("\\dots")
+
+
 @dataclass(frozen=True)
 class Collection:
     """Values in brackets ("" where there are none, "<>" in pointed ones); `named` if each has a name of its own."""

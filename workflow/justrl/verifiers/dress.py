@@ -17,7 +17,7 @@ _CHARACTERS = {
     **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f\u2061\u2062", ""),
     **dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000\t\r\n", " "),
     **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d", "-"),
-    **dict.fromkeys("\u2032\u2019", "'"), **dict.fromkeys("\u2033\u201d", '"'),
+    **dict.fromkeys("\u2032\u2019", "'"), **dict.fromkeys("\u2033\u201c\u201d", '"'),
     "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∗": "*", "÷": "/", "∕": "/", "⁄": "/", "±": r"\pm ", "∓": r"\mp ",
     "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ",
     "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∞": r"\infty ", "∅": r"\emptyset ", "°": r"^\circ ", "º": r"^\circ ",
@@ -52,7 +52,8 @@ _SWITCHES = _SWITCH_NAMES.split()
 _ARGUMENT_DROPPED = re.compile(r"\\(?:[hv]?phantom|tag\*?|label|[hv]space\*?|vphantom|color|pagecolor)\s*(?=\{)")
 _COLOURED = re.compile(r"\\(?:textcolor|colorbox)\s*\{[^{}]*\}\s*(?=\{)")
 _FONT = re.compile(rf"\\({'|'.join(map(re.escape, (*_FONTS, *_UPRIGHT, *_OPERATOR_NAMES)))})\s*(?=\{{)")
-_SWITCH = re.compile(rf"\\(?:{'|'.join(_SWITCHES)})(?![A-Za-z])")
+# Fonts that have no argument in braces are switches, too.
+_SWITCH = re.compile(rf"\\(?:{'|'.join((*_SWITCHES, *_FONTS, 'mathrm'))})(?![A-Za-z])")
 _SIZE = re.compile(r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?")
 _MATH_SIGN = re.compile(r"(?<!\\)\$|\\[()]|(?<!\\)\\[\[\]]")
 _BREAK = re.compile(r"\\\\(?:\[[^\]]*\])?|\\newline(?![A-Za-z])")
@@ -62,7 +63,22 @@ _GROUPED = re.compile(
 _SPACE = re.compile(
     r"(?<!\\)\\[,!;:> ]|~|\\(?:quad|qquad|thinspace|enspace|medspace|thickspace|negthinspace)(?![A-Za-z])"
 )
-_MARKDOWN = re.compile(r"(\*\*\*|\*\*|__|\*|`{1,3}|_)(?=\S)(.+)(?<=\S)\1", re.DOTALL)
+_MARKDOWN = re.compile(r'(\*\*\*|\*\*|__|\*|`{1,3}|_|")(.+)\1', re.DOTALL)
+_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
+# Other spellings of one command or sign.
+_SPELLINGS = [
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r"\\(?:[cs]frac|nicefrac)(?![A-Za-z])", r"\\frac"),
+        (r"\.\.\.|\\(?:ldots|cdots|dots[bcm]|vdots)(?![A-Za-z])", r"\\dots "),
+        (r"\^\s*\{\s*\\(?:circ|degree)\s*\}|(?:\^\s*)?\\degree(?![A-Za-z])", r"^\\circ "),
+        (r"\\text\{degrees?\}", r"^\\circ "),
+        (r"\^\\circ\s*([CF])(?![A-Za-z])", r"^\\circ \\text{\1}"),
+        (r"\(?\s*\\text\{base\}\s*([0-9]+)\s*\)?$", r"_{\1}"),
+        (r"\\colon(?![A-Za-z])", ":"),
+        (r"(?<![_^])\{\s*([-+])\s*\}", r"\1"),
+    )
+]
 _ALIGNED = re.compile(r"\\begin\{(aligned|align\*?|gathered|gather\*?|split|equation\*?)\}(.*)\\end\{\1\}", re.DOTALL)
 _WORDS = re.compile(r"[A-Za-z](?:[A-Za-z]|[ '-]+(?=[A-Za-z]))*")
 _CONJUNCTION = re.compile(r"(?<![A-Za-z])(and|or)(?![A-Za-z])")
@@ -84,7 +100,10 @@ def undress(answer: str) -> str:
     text = _open_fonts(_COLOURED.sub("", text))
     text = _SWITCH.sub(" ", _SIZE.sub(" ", text))
     text = _GROUPED.sub(lambda match: match[1] + re.sub("[^0-9]", "", match[2]), text)
-    text = _WORD_BELOW.sub(lambda match: f"_{{{match[1] or match[2]}}}", _bare(_SPACE.sub(" ", text)))
+    text = _OVER.sub(r"\\frac{\1}{\2}", _SPACE.sub(" ", text))
+    text = _WORD_BELOW.sub(lambda match: f"_{{{match[1] or match[2]}}}", _bare(text))
+    for pattern, new in _SPELLINGS:
+        text = pattern.sub(new, text)
     text = _REPEATING.sub(_repeating, text)
     text = _COMBINATIONS.sub(r"\\binom{\1}{\2}", text)
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", _FUNCTIONS_SPELT.sub("", text).replace("**", "^"))
@@ -124,9 +143,9 @@ def _last_font(text: str, before: int) -> int:
 
 
 def _set_in(font: str, inner: str) -> str:
-    if font in _OPERATOR_NAMES and inner.strip() in ("e", "i", "d"):
+    if font not in _FONTS and inner.strip() in ("e", "i", "d"):
         return f" {inner.strip()} "
-    if font in _OPERATOR_NAMES and inner.strip() in FUNCTION_NAMES:
+    if font not in _FONTS and inner.strip() in FUNCTION_NAMES:
         return f"\\{inner.strip()} "
     if (font not in _UPRIGHT and font not in _OPERATOR_NAMES) or "\\" in inner:
         return f"{inner}" if len(inner) == 1 or re.fullmatch(r"[0-9.,]+", inner) else f" {inner} "

@@ -1,4 +1,4 @@
-"""Whether two SymPy expressions have the same value: numbers to a hundred digits, formulas at points drawn once."""
+"""Whether two SymPy expressions have the same value: numbers to 1,500 digits, formulas at points drawn once."""
 
 from fractions import Fraction
 
@@ -7,7 +7,8 @@ import sympy
 from justrl.verifiers.plain_values import same_number
 
 _DIGITS = 30
-_DEPTH = 400
+# What agrees in the first digits must agree in so many, and in more where its numbers are longer (`\sqrt{10^{99}+1}`).
+_MANY_DIGITS = 1_500
 # Where formulas are compared: no two of these numbers have a relation that formulas of answers have.
 _PRIMES = (11, 17, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
 _ROUNDS = 3
@@ -35,13 +36,14 @@ def points(symbols: list[sympy.Symbol]) -> list[dict[sympy.Symbol, sympy.Expr]]:
 
 def _same_at(one: sympy.Expr, other: sympy.Expr, point: dict[sympy.Symbol, sympy.Expr]) -> bool | None:
     """Equality at a point, or None where that does not tell: a pole, or another branch off the real line."""
-    first, second = (expression.subs(point).evalf(_DIGITS) for expression in (one, other))
+    exact = [expression.subs(point) for expression in (one, other)]
+    first, second = (value.evalf(_DIGITS) for value in exact)
     if not (first.is_number and second.is_number and first.is_finite and second.is_finite):
         return None
     off_line = not (first.is_real and second.is_real)
     if off_line and (not (one.has(sympy.I) or other.has(sympy.I)) or min(point.values()) < 0):
         return None
-    return bool(abs(first - second) <= max(abs(first), abs(second)) * sympy.Float("1e-20", 10))
+    return _same_constant(exact[0], exact[1], Fraction(0))
 
 
 def _same_constant(one: sympy.Expr, other: sympy.Expr, tolerance: Fraction) -> bool:
@@ -59,5 +61,11 @@ def _same_constant(one: sympy.Expr, other: sympy.Expr, tolerance: Fraction) -> b
         return False
     if tolerance and near <= allowed:
         return True
-    difference = (one - other).evalf(_DIGITS, maxn=_DEPTH)
-    return bool(abs(difference) <= size * sympy.Float("1e-100", 10))
+    digits = _MANY_DIGITS + 4 * max(_length(one), _length(other))
+    difference = abs(one.evalf(digits) - other.evalf(digits))
+    return bool(difference <= size * sympy.Float(10, digits) ** (20 - digits))
+
+
+def _length(value: sympy.Expr) -> int:
+    """Digits of the numbers in an expression, about: two different ones can agree in that many."""
+    return sum((int(abs(n.p)).bit_length() + int(n.q).bit_length()) // 3 for n in value.atoms(sympy.Rational))

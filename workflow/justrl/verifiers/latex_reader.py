@@ -13,12 +13,11 @@ from fractions import Fraction
 
 import sympy
 
+from justrl.verifiers.bounded import MAX_FACTORIAL, NotRead, binomial, power
 from justrl.verifiers.dress import FUNCTION_NAMES
 from justrl.verifiers.expression import TooLargeError
 
-MAX_BITS = 200_000
 MAX_DEPTH = 60
-MAX_FACTORIAL = 5_000
 _TOKEN = re.compile(
     r"\s*(?:\\text\s*\{(?P<text>[^{}\\]*)\}|(?P<command>\\[A-Za-z]+\*?|\\[^A-Za-z])"
     r"|(?P<number>[0-9]+(?:\.[0-9]+|\.(?=\s*[-+*/)}]))?|\.[0-9]+)|(?P<name>[A-Za-z]+)|(?P<sign>\S))"
@@ -34,7 +33,6 @@ _ACCENT_NAMES = """
 """
 _ACCENTS = frozenset(_ACCENT_NAMES.split())
 _FIGURES = frozenset(["angle", "triangle"])
-DOTS = frozenset({"\\ldots", "\\cdots", "\\dots", "\\dotsc", "\\dotsb", "\\vdots"})
 # Commands that the name of a value may have.
 NAMING = frozenset(
     {*_GREEK, *_ACCENTS, *_FIGURES, *FUNCTION_NAMES, "pi", "max", "min", "sup", "inf", "gcd", "lcm", "det", "Re", "Im",
@@ -48,10 +46,6 @@ _FUNCTIONS: dict[str, Callable[..., sympy.Expr]] = {
     "coth": sympy.coth, "ln": sympy.log, "exp": sympy.exp,
 }  # fmt: skip
 _INVERSE = {"sin": sympy.asin, "cos": sympy.acos, "tan": sympy.atan, "cot": sympy.acot}
-
-
-class NotRead(ValueError):
-    """The text is not a value in a notation that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +76,6 @@ def read_expression(tokens: list[Token], log_base: sympy.Expr | None = None) -> 
     if reader.position < len(reader.tokens):
         raise NotRead(f"{reader.tokens[reader.position].text!r} next to the value")
     return value
-
-
-def power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
-    """A power, refused where it would take too long to write out."""
-    if base.is_Rational and exponent.is_Rational and base not in (0, 1, -1):
-        bits = int(base.p).bit_length() + int(base.q).bit_length()
-        if abs(exponent) * max(1, bits - 2) > MAX_BITS:
-            raise TooLargeError("a power is too large")
-    elif base.is_number and exponent.is_number and exponent.is_Rational and abs(exponent) > 10_000:
-        return sympy.Pow(base, exponent, evaluate=False)
-    if base == 0 and exponent.is_negative:
-        raise NotRead("division by zero")
-    if exponent.is_number and not exponent.is_Rational and base.is_number and abs(complex(exponent.evalf(15))) > 1e6:
-        raise TooLargeError("an exponent is too large")
-    return base**exponent
 
 
 class _Reader:
@@ -130,7 +109,7 @@ class _Reader:
             other = self.product()
             value = value + other if sign == "+" else value - other
         if self.accept("\\choose"):
-            value = _binomial(value, self.sum())
+            value = binomial(value, self.sum())
         self.depth -= 1
         return value
 
@@ -155,7 +134,7 @@ class _Reader:
         first = True
         while self.starts_factor():
             kind, text = self.tokens[self.position].kind, self.peek()
-            if kind == "number" and self.peek(-1) != ")":
+            if kind == "number" and self.peek(-1) not in (")", "!"):
                 raise NotRead("a number behind a factor")
             other = self.factor()
             mixed = first and whole and value.is_Integer and text in _FRACTIONS and other.is_Rational
@@ -329,13 +308,13 @@ class _Reader:
                 self.expect(",")
                 lower = self.sum()
                 self.expect(")")
-                return _binomial(upper, lower)
+                return binomial(upper, lower)
             if self.accept("_"):
                 upper = self.argument()
                 self.expect("^")
                 lower = self.argument()
                 if not (upper.is_number and lower.is_number and lower > upper):
-                    return _binomial(upper, lower)
+                    return binomial(upper, lower)
         except NotRead:
             pass
         self.position = start
@@ -343,6 +322,8 @@ class _Reader:
 
     def command(self, name: str) -> sympy.Expr:
         if name in ("frac", "dfrac", "tfrac", "cfrac"):
+            if (value := self.derivative()) is not None:
+                return value
             top, bottom = self.digit(), self.digit()
             if bottom.is_zero:
                 raise NotRead("division by zero")
@@ -350,7 +331,7 @@ class _Reader:
         if name == "sqrt":
             return self.root()
         if name in ("binom", "dbinom", "tbinom"):
-            return _binomial(self.digit(), self.digit())
+            return binomial(self.digit(), self.digit())
         if name in FUNCTION_NAMES:
             return self.function(name)
         if name in ("lfloor", "lceil"):
@@ -372,6 +353,15 @@ class _Reader:
         if name in _FIGURES:
             return self.figure(name)
         raise NotRead(f"\\{name}")
+
+    def derivative(self) -> sympy.Expr | None:
+        r"""`\frac{dy}{dx}` is a name: its `d` is no factor."""
+        start = self.position
+        parts = [self.raw_group() for _ in range(2) if self.peek() == "{"]
+        if len(parts) == 2 and _DIFFERENTIAL.fullmatch(parts[0]) and _BY.fullmatch(parts[1]):
+            return sympy.Symbol(rf"\frac{{{parts[0]}}}{{{parts[1]}}}")
+        self.position = start
+        return None
 
     def figure(self, name: str) -> sympy.Expr:
         points = ""
@@ -425,6 +415,8 @@ class _Reader:
         return self.peek().removeprefix("\\") in FUNCTION_NAMES
 
 
+_DIFFERENTIAL = re.compile(r"(?:d|\\partial)(?:\^\{?[0-9]\}?)?[A-Za-z0-9\\_{}()]*")
+_BY = re.compile(r"(?:d|\\partial)[A-Za-z\\][A-Za-z0-9\\_^{}]*")
 _FRACTIONS = frozenset({"\\frac", "\\dfrac", "\\tfrac", "\\cfrac"})
 _LONE = frozenset({"number", "name"})
 _NOT_FACTORS = frozenset(
@@ -440,9 +432,3 @@ def _letters(token: Token) -> list[Token]:
             return [Token("command", "\\" + name)]
         return [token]
     return [Token("name", letter) for letter in token.text]
-
-
-def _binomial(upper: sympy.Expr, lower: sympy.Expr) -> sympy.Expr:
-    if upper.is_number and lower.is_number and not (lower.is_Integer and upper in sympy.Range(MAX_FACTORIAL + 1)):
-        raise TooLargeError("a binomial coefficient is too large")
-    return sympy.binomial(upper, lower)

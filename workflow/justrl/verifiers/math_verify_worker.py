@@ -10,6 +10,7 @@ that only one side has is no difference, but two units must be the same amount; 
 its modulus. An equation gives its right side if its left side is a name.
 """
 
+import re
 from functools import lru_cache
 
 import sympy
@@ -17,6 +18,7 @@ import sympy
 from justrl.verifiers.answer_reader import AnswerReader, bare_word
 from justrl.verifiers.answer_tokens import thousands_joined
 from justrl.verifiers.answer_values import (
+    DOTS,
     Collection,
     Equation,
     Matrix,
@@ -35,6 +37,10 @@ from justrl.verifiers.expression import TooLargeError
 from justrl.verifiers.latex_reader import NotRead
 from justrl.verifiers.units import DEGREE, KNOWN, PERCENT, may_be_unit
 
+# Between two digits a space says that they are two numbers.
+_SPACE = re.compile(r"(?<![0-9]) +| +(?![0-9])")
+# Other pairs of capitals are labels.
+_SHORT_WORDS = frozenset(["no", "on", "up", "in", "by", "to"])
 _LOG_BASES = (None, sympy.Integer(10))
 
 
@@ -70,7 +76,7 @@ def compare(pair: list[str]) -> str:
     answer, gold = (_tidy(text) for text in pair)
     if not answer:
         return "unparsed"
-    if answer.replace(" ", "") == gold.replace(" ", ""):
+    if _SPACE.sub("", answer) == _SPACE.sub("", gold):
         return "correct"
     try:
         if (chosen := same_choice(gold, answer, _is_single)) is not None:
@@ -142,12 +148,21 @@ def _same(wanted: Value, given: Value) -> bool:
         return _same_ratio(wanted, given)
     if isinstance(wanted, Matrix) and isinstance(given, Matrix):
         return len(wanted.rows) == len(given.rows) and all(map(_in_order, wanted.rows, given.rows))
+    if isinstance(wanted, Matrix) != isinstance(given, Matrix):
+        return _in_order(_point(wanted), _point(given))
     # A set of one element, and that element.
     if isinstance(given, Collection) and given.brackets == "{}" and len(given.items) == 1:
         return _same(wanted, given.items[0])
     if isinstance(wanted, Collection) and wanted.brackets == "{}" and len(wanted.items) == 1:
         return _same(wanted.items[0], given)
     return False
+
+
+def _point(value: Value) -> tuple[Value, ...]:
+    """The coordinates of a point, in brackets or as a column."""
+    if isinstance(value, Matrix) and all(len(row) == 1 for row in value.rows):
+        return tuple(row[0] for row in value.rows)
+    return value.items if isinstance(value, Collection) and value.brackets == "()" else (value, DOTS)
 
 
 def _same_equation(wanted: Value, given: Value) -> bool:
@@ -178,7 +193,7 @@ def _ratio(one: sympy.Expr, other: sympy.Expr) -> sympy.Expr | None:
 
 def _same_word(one: str, other: str) -> bool:
     """Words without regard to case, but for letters that stand for themselves (`AB`)."""
-    if min(len(one), len(other)) < 3 and (one.isupper() or other.isupper()):
+    if min(len(one), len(other)) < 3 and (one.isupper() or other.isupper()) and one.casefold() not in _SHORT_WORDS:
         return one == other
     return " ".join(one.split()).casefold() == " ".join(other.split()).casefold()
 
@@ -187,7 +202,7 @@ def _same_quantity(wanted: Quantity, given: Quantity) -> bool:
     if given.modulus is not None and (wanted.modulus is None or not same_expression(wanted.modulus, given.modulus)):
         return False
     tolerance = max(wanted.tolerance, given.tolerance)
-    if bool(wanted.base) != bool(given.base):
+    if bool(wanted.base) != bool(given.base) and given.base != 10:
         return bool(wanted.base) and wanted.digits == given.digits
     same_number_given = same_expression(wanted.value, given.value, tolerance)
     if wanted.unit is None or given.unit is None:
@@ -230,6 +245,8 @@ def _same_collection(wanted: Collection, given: Collection) -> bool:
     if kinds - {"", "{}"}:
         return len(kinds) == 1 and _in_order(wanted.items, given.items)
     if given.named and not wanted.named:
+        return _in_order(wanted.items, given.items)
+    if DOTS in (*wanted.items, *given.items):
         return _in_order(wanted.items, given.items)
     one, other = list(wanted.items), list(given.items)
     if kinds == {"{}"}:
