@@ -5,6 +5,7 @@ from random import Random
 
 from families_of_numbers import Draw, Family
 
+# No two of these are one unit.
 UNITS = (
     "cm",
     "m",
@@ -19,7 +20,6 @@ UNITS = (
     "feet",
     "dollars",
     "miles",
-    "meters",
     "liters",
     "years",
 )
