@@ -182,6 +182,8 @@ def test_documented_scripts_take_their_options(command, capsys, monkeypatch):
     if words[0] == "-m":
         run, name, options = partial(runpy.run_module, words[1], run_name="__main__"), words[1], words[2:]
     else:
+        # As Python does for a script: the modules next to it are found.
+        monkeypatch.syspath_prepend(str((ROOT / words[0]).parent))
         run, name, options = partial(runpy.run_path, str(ROOT / words[0]), run_name="__main__"), words[0], words[1:]
     assert_options_exist(options, help_of(run, [name], capsys, monkeypatch))
 

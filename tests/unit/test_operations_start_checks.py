@@ -10,24 +10,6 @@ from justrl.errors import UserError
 from justrl.layout import Layout
 from justrl.operations import frozen, start_checks
 
-COMMANDS = {
-    "--profile quick": "--profile quick -- a.json",
-    "--profile quick -- b.json": "--profile quick -- a.json",
-    "b.json --profile slurm -n": "--profile slurm -- a.json",
-    "--profile=mini --configfile mine.yaml --dry-run": "--profile=mini --configfile mine.yaml -- a.json",
-    "--profile mini --config accept_changes=true -- b.json": "--profile mini --config accept_changes=true -- a.json",
-}
-
-
-@pytest.mark.parametrize("given", COMMANDS)
-def test_a_command_keeps_profile_and_settings_of_the_start(given):
-    said = start_checks.start_command(given.split(), ["b.json"], ["a.json"])
-    assert said == f"snakemake {COMMANDS[given]}"
-
-
-def test_a_command_can_be_pasted_whatever_the_names():
-    assert start_checks.start_command([], [], ["a b.json"]) == "snakemake -- 'a b.json'"
-
 
 @pytest.fixture
 def layout(tmp_path):

@@ -96,7 +96,7 @@ def _pattern(layout: Layout) -> re.Pattern[str]:
         rf"first_1000/(?:{runs})/(metrics\.jsonl|run\.json)",
         rf"runs/(?:{runs})/({of_run})",
         rf"runs/(?:{runs})/segments/\d+/(model/.*|metrics\.jsonl|rollouts\.parquet)",
-        rf"runs/(?:{runs})/work/.*",
+        rf"runs/(?:{runs})/work(?:/.*)",
         rf"data/(?:{_any(experiment.datasets)})/raw/.*",
         rf"data/(?:{_any(experiment.datasets)})/(?:{_any(experiment.models)})/(contamination{page}|train\.parquet"
         r"|prepared/(data_card\.json|train\.parquet))",

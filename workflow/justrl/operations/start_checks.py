@@ -1,7 +1,6 @@
 """What is refused while Snakemake still plans, before the first job."""
 
-import shlex
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,18 +46,6 @@ def _described_by(written: Path) -> dict[str, Any]:
             f"{error}: restore the file, or delete it, and the next start writes it again; what the run has trained is "
             "kept, and goes on only under its own settings, of which each segment has a record"
         ) from None
-
-
-def start_command(words: Sequence[str], targets: Iterable[str], files: Iterable[str]) -> str:
-    """The command line that asks for `files`, with the profile, overlays and settings of this start.
-
-    `words` are the command line of this start, its program left out; `targets` what it asked for.
-    """
-    kept = [word for word in words if word not in ("-n", "--dry-run", "--dryrun", "--")]
-    for target in targets:
-        if target in kept:
-            del kept[len(kept) - 1 - kept[::-1].index(target)]
-    return shlex.join(["snakemake", *kept, "--", *files])
 
 
 def check_local_files(layout: Layout) -> None:
