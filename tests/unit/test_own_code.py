@@ -86,6 +86,6 @@ def test_an_experiment_is_not_graded_with_another_helper(folder, monkeypatch):
     from justrl.verifiers import own as module
 
     module.load.cache_clear()
-    with pytest.raises(UserError, match=r"grader.py, or a module beside it that it imports, has been edited"):
+    with pytest.raises(UserError, match=r"grader.py, or a module next to it that it imports, has been edited"):
         OwnGrader(own)
     sys.modules.pop("near", None)

@@ -194,7 +194,7 @@ class OwnFunction(Part):
     file: str = text("Python file, from where one starts or from this repository.")
     function: str = text("Name of the function.", pattern=r"^[A-Za-z_]\w*$", default="score")
     sha256: str | None = text(
-        "SHA-256 of the file and of the modules beside it that it imports, taken when the experiment is read.",
+        "SHA-256 of the file and of the modules next to it that it imports, taken when the experiment is read.",
         default=None,
         validate_default=True,
     )

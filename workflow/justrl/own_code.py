@@ -1,4 +1,4 @@
-"""The code behind a function of the user's: its file, and the modules beside it that the file imports.
+"""The code of a user's function: its file, and the modules next to it that the file imports.
 
 Read from the text, without importing: `import x`, `from . import x`, `importlib.import_module("x")` and
 `__import__("x")` with the name written out, anywhere in the file, and what these modules import. A module is looked for
@@ -15,7 +15,7 @@ from justrl.io import file_sha256, json_sha256
 
 
 def code_sha256(path: str | Path) -> str:
-    """The SHA-256 of a Python file or, where it imports modules beside it, of all these files."""
+    """The SHA-256 of a Python file or, where it imports modules next to it, of all these files."""
     path = Path(path)
     found = helpers(path)
     if not found:
@@ -24,7 +24,7 @@ def code_sha256(path: str | Path) -> str:
 
 
 def helpers(path: Path) -> list[Path]:
-    """The modules that a Python file imports from beside it, directly or not, in an order that their text decides."""
+    """The modules that a Python file imports from next to it, directly or not, in an order that their text decides."""
     found: list[Path] = []
     seen = {path.resolve()}
     waiting = [(path, [path.parent, Path.cwd(), ROOT])]

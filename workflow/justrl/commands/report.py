@@ -358,7 +358,7 @@ def provenance(arguments: argparse.Namespace) -> None:
     if not experiment:
         raise UserError("the experiment has no name: give --experiment, or a configuration that has one")
     seeds = {"experiment": config["seed"]} if config and "seed" in config else {}
-    # The configuration stands in the record by its hash, and lists by what they list.
+    # The record has the hash of the configuration, and the items of a list.
     command = ["..." if part == arguments.config or part.startswith("@") else part for part in sys.argv]
     record = collect_provenance(config, seeds, arguments.sources, arguments.results, command)
     write_provenance(record, experiment, outputs)

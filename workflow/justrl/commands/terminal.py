@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-# C0 and C1 but for tab and newline; line separators; what changes the direction of writing.
+# C0 and C1 except tab and newline; line separators; what changes the direction of writing.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 # What progress bars and coloured logs of libraries write to the error stream.
 _BARS = re.compile("(\r|\x1b\\[[0-9;]*[mAK])")

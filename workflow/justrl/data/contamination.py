@@ -20,7 +20,7 @@ from justrl.errors import UserError
 from justrl.io import atomic_write, write_csv, write_json, write_parquet
 
 NGRAM = 13
-LEAST_HELD = 5  # words and signs: "Find x" stands in many a question
+LEAST_HELD = 5  # words and signs: many questions contain "Find x"
 _JOINS = frozenset("+-/^=<>")
 # LaTeX that changes how a formula looks and not what it says; a command ends where its letters end.
 _SPELLINGS = (

@@ -41,7 +41,7 @@ def _files(results: Path) -> Iterator[Path]:
         if path.name.startswith(".") or path.name in NOT_LOOKED_AT:
             continue
         if path.is_file():
-            # Pages of one's own, such as a report, may lie there; results and tables are files of JSON.
+            # A user's own pages, such as a report, may be there; results and tables are files of JSON.
             yield from [path] if path.suffix == ".json" else []
         elif path.name in FOLDERS or not frozen.newest(path):
             inside = (file for file in sorted(path.rglob("*")) if file.suffix in READ and file.is_file())

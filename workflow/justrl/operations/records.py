@@ -1,7 +1,7 @@
 """Files that are no function of others, against what was recorded of them when they were written.
 
 The card of the experiment has the hash of its inputs, figures and pages, a training state its manifest; of a state of
-verl, sizes and checksums stand in its files.
+verl, sizes and checksums are in its files.
 """
 
 import json
@@ -48,7 +48,7 @@ def file_problem(path: Path, entity: Mapping[str, Any], hashed: bool = False) ->
 
 
 def card_problems(layout: Layout, results: Path, files: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
-    """What the card says beside hashes: cost, verdicts, hardware, interruptions, taken again."""
+    """What the card says apart from hashes: cost, verdicts, hardware, interruptions, taken again."""
     known = {str(entity["@id"]): str(entity["sha256"]) for entity in files.values()}
     try:
         there = read_object(results / NAME)["@graph"]

@@ -1,4 +1,4 @@
-"""An experiment's files held against each other, against what was recorded of them, and against its configuration.
+"""Compares an experiment's files with each other, with what was recorded of them, and with its configuration.
 
 What is a function of other files is made again: scores from completions and verdicts, metrics from segments, tables,
 claims, pages and cards from those (`remaking`). Other files are compared with what was recorded when they were written

@@ -42,7 +42,7 @@ def thousands_joined(text: str) -> str | None:
 
 
 def split(tokens: list[Token], separators: set[str]) -> list[list[Token]]:
-    """The parts between separators that stand in no bracket."""
+    """The parts between separators that are in no bracket."""
     parts: list[list[Token]] = [[]]
     depth = 0
     for token in tokens:

@@ -192,7 +192,7 @@ def _ratio(one: sympy.Expr, other: sympy.Expr) -> sympy.Expr | None:
 
 
 def _same_word(one: str, other: str) -> bool:
-    """Words without regard to case, but for letters that stand for themselves (`AB`)."""
+    """Words without regard to case, except letters that name themselves (`AB`)."""
     if min(len(one), len(other)) < 3 and (one.isupper() or other.isupper()) and one.casefold() not in _SHORT_WORDS:
         return one == other
     return " ".join(one.split()).casefold() == " ".join(other.split()).casefold()

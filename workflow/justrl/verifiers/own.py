@@ -39,7 +39,7 @@ def load(own: OwnFunction) -> Callable[[str, str, dict], Any]:
     found = code_sha256(path)
     if own.sha256 not in (None, found):
         raise UserError(
-            f"{own.file}, or a module beside it that it imports, has been edited: the SHA-256 is "
+            f"{own.file}, or a module next to it that it imports, has been edited: the SHA-256 is "
             f"{found:.12}..., and the experiment began with "
             f"{own.sha256:.12}...; undo the edit, or give the edited function a run name of its own"
         )

@@ -44,7 +44,7 @@ class SymbolicGrader(PooledGrader):
 
 
 def _boxed(completion: str) -> str | None:
-    """Content of the last box, or of the outermost that it stands in: what stands around it is part of the answer."""
+    """Content of the last box, or of the outermost box around it: what surrounds it is part of the answer."""
     answer = last_boxed(completion)
     if answer is None:
         return None
