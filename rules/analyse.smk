@@ -535,12 +535,13 @@ rule write_provenance:
         "../envs/workflow.yaml"
     params:
         config=literal(str(FILE)),
+        experiment=LAYOUT.common_stamp,
         sources=lambda wildcards, input: [f"{folder}/source.json" for folder in input.sources],
     shell:
         r"""
         python -m justrl report provenance \
             --config {params.config:q} \
-            --experiment {LAYOUT.common_stamp:q} \
+            --experiment {params.experiment:q} \
             --results @<(listed {input.results:q}) \
             --sources @<(listed {params.sources:q}) \
             --output {output.json:q} {output.html:q} \

@@ -19,6 +19,9 @@ class Hub:
     def __init__(self) -> None:
         self.commits: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
         self.requests: list[str] = []
+        # Files that the hub says are large, and content that arrives in place of the right one.
+        self.large: set[str] = set()
+        self.damaged: dict[str, bytes] = {}
         self.endpoint = ""
 
     def commit(self, repo: str, files: dict[str, bytes]) -> str:
@@ -90,16 +93,28 @@ def respond(hub: Hub, path: str) -> tuple[int, dict[str, str], bytes]:
     sha, files = found
     if verb == "revision":
         info = {"_id": "0", "id": "/".join(repo.split("/")[1:]), "sha": sha, "tags": [], "downloads": 0, "likes": 0}
-        info |= {"private": False, "siblings": [{"rfilename": name} for name in files]}
+        info |= {"private": False, "siblings": [sibling(hub, name, data) for name, data in files.items()]}
         return 200, {"Content-Type": "application/json"}, json.dumps(info).encode()
     if verb == "tree":
         tree = [
-            {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-            for name, data in files.items()
+            {"type": "file", "path": name, "size": len(data), "oid": git_sha1(data)} for name, data in files.items()
         ]
         return 200, {"Content-Type": "application/json"}, json.dumps(tree).encode()
     name = "/".join(parts[start + 4 :])
     if name not in files:
         return 404, {"X-Error-Code": "EntryNotFound"}, b""
-    headers = {"ETag": f'"{hashlib.sha1(files[name]).hexdigest()}"', "X-Repo-Commit": sha}
-    return 200, headers, files[name]
+    headers = {"ETag": f'"{git_sha1(files[name])}"', "X-Repo-Commit": sha}
+    return 200, headers, hub.damaged.get(name, files[name])
+
+
+def git_sha1(data: bytes) -> str:
+    """The name that git has for the content of a file."""
+    return hashlib.sha1(b"blob %d\0%b" % (len(data), data)).hexdigest()
+
+
+def sibling(hub: Hub, name: str, data: bytes) -> dict:
+    """What the hub says of a file: git's hash of a small one, the SHA-256 too of a large one."""
+    described = {"rfilename": name, "blobId": git_sha1(data), "size": len(data)}
+    if name in hub.large:
+        described["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+    return described

@@ -99,6 +99,21 @@ def test_changed_bytes_stop_with_both_hashes(hub: Hub, tmp_path: Path) -> None:
     assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_a_first_download_that_was_damaged_on_its_way_is_refused(hub: Hub, tmp_path: Path, large: bool) -> None:
+    hub.commit("datasets/org/set", {"README.md": b"A set.", "data/train.jsonl": ROWS})
+    hub.large = {"data/train.jsonl"} if large else set()
+    hub.damaged = {"data/train.jsonl": ROWS.replace(b"1", b"2")}
+    assert len(hub.damaged["data/train.jsonl"]) == len(ROWS) and hub.damaged["data/train.jsonl"] != ROWS
+    message = refusal(download(tmp_path, hub.endpoint, "dataset", "--hub-id", "org/set"))
+    assert "train.jsonl is not what the hub holds" in message and "delete" in message
+    assert not (tmp_path / "out").exists() and not (tmp_path / "data.lock.json").exists()
+    # The way out that the message names.
+    Path(message.partition("; delete ")[2].partition(" and call again")[0]).unlink()
+    hub.damaged = {}
+    assert download(tmp_path, hub.endpoint, "dataset", "--hub-id", "org/set").returncode == 0
+
+
 def test_of_a_model_neither_pickles_nor_code_come(hub: Hub, tmp_path: Path) -> None:
     hub.commit("models/org/model", MODEL)
     done = download(tmp_path, hub.endpoint, "model", "--hub-id", "org/model")

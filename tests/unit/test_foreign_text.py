@@ -40,6 +40,8 @@ TEMPLATES = {
     "long": ("{{ 'a' * 30000000 }}", "30,000,000 characters"),
     "large": ("a" * 2_000_000, "larger than 1,048,576 bytes"),
     "loops": ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "more than 2 s"),
+    "date": ("Today is {{ strftime_now('%d %B %Y') }}. {{ messages[0].content }}", "today's date"),
+    "hour": ("{% if strftime_now('%H') | int > 12 %}Good afternoon{% endif %}", "today's date"),
     "power": ("{{ 7 ** (7 ** 12) }}", "more than 2 s"),
 }
 
@@ -67,6 +69,12 @@ def test_a_chat_template_that_is_no_text_is_refused(named, model):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": named}))
     with pytest.raises(UserError, match=r"tokenizer_config\.json: chat_template must be text"):
         ChatTokenizer(model)
+
+
+def test_a_template_whose_date_is_not_in_the_prompt_is_taken(model):
+    template = "{% if tools %}{{ strftime_now('%Y') }}{% endif %}{{ messages[0].content }}"
+    (model / "chat_template.jinja").write_text(template)
+    assert ChatTokenizer(model).render(QUESTION) == "What is 2 + 3?"
 
 
 def test_a_tokenizer_tries_its_template_once(model, monkeypatch):

@@ -5,6 +5,7 @@ against the lock file, whichever of the three it came from.
 """
 
 import glob
+import hashlib
 import os
 import shlex
 from collections.abc import Iterable
@@ -216,7 +217,7 @@ def _from_hub(kind: Kind, hub_id: str, subset: str | None, revision: str, hub: H
 
     try:
         ask = hf.HfApi().model_info if kind == "model" else hf.HfApi().dataset_info
-        info = ask(hub_id, revision=revision, timeout=hub.timeout)
+        info = ask(hub_id, revision=revision, timeout=hub.timeout, files_metadata=True)
     except errors.GatedRepoError as error:
         raise UserError(f"{kind} {hub_id} is gated: ask for access on its page, then set HF_TOKEN") from error
     except errors.RepositoryNotFoundError as error:
@@ -238,7 +239,30 @@ def _from_hub(kind: Kind, hub_id: str, subset: str | None, revision: str, hub: H
         raise UserError(
             f"downloading {kind} {hub_id} at {info.sha} broke off: {reason}; call again to go on"
         ) from error
-    return Source(kind, hub_id, revision, info.sha, "hub", Path(folder), _hashes(Path(folder), names), subset)
+    hashes = _hashes(Path(folder), names)
+    for sibling in info.siblings or []:
+        if sibling.rfilename in hashes:
+            _check_against_hub(Path(folder) / sibling.rfilename, hashes[sibling.rfilename], sibling)
+    return Source(kind, hub_id, revision, info.sha, "hub", Path(folder), hashes, subset)
+
+
+def _check_against_hub(path: Path, sha256: str, sibling: Any) -> None:
+    """Raise UserError if a downloaded file is other than the hub says.
+
+    The hub gives the SHA-256 of a large file, and the name that git has for the content of a small one.
+    """
+    if sibling.lfs is not None:
+        expected, found = sibling.lfs.sha256, sha256
+    elif sibling.blob_id is not None:
+        content = path.read_bytes()
+        expected, found = sibling.blob_id, hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
+    else:
+        return
+    if found != expected:
+        raise UserError(
+            f"{path} is not what the hub holds (its hash is {found[:12]}..., the hub says {expected[:12]}...): the "
+            f"download was damaged; delete {path.resolve()} and call again"
+        )
 
 
 def _from_cache(kind: Kind, hub_id: str, subset: str | None, revision: str, hub: Hub, reason: str) -> Source:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 METADATA_KEY = b"justrl"
+# Settings that completions of earlier versions lack.
+LATER = {"prompts"}
 KEY = ["benchmark", "question_id", "sample_index"]
 COLUMNS = {
     "benchmark": "string",
@@ -52,6 +54,12 @@ def fingerprint(value: Any) -> str:
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide what completions are: all but the versions and machines that made them."""
     return {key: value for key, value in settings.items() if key != "environments"}
+
+
+def made_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two files have the same settings; what an earlier version did not record yet is not compared."""
+    recorded = LATER - (LATER & one.keys() & other.keys())
+    return all(one.get(key) == other.get(key) for key in (one.keys() | other.keys()) - recorded)
 
 
 def model_fingerprint(model_dir: str | Path) -> str:
@@ -175,7 +183,7 @@ def read_completions(paths: Sequence[str | Path]) -> tuple["pandas.DataFrame", d
             frame, found = read_table(path, COLUMNS, "completions").to_pandas(), table_settings(path)
         _add_new(environments, found.get("environments", []))
         found = comparable(found)
-        if first is not None and found != settings:
+        if first is not None and not made_alike(found, settings):
             different = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
             raise UserError(f"{path} was not made like {first}: they differ in {', '.join(different)}")
         if first is None:

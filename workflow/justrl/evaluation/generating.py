@@ -4,6 +4,7 @@ Everything that is asked for is in the backend at once, so no pass over the ques
 What is finished is on disk within `FLUSH_SECONDS`; after a kill the next try makes only what is not there.
 """
 
+import hashlib
 import sys
 import time
 from collections import Counter
@@ -128,8 +129,8 @@ def generate(job: GenerationJob, backend: backends.Backend | None = None) -> Pat
     max_model_len = longest + job.protocol.max_tokens
     backends.check_model_length(job.model, max_model_len, revision)
     stops = backends.stop_token_ids(job.model, tokenizer, revision)
-    settings = _settings(job, samples, stops)
-    if job.output.is_file() and _settings_of(job.output) == settings:
+    settings = _settings(job, samples, stops) | {"prompts": _prompts_sha256(job, tokenizer)}
+    if job.output.is_file() and completions.made_alike(_settings_of(job.output) or {}, settings):
         _say(f"{job.output} is already there, made with the same settings: delete it to make it again")
         return job.output
     store = completions.PartStore(job.output, settings)
@@ -187,6 +188,15 @@ def _plan_samples(job: GenerationJob, pairs: Sequence[tuple[int, int]], tokenize
         seed = sample_seed(job.seed, job.run, job.benchmark, question.id, index)
         plan.append(_Sample(question, index, *prompts[position], seed))
     return plan
+
+
+def _prompts_sha256(job: GenerationJob, tokenizer) -> str:
+    """The SHA-256 of the prompts of all questions as the model is sent them, whichever of them this shard asks."""
+    digest = hashlib.sha256()
+    for question in job.questions:
+        text = backends.chat_prompt(tokenizer, job.protocol.user_message(question.question)).encode()
+        digest.update(b"%d\n%b" % (len(text), text))
+    return digest.hexdigest()
 
 
 def _settings(job: GenerationJob, samples: int, stops: tuple[int, ...]) -> dict[str, Any]:

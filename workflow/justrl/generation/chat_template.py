@@ -29,6 +29,8 @@ _BATCH = 512
 # What one prompt may take of a processor, of memory and of room; the largest templates take milliseconds.
 MOST_SECONDS, MOST_MEMORY, MOST_CHARACTERS = 20, 2 * 2**30, 10**7
 _LARGEST_TEMPLATE = 2**20
+# A prompt that is not the same on both is not the same tomorrow: they differ in each part of a date and a time.
+DAYS = (datetime(2001, 2, 3, 4, 5, 6), datetime(2030, 11, 22, 17, 38, 49))
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 # The special tokens that a template may name, as transformers calls them.
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -170,13 +172,14 @@ class _GenerationBlock(Extension):
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
 
 
-def _compile(template: str) -> Template:
+def _compile(template: str, today: datetime | None = None) -> Template:
+    """The template, ready to render; with `today` in place of the clock's time."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.globals["strftime_now"] = lambda form: (today or datetime.now()).strftime(form)
     return environment.from_string(template)
 
 
@@ -191,15 +194,18 @@ def _described(error: Exception) -> str:
 
 
 def _trial() -> None:
-    """Render the template and variables of stdin within limits of seconds and bytes; print what is wrong."""
+    """Render the template and variables of stdin, on two days, within limits; print what is wrong."""
     seconds, memory = map(int, sys.argv[1:])
     template, variables = json.load(sys.stdin)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        size = len(_compile(template).render(variables))
+        texts = {_compile(template, day).render(variables) for day in DAYS}
+        size = max(map(len, texts))
         wrong = f"it makes {size:,} characters of them" if size > MOST_CHARACTERS else ""
+        if len(texts) > 1:
+            wrong = "the prompt holds today's date (strftime_now), so it differs from day to day: write a fixed date"
     except Exception as error:  # a template can raise what Python can
         wrong = _described(error)
     print(wrong, end="")
