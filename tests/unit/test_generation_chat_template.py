@@ -38,7 +38,7 @@ ELABORATE = """{# a comment #}
     {{- raise_exception('no tools here') }}
 {%- endif %}
 {%- if messages[0].role != 'system' %}
-    {{- '<|im_start|>system\\nA form has ' + (strftime_now('%%') | length | string) + ' signs, ' + ({'<a>': 'é & 中'} | tojson) + '<|im_end|>\\n' }}
+    {{- '<|im_start|>system\\n' + strftime_now('%%') + ({'<a>': 'é & 中'} | tojson) + '<|im_end|>\\n' }}
 {%- endif %}
 {% for message in messages %}
     {% if message.role == 'tool' %}
