@@ -219,3 +219,13 @@ def test_no_text_of_a_docstring_is_taken_for_granted():
         if "__doc__." in path.read_text()
     ]
     assert not found
+
+
+def test_a_killed_command_has_written_its_last_line(tmp_path):
+    code = (
+        "import os, sys; from justrl.commands import terminal; terminal.open_streams();"
+        "print('from step 2 to 6', file=sys.stderr); os.kill(os.getpid(), 9)"
+    )
+    with (tmp_path / "log").open("wb") as log:
+        subprocess.run([sys.executable, "-c", code], stderr=log, stdout=log, check=False)
+    assert (tmp_path / "log").read_text() == "from step 2 to 6\n"

@@ -48,8 +48,11 @@ def open_streams() -> None:
 def _safe(stream: TextIO, kind: type[_Output]) -> TextIO:
     if type(stream) is not io.TextIOWrapper:  # None where it is closed, or what a caller has put there
         return stream
-    encoding, lines = stream.encoding, stream.line_buffering
-    return kind(stream.detach(), encoding=encoding, errors="backslashreplace", line_buffering=lines)
+    # A process that is killed has said what it had to say: each line of the error stream is written at once.
+    encoding, lines, through = stream.encoding, stream.line_buffering or kind is _Errors, stream.write_through
+    return kind(
+        stream.detach(), encoding=encoding, errors="backslashreplace", line_buffering=lines, write_through=through
+    )
 
 
 def clear_screen() -> None:
