@@ -14,7 +14,7 @@ from slurm_cluster import SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-PARTS = ("Snakefile", "config.yaml", "rules", "workflow", "envs", "mini", "slurm")
+PARTS = ("Snakefile", "config.yaml", "rules", "workflow", "envs", "mini", "slurm", "papers")
 # Fields that depend on the machine and the hour; all others must not depend on what happened to the run.
 TIMINGS = ("step_seconds", "tokens_per_second", "rollout_seconds", "update_seconds")
 # A mean of differences that are rounding themselves: seen to differ by 1e-11 between two attempts at a step, with equal
