@@ -195,3 +195,26 @@ def test_a_stopped_guard_or_driver_is_ended_and_all_it_started(tmp_path, monkeyp
             watching.run()
     child = tmp_path / "child"
     assert not child.is_file() or wait_until(lambda: not alive(int(child.read_text())))
+
+
+def test_what_a_guard_does_not_get_to_in_time_is_ended_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "START_SECONDS", 3.0)
+    monkeypatch.setattr(supervisor, "CLEANING_SECONDS", 0.5)
+    monkeypatch.setattr(guard, "GRACE_SECONDS", 0.5)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log").touch()
+    slow = STOPS.replace("os.kill({", "0 and os.kill({")
+    watching = supervisor.Supervisor(
+        attempt=tmp_path,
+        # Like a guard on a machine that has no time for it: it does not see that its input has ended.
+        command=[sys.executable, "-c", slow, "guard"],
+        variables=dict(os.environ),
+        idle_seconds=3.0,
+        on_metrics=lambda: None,
+        log=tmp_path / "log",
+        is_done=lambda: False,
+    )
+    with pytest.raises(UserError, match="made no progress for"):
+        watching.run()
+    child = int((tmp_path / "child").read_text())
+    assert wait_until(lambda: not alive(child))

@@ -130,11 +130,21 @@ def finish(place: Path, process: subprocess.Popen) -> int:
             process.kill()
 
 
-def survivors(pids: list[int]) -> list[int]:
+def survivors(pids: list[int]) -> dict[int, str]:
+    """Those of the processes that still run a minute and a half later, with what the kernel says of each."""
     deadline = time.monotonic() + 90
-    while (alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
+    while (alive := {pid: text for pid in pids if (text := description(pid))}) and time.monotonic() < deadline:
         time.sleep(0.2)
     return alive
+
+
+def description(pid: int) -> str:
+    """A living process's command line, state and parent; empty if there is none."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+        return "" if state in "ZX" else f"{state} {parent} {Path(f'/proc/{pid}/cmdline').read_bytes()[:300]!r}"
+    except OSError:
+        return ""
 
 
 def newest_state(place: Path) -> int:
@@ -158,7 +168,7 @@ def test_stuck_it_is_stopped_with_a_diagnosis(place):
     assert "stacks of process" in text
     assert "trainer_base.py" in text, "the trainer's own stack is not in the report"
     assert "GPU memory" in text
-    assert survivors(tree) == []
+    assert survivors(tree) == {}
     assert newest_state(place) in (2, 4)
 
 
@@ -171,7 +181,7 @@ def test_killed_with_everything_it_leaves_nothing_running(place):
     for pid in tree:
         os.kill(pid, signal.SIGKILL)
     process.wait()
-    assert survivors(tree[1:]) == []
+    assert survivors(tree[1:]) == {}
     assert newest_state(place) in (saved, saved + 2)
 
 
@@ -185,7 +195,7 @@ def test_told_to_stop_it_saves_in_the_middle_of_a_step_and_asks_to_be_started_ag
     assert finish(place, process) == 75
     # The step after a multiple of save_every is none: it was saved on the signal, or the next was over by then.
     assert newest_state(place) in (saved + 1, saved + 2)
-    assert survivors(tree) == []
+    assert survivors(tree) == {}
 
 
 def test_it_ends_as_if_nothing_had_happened(place):

@@ -1,6 +1,8 @@
 """Watch a guarded trainer: pass on requests to stop, end it when it makes no progress, say how it ended."""
 
 import collections
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -157,8 +159,13 @@ class Supervisor:
             try:
                 process.wait(timeout=guard.GRACE_SECONDS + CLEANING_SECONDS)
             except subprocess.TimeoutExpired:
+                # A guard that does not get to it in time must not leave them running without it.
+                left = guard.descendants(process.pid)
                 process.kill()
                 process.wait()
+                for pid in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
     def _last_lines(self) -> str:
         with self.output.open(errors="replace") as output:
