@@ -77,14 +77,21 @@ def test_a_warning_that_only_the_nodes_have_heard_is_one(tmp_path):
     assert watched(tmp_path, "(attempt / 'stop').touch(); sys.exit(1)").run()
 
 
-def test_cpus_are_those_of_the_allocation(monkeypatch):
-    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "48")
-    hardware = experiment.load().hardware
-    assert environment.cpus(hardware.model_copy(update={"cpus_per_node": 64})) == 48
-    assert environment.cpus(hardware.model_copy(update={"cpus_per_node": 32})) == 32
-    # Ray needs a few to place its actors at all.
-    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
-    assert environment.cpus(hardware.model_copy(update={"cpus_per_node": 64})) == environment.LEAST_CPUS
+@pytest.mark.parametrize(
+    ("allocated", "cpus_per_node", "gpus", "declared"),
+    [
+        (48, 64, 8, 48),
+        (48, 40, 8, 40),
+        # verl waits for ever for Ray where there are fewer; they are declared, and shared by its processes.
+        (32, 32, 8, 35),
+        (64, 16, 4, 23),
+        (2, 64, 0, 14),
+    ],
+)
+def test_cpus_are_those_of_the_allocation_and_enough_for_verl(monkeypatch, allocated, cpus_per_node, gpus, declared):
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", str(allocated))
+    given = {"cpus_per_node": cpus_per_node, "gpus_per_node": gpus}
+    assert environment.cpus(experiment.load().hardware.model_copy(update=given)) == declared
 
 
 def test_a_process_that_is_no_child_is_asked_for_its_stack(tmp_path):

@@ -14,7 +14,7 @@ from justrl.train.verl.request import Row, VerlRequest
 pytest.importorskip("verl")
 from omegaconf import OmegaConf
 
-from justrl.train.verl import chunked_logprobs, settings, translate
+from justrl.train.verl import chunked_logprobs, environment, settings, translate
 
 pytestmark = pytest.mark.verl
 
@@ -235,6 +235,24 @@ def test_what_verl_would_not_do_as_asked_is_refused(experiment_config, change, m
     request = request_for(experiment_config, "deepseek")
     with pytest.raises(UserError, match=message):
         translate.resolve(replace(request, recipe=request.recipe.model_copy(update=change)))
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 4, 8])
+def test_ray_has_the_cpus_that_verl_asks_for_before_its_first_step(resolved, experiment_config, monkeypatch, gpus):
+    from transfer_queue.controller import TransferQueueController
+    from transfer_queue.storage.simple_storage import SimpleStorageUnit
+    from verl.single_controller.ray.base import ResourcePoolManager
+
+    from justrl.train.verl.launch import task_runner
+
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
+    units = resolved["deepseek"].transfer_queue.backend.SimpleStorage.num_data_storage_units
+    of_actor = lambda actor: actor._default_options["num_cpus"]  # noqa: E731
+    held = of_actor(task_runner()) + of_actor(TransferQueueController) + units * of_actor(SimpleStorageUnit)
+    held += max(1, gpus) * ResourcePoolManager.max_colocate_count
+    # One more, or actors that take none find no place.
+    hardware = experiment_config.hardware.model_copy(update={"gpus_per_node": gpus})
+    assert environment.cpus(hardware) >= held + 1
 
 
 def test_segments_have_their_own_rollout_seeds_and_the_same_data_seed(experiment_config):

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -105,6 +106,24 @@ def test_gpus_are_counted_named_and_compared(commands, monkeypatch):
     assert checks.check_gpus(HARDWARE.model_copy(update={"gpu": "RTX-4090"})).status == WARNING
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert checks.check_gpus(HARDWARE).status == FAILED
+
+
+@pytest.mark.parametrize(
+    ("configured", "here", "gpus", "status"),
+    [(32, 64, 8, OK), (31, 64, 8, WARNING), (64, 16, 8, WARNING), (4, 2, 0, OK)],
+)
+def test_fewer_than_four_cores_for_a_gpu_are_warned_of(monkeypatch, configured, here, gpus, status):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
+    monkeypatch.setattr(machine, "real_cores", lambda: here)
+    hardware = HARDWARE.model_copy(update={"cpus_per_node": configured, "gpus_per_node": gpus})
+    check = checks.check_cores(hardware, "verl")
+    assert check.status == status
+    assert status == OK or f"{min(configured, here)} cores for 8 GPUs" in check.found
+
+
+def test_a_core_with_two_threads_is_one():
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    assert 1 <= machine.real_cores() <= machine.usable_cores() <= sum(line.startswith("processor") for line in lines)
 
 
 def test_a_login_node_is_not_asked_for_gpus(commands):

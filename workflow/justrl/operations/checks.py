@@ -18,6 +18,8 @@ DECISIVE = {
     "reference": ("torch", "transformers", "tokenizers", "safetensors", "numpy"),
     "verl": ("verl", "vllm", "ray", "torch", "transformers", "numpy"),
 }
+# Of verl's processes one trainer, one vLLM engine and its server, and a share of those that all GPUs have in common.
+CORES_PER_GPU = 4
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 
 
@@ -105,6 +107,21 @@ def check_gpus(hardware: Hardware) -> Check:
         remedy = "set hardware.gpu to what is here, so that times asked of the queue fit"
         return Check("gpus", WARNING, f"{found}; the configuration says {hardware.gpu}", remedy)
     return Check("gpus", OK, found)
+
+
+def check_cores(hardware: Hardware, engine: str) -> Check:
+    """Are there cores enough for the processes that verl runs for each GPU? Where GPUs are, those here are counted."""
+    gpus = hardware.gpus_per_node
+    if engine != "verl" or not gpus:
+        return Check("cores", OK, "nothing waits for a GPU")
+    cores = hardware.cpus_per_node
+    if machine.visible_devices():
+        cores = min(cores, machine.real_cores())
+    found = f"{cores} cores for {gpus} GPUs"
+    if cores < CORES_PER_GPU * gpus:
+        remedy = f"ask for {CORES_PER_GPU} for each GPU (hardware.cpus_per_node); with fewer, GPUs wait for processes"
+        return Check("cores", WARNING, found, remedy)
+    return Check("cores", OK, found)
 
 
 def check_packages(engine: str) -> Check:

@@ -22,6 +22,7 @@ def check_experiment(
     done.append(guarded("disk", lambda: checks.check_disk(results, _planned_gb(experiment, runs))))
     done.append(guarded("gpus", lambda: checks.check_gpus(experiment.hardware)))
     for engine in sorted({experiment.runs[run].engine for run in runs}):
+        done.append(guarded("cores", partial(checks.check_cores, experiment.hardware, engine)))
         done.append(guarded("packages", partial(checks.check_packages, engine)))
         done += gpu_checks.check_card(experiment.hardware, engine)
     for reward in sorted({experiment.runs[run].recipe.reward for run in runs}, key=str):
@@ -70,6 +71,7 @@ def check_job(
     return [
         guarded("run", lambda: experiment_checks.check_run_file(run)),
         guarded("gpus", lambda: checks.check_gpus(hardware)),
+        guarded("cores", lambda: checks.check_cores(hardware, engine)),
         guarded("memory", lambda: experiment_checks.check_memory(hardware, engine, recipe, shape)),
         guarded("packages", lambda: checks.check_packages(engine)),
         *gpu_checks.check_card(hardware, engine),

@@ -12,18 +12,23 @@ from justrl.train.verl.progress import ATTEMPT_VARIABLE, KEEP_VARIABLE, POLL_VAR
 from justrl.train.verl.request import VerlRequest
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[3]
-# Ray refuses to start an actor without a CPU left for it; on a small machine they are declared, not dedicated.
-LEAST_CPUS = 16
+# What verl 0.9.1 asks Ray for before its first step, and would wait for without end: the task runner, TransferQueue's
+# controller and its 8 storage units, one more for actors that only have to be placed; and 3 for each rank.
+CPUS_OF_A_JOB, CPUS_OF_A_RANK = 11, 3
 # verl loads these modules in each of its processes.
 MODULES_VARIABLE = "VERL_USE_EXTERNAL_MODULES"
 SLURM_KEPT = ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_SUBMIT_DIR")
 
 
 def cpus(hardware: Hardware) -> int:
-    """CPUs that Ray may count on: those of the allocation, never the machine's."""
+    """CPUs that each node declares to Ray: those of the allocation, never the machine's, and as many as verl asks for.
+
+    They are declared, not dedicated: on a smaller machine its processes share the cores.
+    """
     allocated = os.environ.get("SLURM_CPUS_ON_NODE")
     available = int(allocated) if allocated else usable_cores()
-    return max(LEAST_CPUS, min(available, hardware.cpus_per_node))
+    needed = CPUS_OF_A_JOB + CPUS_OF_A_RANK * max(1, hardware.gpus_per_node)
+    return max(needed, min(available, hardware.cpus_per_node))
 
 
 def merge_variables() -> dict[str, str]:
@@ -87,6 +92,6 @@ def command(request: VerlRequest, configuration: Path, record: Path) -> list[str
     names, cpus_of_job = nodes.allocation(request.hardware.nodes)
     head = nodes.head_address(names)
     spread = [*nodes.srun(request.hardware, cpus_of_job), *guard, "--"]
-    spread += nodes.commands(request.hardware, head, request.cpus or LEAST_CPUS, request.ranks_per_node)
+    spread += nodes.commands(request.hardware, head, request.cpus or cpus(request.hardware), request.ranks_per_node)
     local_guard = [sys.executable, "-m", "justrl.train.verl.guard", "--record", f"{record}.launcher"]
     return [*local_guard, "--watch-stdin", "--", *spread, *trainer]
