@@ -1,7 +1,5 @@
 """Which code a function of the user's consists of: an edit of any of it is noticed, and nothing else is."""
 
-import sys
-
 import pytest
 
 from justrl.config import OwnFunction
@@ -76,16 +74,11 @@ def test_an_edit_of_what_is_imported_is_an_edit(folder, case):
     assert code_sha256(grader) != before
 
 
-def test_an_experiment_is_not_graded_with_another_helper(folder, monkeypatch):
-    monkeypatch.syspath_prepend(str(folder))
+def test_an_experiment_is_not_graded_with_another_helper(folder):
     (folder / "grader.py").write_text("import near" + GRADE)
     own = OwnFunction(file=str(folder / "grader.py"), function="grade")
     OwnGrader(own)
     (folder / "near.py").write_text("X = 2\n")
     assert OwnFunction(file=own.file, function="grade") != own
-    from justrl.verifiers import own as module
-
-    module.load.cache_clear()
     with pytest.raises(UserError, match=r"grader.py, or a module next to it that it imports, has been edited"):
         OwnGrader(own)
-    sys.modules.pop("near", None)

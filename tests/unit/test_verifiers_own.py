@@ -1,7 +1,8 @@
-"""Rewards and graders of one's own: what they are told, what is refused, and that both engines pay the same."""
+"""Rewards and graders that users write: what they get, what is refused, their limits, the same pay by both engines."""
 
 import json
 
+import numpy
 import pandas
 import pytest
 
@@ -15,6 +16,7 @@ from justrl.train.reward import RewardFunction
 from justrl.train.verl.request import reward_rule
 from justrl.train.verl.reward_function import compute_score
 from justrl.verifiers import get_reward
+from justrl.verifiers import own as own_functions
 from justrl.verifiers.outcome import Outcome
 from justrl.verifiers.own import OwnGrader
 
@@ -165,3 +167,96 @@ def test_the_examples_do_what_they_say(root):
     answers = [r"it is \boxed{42}", "it is 42", "42, no: 41", "no idea"]
     found = [grade.outcome for grade in grader.grade_many([(text, "42", row) for text in answers])]
     assert found == [Outcome.CORRECT, Outcome.CORRECT, Outcome.WRONG, Outcome.UNPARSED]
+
+
+# What a function may do on an answer of this text, and what is then undecided.
+HOSTILE = """
+import os, sys, time
+
+def grade(completion, gold, row):
+    if completion == "spin":
+        while True:
+            pass
+    if completion == "C":
+        return len(str(9 ** 9 ** 99))
+    if completion == "memory":
+        return bytearray(2**35)
+    if completion == "deep":
+        return grade(completion, gold, row)
+    if completion == "die":
+        os._exit(0)
+    print("noise " * 20_000)
+    if completion == "read":
+        return sys.stdin.read() == ""
+    return gold in completion
+
+def score(completion, gold, row):
+    right = grade(completion, gold, row)
+    return right if right is None else float(right)
+"""
+UNDECIDED = ("spin", "C", "memory", "deep", "die")
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr(own_functions, "PROCESSOR_SECONDS", 0.5)
+
+
+@pytest.mark.parametrize("hostile", UNDECIDED)
+def test_one_answer_on_which_a_grader_meets_a_limit_is_undecided_and_named(write, short, capfd, hostile):
+    own = write(HOSTILE, "grade")
+    grades = grade_samples(samples("it is 6", hostile, "it is 7", "read"), ["strict"], own={"mine": own})
+    mine = grades[grades["grader"] == "mine"]
+    assert list(mine["outcome"]) == [Outcome.CORRECT, Outcome.TIMEOUT, Outcome.WRONG, Outcome.CORRECT]
+    assert "mine: undecided are 1 of 4 answers, within 0 s" in (said := capfd.readouterr().err)
+    assert "sums question 1 sample 1" in said
+
+
+def test_more_than_one_in_a_hundred_undecided_ends_the_grading(write, short):
+    own = write(HOSTILE, "grade")
+    few = ["die"] * 3 + ["it is 6"] * 297
+    grades = grade_samples(samples(*few), ["strict"], own={"mine": own})
+    assert (grades["outcome"] == Outcome.TIMEOUT).sum() == 3
+    with pytest.raises(UserError, match=r"mine: undecided are 4 of 300 .* sums question 1 sample 0; .* more than 1%"):
+        grade_samples(samples(*["die"] * 4, *["it is 6"] * 296), ["strict"], own={"mine": own})
+
+
+def test_an_undecided_reward_is_the_same_in_both_engines_and_named_once_a_process(write, short, capfd):
+    own = write(HOSTILE)
+    recipe = recipe_with(own)
+    row = {"question": "six", "index": 4, "data_source": "sums"}
+    paid = RewardFunction(recipe)(["it is 6", "spin", "it is 7"], ["6"] * 3, [3] * 3, [row] * 3)
+    assert paid.totals == [1.0, -1.0, 0.0] and paid.undecided == [False, True, False]
+    assert "undecided (processor time), earns -1: question 4, 'six'" in capfd.readouterr().err
+    rule = reward_rule(type("Request", (), {"recipe": recipe}))
+    score = compute_score("sums", "spin", "6", {"question": "six", "index": 4}, reward=rule)
+    assert score == {"score": -1.0, "acc": 0.0, "undecided": 1.0}
+
+
+def test_a_reward_that_hangs_on_many_answers_ends_the_training(write, short):
+    reward = get_reward(write(HOSTILE))
+    reward.mark([("die", "6", {})] * 10)
+    with pytest.raises(UserError, match=r"left 11 of 30 answers undecided, more than 1%"):
+        reward.mark([("die", "6", {}), *[("it is 6", "6", {})] * 19])
+
+
+def test_answers_longer_than_a_pipe_are_marked(write):
+    own = write("def score(completion, gold, row):\n    return float(len(completion))")
+    assert get_reward(own).mark([("🙂" * 500_000, "6", {})])[0].score == 500_000
+
+
+def test_a_module_next_to_the_function_is_found(write, tmp_path):
+    (tmp_path / "near_reward.py").write_text("HIGHEST = 3.0")
+    own = write("from near_reward import HIGHEST\ndef score(completion, gold, row):\n    return HIGHEST")
+    assert get_reward(own).mark([("it", "6", {})])[0].score == 3.0
+
+
+@pytest.mark.parametrize("text", ["import sys\nsys.exit(0)", "import os\nos._exit(0)", "raise MemoryError"])
+def test_a_file_that_ends_its_process_is_refused(write, text):
+    with pytest.raises(UserError, match=r"mine.py.* cannot be"):
+        get_reward(write(text))
+
+
+def test_rows_with_numbers_of_a_table_arrive(write):
+    own = write("def score(completion, gold, row):\n    return row['index'] + 0.5")
+    assert get_reward(own).mark([("it", "6", {"index": numpy.int64(4)})])[0].score == 4.5

@@ -2,13 +2,14 @@
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
 from justrl.verifiers.workers import GaveUp, WorkerPool
 
 TASK = """
-import os, sys, time
+import os, subprocess, sys, time
 
 def run(item):
     kind, value = item
@@ -34,6 +35,18 @@ def run(item):
         return "printed"
     if kind == "pid":
         return os.getpid()
+    if kind == "read":
+        return sys.stdin.read()
+    if kind == "start":
+        # A program in the background, which then is waited for in vain.
+        program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        open(value, "w").write(str(program.pid))
+        program.wait()
+
+def prepared(argument):
+    if argument == "dies":
+        os._exit(3)
+    return lambda item: [argument, item]
 """
 
 
@@ -98,9 +111,40 @@ def test_text_of_any_characters_arrives_unchanged(pool):
     assert pool.map([["echo", text] for text in texts]) == texts
 
 
-def test_items_too_long_for_a_pipe_are_given_up(pool):
-    long, short = pool.map([["echo", "x" * 100_000], ["echo", "x" * 10_000]])
-    assert gave_up(long) and len(short) == 10_000
+def test_items_and_results_longer_than_a_pipe_arrive(pool):
+    texts = [character * length for character, length in [("x", 3_000_000), ("🙂", 200_000), ("y", 10)]]
+    assert pool.map([["echo", text] for text in texts]) == texts
+
+
+def test_what_a_task_reads_is_not_the_next_item(pool):
+    assert pool.map([["read", 0], ["echo", 5]]) == ["", 5]
+
+
+@pytest.mark.timeout(60)
+def test_programs_that_a_task_has_started_end_with_it(pool, tmp_path):
+    started, kept = pool.map([["start", str(tmp_path / "pid")], ["echo", 1]])
+    assert gave_up(started) and kept == 1
+    assert not running(int((tmp_path / "pid").read_text()))
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_each_child_is_prepared_with_the_argument(task_folder):
+    pool = WorkerPool("pool_tasks:prepared", workers=1, argument='{"a": 1}')
+    assert pool.map([1, 2]) == [['{"a": 1}', 1], ['{"a": 1}', 2]]
+    pool.close()
+
+
+@pytest.mark.timeout(60)
+def test_a_child_that_dies_of_its_preparation_gives_its_items_up(task_folder):
+    pool = WorkerPool("pool_tasks:prepared", workers=1, argument="dies")
+    assert all(gave_up(result) for result in pool.map([1, 2, 3]))
+    pool.close()
 
 
 def test_close_ends_the_processes_and_the_pool_starts_anew(pool):

@@ -24,6 +24,9 @@ OUTCOMES = ("correct", "wrong", "unparsed", "timeout")
 COLUMNS = [*KEY, "grader", "outcome", "extracted"]
 MODEL = "model"
 CHUNK = 512
+# Of a user's grader, the samples that it leaves undecided by name, and how many end the job: one never does.
+NAMED = 3
+UNDECIDED_SHARE = 0.01
 # Graders that read the last box that closes; the paper's read no box before one that was cut off, or as the authors do.
 WHOLE_BOX = ("strict", "symbolic")
 
@@ -191,22 +194,46 @@ def _grade_with(grader, name: str, samples: "pandas.DataFrame") -> "pandas.DataF
     import pandas
     from tqdm import tqdm
 
+    from justrl.verifiers.own import AT_ONCE, OwnGrader
+
     every = 0.5 if sys.stderr.isatty() else 10.0
     # A model grader holds all its requests at once, as generation does, and shows its own progress.
-    chunk = max(len(samples), 1) if name == MODEL else CHUNK
+    chunk = max(len(samples), 1) if name == MODEL else AT_ONCE if isinstance(grader, OwnGrader) else CHUNK
     verdicts: list[tuple] = []
+    said = None
     with grader, tqdm(total=len(samples), desc=name, unit="answer", mininterval=every) as bar:
         for start in range(0, len(samples), chunk):
             rows = samples.iloc[start : start + chunk]
             grades = _grade_chunk(grader, name, rows)
             verdicts += [(str(grade.outcome), grade.extracted) for grade in grades]
+            said = _undecided(name, samples, verdicts) if isinstance(grader, OwnGrader) else None
             bar.update(len(rows))
+    if said:
+        print(said, file=sys.stderr)
     result = samples[KEY].reset_index(drop=True)
     outcomes, extracted = zip(*verdicts, strict=True) if verdicts else ((), ())
     result["grader"] = pandas.Series([name] * len(samples), dtype=object)
     result["outcome"] = pandas.Series(outcomes, dtype=object)
     result["extracted"] = pandas.Series(extracted, dtype=object)
     return result
+
+
+def _undecided(name: str, samples: "pandas.DataFrame", verdicts: list[tuple]) -> str | None:
+    """What to say of the answers that a user's grader left undecided, with the names of some; None if there are none.
+
+    Raises UserError with it where they are more than 1% of all, and not only one. What is known already decides: a
+    function that hangs on every answer is not called on all.
+    """
+    from justrl.verifiers.own import limits
+
+    numbers = [number for number, (outcome, _) in enumerate(verdicts) if outcome == "timeout"]
+    if not numbers:
+        return None
+    named = "; ".join(_name(samples.iloc[[number]]) for number in numbers[:NAMED])
+    said = f"{name}: undecided are {len(numbers)} of {len(samples)} answers, within {limits()}: {named}"
+    if len(numbers) > max(1, UNDECIDED_SHARE * len(samples)):
+        raise UserError(f"{said}; more than 1% end the grading: make the function faster, or have it give up by itself")
+    return said
 
 
 def _grade_chunk(grader, name: str, rows: "pandas.DataFrame") -> list:

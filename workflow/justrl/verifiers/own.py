@@ -1,33 +1,45 @@
-"""Rewards and graders of one's own: a plain Python function of completion, gold and the row of the question.
+"""Rewards and graders that the user writes: a plain Python function of completion, gold and the row of the question.
 
     def score(completion: str, gold: str, row: dict) -> float: ...              a reward; above 0 counts as solved
     def grade(completion: str, gold: str, row: dict) -> bool | None: ...        a grader; None: there is no answer
 
 `row` is {"question", "index", "data_source"} in training, {"question", "question_id", "benchmark"} in evaluation. The
-function runs in the process that trains or grades, without limits on its time; its code is known by its SHA-256
-(`justrl.own_code`).
+function runs in worker processes, in any order, within limits for each answer (workers.py), so it must depend on its
+arguments alone. What it prints goes to the log's error stream. An answer on which it meets a limit is undecided. Its
+code is known by its SHA-256 (`justrl.own_code`).
 """
 
 import importlib.util
+import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from typing import Any
 
-from justrl.config import OwnFunction
+from justrl.config import OwnFunction, read_part
 from justrl.config_files import find
 from justrl.errors import UserError
 from justrl.own_code import code_sha256
 from justrl.verifiers.outcome import Grade, Grader, Outcome
 from justrl.verifiers.rewards import Mark
+from justrl.verifiers.workers import GaveUp, WorkerPool
 
 EXAMPLE = {"question": "What is the answer?", "index": 0, "data_source": "math"}
+# For one answer. Ten times as long by the clock and half a minute, for functions that wait for a program of theirs.
+PROCESSOR_SECONDS = 10.0
+MEMORY_MB = 8192
+# A reward that earns nothing, in the paper's own and in most others.
+UNDECIDED_SCORE = -1.0
+# In training a few answers say nothing yet of how many there will be.
+UNDECIDED_IN_TRAINING = 10
+NAMED = 3
+# Answers between two looks at how many are undecided.
+AT_ONCE = 64
 
 Answer = tuple[str, str, Mapping[str, Any]]
 """A completion, its gold, and the row that the question is from."""
 
 
-@lru_cache
 def load(own: OwnFunction) -> Callable[[str, str, dict], Any]:
     """Import the function.
 
@@ -47,9 +59,10 @@ def load(own: OwnFunction) -> Callable[[str, str, dict], Any]:
     if spec is None or spec.loader is None:
         raise UserError(f"{own.file} is no Python file, whose name ends in .py")
     module = importlib.util.module_from_spec(spec)
+    sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{own.file} cannot be imported: {_said(error)}") from error
     function = getattr(module, own.function, None)
     if not callable(function):
@@ -57,30 +70,125 @@ def load(own: OwnFunction) -> Callable[[str, str, dict], Any]:
     return function
 
 
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def in_worker(own_json: str) -> Callable[[list | None], dict[str, Any]]:
+    """Be the function in a worker: of an answer as a list, or of None for whether there is a function at all.
 
-
-def _call(own: OwnFunction, answer: Answer) -> Any:
-    completion, gold, row = answer
+    Each result has one key: `value`, a number, a bool or None; `odd`, the text of a value that is none of these; or
+    `problem`, a sentence.
+    """
+    own = read_part(OwnFunction, own_json, "function")
     try:
-        return load(own)(completion, gold, dict(row))
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{own} raised {_said(error)}, {_on(answer)}") from error
+        function = load(own)
+    except UserError as error:
+        problem = str(error)
+        return lambda _: {"problem": problem}
+
+    def answer(item: list | None) -> dict[str, Any]:
+        if item is None:
+            return {"value": None}
+        try:
+            value = function(*item)
+            if value is None or isinstance(value, bool):
+                return {"value": value}
+            if isinstance(value, int | float) and math.isfinite(value):
+                return {"value": float(value)}
+            return {"odd": f"{value!r:.60}"}
+        except (MemoryError, RecursionError):
+            raise
+        except (Exception, SystemExit) as error:
+            return {"problem": f"{own} raised {_said(error)}, {_on(item)}"}
+
+    return answer
 
 
-def _on(answer: Answer) -> str:
+def _plain(value: Any) -> Any:
+    """A value of a table's row as Python's own type."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _said(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text:.300}" if text else type(error).__name__
+
+
+def _on(answer: Answer | list) -> str:
     return f"on the answer {answer[0]!r:.100} to the gold {answer[1]!r:.60}"
 
 
+class OwnPool:
+    """The user's function in worker processes, within limits for each answer.
+
+    Raises UserError: the function cannot be loaded.
+    """
+
+    def __init__(self, own: OwnFunction) -> None:
+        self.own = own
+        self._pool = WorkerPool(
+            f"{__name__}:in_worker",
+            cpu_seconds=PROCESSOR_SECONDS,
+            memory_mb=MEMORY_MB,
+            argument=json.dumps(own.as_dict()),
+        )
+        self._map([None])
+
+    def values(self, answers: list[Answer], kinds: tuple[type, ...], wanted: str) -> list[Any]:
+        """What the function returns for each answer; a GaveUp where it met a limit.
+
+        Args:
+            answers: what it is called with.
+            kinds: the types that it may return.
+            wanted: says so, for people.
+
+        Raises UserError: the function raises, or returns anything else.
+        """
+        values: list[Any] = []
+        items = [[text, gold, {key: _plain(value) for key, value in row.items()}] for text, gold, row in answers]
+        for answer, result in zip(answers, self._map(items), strict=True):
+            if isinstance(result, GaveUp):
+                values.append(result)
+                continue
+            value = result.get("value")
+            if "odd" in result or not isinstance(value, kinds):
+                raise UserError(f"{self.own} returned {result.get('odd', value)}, {_on(answer)}: {wanted}")
+            values.append(value)
+        return values
+
+    def _map(self, items: list) -> list[dict[str, Any] | GaveUp]:
+        try:
+            results = self._pool.map(items)
+        except RuntimeError as error:
+            raise UserError(f"{self.own} cannot be called: {_said(error)}") from error
+        if items == [None] and isinstance(results[0], GaveUp):
+            raise UserError(
+                f"{self.own} cannot be imported within {self._pool.wall_seconds:.0f} s: {results[0].reason}"
+            )
+        for result in results:
+            if isinstance(result, dict) and "problem" in result:
+                raise UserError(result["problem"])
+        return results
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._pool.close()
+
+
+def limits() -> str:
+    """The limits for one answer, for people."""
+    seconds = f"{PROCESSOR_SECONDS:.0f} s of processor time, {10 * PROCESSOR_SECONDS + 30:.0f} s by the clock"
+    return f"{seconds} and {MEMORY_MB // 1024} GiB of memory for an answer"
+
+
 class OwnReward:
-    """A training reward of one's own: whatever finite number its function returns."""
+    """A training reward that the user writes: whatever finite number the function returns.
+
+    An undecided answer earns UNDECIDED_SCORE. The first are named; where more than 1% are undecided, and more than a
+    few, marking ends.
+    """
 
     def __init__(self, own: OwnFunction) -> None:
         self.own, self.name = own, str(own)
-        load(own)
+        self._pool = OwnPool(own)
+        self._marked = self._undecided = 0
 
     def __call__(self, completion: str, gold: str) -> float:
         """Score of one completion, to an example of a question."""
@@ -89,25 +197,50 @@ class OwnReward:
     def mark(self, answers: Iterable[Answer]) -> list[Mark]:
         """Mark answers, in their order.
 
-        Raises UserError: the function raises, or returns anything but a finite number.
+        Raises UserError: the function raises, returns anything but a finite number, or leaves too many undecided.
         """
+        answers = list(answers)
+        return [
+            mark
+            for start in range(0, len(answers), AT_ONCE)
+            for mark in self._mark_some(answers[start : start + AT_ONCE])
+        ]
+
+    def _mark_some(self, answers: list[Answer]) -> list[Mark]:
         marks = []
-        for answer in answers:
-            value = _call(self.own, answer)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise UserError(
-                    f"{self.own} returned {value!r:.60}, {_on(answer)}: a reward is one finite number for one answer"
-                )
-            marks.append(Mark(float(value)))
+        values = self._pool.values(answers, (float,), "a reward is one finite number for one answer")
+        for answer, value in zip(answers, values, strict=True):
+            if isinstance(value, GaveUp):
+                self._note(answer, value)
+                marks.append(Mark(UNDECIDED_SCORE, undecided=True))
+            else:
+                marks.append(Mark(value))
+        self._marked += len(answers)
+        if self._undecided > max(UNDECIDED_IN_TRAINING, self._marked / 100):
+            raise UserError(
+                f"{self.own} left {self._undecided} of {self._marked} answers undecided, more than 1%, within "
+                f"{limits()}: make the function faster, or have it give up by itself"
+            )
         return marks
+
+    def _note(self, answer: Answer, result: GaveUp) -> None:
+        self._undecided += 1
+        if self._undecided <= NAMED:
+            print(
+                f"reward {self.own}: undecided ({result.reason}), earns {UNDECIDED_SCORE:g}: question "
+                f"{answer[2].get('index')}, {answer[2].get('question')!r:.100}, {_on(answer)}; "
+                "the metric `undecided` counts such answers",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 class OwnGrader(Grader):
-    """A grader of one's own: right, wrong, or no answer at all."""
+    """A grader that the user writes: right, wrong, no answer at all, or undecided where it meets a limit."""
 
     def __init__(self, own: OwnFunction) -> None:
         self.own, self.name = own, str(own)
-        load(own)
+        self._pool = OwnPool(own)
 
     def grade_many(self, answers: Iterable[Answer]) -> list[Grade]:  # type: ignore[override]
         """Grade answers, in their order.
@@ -115,13 +248,10 @@ class OwnGrader(Grader):
         Raises UserError: the function raises, or returns anything but True, False or None.
         """
         outcomes = {True: Outcome.CORRECT, False: Outcome.WRONG, None: Outcome.UNPARSED}
-        grades = []
-        for answer in answers:
-            value = _call(self.own, answer)
-            if value is not None and not isinstance(value, bool):
-                raise UserError(
-                    f"{self.own} returned {value!r:.60}, {_on(answer)}: a grader returns True, False, or None where "
-                    "there is no answer"
-                )
-            grades.append(Grade(outcomes[value]))
-        return grades
+        wanted = "a grader returns True, False, or None where there is no answer"
+        values = self._pool.values(list(answers), (bool, type(None)), wanted)
+        return [Grade(Outcome.TIMEOUT if isinstance(value, GaveUp) else outcomes[value]) for value in values]
+
+    def close(self) -> None:
+        """End the worker processes; grading again starts others."""
+        self._pool.close()

@@ -10,6 +10,8 @@ lines, one item at a time. The kernel holds the child to its limits, also where 
 - wall-clock time for each item (SIGALRM ends it), far longer, so that a busy machine does not change verdicts;
 - address space: an allocation beyond it raises MemoryError.
 
+What a child has started itself, such as a program that tries an answer out, ends with the child.
+
 A start takes processor time as well, a second or two where SymPy is loaded. So a pool begins with one worker, and
 doubles them where their work, done and expected, is some starts long (`_Run._more_are_worth_it`).
 
@@ -37,14 +39,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from justrl.machine import granted_cores
 
 START_SECONDS = 300.0
 MAX_FAILED_STARTS = 3
-# An item must fit into an empty pipe (64 KiB on Linux), so that writing it never waits.
-MAX_ITEM_BYTES = 60_000
 NO_TIME_LEFT = "no time left"
 # How often a run looks whether more workers are worth their start.
 LOOK_SECONDS = 0.5
@@ -65,6 +65,8 @@ class WorkerPool:
 
     Args:
         target: a function of one JSON value; a `warm_up` function in its module is called before the first item.
+        argument: where given, `target` is a function of it instead, which each child calls before its first item and
+            which returns the function of one JSON value.
         workers: most processes at once, started when worth it; default: the cores of the job, at most 8.
         cpu_seconds: processor time one item may take.
         wall_seconds: wall-clock time one item may take; default: ten times the processor time and 30 seconds.
@@ -80,11 +82,13 @@ class WorkerPool:
         cpu_seconds: float = 5.0,
         wall_seconds: float | None = None,
         memory_mb: int = 3072,
+        argument: str | None = None,
     ) -> None:
         self.limit = workers or min(8, granted_cores())
         self.wall_seconds = wall_seconds or 10 * cpu_seconds + 30
         self.target = target
         self.command = [target, str(cpu_seconds), str(self.wall_seconds), str(memory_mb)]
+        self.command += [argument] if argument is not None else []
         self._lock = threading.RLock()
         self._asked = 0
         self.seconds_left: float | None = None
@@ -158,12 +162,18 @@ class _Worker:
         self.item: int | None = None
         self.started = time.monotonic()
         self.deadline = self.started + START_SECONDS
-        self.buffer = b""
+        self.buffer = self.unsent = b""
+        # Long items do not fit into a pipe: what one holds is written, and the rest when it has room.
+        os.set_blocking(self.stdin.fileno(), False)
 
     def send(self, item: int, line: bytes, deadline: float) -> None:
-        self.stdin.write(line)
-        self.stdin.flush()
-        self.item, self.deadline = item, deadline
+        self.item, self.deadline, self.unsent = item, deadline, line
+        self.send_more()
+
+    def send_more(self) -> None:
+        with suppress(BlockingIOError):
+            while self.unsent:
+                self.unsent = self.unsent[os.write(self.stdin.fileno(), self.unsent) :]
 
     def read_lines(self) -> list[bytes] | None:
         """Lines that have arrived, or None once the worker is gone."""
@@ -186,8 +196,12 @@ class _Worker:
         self.kill()
 
     def kill(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        # Each child leads a group of its own; the worker's goes first, so that it starts no other.
+        pid = self.process.pid
+        children = _children(pid) if self.process.poll() is None else []
+        for group in (pid, *children):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
         self.process.wait()
         for stream in (self.stdin, self.stdout, self.errors):
             # What was still buffered has nowhere to go.
@@ -209,12 +223,7 @@ class _Run:
         ]
         self.done: list[Any] = [None] * len(items)
         self.failed_starts = 0
-        self.waiting: deque[int] = deque()
-        for number, line in enumerate(self.lines):
-            if len(line) > MAX_ITEM_BYTES:
-                self.done[number] = GaveUp("too long")
-            else:
-                self.waiting.append(number)
+        self.waiting = deque(range(len(items)))
 
     def results(self) -> list[Any]:
         with selectors.DefaultSelector() as self.selector:
@@ -230,7 +239,10 @@ class _Run:
                 busy = [worker.deadline for worker in self.workers if worker.item is not None or not worker.ready]
                 wait = min(LOOK_SECONDS, min(busy, default=0.0) - time.monotonic())
                 for key, _ in self.selector.select(max(0.0, wait)):
-                    self._collect(key.data)
+                    if key.fileobj is key.data.stdout:
+                        self._collect(key.data)
+                    else:
+                        self._send_more(key.data)
                 now = time.monotonic()
                 if working:
                     self.pool._worked += now - began
@@ -269,15 +281,28 @@ class _Run:
         return worked + len(self.waiting) * worked / max(1, self.pool._finished) > 4 * start
 
     def _feed(self, worker: _Worker) -> None:
-        if not (worker.ready and worker.item is None and self.waiting):
+        if not (worker.ready and worker.item is None and not worker.unsent and self.waiting):
             return
         item = self.waiting.popleft()
         try:
             # The worker's own clock comes first; this one is for a worker that the kernel cannot end.
             worker.send(item, self.lines[item], time.monotonic() + 2 * self.pool.wall_seconds)
         except OSError:
+            worker.item = None
             self.waiting.appendleft(item)
             self._bury(worker, "worker died")
+            return
+        if worker.unsent:
+            self.selector.register(worker.stdin, selectors.EVENT_WRITE, worker)
+
+    def _send_more(self, worker: _Worker) -> None:
+        if worker not in self.workers:
+            return
+        # One that is gone is buried when its output ends.
+        with suppress(OSError):
+            worker.send_more()
+        if not worker.unsent:
+            self.selector.unregister(worker.stdin)
 
     def _collect(self, worker: _Worker) -> None:
         if worker not in self.workers:
@@ -305,7 +330,9 @@ class _Run:
             self.pool._finished += 1
 
     def _bury(self, worker: _Worker, reason: str) -> None:
-        self.selector.unregister(worker.stdout)
+        for stream in (worker.stdout, worker.stdin):
+            with suppress(KeyError):
+                self.selector.unregister(stream)
         self.workers.remove(worker)
         if worker.item is not None:
             self.done[worker.item] = GaveUp(reason)
@@ -324,16 +351,40 @@ def _limit_memory(memory_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _work(function: Callable[[Any], Any], cpu_seconds: float, wall_seconds: float, replies: int) -> None:
+def _children(pid: int) -> list[int]:
+    """The processes that a process has started and that have not ended, where the system says so."""
+    with suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def _work(
+    function: Callable[[Any], Any],
+    argument: str | None,
+    cpu_seconds: float,
+    wall_seconds: float,
+    requests: BinaryIO,
+    replies: int,
+) -> None:
     """Be the child: answer items until there are no more."""
+    os.setpgid(0, 0)
     for name in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(name, signal.SIG_DFL)
-    for line in sys.stdin.buffer:
-        number, item = json.loads(line)
+    answered = function if argument is None else None
+    for line in requests:
+        try:
+            number, item = json.loads(line)
+        except (ValueError, TypeError):
+            # The end of an item whose beginning went with the child before this one.
+            continue
+        if answered is None:
+            # Not before there is an item, which then has the blame for a child that dies of this.
+            signal.setitimer(signal.ITIMER_REAL, wall_seconds)
+            answered = function(argument)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         signal.setitimer(signal.ITIMER_REAL, wall_seconds)
         try:
-            answer = {"result": function(item)}
+            answer = {"result": answered(item)}
         except (MemoryError, RecursionError) as error:
             answer = {"gave_up": type(error).__name__}
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -341,11 +392,14 @@ def _work(function: Callable[[Any], Any], cpu_seconds: float, wall_seconds: floa
         os.write(replies, (json.dumps({"item": number, **answer}) + "\n").encode("ascii"))
 
 
-def serve(target: str, cpu_seconds: float, wall_seconds: float, memory_mb: int) -> NoReturn:
+def serve(
+    target: str, cpu_seconds: float, wall_seconds: float, memory_mb: int, argument: str | None = None
+) -> NoReturn:
     """Be a worker: load `target`, then keep a child at work until the caller closes the pipe."""
-    # Libraries may print; what they print must not be taken for an answer.
-    replies = os.dup(1)
+    # Libraries may print and read; neither must touch what caller and child say to each other.
+    replies, requests = os.dup(1), os.fdopen(os.dup(0), "rb")
     os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _limit_memory(memory_mb)
     module_name, _, attribute = target.partition(":")
     module = import_module(module_name)
@@ -355,9 +409,11 @@ def serve(target: str, cpu_seconds: float, wall_seconds: float, memory_mb: int) 
     while True:
         child = os.fork()
         if child == 0:
-            _work(getattr(module, attribute), cpu_seconds, wall_seconds, replies)
+            _work(getattr(module, attribute), argument, cpu_seconds, wall_seconds, requests, replies)
             os._exit(0)
         _, status = os.waitpid(child, 0)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(child, signal.SIGKILL)
         if status == 0:
             # Taking a large interpreter down in order would only keep the caller waiting.
             os._exit(0)
@@ -367,4 +423,4 @@ def serve(target: str, cpu_seconds: float, wall_seconds: float, memory_mb: int) 
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
+    serve(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])
