@@ -196,6 +196,15 @@ def test_seeds_of_a_run_are_judged_by_their_mean():
     assert with_seeds(of_seeds([0.08, 0.0, -0.1]))["deepseek: above ProRL-V2"].verdict == "within noise"
 
 
+def test_an_interval_over_two_seeds_is_said_to_be_one(monkeypatch):
+    monkeypatch.setitem(SEEDS, "deepseek", SEEDS["deepseek"][:2])
+    claims = with_seeds(of_seeds([0.01, -0.01]))
+    named = ["deepseek: above DeepScaleR-1.5B-Preview", "deepseek: training raises the average"]
+    assert all("two seeds: t interval with one degree of freedom" in claims[name].evidence for name in named)
+    headline = next(claim for name, claim in claims.items() if name.startswith("deepseek: 54.87%"))
+    assert "two seeds: t interval" in headline.evidence
+
+
 def test_a_seed_that_is_missing_is_named():
     results = [each for each in of_seeds([0.0, 0.0, 0.0]) if (each.run, each.benchmark) != ("deepseek_s2", "aime")]
     for name, claim in with_seeds(results).items():

@@ -184,7 +184,10 @@ def _our_averages(cells: Sequence[Cell], runs: Sequence[str]) -> _Averages:
 
 def _trainings(count: int, step: int | None) -> str:
     """Several trainings in words, or nothing for one."""
-    return f"mean of {count} seeds at step {step:,}" if count > 1 else ""
+    from justrl.evaluation.seeds import TWO_SEEDS
+
+    note = f" ({TWO_SEEDS})" if count == 2 else ""
+    return f"mean of {count} seeds at step {step:,}{note}" if count > 1 else ""
 
 
 def _student(values: Sequence[float]) -> float:
@@ -394,6 +397,8 @@ def _ablation(
     missing: str,
 ) -> Claim:
     """The two settings of an ablation on AIME 2024, at the last step at which all their trainings are evaluated."""
+    from justrl.evaluation.seeds import TWO_SEEDS
+
     claim = Claim("Ablations", what, f"{published} on AIME 2024", evidence=missing)
     found: dict[str, dict[int, Result]] = {run: {} for run in (*each[worse], *each[better])}
     for result in results:
@@ -406,6 +411,7 @@ def _ablation(
     value, low, high = _difference([scores[run] for run in each[worse]], [scores[run] for run in each[better]])
     counts = [len(each[better]), len(each[worse])]
     seeds = f" ({counts[0]} and {counts[1]} seeds)" if max(counts) > 1 else ""
+    seeds += f" ({TWO_SEEDS})" if min(counts) == 2 else ""
     return _with(
         claim,
         evidence=f"{better} {_points(value)} points above {worse} at step {steps[-1]:,}{seeds}",

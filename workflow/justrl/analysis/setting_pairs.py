@@ -17,10 +17,9 @@ from justrl.analysis.metrics import series
 from justrl.analysis.results import Result, benchmark_label, ordered_benchmarks
 from justrl.analysis.training_figures import Rows, moving_mean, smoothing_window
 from justrl.errors import UserError
-from justrl.evaluation.seeds import SeedMean, difference_over_seeds, mean_over_seeds, seed_table
+from justrl.evaluation.seeds import TWO_SEEDS, SeedMean, difference_over_seeds, mean_over_seeds, seed_table
 
 ONE_SEED = "One seed says nothing about other seeds."
-TWO_SEEDS = "Two seeds: t interval with one degree of freedom; use three or more."
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def pair_section(compared: Sequence[Compared], first: Setting, second: Setting, 
         + (", each seed's with the same seed's." if paired else ".")
     )
     fewest = min(len(first.runs), len(second.runs))
-    notes = {1: (ONE_SEED,), 2: (TWO_SEEDS,)}.get(fewest, ())
+    notes = {1: (ONE_SEED,), 2: (f"{TWO_SEEDS[0].upper()}{TWO_SEEDS[1:]}.",)}.get(fewest, ())
     columns = ["Benchmark", first.name, second.name, f"{second.name} − {first.name}", "Error over seeds"]
     return Section(f"{second.name} against {first.name}", columns, rows, lead, notes)
 

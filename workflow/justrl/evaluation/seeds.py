@@ -17,6 +17,9 @@ from justrl.errors import UserError
 from justrl.evaluation.resampling import LEVEL, mean_interval, t_quantile
 from justrl.evaluation.statistics import Scores, question_means
 
+# What a page says of an interval over as many seeds.
+TWO_SEEDS = "two seeds: t interval with one degree of freedom; use three or more"
+
 
 @dataclass(frozen=True)
 class SeedMean:
