@@ -1,6 +1,5 @@
 """avg@k, pass@k, maj@k, paired comparison and the rest, against hand-worked cases, closed forms and SciPy."""
 
-import random
 from fractions import Fraction
 from itertools import combinations, pairwise
 from math import comb, sqrt
@@ -245,44 +244,9 @@ def test_lengths_truncation_and_solve_counts():
     assert statistics.length_summary([10, 20, 30, 40, 50]) == {"mean": 30, "p10": 14, "p50": 30, "p90": 46, "max": 50}
     assert statistics.truncated_fraction(["stop", "length", "stop", "length"]) == 0.5
     assert statistics.solve_counts(SCORES) == (1, 1)
-    for empty in (statistics.length_summary, statistics.truncated_fraction, statistics.distinct_ngrams):
+    for empty in (statistics.length_summary, statistics.truncated_fraction):
         with pytest.raises(UserError, match="no completions"):
             empty([])
-
-
-@pytest.mark.parametrize(
-    ("texts", "expected"),
-    [
-        (["a b c d"], 1.0),
-        (["a b c d", "a b c d"], 0.5),
-        (["a a a a a"], 0.5),
-        (["too short"], 0.0),
-        (["a b c d e"], 1.0),
-    ],
-)
-def test_distinct_ngrams_by_hand(texts, expected):
-    assert statistics.distinct_ngrams([texts]) == pytest.approx(expected)
-    assert statistics.distinct_ngrams([texts, ["w x y z"]]) == pytest.approx((expected + 1) / 2)
-
-
-def _distinct_by_tuples(texts, n=4):
-    """The definition itself: sets of tuples of words."""
-    grams = [gram for text in texts for gram in zip(*(text.split()[k:] for k in range(n)), strict=False)]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
-@pytest.mark.parametrize("words", [3, 50, 70_000])
-def test_distinct_ngrams_are_those_of_sets_of_tuples(words):
-    """70,000 different words to the fourth power are more than a 64-bit number holds."""
-    source = random.Random(words)
-    spaces = [" ", "\n", " \u00a0", "\u2003\t", "\x1c", "\x85"]
-    texts = [
-        "".join(f"{source.randrange(words)}{source.choice(spaces)}" for _ in range(length))
-        for length in (0, 1, 3, 4, 5, 90, 2 * words)
-    ]
-    texts += ["  \n ", "ein Wort\u3000zwei drei", *texts[4:6]]
-    assert statistics.distinct_ngrams([texts]) == _distinct_by_tuples(texts)
-    assert statistics.distinct_ngrams([["a b c", " ", ""]]) == 0.0
 
 
 ALIKE = {

@@ -104,7 +104,6 @@ def score(
     if headline not in graders:
         raise UserError(f"the headline grader {headline} has no verdicts; there are those of {', '.join(graders)}")
     tables = {grader: _Verdicts(samples, grades, grader, questions) for grader in graders}
-    texts = _by_question(samples, questions, "completion")
     return {
         "experiment": experiment,
         "name": name,
@@ -120,7 +119,6 @@ def score(
         "truncated_fraction": (
             None if samples["finish_reason"].isna().any() else statistics.truncated_fraction(samples["finish_reason"])
         ),
-        "distinct_4": statistics.distinct_ngrams(texts, 4),
         "per_question": [
             {"id": question.id, "scores": {grader: table.scores[row] for grader, table in tables.items()}}
             for row, question in enumerate(questions)

@@ -238,37 +238,6 @@ def truncated_fraction(finish_reasons: Iterable[str]) -> float:
     return sum(reason == "length" for reason in reasons) / len(reasons)
 
 
-def distinct_ngrams(completions: Sequence[Sequence[str]], n: int = 4) -> float:
-    """Diversity as the authors' `get_diverse_score`: distinct n-grams over all n-grams of a question's completions,
-    split at white space, averaged over questions. A question too short to have an n-gram counts 0, as theirs does.
-    """
-    if not len(completions):
-        raise UserError("there are no completions: they have no n-grams")
-    return float(np.mean([_distinct_fraction(texts, n) for texts in completions]))
-
-
-def _distinct_fraction(texts: Sequence[str], n: int) -> float:
-    """Words are numbered and an n-gram is one whole number, since of tuples of text 148,000 answers take minutes."""
-    import pyarrow
-    from pyarrow import compute
-
-    words = compute.utf8_split_whitespace(compute.utf8_trim_whitespace(pyarrow.array(texts, pyarrow.large_string())))
-    lengths = compute.list_value_length(words).to_numpy(zero_copy_only=False)
-    encoded = words.flatten().dictionary_encode()
-    ids, base = encoded.indices.to_numpy().astype(np.uint64), len(encoded.dictionary)
-    count = max(len(ids) - n + 1, 0)
-    grams, kinds = ids[:count], base
-    for place in range(1, n):
-        if kinds * base >= 2**64:
-            grams = np.unique(grams, return_inverse=True)[1].astype(np.uint64)
-            kinds = int(grams.max(initial=0)) + 1
-        grams, kinds = grams * np.uint64(base) + ids[place : place + count], kinds * base
-    # A text of white space alone has one word, the empty one; n-grams do not reach over the end of a text.
-    left_in_text = np.repeat(np.cumsum(lengths), lengths)[:count] - np.arange(count)
-    grams = np.sort(grams[left_in_text >= n])
-    return (1 + np.count_nonzero(np.diff(grams))) / len(grams) if len(grams) else 0.0
-
-
 def _binary_rows(scores: Scores) -> list[np.ndarray]:
     rows = as_rows(scores)
     if not all(np.isin(row, (0.0, 1.0)).all() for row in rows):

@@ -27,7 +27,8 @@ SIDES = ("first", "second")
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 # Intervals of differences, which pages take themselves, have been widened: of an earlier version, they may be narrower.
 INTERVAL = re.compile(r"(?<=[+−])[0-9.]+(?: |<small>)\[([+−-]?[0-9.]+), ([+−-]?[0-9.]+)\]")
-CHANGED = ("ci_low", "ci_high", "maj_at_k")
+# distinct_4, which nothing read, is no longer taken.
+CHANGED = ("ci_low", "ci_high", "maj_at_k", "distinct_4")
 # Findings of health that earlier versions did not look for.
 LATER_FINDINGS = ("no_difference", "zero_gradient", "least_reward", "non_finite")
 
