@@ -11,7 +11,7 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +233,76 @@ def sentence(text: str) -> str:
     return text if not text or text.endswith((".", ":")) else f"{text}."
 
 
+def backtest() -> str:
+    """What `justrl plan --backtest` prints."""
+    from justrl.operations import backtest
+
+    return f"```text\n{backtest.render()}\n```"
+
+
+def planned(overlays: Sequence[str], words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The plan's rows and memory of the first run, whatever this checkout's results folder has measured."""
+    from justrl import config
+    from justrl.operations import planning
+
+    loaded = config.load(overlays, words)
+    made = planning.make_plan(loaded.model_copy(update={"pathvars": {"results": "results/of-nobody"}}))
+    return made["runs"][loaded.enabled[0]], made["memory"][loaded.enabled[0]]
+
+
+def ranged(row: dict[str, Any], factor: float = 1.0) -> str:
+    """An estimate and its range."""
+    value, low, high = (
+        f"{factor * row[key]:,.{0 if factor * row['low'] >= 20 else 1}f}" for key in ("value", "low", "high")
+    )
+    return f"{value} ({low}-{high})"
+
+
+def cost() -> str:
+    """What the run `deepseek` takes on some hardware."""
+    lines = ["| hardware | `justrl plan` with | seconds per step | days | GPU hours |", "|---|---|---:|---:|---:|"]
+    lines.append("| 4 x 8 A800, the paper's, as published | | 296 | 15 | 11,520 |")
+    for where, options in COSTS:
+        words = ["hardware.engine.cuda_graphs=false"] if "cuda_graphs" in options else []
+        words += [f"hardware.nodes={options.split()[1]}"] if "--nodes" in options else []
+        words += [f"hardware.gpu={options.split()[1]}"] if "--gpu" in options else []
+        rows, _ = planned([], words)
+        cells = [ranged(rows[name]) for name in ("seconds per step", "training", "training GPU hours")]
+        lines.append(f"| {where} | {f'`{options}`' if options else ''} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+COSTS = (
+    ("the same, estimated", "--nodes 4 --set hardware.engine.cuda_graphs=false"),
+    ("1 x 8 A800, the default", ""),
+    ("1 x 8 H100", "--gpu H100"),
+    ("1 x 8 H200", "--gpu H200"),
+    ("1 x 8 B200", "--gpu B200"),
+)
+
+
+def one_gpu() -> str:
+    """What the one-GPU experiment takes on each card."""
+    lines = ["| card | model | seconds per step | training, hours | evaluation, hours | fullest phase |"]
+    lines.append("|---|---|---:|---:|---:|---:|")
+    deepseek = "DeepSeek-R1-Distill-Qwen-1.5B"
+    for card, model, overlay, words in (
+        ("A100 or A800, 80 GB", deepseek, "experiment", []),
+        ("H100, 80 GB (`--set hardware.gpu=H100`)", deepseek, "experiment", ["hardware.gpu=H100"]),
+        ("L40S, 48 GB (`48gb.yaml`)", deepseek, "48gb", []),
+        ("RTX 4090, 24 GB (`24gb.yaml`)", "Qwen2.5-0.5B-Instruct, 400 steps of at most 4,096 tokens", "24gb", []),
+    ):
+        rows, memory = planned([f"one_gpu/{overlay}.yaml"], words)
+        fullest = max(sum(parts.values()) for parts in memory["phases"].values())
+        cells = [ranged(rows["seconds per step"]), ranged(rows["training"], 24), ranged(rows["evaluation GPU hours"])]
+        lines.append(f"| {card} | {model} | {' | '.join(cells)} | {fullest:.0f} of {memory['card']:.0f} GiB |")
+    return "\n".join(lines)
+
+
 PARTS = {
+    "backtest": backtest,
+    "cost": cost,
+    "one gpu": one_gpu,
     "verl recipe": lambda: verl_table("recipe"),
     "verl speed": lambda: verl_table("speed"),
     "verl run": lambda: verl_table("run"),

@@ -79,7 +79,11 @@ def test_ablations_change_only_what_the_paper_ablates(paper):
         ("runs.deepseek.enabled=1", "runs.deepseek.enabled: true or false is wanted, got 1"),
         ("evaluation.benchmarks=[aime, aime]", "evaluation.benchmarks: aime stands there twice"),
         ("recipe.max_response_length=131072", "do not fit the context_length of models.deepseek (131072)"),
-        ("runs.deepseek_overlong.recipe.overlong_penalty.buffer=1", "unknown key 'buffer'"),
+        ("runs.deepseek_overlong.recipe.overlong_penalty.bufer=1", "unknown key 'bufer'"),
+        ("hardware.rollout=vllm", "unknown key 'rollout': did you mean rollouts?"),
+        ("runs.deepseek.recipe.learning_rat=1", "unknown key 'learning_rat'"),
+        ("models.depseek.hub_id=a/b", "unknown key 'depseek': did you mean deepseek?"),
+        ("models.depseek={source: hub}", "unknown key 'depseek': did you mean deepseek?"),
         ("runs.deepseek.model=depseek", "no such entry in models: depseek: did you mean deepseek?"),
         ("evaluation.benchmarks=[aime, aimee]", "no benchmark aimee: did you mean aime"),
         ("evaluation.protocol=papr", "did you mean paper?"),
@@ -282,6 +286,15 @@ def test_what_is_no_file_and_a_long_chain_are_refused(tmp_path):
 )
 def test_override_values_are_read_as_yaml(text, value):
     assert config_files.apply_overrides({"key": None}, [f"key={text}"]) == {"key": value}
+
+
+def test_a_key_that_config_yaml_leaves_out_is_set_as_any_other():
+    words = ["hardware.rollouts=vllm", "hardware.rollouts_kept=0", "runs.deepseek.seeds=[1, 2]", "recipe.staleness=1"]
+    words += ["runs.deepseek_overlong.recipe.overlong_penalty.buffer=100", "hardware.engine.max_num_seqs=64"]
+    given = experiment.load(overrides=words)
+    assert given.hardware.rollouts == "vllm" and given.hardware.rollouts_kept == 0
+    assert given.runs["deepseek_overlong"].recipe.overlong_penalty.buffer == 100
+    assert config_files.apply_overrides({}, ["staleness=1"], "recipe") == {"staleness": 1}
 
 
 def test_segments_and_checkpoints_cover_the_run(paper):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -9,11 +10,13 @@ import pytest
 
 from justrl import config as experiment
 from justrl import config_files
+from justrl.commands.main import main
 from justrl.errors import UserError
 from justrl.gpu_specs import GPUS, find_gpu
 from justrl.model_shape import DEEPSEEK, shape_of
 from justrl.operations import costs
 from justrl.operations import planning as plan
+from justrl.operations.step_time import LEAST, MOST, lengths_of, step_time
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,10 @@ def value(made, run, quantity):
     return made["runs"][run][quantity]["value"]
 
 
+def time_of(hardware, recipe, longest, mean, engine="verl"):
+    return step_time(costs.work_of(hardware, engine, recipe, DEEPSEEK, lengths_of(mean, longest)))
+
+
 def test_the_papers_step_comes_out_for_its_hardware(config):
     """The paper's 15 days on 32 A800 are 296 s a step; the authors ran without CUDA graphs."""
     eager = experiment.load(overrides=["hardware.engine.cuda_graphs=false"])
@@ -33,20 +40,47 @@ def test_the_papers_step_comes_out_for_its_hardware(config):
     assert value(made, "deepseek", "training") == pytest.approx(15, rel=0.2)
 
 
-# Seconds by hand from the three terms, to a fifth: 8 of each kind, with CUDA graphs.
-@pytest.mark.parametrize(("kind", "seconds"), [("A800", 435), ("H100", 200), ("H200", 170), ("B200", 90)])
-def test_eight_gpus_of_each_kind(config, kind, seconds):
-    made = plan.make_plan(config, gpu=kind)
-    assert value(made, "deepseek", "seconds per step") == pytest.approx(seconds, rel=0.2)
-    assert value(made, "deepseek", "training jobs") == 73
+def test_a_limit_cuts_the_tail_and_does_not_scale_the_mean():
+    """Half of the limit is no half of the mean: a published run of this model at 8,192 has 5,500 tokens at first."""
+    made = plan.make_plan(experiment.load(["one_gpu/experiment.yaml"]))
+    row = made["runs"]["deepseek_8k"]["seconds per step"]
+    assert row["value"] > 700 and "answers of 5,577 tokens" in row["how"]
+
+
+def test_an_estimate_has_a_range_and_says_so_and_what_was_measured_has_none(config, tmp_path, capsys):
+    rows = plan.make_plan(config)["runs"]["deepseek"]
+    step = rows["seconds per step"]
+    assert step["low"] == pytest.approx(LEAST * step["value"]) and step["high"] == pytest.approx(MOST * step["value"])
+    assert step["high"] <= 1.6 * step["low"]
+    assert rows["training GPU hours"]["low"] < rows["training GPU hours"]["value"] < rows["training GPU hours"]["high"]
+    assert main(["plan"]) == 0
+    (shown,) = [line for line in capsys.readouterr().out.splitlines() if "seconds per step" in line][:1]
+    assert f"estimate, {step['low']:,.0f} to {step['high']:,.0f}: answers of" in shown
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "step_seconds": 100.0}\n')
+    measured = plan.make_plan(config, measured=tmp_path / "metrics.jsonl")["runs"]["deepseek"]
+    assert measured["seconds per step"]["low"] is None and measured["training"]["high"] is None
+
+
+def test_a_job_asks_for_the_upper_end_of_the_first_steps_which_are_the_longest(config):
+    first = plan.expected_step_seconds(config, "deepseek", steps=(0, 60))
+    assert first.value > 1.1 * plan.expected_step_seconds(config, "deepseek").value
+    assert plan.segment_runtime_minutes(config, "deepseek") * 60 > 60 * 1.15 * MOST * first.value
+
+
+def test_days_count_start_ups_saves_and_merges(config):
+    rows = plan.make_plan(config)["runs"]["deepseek"]
+    alone = 4380 * rows["seconds per step"]["value"] / 86400
+    started = (73 * 15 * 60 + 73 * 7 * rows["one full state"]["value"] / 0.5) / 86400
+    assert rows["training"]["value"] == pytest.approx(alone + started)
 
 
 def test_the_longest_response_takes_as_long_on_any_number_of_gpus(config):
     recipe, seconds = config.runs["deepseek"].recipe, {}
     for gpus in (1, 8):
         hardware = config.hardware.model_copy(update={"gpus_per_node": gpus})
-        seconds[gpus] = costs.step_time(hardware, "verl", recipe, DEEPSEEK, 15_360, 5_500)
-    assert seconds[1].tail == seconds[8].tail
+        seconds[gpus] = time_of(hardware, recipe, 15_360, 5_500)
+    assert seconds[1].launches >= seconds[8].launches
+    assert seconds[8].launches == pytest.approx(15_360 * 28 * 1.03e-4)
     assert seconds[1].cache / seconds[8].cache == pytest.approx(8)
     assert seconds[1].update / seconds[8].update == pytest.approx(8)
 
@@ -116,8 +150,8 @@ def phases_log(path, config, scale, rows=4):
     with path.open("w") as log:
         for step in range(1, rows + 1):
             mean = 6_000 + 300 * step
-            time = costs.step_time(config.hardware, "verl", recipe, DEEPSEEK, 15_000, mean)
-            rollout, trained = scale[0] * (time.tail + time.cache), scale[1] * time.update
+            time = time_of(config.hardware, recipe, 15_000, mean)
+            rollout, trained = scale[0] * time.generation, scale[1] * time.update
             rest = scale[2] + (500 if step == 1 else 0)
             row = {"step": step, "rollout_seconds": rollout, "old_log_prob_seconds": trained / 4}
             row |= {"update_seconds": trained * 3 / 4, "save_seconds": 40.0, "weight_sync_seconds": rest / 2}
@@ -127,15 +161,14 @@ def phases_log(path, config, scale, rows=4):
 
 def test_measured_phases_correct_the_terms(config, tmp_path):
     phases_log(tmp_path / "metrics.jsonl", config, (1.5, 0.8, 25.0))
-    recipe = config.runs["deepseek"].recipe
     for kind in ("A800", "H100"):
-        hardware = plan.on(config.hardware, kind)
-        time = costs.step_time(hardware, "verl", recipe, DEEPSEEK, 15_360, costs.MEAN_RESPONSE)
+        estimate = plan.make_plan(config, gpu=kind)["runs"]["deepseek"]["seconds per step"]["how"]
+        terms = {name: float(value) for name, value in re.findall(r"(\w+) (\d+) s", estimate)}
         made = plan.make_plan(config, gpu=kind, measured=tmp_path / "metrics.jsonl")
-        expected = 1.5 * (time.tail + time.cache) + 0.8 * time.update + 25
-        assert value(made, "deepseek", "seconds per step") == pytest.approx(expected)
-        how = made["runs"]["deepseek"]["seconds per step"]["how"]
-        assert "generation x 1.50, update x 0.80, as in 3 measured steps in" in how
+        expected = 1.5 * (terms["launches"] + terms["weights"] + terms["cache"]) + 0.8 * terms["update"] + 25
+        assert value(made, "deepseek", "seconds per step") == pytest.approx(expected, rel=0.01)
+        row = made["runs"]["deepseek"]["seconds per step"]
+        assert "generation x 1.50, update x 0.80, rest as in 3 measured steps in" in row["how"] and row["low"] is None
 
 
 def test_the_canarys_timings_are_taken_where_they_are_there(tmp_path):
@@ -146,7 +179,7 @@ def test_the_canarys_timings_are_taken_where_they_are_there(tmp_path):
     (tmp_path / "hardware.json").write_text(json.dumps(config.hardware.as_dict()))
     phases_log(log, config, (2.0, 2.0, 10.0), rows=2)
     after = plan.expected_step_seconds(config, "deepseek")
-    assert after.value == pytest.approx(2 * before.value + 10)
+    assert after.value == pytest.approx(2 * (before.value - 15) + 10)
     assert "runs/canary_deepseek/metrics.jsonl" in after.how and "measured" not in before.how
     # Hardware that was written down later is not what the canary ran on.
     os.utime(tmp_path / "hardware.json", (2**31, 2**31))
@@ -165,28 +198,68 @@ def test_the_hang_timeout_follows_the_longest_phase(config):
     for gpus in (1, 8):
         hardware = config.hardware.model_copy(update={"gpus_per_node": gpus})
         minutes[gpus] = plan.hang_timeout_minutes(hardware, "verl", recipe, DEEPSEEK)
-        time = costs.step_time(hardware, "verl", recipe, DEEPSEEK, 15_360, 15_360)
-        assert 2 * max(time.tail + time.cache, time.update) <= 60 * minutes[gpus]
+        time = time_of(hardware, recipe, 15_360, 15_360)
+        assert 2 * max(time.generation, time.update) <= 60 * minutes[gpus]
     assert 30 <= minutes[8] < minutes[1]
     given = config.hardware.model_copy(update={"hang_timeout_minutes": 7})
     assert plan.hang_timeout_minutes(given, "verl", recipe, DEEPSEEK) == 7
 
 
-def test_an_unknown_models_size_is_said_to_be_unknown_until_its_folder_is_there(tmp_path):
-    config = experiment.load(overrides=["models.deepseek.hub_id=someone/else"])
-    config = config.model_copy(update={"pathvars": {"results": str(tmp_path)}})
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [("Qwen/Qwen2.5-32B", 32.764e9), ("Qwen/Qwen2.5-7B-Instruct", 7.616e9), ("Qwen/Qwen3-4B", 4.022e9)],
+)
+def test_a_known_base_has_its_own_size_before_it_is_downloaded(tmp_path, model, parameters):
+    config = experiment.load(overrides=[f"models.deepseek.hub_id={model}", f"pathvars={{results: {tmp_path}}}"])
     made = plan.make_plan(config)
-    for quantity in ("seconds per step", "one full state", "evaluation GPU hours", "disk at most"):
-        assert "size of deepseek unknown until `snakemake data`" in made["runs"]["deepseek"][quantity]["how"]
-    assert "`snakemake data`" in made["memory"]["deepseek"]["check"]["found"]
-    (tmp_path / "models/deepseek").mkdir(parents=True)
-    shape = {"num_hidden_layers": 24, "hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14}
-    shape |= {"num_key_value_heads": 2, "vocab_size": 151_936, "tie_word_embeddings": True}
-    (tmp_path / "models/deepseek/config.json").write_text(json.dumps(shape))
-    made = plan.make_plan(config)
-    assert made["memory"]["deepseek"]["check"]["status"] == "ok" and "unknown" not in str(made["runs"]["deepseek"])
+    assert value(made, "deepseek", "one full state") == pytest.approx(12 * parameters / 1e9, rel=0.001)
+    assert value(made, "deepseek", "seconds per step") > value(made, "nemotron", "seconds per step")
+
+
+SIZES = {"num_hidden_layers": 24, "hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14}
+SIZES |= {"num_key_value_heads": 2, "vocab_size": 151_936, "tie_word_embeddings": True}
+
+
+def test_an_unknown_models_size_is_refused_until_its_folder_or_the_key_gives_it(tmp_path):
+    words = ["models.deepseek.hub_id=someone/else", f"pathvars={{results: {tmp_path}}}"]
+    config = experiment.load(overrides=words)
+    for call in (plan.make_plan, lambda config: plan.segment_runtime_minutes(config, "deepseek")):
+        with pytest.raises(
+            UserError, match=r"size of models.deepseek is not known.*`snakemake data`.*plan.shapes.deep"
+        ):
+            call(config)
     # Qwen2.5-0.5B has 494,032,768 parameters.
-    assert value(made, "deepseek", "one full state") == pytest.approx(12 * 0.494032768)
+    given = experiment.load(overrides=[*words, f"plan.shapes={json.dumps({'deepseek': SIZES})}"])
+    assert value(plan.make_plan(given), "deepseek", "one full state") == pytest.approx(12 * 0.494032768)
+    (tmp_path / "models/deepseek").mkdir(parents=True)
+    (tmp_path / "models/deepseek/config.json").write_text(json.dumps(SIZES | {"num_hidden_layers": 12}))
+    made, by_key = plan.make_plan(config), plan.make_plan(given)
+    assert made["memory"]["deepseek"]["check"]["status"] == "ok"
+    assert value(made, "deepseek", "one full state") == value(by_key, "deepseek", "one full state") < 12 * 0.4
+
+
+def test_a_key_that_names_no_model_is_refused():
+    with pytest.raises(UserError, match="plan: no such entry in models: depseek: did you mean deepseek"):
+        experiment.load(overrides=["plan.answer_tokens={depseek: 500}"])
+
+
+def test_a_published_model_of_unknown_size_gets_the_longest_time(config):
+    assert plan.generation_minutes(config, "justrl_deepseek", ["aime"], "paper") < 720
+    other = experiment.load(overrides=["external={mine: {model: someone/else}}"])
+    assert plan.generation_minutes(other, "mine", ["aime"], "paper") == 720
+
+
+def test_the_reference_engine_with_vllm_has_its_own_arithmetic():
+    def made(overlay, rollouts, gpu=None):
+        words = ["runs.deepseek_8k.engine=reference", f"hardware.rollouts={rollouts}"]
+        return plan.make_plan(experiment.load([f"one_gpu/{overlay}.yaml"], words), gpu)
+
+    slow, fast = (made("experiment", name, "H100") for name in ("transformers", "vllm"))
+    assert value(fast, "deepseek_8k", "seconds per step") < value(slow, "deepseek_8k", "seconds per step")
+    assert fast["memory"]["deepseek_8k"]["check"]["status"] == "ok"
+    check = made("48gb", "vllm")["memory"]["deepseek_8k"]["check"]
+    assert check["status"] == "failed" and "hardware.rollouts: transformers would fit" in check["remedy"]
+    assert made("48gb", "transformers")["memory"]["deepseek_8k"]["check"]["status"] == "ok"
 
 
 def test_one_job_for_all_benchmarks_of_a_checkpoint_is_counted_as_one():

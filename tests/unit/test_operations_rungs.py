@@ -34,8 +34,8 @@ def test_rungs_of_an_experiment_without_gpus_are_refused():
         main(["plan", "--rungs", "--config", "mini/experiment.yaml"])
 
 
-@pytest.mark.parametrize(("overlay", "days"), [("experiment", 1.0), ("48gb", 1.2), ("24gb", 0.6)])
-def test_the_one_gpu_experiment_fits_its_card_and_about_a_day(overlay, days):
+@pytest.mark.parametrize(("overlay", "days"), [("experiment", 3.1), ("48gb", 4.8), ("24gb", 0.8)])
+def test_the_one_gpu_experiment_fits_its_card_and_some_days(overlay, days):
     loaded = experiment.load([f"one_gpu/{overlay}.yaml"])
     plan = planning.make_plan(loaded)
     (run,) = loaded.enabled
@@ -44,7 +44,7 @@ def test_the_one_gpu_experiment_fits_its_card_and_about_a_day(overlay, days):
     assert loaded.experiment != "paper" and loaded.run(run).recipe.learning_rate == 1e-6
 
 
-@pytest.mark.parametrize("options", [[], ["--kinds"], ["--levers"], ["--json"]])
+@pytest.mark.parametrize("options", [[], ["--kinds"], ["--json"]])
 def test_a_plan_of_nothing_is_refused(options):
     off = [word for run in ("deepseek", "nemotron") for word in ("--set", f"runs.{run}.enabled=false")]
     with pytest.raises(UserError, match="no run is on, so there is nothing to plan"):

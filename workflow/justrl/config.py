@@ -488,6 +488,32 @@ class Canary(Part):
     samples: Positive = text("Samples of each question.")
 
 
+class ShapeFigures(Part):
+    """Sizes of a model that is neither downloaded nor known, by the names of its config.json."""
+
+    num_hidden_layers: Positive = text("Layers.")
+    hidden_size: Positive = text("Width.")
+    intermediate_size: Positive = text("Width of the feed-forward layers.")
+    num_attention_heads: Positive = text("Attention heads.")
+    num_key_value_heads: Positive = text("Key and value heads.")
+    vocab_size: Positive = text("Rows of the embedding.")
+    head_dim: Positive | None = text("Size of a head; null: the width over the heads.", default=None)
+    tie_word_embeddings: Switch = text("Whether the two embeddings are one.", default=False)
+
+
+class Plan(Part):
+    """What a plan takes for true where nothing has been measured; it changes what is asked for, never results."""
+
+    shapes: dict[Name, ShapeFigures] = text(
+        "Sizes by model, of those that the plan does not know.", default_factory=dict
+    )
+    answer_tokens: dict[Name, Positive] = text(
+        "Mean tokens of an answer before the limit cuts it, by model; of one that is missing here 7,500 at first, "
+        "falling to 5,000 by step 1,000, as the paper's.",
+        default_factory=dict,
+    )
+
+
 class GpuFigures(Part):
     """A kind of GPU that is not in the table."""
 
@@ -589,6 +615,7 @@ class Experiment(Part):
         "The models of which segments are kept: all, or those of checkpoints that are evaluated.", default="all"
     )
     hardware: Hardware
+    plan: Plan = Field(default_factory=Plan)
     trackers: list[Tracker] = text(
         "Who is told of each training step, besides TensorBoard; changes nothing that is trained.", default=[]
     )
@@ -741,6 +768,8 @@ class Experiment(Part):
                     if not self.runs[member].evaluate:
                         yield f"compare.{pair}: {setting} is not evaluated: set runs.{setting}.evaluate to true"
             yield from _twice(f"compare.{pair}", both)
+        for name in [*self.plan.shapes, *self.plan.answer_tokens]:
+            yield from _unknown("plan: no such entry in models", name, self.models)
         yield from _unknown("canary.benchmark: no benchmark", self.canary.benchmark, self.benchmarks)
         if self.canary.steps % self.canary.segment_steps:
             yield f"canary.steps ({self.canary.steps}) must be a multiple of its segment_steps"

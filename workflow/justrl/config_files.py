@@ -15,6 +15,7 @@ Config = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = ROOT / "config.yaml"
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 # The C parser is ten times as fast, which every job of the workflow pays for.
 _PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Far above any experiment's configuration, and far below what exhausts the stack, the memory or the patience.
@@ -264,23 +265,53 @@ def read_overlay(path: str | Path, above: Sequence[str] = ()) -> Config:
     return merge(read_overlay(extended, chain), overlay) if extended is not None else overlay
 
 
-def apply_overrides(config: Mapping, overrides: Sequence[str]) -> Config:
-    """Set existing keys by `dotted.key=value`, the value read as YAML; an unknown key is a UserError."""
+def apply_overrides(config: Mapping, overrides: Sequence[str], above: str = "") -> Config:
+    """Set keys by `dotted.key=value`, the value read as YAML; an unknown key is a UserError.
+
+    A key that may be left out is known though it is missing; `above` is where `config` itself stands.
+    """
     result = copy.deepcopy(dict(config))
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
             raise UserError(f"override {override!r}: write it as dotted.key=value")
-        *parents, last = key.split(".")
+        path = key.split(".")
         node = result
-        for name in parents:
-            if not isinstance(node.get(name), dict):
-                raise UserError(f"override {override!r}: unknown key {name!r}{did_you_mean(name, node)}")
-            node = node[name]
-        if last not in node:
-            raise UserError(f"override {override!r}: unknown key {last!r}{did_you_mean(last, node)}")
-        node[last] = parse_yaml(value, f"override {key}")
+        for depth, name in enumerate(path):
+            last = depth == len(path) - 1
+            if name not in node or not (last or isinstance(node[name], dict)):
+                optional = _optional([*above.split("."), *path[:depth]] if above else path[:depth])
+                if name not in optional:
+                    raise UserError(
+                        f"override {override!r}: unknown key {name!r}{did_you_mean(name, [*node, *optional])}"
+                    )
+                node[name] = {}
+            if not last:
+                node = node[name]
+        node[path[-1]] = parse_yaml(value, f"override {key}")
     return result
+
+
+def _optional(path: Sequence[str]) -> Sequence[str]:
+    """The keys that the configuration's schema has at a place, but for names of entries."""
+    schema = read_yaml(SCHEMA)
+    nodes = _meant([schema], schema)
+    for name in path:
+        below = [node["properties"][name] for node in nodes if name in node.get("properties", {})]
+        below += [entry for node in nodes for entry in node.get("patternProperties", {}).values()]
+        nodes = _meant(below, schema)
+    return list(dict.fromkeys(key for node in nodes for key in node.get("properties", {})))
+
+
+def _meant(nodes: Iterable[Mapping], schema: Mapping) -> list[Mapping]:
+    """Parts of a schema with what they refer to or choose between in their place."""
+    found: list[Mapping] = []
+    for node in nodes:
+        choices = [*node.get("oneOf", ()), *node.get("anyOf", ())]
+        if "$ref" in node:
+            choices.append(schema["$defs"][node["$ref"].rpartition("/")[2]])
+        found += _meant(choices, schema) if choices else [node]
+    return found
 
 
 def differences(before: Mapping, now: Mapping, above: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -1,6 +1,6 @@
 """Shape of a model: what its size, its memory and its speed are computed from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +43,59 @@ class ModelShape:
         return self.embedding + self.layers * self.layer + self.width
 
     @property
+    def multiplied(self) -> int:
+        """Parameters by which each token is multiplied: all but the embedding, which is looked up."""
+        return self.layers * self.layer + self.vocabulary * self.width
+
+    @property
     def cache_bytes(self) -> int:
         """Bytes of keys and values of one token in 16 bits."""
         return 4 * self.layers * self.key_value_heads * self.head_size
 
 
-# The paper's two models and that of the one-GPU experiment on a small card, from their config.json, for a plan before
-# anything is downloaded.
+# The paper's two models.
 DEEPSEEK = ModelShape(28, 1536, 8960, 12, 2, 128, 151_936, tied=False)
-NEMOTRON = ModelShape(28, 1536, 8960, 12, 2, 128, 151_936, tied=True)
-QWEN_HALF = ModelShape(24, 896, 4864, 14, 2, 64, 151_936, tied=True)
+NEMOTRON = replace(DEEPSEEK, tied=True)
+# By family and size, from the config.json of each, for a plan before anything is downloaded.
+QWEN25 = {
+    "0.5B": ModelShape(24, 896, 4864, 14, 2, 64, 151_936, tied=True),
+    "1.5B": NEMOTRON,
+    "3B": ModelShape(36, 2048, 11_008, 16, 2, 128, 151_936, tied=True),
+    "7B": ModelShape(28, 3584, 18_944, 28, 4, 128, 152_064, tied=False),
+    "14B": ModelShape(48, 5120, 13_824, 40, 8, 128, 152_064, tied=False),
+    "32B": ModelShape(64, 5120, 27_648, 40, 8, 128, 152_064, tied=False),
+    "72B": ModelShape(80, 8192, 29_568, 64, 8, 128, 152_064, tied=False),
+}
+QWEN3 = {
+    "0.6B": ModelShape(28, 1024, 3072, 16, 8, 128, 151_936, tied=True),
+    "1.7B": ModelShape(28, 2048, 6144, 16, 8, 128, 151_936, tied=True),
+    "4B": ModelShape(36, 2560, 9728, 32, 8, 128, 151_936, tied=True),
+    "8B": ModelShape(36, 4096, 12_288, 32, 8, 128, 151_936, tied=False),
+    "14B": ModelShape(40, 5120, 17_408, 40, 8, 128, 151_936, tied=False),
+    "32B": ModelShape(64, 5120, 25_600, 64, 8, 128, 151_936, tied=False),
+}
+LLAMA = {
+    "3.2-1B": ModelShape(16, 2048, 8192, 32, 8, 64, 128_256, tied=True),
+    "3.2-3B": ModelShape(28, 3072, 8192, 24, 8, 128, 128_256, tied=True),
+    "3.1-8B": ModelShape(32, 4096, 14_336, 32, 8, 128, 128_256, tied=False),
+}
 KNOWN = {
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": DEEPSEEK,
-    "nvidia/OpenMath-Nemotron-1.5B": NEMOTRON,
-    "Qwen/Qwen2.5-0.5B-Instruct": QWEN_HALF,
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": LLAMA["3.1-8B"],
+    "agentica-org/DeepScaleR-1.5B-Preview": DEEPSEEK,
+    "hbx/JustRL-DeepSeek-1.5B": DEEPSEEK,
+    "hbx/JustRL-Nemotron-1.5B": NEMOTRON,
 }
+KNOWN |= {f"deepseek-ai/DeepSeek-R1-Distill-Qwen-{size}": QWEN25[size] for size in ("7B", "14B", "32B")}
+KNOWN |= {f"nvidia/OpenMath-Nemotron-{size}": QWEN25[size] for size in ("1.5B", "7B", "14B", "32B")}
+KNOWN |= {f"Qwen/Qwen2.5-{size}{kind}": shape for size, shape in QWEN25.items() for kind in ("", "-Instruct")}
+KNOWN |= {
+    f"Qwen/Qwen2.5-Math-{size}{kind}": QWEN25[size] for size in ("1.5B", "7B", "72B") for kind in ("", "-Instruct")
+}
+KNOWN |= {f"Qwen/Qwen3-{size}": shape for size, shape in QWEN3.items()}
+KNOWN |= {f"Qwen/Qwen3-{size}-Base": QWEN3[size] for size in ("0.6B", "1.7B", "4B", "8B", "14B")}
+KNOWN |= {f"Qwen/Qwen3-4B-{kind}-2507": QWEN3["4B"] for kind in ("Instruct", "Thinking")}
+KNOWN |= {f"meta-llama/Llama-{size}{kind}": shape for size, shape in LLAMA.items() for kind in ("", "-Instruct")}
 
 
 def read_shape(folder: str | Path) -> ModelShape | None:

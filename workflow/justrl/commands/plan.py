@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--measured", metavar="FILE", help=text)
     parser.add_argument("--kinds", action="store_true", help="what fits and how fast, for every known kind of GPU")
     parser.add_argument("--rungs", action="store_true", help="every rung from a laptop to the paper, side by side")
-    parser.add_argument("--levers", action="store_true", help="a simulated step of verl, and what each lever saves")
+    parser.add_argument("--backtest", action="store_true", help="the model of time against published figures")
     text = "samples and seeds that find a difference of so many points"
     parser.add_argument("--detect", type=number(0), metavar="POINTS", help=text)
     text = "with --detect: results of trainings alike, whose variances count in place of the bound"
@@ -50,8 +50,11 @@ def started(arguments: argparse.Namespace) -> config.Experiment:
 
 def plan(arguments: argparse.Namespace) -> None:
     """Print the plan of every enabled run as a table or as JSON."""
-    from justrl.operations import detection, plan_tables, planning, rungs
+    from justrl.operations import backtest, detection, plan_tables, planning, rungs
 
+    if arguments.backtest:
+        print(backtest.render())
+        return
     loaded = started(arguments)
     if not loaded.enabled and not arguments.rungs and arguments.detect is None:
         raise UserError("no run is on, so there is nothing to plan: set runs.NAME.enabled to true")
@@ -65,13 +68,6 @@ def plan(arguments: argparse.Namespace) -> None:
         return
     if arguments.rungs:
         print(rungs.render_rungs(loaded))
-        return
-    if arguments.levers:
-        from justrl.operations import step_simulation
-
-        hardware = planning.on(loaded.hardware, arguments.gpu, arguments.nodes)
-        found = step_simulation.simulate_levers(loaded, hardware, arguments.measured)
-        print(json.dumps(found, indent=2) if arguments.json else step_simulation.render(found, hardware))
         return
     made = planning.make_plan(loaded, arguments.gpu, arguments.nodes, arguments.measured)
     print(json.dumps(made, indent=2) if arguments.json else plan_tables.render(made))

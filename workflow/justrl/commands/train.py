@@ -114,7 +114,7 @@ def run_request(args: argparse.Namespace) -> SegmentRequest:
     base.run(args.run)  # an unknown run is named before its overrides
     changed = config.spelled_out(config_files.read(args.config, general))
     own = config_files.merge(changed["recipe"], changed["runs"][args.run]["recipe"])
-    own = config_files.apply_overrides(own, recipe)
+    own = config_files.apply_overrides(own, recipe, "recipe")
     changed["runs"][args.run] |= {"recipe": own, "enabled": True}
     changed["recipe"] |= {key: own[key] for key in config.PREPARED}  # of the data that --data names
     experiment = config.Experiment.from_mapping(changed)

@@ -1,13 +1,6 @@
-"""Cost of one step, one full state and one evaluation, each with its derivation.
+"""Cost of one step, one full state and one evaluation, each with its derivation; seconds by `step_time`.
 
-A step on verl is three terms, of which only the last two shrink with the number of GPUs:
-
-    tail      longest response x seconds per decoded token at small batch
-    cache     sum over responses of length^2 / 2 x bytes of keys and values per token / bandwidth
-    update    FLOPs of old log-probabilities and update / peak
-
-Left out: rewards, the transfer of the weights to vLLM, waves of rollouts where not all fit the cache at once. Timings
-of the canary or of a run correct the terms (`calibrate`).
+Timings of the canary or of a run correct the terms (`calibrate`).
 """
 
 import statistics
@@ -19,20 +12,21 @@ from justrl.config import Hardware, Recipe
 from justrl.errors import UserError
 from justrl.gpu_specs import Gpu
 from justrl.io import read_jsonl
-from justrl.model_shape import DEEPSEEK, ModelShape
+from justrl.model_shape import ModelShape
+from justrl.operations.step_time import LEAST, MOST, Lengths, Sampler, StepTime, Work, cut_lengths, step_time
+from justrl.train.reference.room import reference_job
+from justrl.train.verl.memory import settings_of
 
-# Responses fall from 7,000-8,000 tokens to 4,000-5,000 within 1,000 steps (the paper's figure on response length), of
-# at most 15,360; prompts are about 150. Lengths within a step are log-normal with sigma 0.7, so their mean square is
-# 1.63 times the square of their mean.
-MEAN_RESPONSE, OF_AT_MOST, MEAN_PROMPT = 5_500, 15_360, 150
-MEAN_SQUARE = 1.63
-# Answers under the 31,744-token protocol; longer than in training, where the limit is half of that.
+# Tokens of an answer before the limit cuts it: 7,000-8,000 at first, 4,000-5,000 by step 1,000 (the paper's figure on
+# response length). Prompts are about 150.
+FIRST_RESPONSE, LATER_RESPONSE, SETTLED, MEAN_PROMPT = 7_500, 5_000, 1_000, 150
+# Answers under the 31,744-token protocol, before the limit cuts them.
 MEAN_EVALUATION_ANSWER = 8_000
-# Shares of the data sheet's peak and bandwidth that training and decoding reach.
-MODEL_FLOPS_UTILISATION, BANDWIDTH_UTILISATION = 0.35, 0.75
-# One decoded token at small batch: without CUDA graphs the processor's launches decide, whatever the GPU.
-EAGER_SECONDS, GRAPH_SECONDS = 0.014, 0.0002
 EVALUATION_START_SECONDS = 120
+# Answers that vLLM decodes at a time by default, in an evaluation.
+AT_ONCE = 256
+# Seconds of a step on the reference engine that belong to neither part.
+REFERENCE_REST = 5.0
 # Verdicts of a 3B model: about half of the answers reach it, with a few hundred tokens each to read and write.
 MODEL_GRADER_GPU_HOURS_PER_1000 = 0.05
 WRITE_GB_PER_SECOND = 0.5
@@ -41,64 +35,79 @@ KEPT_STATES = 2
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, its unit, and how it came about."""
+    """A figure, its unit, and how it came about; of an estimate the range in which it is likely to lie."""
 
     value: float
     unit: str
     how: str
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def upper(self) -> float:
+        """The upper end of the range of an estimate; what was measured or counted has none."""
+        return self.value if self.high is None else self.high
+
+    def times(self, factor: float, unit: str, how: str) -> "Estimate":
+        """Something proportional to it."""
+        ends = [None if end is None else factor * end for end in (self.low, self.high)]
+        return Estimate(factor * self.value, unit, how, *ends)
 
     def as_dict(self) -> dict:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class StepTime:
-    """Seconds of the terms of one step; `rest` is what only a measurement knows."""
-
-    tail: float
-    cache: float
-    update: float
-    rest: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """Seconds of the step."""
-        return self.tail + self.cache + self.update + self.rest
+def estimated(value: float, unit: str, how: str) -> Estimate:
+    """A figure of the model of time, with the range that its back-test gives."""
+    return Estimate(value, unit, how, LEAST * value, MOST * value)
 
 
-def tail_seconds(shape: ModelShape, gpu: Gpu, longest: float, graphs: bool) -> float:
-    """Seconds to decode the longest response: a pass over the weights for each token, or the launches of one."""
-    weights = 2 * shape.parameters / (gpu.bandwidth * 1e9 * BANDWIDTH_UTILISATION) + GRAPH_SECONDS
-    return longest * (weights if graphs else max(weights, EAGER_SECONDS))
+def uncut_response(first: int, last: int, start: float | None = None) -> float:
+    """Mean tokens of an answer, uncut, over the steps after `first` up to `last`.
 
-
-def cache_seconds(shape: ModelShape, gpu: Gpu, responses: float, mean: float) -> float:
-    """GPU seconds to read the keys and values of all tokens before, for each token of `responses` of a mean length."""
-    read = responses * MEAN_SQUARE * mean**2 / 2 * shape.cache_bytes
-    return read / (gpu.bandwidth * 1e9 * BANDWIDTH_UTILISATION)
-
-
-def update_seconds(shape: ModelShape, gpu: Gpu, responses: float, mean: float) -> float:
-    """GPU seconds of the trainer's forward and backward passes over `responses` of a mean length.
-
-    10 FLOPs per parameter and token: 2 for the old log-probabilities, 6 for the update, 2 for what gradient
-    checkpointing computes again; the attention adds 2 x layers x heads x head size x length to each of five
-    forward-sized passes.
+    `start` is the length that a model begins with where that is no reasoning model's, and stays.
     """
-    attention = 2 * shape.layers * shape.heads * shape.head_size * MEAN_SQUARE * mean
-    flops = responses * (MEAN_PROMPT + mean) * (10 * shape.parameters + 5 * attention)
-    return flops / (gpu.tflops * 1e12 * MODEL_FLOPS_UTILISATION)
+    if start is not None:
+        return start
+
+    def until(step: int) -> float:
+        falling = min(step, SETTLED)
+        lost = (FIRST_RESPONSE - LATER_RESPONSE) * falling * (1 - falling / (2 * SETTLED))
+        return LATER_RESPONSE * step + lost
+
+    return (until(last) - until(first)) / max(1, last - first)
 
 
-def step_time(
-    hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShape | None, longest: float, mean: float
-) -> StepTime:
-    """Seconds of the terms of one step with responses of a mean length, the longest of `longest` tokens."""
-    # The reference engine is one process on one GPU, whatever the node has, and generates without graphs.
-    gpus, graphs = (hardware.gpus, hardware.engine.cuda_graphs is not False) if engine == "verl" else (1, False)
-    shape, gpu, responses = shape or DEEPSEEK, hardware.kind, recipe.rollouts_per_step
-    cache, update = cache_seconds(shape, gpu, responses, mean), update_seconds(shape, gpu, responses, mean)
-    return StepTime(tail_seconds(shape, gpu, longest, graphs), cache / gpus, update / gpus)
+def work_of(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShape, lengths: Lengths) -> Work:
+    """One step of a run with answers of these lengths.
+
+    The reference engine is one process on one GPU, whatever the node has; its vLLM has graphs, transformers has none.
+    """
+    responses = recipe.rollouts_per_step
+    passes = 5 if recipe.gradient_checkpointing else 4
+    if engine == "verl":
+        at_once = settings_of(hardware, recipe, shape).max_num_seqs
+        sampler: Sampler = "eager" if hardware.engine.cuda_graphs is False else "graphs"
+        gpus = hardware.gpus
+        return Work(
+            shape, hardware.kind, responses, MEAN_PROMPT, lengths, sampler, gpus, gpus, at_once=at_once, passes=passes
+        )
+    job = reference_job(hardware, recipe, shape)
+    vllm = hardware.rollouts == "vllm"
+    # vLLM gets the new weights as a file before each step.
+    rest = REFERENCE_REST + (export_gb(shape.parameters).value / WRITE_GB_PER_SECOND if vllm else 0)
+    return Work(
+        shape,
+        hardware.kind,
+        responses,
+        MEAN_PROMPT,
+        lengths,
+        "graphs" if vllm else "transformers",
+        at_once=job.settings.at_once if job else responses,
+        passes=passes,
+        micro_batches=responses / recipe.micro_batch_per_gpu,
+        rest=rest,
+    )
 
 
 @dataclass(frozen=True)
@@ -112,8 +121,8 @@ class Calibration:
 
     def correct(self, time: StepTime) -> StepTime:
         """The estimated step with its terms corrected."""
-        tail, cache = self.generation * time.tail, self.generation * time.cache
-        return replace(time, tail=tail, cache=cache, update=self.update * time.update, rest=self.rest)
+        sampled = {key: self.generation * getattr(time, key) for key in ("launches", "weights", "cache")}
+        return replace(time, **sampled, update=self.update * time.update, rest=self.rest)
 
 
 def calibrate(path: str | Path, estimate: Callable[[float, float], StepTime]) -> Calibration | None:
@@ -132,7 +141,7 @@ def calibrate(path: str | Path, estimate: Callable[[float, float], StepTime]) ->
     for row in rows[1:] or rows:
         time = estimate(row["response_length_max"], row["response_length_mean"])
         trained = row["update_seconds"] + (row.get("old_log_prob_seconds") or 0)
-        generation.append(row["rollout_seconds"] / (time.tail + time.cache))
+        generation.append(row["rollout_seconds"] / time.generation)
         update.append(trained / time.update)
         saved = row.get("save_seconds") or 0
         rest.append(max(0.0, row["step_seconds"] - row["rollout_seconds"] - trained - saved))
@@ -180,11 +189,11 @@ def save_seconds(parameters: int) -> float:
     return state_gb(parameters).value / WRITE_GB_PER_SECOND
 
 
-def evaluation_seconds(shape: ModelShape, gpu: Gpu, samples: int, max_tokens: int) -> float:
-    """Seconds in which one job of one GPU answers `samples` questions, by the terms of a training step."""
-    mean = min(MEAN_EVALUATION_ANSWER, max_tokens / 2)
-    waiting = EVALUATION_START_SECONDS + tail_seconds(shape, gpu, max_tokens, True)
-    return waiting + cache_seconds(shape, gpu, samples, mean)
+def evaluation_seconds(shape: ModelShape, gpu: Gpu, samples: float, max_tokens: int) -> float:
+    """Seconds in which one job of one GPU answers `samples` questions."""
+    lengths = cut_lengths(MEAN_EVALUATION_ANSWER, max_tokens)
+    work = Work(shape, gpu, samples, MEAN_PROMPT, lengths, training=0, at_once=AT_ONCE, rest=EVALUATION_START_SECONDS)
+    return step_time(work).total
 
 
 def judge_seconds(samples: int) -> float:
@@ -195,16 +204,13 @@ def judge_seconds(samples: int) -> float:
 def evaluation_gpu_hours(
     shape: ModelShape, gpu: Gpu, samples: int, jobs: int, max_tokens: int, model_grader: bool
 ) -> Estimate:
-    """GPU hours to answer `samples` questions in `jobs` jobs of one GPU each, by the terms of a training step."""
-    mean = min(MEAN_EVALUATION_ANSWER, max_tokens / 2)
-    tail, cache = tail_seconds(shape, gpu, max_tokens, True), cache_seconds(shape, gpu, samples, mean)
-    hours = (jobs * (EVALUATION_START_SECONDS + tail) + cache) / 3600
-    how = (
-        f"{samples:,} answers of {mean:,.0f} tokens, cache {cache / 3600:,.1f} h + {jobs} jobs x "
-        f"({EVALUATION_START_SECONDS} s start + {tail:,.0f} s for {max_tokens:,} tokens)"
-    )
+    """GPU hours to answer `samples` questions in `jobs` jobs of one GPU each."""
+    each = evaluation_seconds(shape, gpu, samples / max(1, jobs), max_tokens)
+    hours = jobs * each / 3600
+    mean = cut_lengths(MEAN_EVALUATION_ANSWER, max_tokens).mean
+    how = f"{samples:,} answers of {mean:,.0f} tokens in {jobs} jobs, {EVALUATION_START_SECONDS} s to start each"
     if model_grader:
         verdicts = samples / 1000 * MODEL_GRADER_GPU_HOURS_PER_1000
         hours += verdicts
         how += f" + {verdicts:.1f} h of model verdicts"
-    return Estimate(hours, "GPU h", how)
+    return estimated(hours, "GPU h", how)

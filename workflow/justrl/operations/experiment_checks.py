@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from justrl.config import Experiment, Hardware, OwnFunction, Recipe, RunDescription
 from justrl.errors import UserError
@@ -18,6 +18,7 @@ from justrl.io import read_json, read_json_object
 from justrl.layout import Layout
 from justrl.model_shape import ModelShape
 from justrl.operations.checks import FAILED, OK, SKIPPED, WARNING, Check
+from justrl.train.reference.room import reference_job
 from justrl.train.verl.memory import TIGHT, job_of
 
 # (completion, gold, is it right?): what any reward of this project must agree on.
@@ -139,17 +140,46 @@ def check_prompts(train_file: str | Path, model: str | Path, recipe: Recipe) -> 
     return Check("prompts", OK, found)
 
 
+class MemoryJob(Protocol):
+    """The memory of a training job on either engine, with the engine's settings."""
+
+    @property
+    def card(self) -> float:
+        """GiB of a GPU."""
+
+    @property
+    def settings(self) -> Any:
+        """The settings that are derived where none are given."""
+
+    def phases(self, settings: Any) -> dict[str, dict[str, float]]:
+        """GiB on a GPU by phase and by what takes them."""
+
+    def fullest(self, settings: Any) -> tuple[str, float]:
+        """The phase that takes most, and its GiB."""
+
+    def problem(self, settings: Any) -> str | None:
+        """What does not fit, or None."""
+
+    def remedy(self) -> str:
+        """What would fit."""
+
+
+def memory_job(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShape) -> MemoryJob | None:
+    """The memory of a training job on either engine; None on a CPU."""
+    return job_of(hardware, recipe, shape) if engine == "verl" else reference_job(hardware, recipe, shape)
+
+
 def check_memory(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShape | None) -> Check:
-    """Does every phase of a step on verl fit the configured GPUs?"""
-    job = job_of(hardware, recipe, shape) if engine == "verl" else None
+    """Does every phase of a step fit the configured GPUs?"""
+    job = memory_job(hardware, engine, recipe, shape) if shape else None
     if job is None:
-        return Check("memory", OK, "no arithmetic for the reference engine or a CPU")
-    if shape is None:
-        return Check("memory", SKIPPED, "size of the model unknown until `snakemake data` has fetched its config.json")
-    settings = job.settings
-    if found := job.problem(settings):
+        if hardware.gpus and shape is None:
+            later = "size of the model unknown until `snakemake data` has fetched its config.json"
+            return Check("memory", SKIPPED, later)
+        return Check("memory", OK, "no arithmetic for a CPU")
+    if found := job.problem(job.settings):
         return Check("memory", FAILED, found, job.remedy())
-    phase, most = job.fullest(settings)
+    phase, most = job.fullest(job.settings)
     found = f"{phase} fills a GPU most, {most:.1f} of {job.card:.1f} GiB"
     if most > TIGHT * job.card:
         return Check("memory", WARNING, found, "leave hardware.engine to be derived, or `justrl plan` shows why")

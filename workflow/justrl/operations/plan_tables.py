@@ -21,7 +21,7 @@ def render(plan: Mapping) -> str:
     for name, rows in plan["runs"].items():
         lines += ["", name]
         for quantity, row in rows.items():
-            lines.append(f"  {quantity:<22}{format_value(row['value']):>10} {row['unit']:<6} {row['how']}")
+            lines.append(f"  {quantity:<22}{format_value(row['value']):>10} {row['unit']:<6} {_derived(row)}")
         if plan["memory"][name]:
             lines += render_memory(plan["memory"][name])
     totals: dict[str, float] = {}
@@ -32,6 +32,13 @@ def render(plan: Mapping) -> str:
     lines += ["", f"all {len(plan['runs'])} runs"]
     lines += [f"  {quantity:<22}{format_value(value):>10}" for quantity, value in totals.items()]
     return "\n".join(lines)
+
+
+def _derived(row: Mapping) -> str:
+    """How a figure came about, of an estimate with its range."""
+    if row["low"] is None:
+        return row["how"]
+    return f"estimate, {format_value(row['low'])} to {format_value(row['high'])}: {row['how']}"
 
 
 def render_memory(memory: Mapping) -> list[str]:
@@ -48,9 +55,9 @@ def render_memory(memory: Mapping) -> list[str]:
 
 
 def render_kinds(experiment: Experiment) -> str:
-    """Every known kind of GPU: what fits, and seconds per step of the first enabled run, also without CUDA graphs."""
+    """Every known kind of GPU: what fits, and estimated seconds per step of the first run, also without CUDA graphs."""
     name = experiment.enabled[0]
-    lines = [f"{name} by number of GPUs: seconds per step (without CUDA graphs), gpu_memory_utilization"]
+    lines = [f"{name} by number of GPUs: estimated seconds per step (without CUDA graphs), gpu_memory_utilization"]
     lines.append(f"{'':<12}" + "".join(f"{nodes * gpus:>21}" for nodes, gpus in COUNTS))
     for kind in GPUS:
         cells = [_cell(experiment, name, kind, nodes, gpus) for nodes, gpus in COUNTS]
@@ -71,6 +78,8 @@ def _cell(experiment: Experiment, name: str, kind: str, nodes: int, gpus: int) -
     if memory["check"]["status"] == FAILED:
         return "-"
     settings = memory["settings"]
+    if "gpu_memory_utilization" not in settings:
+        return times
     return f"{times} {settings['gpu_memory_utilization']:.2f}{'*' if settings['offload_optimizer'] else ''}"
 
 

@@ -3,17 +3,18 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
+from justrl import config_files
 from justrl.config import LEAST_HANG_MINUTES, CanaryRun, Experiment, Hardware, Recipe, Run, SeedRun, read_part
+from justrl.errors import UserError
 from justrl.gpu_specs import find_gpu
 from justrl.layout import Layout
-from justrl.model_shape import DEEPSEEK, ModelShape, shape_of
+from justrl.model_shape import KNOWN, ModelShape, read_shape, shape_in, shape_of
 from justrl.operations import costs
-from justrl.operations.costs import Calibration, Estimate
-from justrl.operations.experiment_checks import check_memory
-from justrl.train.verl.memory import job_of
+from justrl.operations.costs import Calibration, Estimate, estimated
+from justrl.operations.experiment_checks import check_memory, memory_job
+from justrl.operations.step_time import StepTime, cut_lengths, lengths_of, step_time
 
 # Ray, vLLM's start and compilation, loading the model, the first weight transfer.
 STARTUP_SECONDS = {"verl": 15 * 60, "reference": 3 * 60}
@@ -25,22 +26,45 @@ CPU_STEP_SECONDS = 5.0
 LONGEST_WARNING = 65_535
 SHORTEST_WARNING = 120
 SHORTEST_EVALUATION_MINUTES, LONGEST_EVALUATION_MINUTES = 60, 720
-UNKNOWN_SIZE = "; size of {} unknown until `snakemake data` has fetched it, taken for 1.5B"
 # On a CPU, where nothing is estimated.
 CPU_HANG_MINUTES = 90
+# For a model of unknown size.
+UNKNOWN_HANG_MINUTES = 720
 
 
-def shape_of_run(experiment: Experiment, name: str) -> ModelShape | None:
-    """The shape of a run's base model: of its folder if it is there; None for a model of unknown size."""
+def known_shape(experiment: Experiment, name: str) -> ModelShape | None:
+    """The shape of a run's base model: of its folder, `plan.shapes` or the known models; None where none has it."""
     folder = Layout(experiment, str(experiment.results)).base_model(name)
-    return shape_of(experiment.models[experiment.runs[name].model], folder)
+    model = experiment.runs[name].model
+    if model in experiment.plan.shapes and not (Path(folder) / "config.json").is_file():
+        return shape_in(experiment.plan.shapes[model].as_dict())
+    return shape_of(experiment.models[model], folder)
+
+
+def shape_of_run(experiment: Experiment, name: str) -> ModelShape:
+    """The shape of a run's base model.
+
+    Raises UserError: it is not known, so that neither time nor memory nor disk can be.
+    """
+    if (shape := known_shape(experiment, name)) is None:
+        model = experiment.runs[name].model
+        raise UserError(
+            f"the size of models.{model} is not known, so nothing can be planned: `snakemake data` fetches its "
+            f"config.json, or copy that file's sizes to plan.shapes.{model}"
+        )
+    return shape
 
 
 def calibration_of(experiment: Experiment, name: str, metrics: str | Path, hardware: Hardware) -> Calibration | None:
     """What the phases in a metrics file say of the terms, on the hardware where they were measured."""
-    run = experiment.runs[name]
-    estimate = partial(costs.step_time, hardware, run.engine, run.recipe, shape_of_run(experiment, name))
-    return costs.calibrate(metrics, estimate) if hardware.gpus else None
+    if not hardware.gpus:
+        return None
+    run, shape = experiment.runs[name], shape_of_run(experiment, name)
+
+    def estimate(longest: float, mean: float) -> StepTime:
+        return step_time(costs.work_of(hardware, run.engine, run.recipe, shape, lengths_of(mean, longest)))
+
+    return costs.calibrate(metrics, estimate)
 
 
 def canary_record(experiment: Experiment, name: str) -> tuple[Path | None, Hardware | None]:
@@ -59,31 +83,40 @@ def canary_calibration(experiment: Experiment, name: str) -> Calibration | None:
 
 
 def expected_step_seconds(
-    experiment: Experiment, name: str, metrics_file: str | Path | None = None, calibration: Calibration | None = None
+    experiment: Experiment,
+    name: str,
+    metrics_file: str | Path | None = None,
+    calibration: Calibration | None = None,
+    steps: tuple[int, int] | None = None,
 ) -> Estimate:
-    """Seconds per step of a run on the configured hardware.
+    """Seconds per step of a run on the configured hardware, on average over the steps after the first of `steps`.
 
-    Measured where a metrics file of its own is there, else estimated, with the canary's corrections if it ran.
+    Measured where a metrics file of its own is there, else estimated, with the canary's corrections if it ran. `steps`
+    is the whole run if not given; answers are longest at its start.
     """
     if metrics_file and Path(metrics_file).is_file() and Path(metrics_file).stat().st_size:
         return costs.measured_step_seconds(metrics_file)
     hardware, run = experiment.hardware, experiment.runs[name]
     if not hardware.gpus:
         return Estimate(CPU_STEP_SECONDS, "s", "assumed for a taught model on a CPU")
-    shape, longest = shape_of_run(experiment, name), run.recipe.max_response_length
-    mean = costs.MEAN_RESPONSE * min(1.0, longest / costs.OF_AT_MOST)
-    time = costs.step_time(hardware, run.engine, run.recipe, shape, longest, mean)
+    shape, (first, last) = shape_of_run(experiment, name), steps or (0, run.steps)
+    uncut = costs.uncut_response(first, last, experiment.plan.answer_tokens.get(run.model))
+    lengths = cut_lengths(uncut, run.recipe.max_response_length)
+    time = step_time(costs.work_of(hardware, run.engine, run.recipe, shape, lengths))
     calibration = calibration or (None if isinstance(run, CanaryRun) else canary_calibration(experiment, name))
     if calibration:
         time = calibration.correct(time)
-    how = f"tail {time.tail:,.0f} s ({longest:,} tokens x {1000 * time.tail / longest:.1f} ms)"
-    how += f" + cache {time.cache:,.0f} s + update {time.update:,.0f} s"
+    how = (
+        f"answers of {lengths.mean:,.0f} tokens; launches {time.launches:,.0f} s + weights {time.weights:,.0f} s + "
+        f"cache {time.cache:,.0f} s + update {time.update:,.0f} s + rest {time.rest:,.0f} s"
+    )
     if calibration:
         how += (
-            f" + rest {calibration.rest:,.0f} s; generation x {calibration.generation:.2f}, update x "
-            f"{calibration.update:.2f}, as in {calibration.source}"
+            f"; generation x {calibration.generation:.2f}, update x {calibration.update:.2f}, rest as in "
+            f"{calibration.source}"
         )
-    return Estimate(time.total, "s", how)
+        return Estimate(time.total, "s", how)
+    return estimated(time.total, "s", how)
 
 
 def duration(seconds: float) -> str:
@@ -103,10 +136,12 @@ def hang_timeout_minutes(hardware: Hardware, engine: str, recipe: Recipe, shape:
         return hardware.hang_timeout_minutes
     if not hardware.gpus or hardware.gpu == "none":
         return CPU_HANG_MINUTES
+    if shape is None:
+        return UNKNOWN_HANG_MINUTES
     longest = recipe.max_response_length
-    time = costs.step_time(hardware, engine, recipe, shape, longest, longest)
+    time = step_time(costs.work_of(hardware, engine, recipe, shape, lengths_of(longest, longest)))
     # The reference engine reports no phase, only whole steps.
-    seconds = max(time.tail + time.cache, time.update) if engine == "verl" else time.total
+    seconds = max(time.generation, time.update) if engine == "verl" else time.total
     return max(LEAST_HANG_MINUTES, math.ceil(2 * seconds / 600) * 10)
 
 
@@ -115,14 +150,15 @@ def segment_runtime_minutes(
 ) -> int:
     """Minutes to ask of the queue for a job that trains one segment of a run, so that the segment fits in one job:
 
-        start-up + steps x seconds per step x 1.15 + (saves + 1 export) x seconds to write a state + warning
+        start-up + steps x seconds per step x 1.15 + (saves + 1 merge and export) x seconds to write a state + warning
 
-    rounded up to ten minutes. `metrics_file` is the segment before, whose timings replace the estimate; `steps` is the
-    length of the segment, the configuration's `segment_steps` if not given.
+    rounded up to ten minutes. `metrics_file` is the segment before, whose timings replace the estimate, of which the
+    upper end of the range counts, for the first and longest steps; `steps` is the length of the segment, the
+    configuration's `segment_steps` if not given.
     """
-    step = expected_step_seconds(experiment, name, metrics_file).value
     run, hardware = experiment.runs[name], experiment.hardware
     steps = steps or run.segment_steps
+    step = expected_step_seconds(experiment, name, metrics_file, steps=(0, steps)).upper
     writes = math.ceil(steps / hardware.save_every) + 1
     save = _save_seconds(experiment, name)
     seconds = STARTUP_SECONDS[run.engine] + steps * step * SLACK + writes * save + _warning_seconds(step, save)
@@ -134,7 +170,8 @@ def segment_warning_seconds(experiment: Experiment, name: str, metrics_file: str
 
     A save happens between steps, so the warning leaves room for one slow step and two saves; at least two minutes.
     """
-    step = expected_step_seconds(experiment, name, metrics_file).value
+    first = (0, experiment.runs[name].segment_steps)
+    step = expected_step_seconds(experiment, name, metrics_file, steps=first).upper
     return _warning_seconds(step, _save_seconds(experiment, name))
 
 
@@ -147,14 +184,26 @@ def generation_minutes(
 ) -> int:
     """Minutes to ask of the queue for a job that samples the answers to benchmarks, or one of `shards` of them.
 
-    Twice the estimate, since answers may be longer than that; a job that is cut off goes on from its parts.
+    Twice the estimate, since answers may be longer than that; of a model of unknown size, the longest that is sensible.
+    A job that is cut off goes on from its parts.
     """
-    if not experiment.hardware.gpus:
+    shape = shape_of_target(experiment, name)
+    if not experiment.hardware.gpus or shape is None:
         return LONGEST_EVALUATION_MINUTES
-    shape = shape_of_run(experiment, name) if name in experiment.runs else None
     samples = math.ceil(evaluation_samples(experiment, benchmarks, protocol) / shards)
     longest = experiment.protocols[protocol].max_tokens
-    return _evaluation_minutes(costs.evaluation_seconds(shape or DEEPSEEK, experiment.hardware.kind, samples, longest))
+    return _evaluation_minutes(costs.evaluation_seconds(shape, experiment.hardware.kind, samples, longest))
+
+
+def shape_of_target(experiment: Experiment, name: str) -> ModelShape | None:
+    """The shape of a run's models, or of a published one: its own, or that of its family's base; None if unknown."""
+    if name in experiment.runs:
+        return known_shape(experiment, name)
+    if (entry := experiment.external.get(name)) is None:
+        return None
+    own = read_shape(config_files.find(entry.path)) if entry.path else KNOWN.get(str(entry.model))
+    bases = [run for run, described in experiment.runs.items() if entry.family and described.family == entry.family]
+    return own or (known_shape(experiment, bases[0]) if bases else None)
 
 
 def judge_minutes(experiment: Experiment, benchmarks: Sequence[str], protocol: str) -> int:
@@ -170,41 +219,51 @@ def _evaluation_minutes(seconds: float) -> int:
 
 
 def _save_seconds(experiment: Experiment, name: str) -> float:
-    return costs.save_seconds((shape_of_run(experiment, name) or DEEPSEEK).parameters)
+    shape = known_shape(experiment, name) if not experiment.hardware.gpus else shape_of_run(experiment, name)
+    return costs.save_seconds(shape.parameters) if shape else 0.0
 
 
 def plan_run(
     experiment: Experiment, name: str, measured: str | Path | None = None, calibration: Calibration | None = None
 ) -> dict:
     """What one run needs, every figure with its derivation: {quantity: {value, unit, how}}."""
-    run, hardware = experiment.runs[name], experiment.hardware
-    gpus = hardware.gpus
+    run, hardware, shape = experiment.runs[name], experiment.hardware, shape_of_run(experiment, name)
     step = expected_step_seconds(experiment, name, measured, calibration)
-    hours = step.value * run.steps / 3600
+    jobs = len(run.segment_ends)
+    saves = sum(math.ceil((end - start) / hardware.save_every) + 1 for start, end in _segments(run))
+    around = jobs * STARTUP_SECONDS[run.engine] + saves * costs.save_seconds(shape.parameters)
+    hours = step.times(run.steps / 3600, "h", "")
+    whole = Estimate(
+        hours.value + around / 3600,
+        "h",
+        f"{run.steps:,} steps x {step.value:,.1f} s + {around / 3600:,.1f} h of start-ups, saves and merges",
+        *(None if end is None else end + around / 3600 for end in (hours.low, hours.high)),
+    )
     asked = segment_runtime_minutes(experiment, name, measured) / 60
     warning = segment_warning_seconds(experiment, name, measured)
     rows = {
         "seconds per step": step,
-        "training": Estimate(hours / 24, "days", f"{run.steps:,} steps x {step.value:,.1f} s, without queueing"),
-        "training GPU hours": Estimate(hours * gpus, "GPU h", f"{hours:,.0f} h x {gpus} GPUs"),
-        "training jobs": Estimate(
-            len(run.segment_ends), "jobs", f"{run.steps:,} steps / {run.segment_steps} a segment"
-        ),
+        "training": whole.times(1 / 24, "days", f"{whole.how}, without queueing"),
+        "training GPU hours": whole.times(hardware.gpus, "GPU h", f"{whole.value:,.0f} h x {hardware.gpus} GPUs"),
+        "training jobs": Estimate(jobs, "jobs", f"{run.steps:,} steps / {run.segment_steps} a segment"),
         "time asked per job": Estimate(
-            asked, "h", f"start-up + {run.segment_steps} steps x {SLACK} + saves + {warning} s of warning"
+            asked,
+            "h",
+            f"start-up + {run.segment_steps} steps x {SLACK}, by the upper end for the first, + saves + {warning} s of "
+            "warning",
         ),
     }
-    shape = shape_of_run(experiment, name) or DEEPSEEK
-    if gpus:
+    if hardware.gpus:
         hang = hang_timeout_minutes(hardware, run.engine, run.recipe, shape)
         rows["hang timeout"] = Estimate(hang, "min", "configured, or twice the longest phase at full length")
         rows |= _evaluation_rows(experiment, run, shape) if run.evaluate else {}
     rows |= _disk_rows(experiment, run, shape)
-    note = "" if shape_of_run(experiment, name) else UNKNOWN_SIZE.format(run.model)
-    return {
-        quantity: estimate.as_dict() | {"how": estimate.how + (note if estimate.unit != "jobs" else "")}
-        for quantity, estimate in rows.items()
-    }
+    return {quantity: estimate.as_dict() for quantity, estimate in rows.items()}
+
+
+def _segments(run: Run) -> Iterable[tuple[int, int]]:
+    """First and last step of each segment of a run."""
+    return zip([0, *run.segment_ends], run.segment_ends, strict=False)
 
 
 def announce(experiment: Experiment, segments: Iterable[tuple[str, int]], layout: Layout) -> str:
@@ -218,8 +277,10 @@ def announce(experiment: Experiment, segments: Iterable[tuple[str, int]], layout
     parts = []
     for run, ends in sorted(planned.items()):
         starts = [layout.start_step(run, end) for end in ends]
-        seconds = expected_step_seconds(experiment, run, layout.segment_metrics(run, min(starts))).value
-        seconds *= sum(ends) - sum(starts)
+        step = expected_step_seconds(
+            experiment, run, layout.segment_metrics(run, min(starts)), steps=(min(starts), max(ends))
+        )
+        seconds = step.value * (sum(ends) - sum(starts)) + len(ends) * STARTUP_SECONDS[experiment.runs[run].engine]
         gpus = f", {seconds / 3600 * experiment.hardware.gpus:,.0f} GPU hours" if experiment.hardware.gpus else ""
         parts.append(f"{run} by {len(ends)} job{'s' if len(ends) > 1 else ''}, about {duration(seconds)}{gpus}")
     return f"To be trained: {'; '.join(parts)} (`justrl plan` shows how that is derived)." if parts else ""
@@ -318,15 +379,19 @@ def most_full_states() -> int:
 
 
 def plan_memory(experiment: Experiment, name: str) -> dict | None:
-    """What fills each GPU in each phase of a run on verl, GiB, with the engine's settings; None where none is asked."""
+    """What fills each GPU in each phase of a run, GiB, with the engine's settings; None on a CPU."""
     hardware, run, shape = experiment.hardware, experiment.runs[name], shape_of_run(experiment, name)
-    job = job_of(hardware, run.recipe, shape) if run.engine == "verl" else None
+    job = memory_job(hardware, run.engine, run.recipe, shape)
     if job is None:
         return None
     settings = job.settings
-    phases = job.phases(settings) if shape else {}
     check = check_memory(hardware, run.engine, run.recipe, shape)
-    return {"check": check.as_dict(), "settings": asdict(settings), "card": job.card, "phases": phases}
+    return {
+        "check": check.as_dict(),
+        "settings": asdict(settings),
+        "card": job.card,
+        "phases": job.phases(settings),
+    }
 
 
 def on(hardware: Hardware, gpu: str | None = None, nodes: int | None = None, gpus: int | None = None) -> Hardware:

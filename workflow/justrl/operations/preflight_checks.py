@@ -42,7 +42,7 @@ def _check_run(experiment: Experiment, run: str, results: Path) -> list[Check]:
     recipe, engine = experiment.runs[run].recipe, experiment.runs[run].engine
     layout = Layout(experiment, str(results))
     folder, data = Path(layout.base_model(run)), Path(layout.training_data(run))
-    shape = shape_of(experiment.models[experiment.runs[run].model], folder)
+    shape = plan.known_shape(experiment, run)
     memory = guarded("memory", lambda: experiment_checks.check_memory(experiment.hardware, engine, recipe, shape))
     if not folder.is_dir() or not data.is_file():
         later = f"{run}: not downloaded yet; `snakemake data` fetches it, the preflight rule looks at it again"

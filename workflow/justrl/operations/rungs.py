@@ -4,9 +4,8 @@ from justrl import config
 from justrl.config import Experiment
 from justrl.errors import UserError
 from justrl.layout import Layout
-from justrl.model_shape import DEEPSEEK, shape_of
 from justrl.operations import costs
-from justrl.operations.planning import evaluation_samples, make_plan
+from justrl.operations.planning import evaluation_samples, make_plan, shape_of_run, shape_of_target
 
 COLUMNS = ("rung", "runs on", "GPU hours", "days", "fills a GPU", "disk", "what one learns")
 
@@ -41,10 +40,11 @@ def _golden(experiment: Experiment) -> tuple[str, ...]:
     evaluation, hardware = experiment.evaluation, experiment.hardware
     answers = evaluation_samples(experiment, evaluation.benchmarks, evaluation.protocol)
     tokens, jobs = experiment.protocols[evaluation.protocol].max_tokens, len(evaluation.benchmarks)
-    bases = {run.family: shape_of(experiment.models[run.model]) or DEEPSEEK for run in experiment.runs.values()}
-    shapes = []  # a published model has the shape of its family's base
+    bases = {run.family: shape_of_run(experiment, name) for name, run in experiment.runs.items()}
+    shapes = []
     for family, names in Layout(experiment).golden_families().items():
-        shapes += [bases.get(family or "", DEEPSEEK)] * (len(names) + bool(family))
+        found = [shape_of_target(experiment, name) for name in names]
+        shapes += [shape for shape in (*found, bases.get(family or "")) if shape]
     judged = evaluation.model_grader.enabled
     hours = [costs.evaluation_gpu_hours(s, hardware.kind, answers, jobs, tokens, judged).value for s in shapes]
     sizes = [costs.export_gb(shape.parameters).value for shape in shapes]
