@@ -7,7 +7,7 @@ from pathlib import Path
 from justrl.config import Experiment, Hardware, RunDescription
 from justrl.errors import UserError
 from justrl.layout import Layout
-from justrl.model_shape import DEEPSEEK, shape_of
+from justrl.model_shape import shape_of
 from justrl.operations import checks, costs, experiment_checks, gpu_checks, queue_checks
 from justrl.operations import planning as plan
 from justrl.operations.checks import FAILED, OK, SKIPPED, Check, guarded
@@ -65,7 +65,9 @@ def check_job(
     """The checks that a job makes on the node that will train, from the files that the workflow made."""
     recipe, engine = run.recipe, run.engine
     shape = shape_of(run.model, model)
-    parameters = (shape or DEEPSEEK).parameters
+    # Of a model of another form by its weights, of two bytes each.
+    weights = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
+    parameters = shape.parameters if shape else weights // 2
     # What one segment adds, whatever came before it.
     needed = plan.most_full_states() * costs.state_gb(parameters).value + 2 * costs.export_gb(parameters).value
     return [
