@@ -107,9 +107,12 @@ rule data:
 
 
 rule canary:
-    """Two real steps with short responses and one small evaluation of each enabled run, through every rule."""
+    """Four real steps and one small evaluation of each enabled run, through every rule, and what they have shown."""
     input:
         of(lambda: LAYOUT.wanted("canary")),
+        verdicts=of(LAYOUT.canary_verdicts),
+    shell:
+        "python -m justrl canary check {input.verdicts:q}"
 
 
 rule golden:

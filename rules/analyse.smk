@@ -12,6 +12,7 @@ localrules:
     plot_early_forecast,
     plot_diagnostics,
     summarise_health,
+    judge_canary,
     plot_checkpoints,
     plot_pass_at_k,
     compare_with_published,
@@ -160,6 +161,45 @@ rule summarise_health:
         r"""
         python -m justrl report health \
             --metrics {input:q} \
+            --output {output:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule judge_canary:
+    """Say what the short trial of a run has shown, question by question."""
+    input:
+        metrics="<results>/runs/{run}/metrics.jsonl",
+        run_file="<results>/runs/{run}/run.json",
+        result=of(LAYOUT.canary_result, "run"),
+    output:
+        json="<results>/runs/{run}/verdict.json",
+        html=report(
+            "<results>/runs/{run}/verdict.html",
+            caption="../workflow/captions/verdict.rst",
+            category="Training",
+            labels={"run": "{run}", "figure": "verdicts"},
+        ),
+    log:
+        "<logs>/judge_canary/{run}.log",
+    wildcard_constraints:
+        run=any_of(name for name, entry in RUNS.items() if entry.canary),
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        steps=lambda wildcards: RUNS[wildcards.run].steps,
+        segment_steps=lambda wildcards: RUNS[wildcards.run].segment_steps,
+        options=canary_options,
+        changed=lambda wildcards: json.dumps(LAYOUT.canary_changes(wildcards.run)),
+    shell:
+        r"""
+        python -m justrl canary judge \
+            --metrics {input.metrics:q} \
+            --run-file {input.run_file:q} \
+            --steps {params.steps} \
+            --segment-steps {params.segment_steps} \
+            --changed {params.changed:q} \
+            {params.options:q} \
             --output {output:q} \
             2> >(log_to {log:q})
         """

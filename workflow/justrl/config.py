@@ -481,6 +481,9 @@ class Canary(Part):
 
     steps: Positive = text("Training steps of each enabled run's canary.")
     segment_steps: Positive = text("Steps of one of its jobs; divides steps.")
+    learning_rate: Number = text(
+        "Its rate, without warm-up: so high that a sampler without the newest weights is seen in two steps.", gt=0
+    )
     max_response_length: Positive | None = text(
         "Tokens of a response, in training and in evaluation; null: full length, of which memory and time are learnt."
     )
@@ -725,14 +728,16 @@ class Experiment(Part):
                 raise UserError(f"config: runs.canary_{name}: that is the name of {name}'s canary; choose another")
             # A penalty on the last tokens of a short budget would need a buffer of its own.
             penalty = run.recipe.overlong_penalty.model_copy(update={"enabled": False})
-            short = {"max_response_length": length, "overlong_penalty": penalty} if length else {}
+            trial: dict[str, Any] = {"learning_rate": canary.learning_rate, "warmup_steps": 0}
+            if length:
+                trial |= {"max_response_length": length, "overlong_penalty": penalty}
             changed = {
                 "family": "canary",
                 "enabled": False,
                 "steps": canary.steps,
                 "segment_steps": canary.segment_steps,
                 "evaluate_every": canary.steps,
-                "recipe": run.recipe.model_copy(update=short),
+                "recipe": run.recipe.model_copy(update=trial),
             }
             runs[f"canary_{name}"] = CanaryRun(**{**run.model_dump(exclude={"setting"}), **changed})
         return self.model_copy(update={"runs": runs, "protocols": {**self.protocols, "canary": protocol}})

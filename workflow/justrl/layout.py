@@ -517,7 +517,25 @@ class Layout:
         if self.experiment.hardware.rollouts_kept:
             files += [f"{self.run(run)}/rollouts.html" for run in runs]
         files += [f"{self.root}/comparison/canary.html"] if evaluated else []
-        return [*files, *self.figures(runs, "canary"), *self.health(runs)]
+        return [*files, *self.figures(runs, "canary"), *self.health(runs), *self.canary_verdicts(".html")]
+
+    def canary_verdicts(self, ending: str = ".json") -> list[str]:
+        """The verdicts of the canaries."""
+        return [f"{self.run(run)}/verdict{ending}" for run in self.trainings("canary")]
+
+    def canary_result(self, run: str) -> list[str]:
+        """The result file of a canary, of one that is evaluated."""
+        return self.results(run, []) if self.experiment.runs[run].evaluate else []
+
+    def canary_changes(self, run: str) -> dict[str, list]:
+        """The settings in which a canary differs from its run: [the run's, its own], by key."""
+        runs = self.experiment.runs
+        own, of = runs[run], runs[run.removeprefix("canary_")]
+        keys = ("steps", "segment_steps")
+        found = {key: [getattr(of, key), getattr(own, key)] for key in keys}
+        there, here = of.recipe.as_dict(), own.recipe.as_dict()
+        found |= {f"recipe.{key}": [there[key], here[key]] for key in here}
+        return {key: pair for key, pair in found.items() if pair[0] != pair[1]}
 
     def wanted(self, target: str) -> list[str]:
         """The files that a target asks for: all, canary, golden or first_1000.

@@ -21,6 +21,7 @@ COMMANDS = {
     "generate": "sample the answers to benchmarks",
     "grade": "give kept answers the verdicts of graders",
     "score": "turn verdicts into avg@k, pass@k and maj@k with intervals",
+    "canary": "what the short trial of a run showed: verdicts, to read and to send",
     "verify": "are results what they say: against inputs, hashes and configuration",
     "report": "figures, tables and provenance of what was trained and evaluated",
     "export": "an evaluation for other programs: as a log of Inspect",

@@ -1,0 +1,229 @@
+"""What a canary, the short trial of a run, has shown: one verdict for each question that a run's weeks depend on.
+
+`yes` and `no` are shown by the numbers next to them. `not shown` is neither: this canary could not tell.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+from justrl.analysis.html_tables import Section, Text
+
+YES, NO, NOT_SHOWN = "yes", "no", "not shown"
+
+# How pages show them, by the names of their style sheet.
+STYLES = {YES: "holds", NO: "does not hold", NOT_SHOWN: "undecided"}
+
+# The largest mean difference of a token's probability between sampler and trainer: verl's two engines in bfloat16
+# differ by about 0.01, a policy of another step by more than this.
+MOST_DIFFERENCE = 0.05
+# Steps whose weights were sent to the sampler during the run may differ so many times as much as those that began with
+# weights from a folder; below LEAST_DIFFERENCE it is rounding either way.
+TIMES_THE_FIRST = 4.0
+LEAST_DIFFERENCE = 1e-4
+# Nearly all answers cut off: nobody heard the stop token.
+MOST_TRUNCATED = 0.9
+# Of what the allocator has: fragments and NCCL's buffers need the rest.
+MOST_MEMORY = 0.97
+# Of the estimate. Its own range is narrower; the first steps compile and warm caches.
+MOST_TIME = 2.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question's verdict, the numbers that it rests on, and what to do where it is not `yes`."""
+
+    name: str
+    question: str
+    verdict: str
+    evidence: str
+    action: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a canary was asked to do.
+
+    Attributes:
+        steps: its last step.
+        segment_steps: steps of one job.
+        expected_seconds: the plan's estimate of a step, None where it has none.
+        gpu_memory: GiB of a GPU, None without one.
+    """
+
+    steps: int
+    segment_steps: int
+    expected_seconds: float | None = None
+    gpu_memory: float | None = None
+
+
+def judge(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | None, asked: Asked) -> list[Answer]:
+    """Answer each question from a canary's metrics and, where it was evaluated, its result file."""
+    return [
+        _sync(rows, asked),
+        _stop_tokens(rows, result),
+        _memory(rows, asked),
+        _time(rows, asked),
+        _reward(rows),
+        _resume(rows, asked),
+    ]
+
+
+def _values(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return [row[name] for row in rows if isinstance(row.get(name), int | float)]
+
+
+def _list(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.2g}" for value in values)
+
+
+def _sync(rows: Sequence[Mapping[str, Any]], asked: Asked) -> Answer:
+    """Steps that begin a segment sample from weights out of a folder, the others from weights sent during the run."""
+    name, question = "sync", "Do answers come from the weights that were just trained?"
+    action = (
+        "do not train: the sampler and the trainer hold different policies; docs/verl.md says which runner vLLM must "
+        "take"
+    )
+    differences = [row.get("rollout_probs_diff_mean") for row in rows]
+    missing = [row["step"] for row, value in zip(rows, differences, strict=True) if value is None]
+    if not rows or missing:
+        return Answer(
+            name, question, NO, f"rollout_probs_diff_mean is missing or not finite in steps {missing}", action
+        )
+    known = [float(value) for value in differences if value is not None]
+    if not all(isfinite(value) for value in known):
+        return Answer(name, question, NO, f"rollout_probs_diff_mean is not finite: {_list(known)}", action)
+    begins = [row["step"] % asked.segment_steps == 1 or asked.segment_steps == 1 for row in rows]
+    first = [value for value, begin in zip(known, begins, strict=True) if begin]
+    later = [value for value, begin in zip(known, begins, strict=True) if not begin]
+    said = f"rollout_probs_diff_mean is {_list(first)} with weights from a folder"
+    said += f", {_list(later)} with weights sent to the sampler during the run" if later else ""
+    if max(known) > MOST_DIFFERENCE:
+        return Answer(name, question, NO, f"{said}; at most {MOST_DIFFERENCE:g}", action)
+    if not later:
+        return Answer(
+            name, question, NOT_SHOWN, f"{said}: no step sampled from weights sent to it", "canary.segment_steps: 2"
+        )
+    most = max(TIMES_THE_FIRST * max(first, default=0.0), LEAST_DIFFERENCE)
+    if max(later) > most:
+        return Answer(name, question, NO, f"{said}; at most {most:.2g}", action)
+    moved = [row for row in rows if row["step"] % asked.segment_steps and (row.get("grad_norm") or 0) > 0]
+    if not moved:
+        why = f"{said}, and no step before them changed the weights (grad_norm is 0)"
+        return Answer(name, question, NOT_SHOWN, why, "raise canary.steps, so that some group of answers differs")
+    return Answer(name, question, YES, said)
+
+
+def _stop_tokens(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | None) -> Answer:
+    name, question = "stop_tokens", "Do answers end by themselves?"
+    cut = _values(rows, "response_clip_ratio")
+    if not cut:
+        return Answer(name, question, NOT_SHOWN, "response_clip_ratio is not in the metrics")
+    said = f"{min(cut):.0%} to {max(cut):.0%} of a step's answers were cut off at the limit"
+    evaluated = (result or {}).get("truncated_fraction")
+    said += f", {evaluated:.0%} of the evaluation's" if evaluated is not None else ""
+    if min(cut) > MOST_TRUNCATED:
+        action = "compare the stop tokens that `justrl preflight` lists; or the limit is too short for this model"
+        return Answer(name, question, NO, said, action)
+    return Answer(name, question, YES, said)
+
+
+def _memory(rows: Sequence[Mapping[str, Any]], asked: Asked) -> Answer:
+    name, question = "memory", "Does a step fit into a GPU's memory?"
+    used = _values(rows, "memory_gb")
+    if not asked.gpu_memory or not used:
+        return Answer(name, question, NOT_SHOWN, "no GPU's memory was measured")
+    said = f"the trainer took at most {max(used):.1f} of {asked.gpu_memory:.1f} GiB"
+    if max(used) > MOST_MEMORY * asked.gpu_memory:
+        return Answer(name, question, NO, said, "lower hardware.engine.max_tokens_per_gpu")
+    return Answer(name, question, YES, said)
+
+
+def _time(rows: Sequence[Mapping[str, Any]], asked: Asked) -> Answer:
+    name, question = "time", "Do steps take what the plan says?"
+    taken = _values(rows, "step_seconds")
+    if not taken or not asked.expected_seconds:
+        return Answer(name, question, NOT_SHOWN, f"steps took {_list(taken)} s; the plan has no estimate of them")
+    # The first step of all compiles.
+    usual = sorted(taken[1:] or taken)[len(taken[1:] or taken) // 2]
+    said = f"a step took {usual:,.0f} s, by the plan {asked.expected_seconds:,.0f} s"
+    if usual > MOST_TIME * asked.expected_seconds:
+        action = "`justrl plan` counts with the canary's times from now on: look at what the run then costs"
+        return Answer(name, question, NO, f"{said}; at most {MOST_TIME:g} times as much", action)
+    return Answer(name, question, YES, said)
+
+
+def _reward(rows: Sequence[Mapping[str, Any]]) -> Answer:
+    name, question = "reward", "Are right answers found?"
+    right = _values(rows, "accuracy")
+    undecided = max(_values(rows, "undecided"), default=0.0)
+    if not right:
+        return Answer(name, question, NO, "accuracy is not in the metrics", "read the log of the training")
+    said = f"{min(right):.1%} to {max(right):.1%} of a step's answers earned more than the least reward"
+    said += f", {undecided:.1%} were undecided" if undecided else ""
+    if max(right) == 0.0:
+        return Answer(name, question, NO, said, "read some answers next to their golds (rollouts.html)")
+    if min(right) == 1.0 or undecided > 0.01:
+        return Answer(name, question, NO, said, "a reward that cannot tell answers apart teaches nothing")
+    return Answer(name, question, YES, said)
+
+
+def _resume(rows: Sequence[Mapping[str, Any]], asked: Asked) -> Answer:
+    name, question = "resume", "Does a job continue where the one before it ended?"
+    steps = [row["step"] for row in rows]
+    if steps != list(range(1, asked.steps + 1)):
+        said = f"the metrics have steps {steps} of {asked.steps}"
+        return Answer(name, question, NO, said, "read the logs of the segments")
+    ends = list(range(asked.segment_steps, asked.steps, asked.segment_steps))
+    if not ends:
+        return Answer(name, question, NOT_SHOWN, "there was one segment", "canary.segment_steps: half of canary.steps")
+    begun = [row.get("rollout_probs_diff_mean") for row in rows if row["step"] - 1 in ends]
+    said = f"{len(ends) + 1} jobs made steps 1 to {asked.steps} without a gap"
+    if any(value is None or value > MOST_DIFFERENCE for value in begun):
+        return Answer(name, question, NO, f"{said}, but the first step of a resumed job sampled from other weights")
+    return Answer(name, question, YES, said)
+
+
+def is_good(answers: Sequence[Answer]) -> bool:
+    """Whether no question was answered `no`."""
+    return all(answer.verdict != NO for answer in answers)
+
+
+def as_json(run: str, answers: Sequence[Answer], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdicts as they are kept; `changed` are the settings in which the canary differs from its run."""
+    return {"experiment": "canary", "run": run, "changed": dict(changed), "answers": [asdict(one) for one in answers]}
+
+
+def sections(record: Mapping[str, Any]) -> list[Section]:
+    """The page of kept verdicts: a row for each question, and what was changed for the trial."""
+    rows = [
+        [
+            Text(answer["question"], answer["name"]),
+            Text("", "", ((answer["verdict"], STYLES.get(answer["verdict"], "")),)),
+            Text(answer["evidence"], answer["action"]),
+        ]
+        for answer in record["answers"]
+    ]
+    lead = f"What the short trial of {record['run'].removeprefix('canary_')} showed before the run itself is paid for."
+    changed = [[Text(key), Text(f"{there}"), Text(f"{here}")] for key, (there, here) in record["changed"].items()]
+    return [
+        Section("Verdicts", ["Question", "Verdict", "Evidence"], rows, lead, numeric=False),
+        Section(
+            "Changed for the trial",
+            ["Setting", "The run", "Its canary"],
+            changed,
+            "Everything else is as the run has it. Nothing is ever resumed from a canary.",
+            numeric=False,
+        ),
+    ]
+
+
+def sentence(record: Mapping[str, Any]) -> str | None:
+    """What is wrong, in one sentence; None where no question was answered `no`."""
+    wrong = [answer for answer in record["answers"] if answer["verdict"] == NO]
+    if not wrong:
+        return None
+    said = "; ".join(f"{answer['question']} No: {answer['evidence']}" for answer in wrong)
+    todo = next((answer["action"] for answer in wrong if answer["action"]), "")
+    return f"{record['run']}: {said}. {todo}".rstrip(". ")

@@ -1,0 +1,110 @@
+"""The verdicts of a canary: make them, check them, send them to others, read those of others.
+
+`judge` answers each question from metrics; `check` prints the answers and ends with 1 where one is no; `pack` writes
+one file without users, hosts or paths; `read` shows such a file.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the four sub-commands."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    one = commands.add_parser("judge", help=judge.__doc__)
+    one.add_argument("--metrics", required=True, type=Path, metavar="METRICS.jsonl")
+    one.add_argument("--run-file", required=True, type=Path, help="the canary's run.json")
+    one.add_argument("--result", type=Path, help="result file of its evaluation")
+    one.add_argument("--steps", required=True, type=int)
+    one.add_argument("--segment-steps", required=True, type=int)
+    one.add_argument("--expected-seconds", type=float, help="of a step, by the plan")
+    one.add_argument("--gpu-memory", type=float, help="GiB of a GPU")
+    one.add_argument("--changed", default="{}", help='JSON: {"setting": [the run, its canary], ...}')
+    one.add_argument("--output", required=True, type=Path, nargs="+", help="verdict.json, verdict.html")
+    one.set_defaults(call=judge)
+    one = commands.add_parser("check", help=check.__doc__)
+    one.add_argument("verdicts", nargs="*", type=Path, metavar="VERDICT.json")
+    one.set_defaults(call=check)
+    one = commands.add_parser("pack", help=pack.__doc__)
+    one.add_argument("run", type=Path, help="folder of a canary: results/runs/canary_NAME")
+    one.add_argument("--to", type=Path, help="file to write (default: canary_NAME.json)")
+    one.set_defaults(call=pack)
+    one = commands.add_parser("read", help=read.__doc__)
+    one.add_argument("file", type=Path)
+    one.set_defaults(call=read)
+
+
+def judge(arguments: argparse.Namespace) -> None:
+    """Answer each question from a canary's metrics, as JSON and as a page."""
+    from justrl.analysis import canary_verdict
+    from justrl.analysis.html_tables import write_html
+    from justrl.analysis.metrics import read_metrics
+    from justrl.io import json_argument, read_object, write_json
+
+    asked = canary_verdict.Asked(
+        arguments.steps, arguments.segment_steps, arguments.expected_seconds or None, arguments.gpu_memory or None
+    )
+    result = read_object(arguments.result) if arguments.result else None
+    answers = canary_verdict.judge(read_metrics(arguments.metrics), result, asked)
+    run = str(read_object(arguments.run_file)["run"])
+    record = canary_verdict.as_json(run, answers, json_argument(arguments.changed, "--changed"))
+    for output in arguments.output:
+        if output.suffix == ".html":
+            write_html(output, f"Verdicts of {run}", canary_verdict.sections(record), "canary")
+        else:
+            write_json(output, record)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Print the verdicts of canaries; status 1 where a question was answered no."""
+    from justrl.analysis.canary_verdict import sentence
+    from justrl.io import read_object
+
+    wrong: list[str] = []
+    for path in arguments.verdicts:
+        record = read_object(path)
+        _show(record)
+        wrong += filter(None, [sentence(record)])
+    for line in wrong:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _show(record: dict[str, Any]) -> None:
+    print(record["run"])
+    _table([(answer["question"], answer["verdict"], answer["evidence"]) for answer in record["answers"]])
+    if changed := record["changed"]:
+        print(
+            "  changed for the trial: "
+            + ", ".join(f"{key} {here} (the run: {there})" for key, (there, here) in changed.items())
+        )
+
+
+def _table(rows: Sequence[tuple[str, str, str]]) -> None:
+    import textwrap
+
+    for question, verdict, evidence in rows:
+        print(f"  {question:<52} {verdict}".rstrip())
+        print(textwrap.fill(evidence, 96, initial_indent="      ", subsequent_indent="      "))
+
+
+def pack(arguments: argparse.Namespace) -> None:
+    """Write a canary's verdicts, metrics, versions and settings as one file, without users, hosts or paths."""
+    from justrl.io import write_json
+    from justrl.operations import canary_pack
+
+    output = arguments.to or Path(f"{arguments.run.name}.json")
+    write_json(output, canary_pack.packed(arguments.run))
+    print(f"{output}: {output.stat().st_size / 1e3:,.0f} kB; look at it, then send it as README says")
+
+
+def read(arguments: argparse.Namespace) -> None:
+    """Show a packed canary: verdicts, machine, and its times next to the plan's."""
+    from justrl.operations import canary_pack
+
+    found = canary_pack.unpacked(arguments.file)
+    _show(found["verdict"])
+    _table([(what, "", text) for what, text in canary_pack.facts(found)])

@@ -1,0 +1,122 @@
+"""A canary's verdicts and numbers as one file that its owner can show to anybody.
+
+What is not a number, a known name or a version stays out: paths, hosts, users and free text. A file that still has one
+of them is not written.
+"""
+
+import getpass
+import json
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from justrl.errors import UserError
+from justrl.io import read_json_object, read_jsonl, read_object
+
+FORMAT = 1
+MOST_BYTES = 25_000_000
+PACKAGES = ("torch", "vllm", "verl", "transformers", "flash-attn", "ray", "tensordict", "numpy", "snakemake")
+# Of the preflight on the machine that trained: what it says of GPUs and packages has neither paths nor names.
+CHECKS = ("gpus", "packages", "driver", "interconnect")
+_PATH = re.compile(r"(?<![\w.:/-])(?:~|/[A-Za-z0-9_.-]+)/[A-Za-z0-9_.-]+")
+
+
+def packed(folder: Path) -> dict[str, Any]:
+    """What a file of a canary holds.
+
+    Args:
+        folder: of the canary's run, `results/runs/canary_NAME`.
+
+    Raises UserError: the canary has no verdict yet, or a path, user or host would be in the file.
+    """
+    verdict = folder / "verdict.json"
+    if not verdict.is_file():
+        raise UserError(f"{verdict} is not there: `snakemake canary` makes it, and {folder} must be a canary's folder")
+    described = read_object(folder / "run.json")
+    checks = read_json_object(folder / "preflight.json").get("checks", [])
+    found = {
+        "format": FORMAT,
+        "verdict": read_object(verdict),
+        "engine": described["engine"],
+        "model": _public(described["model"]),
+        "recipe": _public(described["recipe"]),
+        "hardware": _public(read_object(folder.parent.parent / "hardware.json")),
+        "preflight": {check["name"]: check["found"] for check in checks if check["name"] in CHECKS},
+        "versions": dict(_versions()),
+        "steps": [_numbers(row) for row in read_jsonl(folder / "metrics.jsonl")],
+    }
+    for private in _private(json.dumps(found, ensure_ascii=False)):
+        raise UserError(f"{private!r} of {folder} would be in the file, which is for everybody: nothing was written")
+    return found
+
+
+def unpacked(file: Path) -> dict[str, Any]:
+    """Read a file that `packed` made.
+
+    Raises UserError: it is too large, or no such file.
+    """
+    if not file.is_file():
+        raise UserError(f"{file} is no file")
+    if file.stat().st_size > MOST_BYTES:
+        raise UserError(f"{file} has {file.stat().st_size / 1e6:,.0f} MB: a canary's file has less than 25 MB")
+    found = read_object(file)
+    kinds = {"verdict": dict, "recipe": dict, "hardware": dict, "versions": dict, "steps": list, "model": dict}
+    missing = [name for name, kind in kinds.items() if not isinstance(found.get(name), kind)]
+    if found.get("format") != FORMAT or missing:
+        what = f"it lacks {missing[0]}" if missing else f"its format is {found.get('format')!r}, not {FORMAT}"
+        raise UserError(f"{file} is no canary's file of this version: {what}")
+    return found
+
+
+def facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Lines for people: where it ran and what it took."""
+    hardware, steps = found["hardware"], found["steps"]
+    yield "hardware", f"{hardware.get('nodes')} x {hardware.get('gpus_per_node')} {hardware.get('gpu')}"
+    yield from found.get("preflight", {}).items()
+    yield "versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    for name, unit in (
+        ("step_seconds", "s"),
+        ("rollout_seconds", "s"),
+        ("update_seconds", "s"),
+        ("weight_sync_seconds", "s"),
+        ("memory_gb", "GiB"),
+        ("response_length_mean", "tokens"),
+    ):
+        values = [row[name] for row in steps if isinstance(row.get(name), int | float)]
+        if values:
+            yield name, ", ".join(f"{value:,.1f}" for value in values) + f" {unit}"
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            yield name, metadata.version(name)
+
+
+def _public(value: Any) -> Any:
+    """A configuration without paths: of a path its last part, of anything else itself."""
+    if isinstance(value, dict):
+        return {key: _public(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_public(item) for item in value]
+    if isinstance(value, str) and value.startswith(("/", "~", ".", "file:")):
+        return Path(value).name
+    return value
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if isinstance(value, int | float)}
+
+
+def _private(text: str) -> Iterator[str]:
+    """What of a text is a path, this user or this host."""
+    yield from _PATH.findall(text)
+    names = {socket.gethostname(), Path.home().name}
+    with suppress(KeyError, OSError):
+        names.add(getpass.getuser())
+    # Names of a few letters, or such as "root", are words as well.
+    yield from (name for name in names - {"root"} if len(name) > 3 and re.search(rf"\b{re.escape(name)}\b", text))
