@@ -114,9 +114,9 @@ def segment_options(wildcards):
     return f"--signal=URG@{seconds}{evenly}"
 
 
-def canary_options(wildcards):
-    """What a canary is judged by besides its own files: its result, the plan's seconds of a step, a GPU's memory."""
-    options = [word for file in LAYOUT.canary_result(wildcards.run) for word in ("--result", file)]
+def canary_options(wildcards, input):
+    """What a canary is judged by besides its metrics: its result, the plan's seconds of a step, a GPU's memory."""
+    options = [word for file in input.result for word in ("--result", file)]
     if HARDWARE.gpus:
         seconds = planning.expected_step_seconds(EXPERIMENT, wildcards.run).value
         options += ["--expected-seconds", f"{seconds:.0f}", "--gpu-memory", f"{HARDWARE.kind.memory:.1f}"]
