@@ -187,19 +187,15 @@ rule judge_canary:
     conda:
         "../envs/workflow.yaml"
     params:
-        steps=lambda wildcards: RUNS[wildcards.run].steps,
-        segment_steps=lambda wildcards: RUNS[wildcards.run].segment_steps,
-        options=canary_options,
-        changed=lambda wildcards: json.dumps(LAYOUT.canary_changes(wildcards.run)),
+        asked=canary_asked,
+        result=lambda wildcards, input: [word for file in input.result for word in ("--result", file)],
     shell:
         r"""
         python -m justrl canary judge \
             --metrics {input.metrics:q} \
             --run-file {input.run_file:q} \
-            --steps {params.steps} \
-            --segment-steps {params.segment_steps} \
-            --changed {params.changed:q} \
-            {params.options:q} \
+            --asked {params.asked:q} \
+            {params.result:q} \
             --output {output:q} \
             2> >(log_to {log:q})
         """

@@ -114,13 +114,13 @@ def segment_options(wildcards):
     return f"--signal=URG@{seconds}{evenly}"
 
 
-def canary_options(wildcards, input):
-    """What a canary is judged by besides its metrics: its result, the plan's seconds of a step, a GPU's memory."""
-    options = [word for file in input.result for word in ("--result", file)]
+def canary_asked(wildcards):
+    """What a canary was asked to do, with the plan's seconds of its step and a GPU's memory, as JSON."""
+    asked = LAYOUT.canary_asked(wildcards.run)
     if HARDWARE.gpus:
         seconds = planning.expected_step_seconds(EXPERIMENT, wildcards.run).value
-        options += ["--expected-seconds", f"{seconds:.0f}", "--gpu-memory", f"{HARDWARE.kind.memory:.1f}"]
-    return options
+        asked |= {"expected_seconds": round(seconds), "gpu_memory": HARDWARE.kind.memory}
+    return json.dumps(asked)
 
 
 def generation_runtime(wildcards):

@@ -188,7 +188,8 @@ def test_the_canarys_timings_are_taken_where_they_are_there(tmp_path):
 
 def test_the_canary_takes_full_steps(config):
     recipe = config.with_canaries().runs["canary_deepseek"].recipe
-    assert recipe == config.runs["deepseek"].recipe
+    differs = {"learning_rate": config.canary.learning_rate, "warmup_steps": 0}
+    assert recipe == config.runs["deepseek"].recipe.model_copy(update=differs)
     short = experiment.load(overrides=["canary.max_response_length=1024"]).with_canaries()
     assert short.runs["canary_deepseek"].recipe.max_response_length == short.protocols["canary"].max_tokens == 1024
 

@@ -482,7 +482,9 @@ class Canary(Part):
     steps: Positive = text("Training steps of each enabled run's canary.")
     segment_steps: Positive = text("Steps of one of its jobs; divides steps.")
     learning_rate: Number = text(
-        "Its rate, without warm-up: so high that a sampler without the newest weights is seen in two steps.", gt=0
+        "Its rate, without warm-up: so high that a sampler without the newest weights is seen in two steps.",
+        gt=0,
+        default=1e-4,
     )
     max_response_length: Positive | None = text(
         "Tokens of a response, in training and in evaluation; null: full length, of which memory and time are learnt."

@@ -527,15 +527,16 @@ class Layout:
         """The result file of a canary, of one that is evaluated."""
         return self.results(run, []) if self.experiment.runs[run].evaluate else []
 
-    def canary_changes(self, run: str) -> dict[str, list]:
-        """The settings in which a canary differs from its run: [the run's, its own], by key."""
+    def canary_asked(self, run: str) -> dict[str, Any]:
+        """What a canary is asked to do, without the plan's part: fields of Asked in analysis/canary_verdict.py."""
         runs = self.experiment.runs
         own, of = runs[run], runs[run.removeprefix("canary_")]
         keys = ("steps", "segment_steps")
         found = {key: [getattr(of, key), getattr(own, key)] for key in keys}
         there, here = of.recipe.as_dict(), own.recipe.as_dict()
         found |= {f"recipe.{key}": [there[key], here[key]] for key in here}
-        return {key: pair for key, pair in found.items() if pair[0] != pair[1]}
+        changed = {key: pair for key, pair in found.items() if pair[0] != pair[1]}
+        return {"steps": own.steps, "segment_steps": own.segment_steps, "changed": changed}
 
     def wanted(self, target: str) -> list[str]:
         """The files that a target asks for: all, canary, golden or first_1000.

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
 
@@ -50,12 +50,14 @@ class Asked:
         segment_steps: steps of one job.
         expected_seconds: the plan's estimate of a step, None where it has none.
         gpu_memory: GiB of a GPU, None without one.
+        changed: the settings in which it differs from its run: [the run's, its own], by key.
     """
 
     steps: int
     segment_steps: int
     expected_seconds: float | None = None
     gpu_memory: float | None = None
+    changed: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 def judge(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | None, asked: Asked) -> list[Answer]:
@@ -190,9 +192,14 @@ def is_good(answers: Sequence[Answer]) -> bool:
     return all(answer.verdict != NO for answer in answers)
 
 
-def as_json(run: str, answers: Sequence[Answer], changed: Mapping[str, Any]) -> dict[str, Any]:
-    """The verdicts as they are kept; `changed` are the settings in which the canary differs from its run."""
-    return {"experiment": "canary", "run": run, "changed": dict(changed), "answers": [asdict(one) for one in answers]}
+def as_json(run: str, answers: Sequence[Answer], asked: Asked) -> dict[str, Any]:
+    """The verdicts as they are kept."""
+    return {
+        "experiment": "canary",
+        "run": run,
+        "asked": asdict(asked),
+        "answers": [asdict(one) for one in answers],
+    }
 
 
 def sections(record: Mapping[str, Any]) -> list[Section]:
@@ -206,7 +213,9 @@ def sections(record: Mapping[str, Any]) -> list[Section]:
         for answer in record["answers"]
     ]
     lead = f"What the short trial of {record['run'].removeprefix('canary_')} showed before the run itself is paid for."
-    changed = [[Text(key), Text(f"{there}"), Text(f"{here}")] for key, (there, here) in record["changed"].items()]
+    changed = [
+        [Text(key), Text(f"{there}"), Text(f"{here}")] for key, (there, here) in record["asked"]["changed"].items()
+    ]
     return [
         Section("Verdicts", ["Question", "Verdict", "Evidence"], rows, lead, numeric=False),
         Section(

@@ -18,11 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--metrics", required=True, type=Path, metavar="METRICS.jsonl")
     one.add_argument("--run-file", required=True, type=Path, help="the canary's run.json")
     one.add_argument("--result", type=Path, help="result file of its evaluation")
-    one.add_argument("--steps", required=True, type=int)
-    one.add_argument("--segment-steps", required=True, type=int)
-    one.add_argument("--expected-seconds", type=float, help="of a step, by the plan")
-    one.add_argument("--gpu-memory", type=float, help="GiB of a GPU")
-    one.add_argument("--changed", default="{}", help='JSON: {"setting": [the run, its canary], ...}')
+    one.add_argument("--asked", required=True, help="JSON: what it was asked to do (analysis/canary_verdict.py, Asked)")
     one.add_argument("--output", required=True, type=Path, nargs="+", help="verdict.json, verdict.html")
     one.set_defaults(call=judge)
     one = commands.add_parser("check", help=check.__doc__)
@@ -44,13 +40,11 @@ def judge(arguments: argparse.Namespace) -> None:
     from justrl.analysis.metrics import read_metrics
     from justrl.io import json_argument, read_object, write_json
 
-    asked = canary_verdict.Asked(
-        arguments.steps, arguments.segment_steps, arguments.expected_seconds or None, arguments.gpu_memory or None
-    )
+    asked = canary_verdict.Asked(**json_argument(arguments.asked, "--asked"))
     result = read_object(arguments.result) if arguments.result else None
     answers = canary_verdict.judge(read_metrics(arguments.metrics), result, asked)
     run = str(read_object(arguments.run_file)["run"])
-    record = canary_verdict.as_json(run, answers, json_argument(arguments.changed, "--changed"))
+    record = canary_verdict.as_json(run, answers, asked)
     for output in arguments.output:
         if output.suffix == ".html":
             write_html(output, f"Verdicts of {run}", canary_verdict.sections(record), "canary")
@@ -76,11 +70,8 @@ def check(arguments: argparse.Namespace) -> int:
 def _show(record: dict[str, Any]) -> None:
     print(record["run"])
     _table([(answer["question"], answer["verdict"], answer["evidence"]) for answer in record["answers"]])
-    if changed := record["changed"]:
-        print(
-            "  changed for the trial: "
-            + ", ".join(f"{key} {here} (the run: {there})" for key, (there, here) in changed.items())
-        )
+    changed = [f"{key} {here} (the run: {there})" for key, (there, here) in record["asked"]["changed"].items()]
+    _table([("Changed for the trial:", "", ", ".join(changed))])
 
 
 def _table(rows: Sequence[tuple[str, str, str]]) -> None:

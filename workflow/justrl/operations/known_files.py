@@ -83,7 +83,9 @@ def _pattern(layout: Layout) -> re.Pattern[str]:
     figures = rf"(?:{_any(FIGURES)})\.(svg|png|json)"
     target = rf"(?:{runs})@(?:\d+|base)|{_any(experiment.external)}"
     page = r"\.(html|json|md|csv|svg|png)"
-    of_run = r"(run|health|preflight)\.json|metrics\.jsonl|model_card\.md|rollouts\.html|verl\.yaml"
+    of_run = (
+        r"(run|health|preflight|verdict)\.json|verdict\.html|metrics\.jsonl|model_card\.md|rollouts\.html|verl\.yaml"
+    )
     paths = [
         TOP,
         rf"((?:{protocols})/)?({result})\.json",

@@ -16,7 +16,7 @@ from typing import Any
 
 from justrl.config import settings
 from justrl.errors import UserError
-from justrl.io import file_sha256, read_json
+from justrl.io import file_sha256, read_json, read_json_object
 from justrl.layout import Layout
 
 # Numbers of other versions of the same libraries may differ in the last digits.
@@ -82,12 +82,23 @@ def _runs(layout: Layout) -> Iterator[Remade]:
         inputs = {"--run": [layout.run_file(run)], "--results": layout.base_and_last(run) if entry.evaluate else []}
         inputs["--sources"] = layout.card_sources(run)
         yield _made([f"{folder}/model_card.md"], "model-card", inputs, "--family", str(entry.family), *labels)
+        if entry.canary:
+            yield _verdict(folder, metrics, layout.run_file(run), layout.canary_result(run))
         title = ["--experiment", layout.stamp(run), "--title", f"Rollouts of {run}"]
         yield _made([f"{folder}/rollouts.html"], "rollouts", {"--rollouts": layout.rollouts(run)}, *title)
         early = layout.first_thousand_metrics(run)
         yield _made([early], "metrics", {"": layout.first_thousand_segments(run)})
         first = {"--metrics": [early], "--results": []}
         yield _made([f"{layout.root}/first_1000/{run}/forecast.json"], "forecast", first, *labels, *steps)
+
+
+def _verdict(folder: str, metrics: str, run_file: str, result: Sequence[str]) -> Remade:
+    """A canary's verdict and its page, judged by what the verdict says that was asked."""
+    asked = read_json_object(f"{folder}/verdict.json").get("asked")
+    words = ["canary", "judge", "--metrics", metrics, "--run-file", run_file, "--asked", json.dumps(asked or {})]
+    words += [word for file in result for word in ("--result", file)]
+    inputs = tuple(map(Path, [metrics, run_file, *result]))
+    return Remade((Path(f"{folder}/verdict.json"), Path(f"{folder}/verdict.html")), tuple(words), inputs)
 
 
 def _data(layout: Layout) -> Iterator[Remade]:
