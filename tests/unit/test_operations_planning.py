@@ -13,6 +13,7 @@ from justrl import config_files
 from justrl.commands.main import main
 from justrl.errors import UserError
 from justrl.gpu_specs import GPUS, find_gpu
+from justrl.layout import Layout
 from justrl.model_shape import DEEPSEEK, shape_of
 from justrl.operations import costs
 from justrl.operations import planning as plan
@@ -224,11 +225,14 @@ SIZES |= {"num_key_value_heads": 2, "vocab_size": 151_936, "tie_word_embeddings"
 def test_an_unknown_models_size_is_refused_until_its_folder_or_the_key_gives_it(tmp_path):
     words = ["models.deepseek.hub_id=someone/else", f"pathvars={{results: {tmp_path}}}"]
     config = experiment.load(overrides=words)
-    for call in (plan.make_plan, lambda config: plan.segment_runtime_minutes(config, "deepseek")):
-        with pytest.raises(
-            UserError, match=r"size of models.deepseek is not known.*`snakemake data`.*plan.shapes.deep"
-        ):
-            call(config)
+    said = r"size of models.deepseek is not known.*`snakemake data`.*plan.shapes.deepseek"
+    with pytest.raises(UserError, match=said):
+        plan.make_plan(config)
+    # A dry run before the download still plans its jobs.
+    assert plan.segment_runtime_minutes(config, "deepseek") == 24 * 60
+    assert plan.segment_warning_seconds(config, "deepseek") == 1800
+    line = plan.announce(config, [("deepseek", 60)], Layout(config))
+    assert "deepseek by 1 job, for a time that is not known before `snakemake data`" in line
     # Qwen2.5-0.5B has 494,032,768 parameters.
     given = experiment.load(overrides=[*words, f"plan.shapes={json.dumps({'deepseek': SIZES})}"])
     assert value(plan.make_plan(given), "deepseek", "one full state") == pytest.approx(12 * 0.494032768)

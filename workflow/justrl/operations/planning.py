@@ -29,7 +29,7 @@ SHORTEST_EVALUATION_MINUTES, LONGEST_EVALUATION_MINUTES = 60, 720
 # On a CPU, where nothing is estimated.
 CPU_HANG_MINUTES = 90
 # For a model of unknown size.
-UNKNOWN_HANG_MINUTES = 720
+UNKNOWN_HANG_MINUTES, UNKNOWN_SEGMENT_MINUTES, UNKNOWN_WARNING = 720, 24 * 60, 1800
 
 
 def known_shape(experiment: Experiment, name: str) -> ModelShape | None:
@@ -154,11 +154,12 @@ def segment_runtime_minutes(
 
     rounded up to ten minutes. `metrics_file` is the segment before, whose timings replace the estimate, of which the
     upper end of the range counts, for the first and longest steps; `steps` is the length of the segment, the
-    configuration's `segment_steps` if not given.
+    configuration's `segment_steps` if not given. A model of unknown size has a day.
     """
     run, hardware = experiment.runs[name], experiment.hardware
     steps = steps or run.segment_steps
-    step = expected_step_seconds(experiment, name, metrics_file, steps=(0, steps)).upper
+    if (step := _longest_step(experiment, name, metrics_file, steps)) is None:
+        return UNKNOWN_SEGMENT_MINUTES
     writes = math.ceil(steps / hardware.save_every) + 1
     save = _save_seconds(experiment, name)
     seconds = STARTUP_SECONDS[run.engine] + steps * step * SLACK + writes * save + _warning_seconds(step, save)
@@ -168,11 +169,19 @@ def segment_runtime_minutes(
 def segment_warning_seconds(experiment: Experiment, name: str, metrics_file: str | Path | None = None) -> int:
     """Seconds before the time limit at which Slurm warns the trainer, for `--signal=URG@...`.
 
-    A save happens between steps, so the warning leaves room for one slow step and two saves; at least two minutes.
+    A save happens between steps, so the warning leaves room for one slow step and two saves; at least two minutes. A
+    model of unknown size has half an hour.
     """
-    first = (0, experiment.runs[name].segment_steps)
-    step = expected_step_seconds(experiment, name, metrics_file, steps=first).upper
-    return _warning_seconds(step, _save_seconds(experiment, name))
+    step = _longest_step(experiment, name, metrics_file, experiment.runs[name].segment_steps)
+    return UNKNOWN_WARNING if step is None else _warning_seconds(step, _save_seconds(experiment, name))
+
+
+def _longest_step(experiment: Experiment, name: str, metrics_file: str | Path | None, steps: int) -> float | None:
+    """Seconds that a step of the first `steps` may take; None where they cannot be known before a download."""
+    measured = metrics_file and Path(metrics_file).is_file()
+    if experiment.hardware.gpus and not measured and known_shape(experiment, name) is None:
+        return None
+    return expected_step_seconds(experiment, name, metrics_file, steps=(0, steps)).upper
 
 
 def _warning_seconds(step: float, save: float) -> int:
@@ -219,7 +228,7 @@ def _evaluation_minutes(seconds: float) -> int:
 
 
 def _save_seconds(experiment: Experiment, name: str) -> float:
-    shape = known_shape(experiment, name) if not experiment.hardware.gpus else shape_of_run(experiment, name)
+    shape = known_shape(experiment, name)
     return costs.save_seconds(shape.parameters) if shape else 0.0
 
 
@@ -277,12 +286,15 @@ def announce(experiment: Experiment, segments: Iterable[tuple[str, int]], layout
     parts = []
     for run, ends in sorted(planned.items()):
         starts = [layout.start_step(run, end) for end in ends]
-        step = expected_step_seconds(
-            experiment, run, layout.segment_metrics(run, min(starts)), steps=(min(starts), max(ends))
-        )
+        jobs = f"{run} by {len(ends)} job{'s' if len(ends) > 1 else ''}"
+        measured = layout.segment_metrics(run, min(starts))
+        if _longest_step(experiment, run, measured, 1) is None:
+            parts.append(f"{jobs}, for a time that is not known before `snakemake data` has fetched the model")
+            continue
+        step = expected_step_seconds(experiment, run, measured, steps=(min(starts), max(ends)))
         seconds = step.value * (sum(ends) - sum(starts)) + len(ends) * STARTUP_SECONDS[experiment.runs[run].engine]
         gpus = f", {seconds / 3600 * experiment.hardware.gpus:,.0f} GPU hours" if experiment.hardware.gpus else ""
-        parts.append(f"{run} by {len(ends)} job{'s' if len(ends) > 1 else ''}, about {duration(seconds)}{gpus}")
+        parts.append(f"{jobs}, about {duration(seconds)}{gpus}")
     return f"To be trained: {'; '.join(parts)} (`justrl plan` shows how that is derived)." if parts else ""
 
 
