@@ -1,5 +1,6 @@
 """The model of time: its terms, the published figures, and that the constants are those that fit them."""
 
+import json
 from dataclasses import astuple, replace
 
 import numpy as np
@@ -25,6 +26,7 @@ def test_lengths_that_are_cut_have_the_mean_and_square_of_drawn_ones():
     again = lengths_of(lengths.mean, 8_192)
     assert again.mean == lengths.mean and again.square == pytest.approx(lengths.square, rel=0.001)
     assert lengths_of(8_192, 8_192) == Lengths(8_192, 8_192**2, 8_192)
+    assert lengths_of(0, 8_192).mean == 1
 
 
 def test_a_token_takes_no_less_than_its_launches_however_fast_the_gpu():
@@ -76,3 +78,9 @@ def test_a_source_is_predicted_without_its_own_figures(figures):
 def test_the_command_prints_the_table_that_stands_in_the_documentation(root, capsys):
     assert main(["plan", "--backtest"]) == 0
     assert capsys.readouterr().out in (root / "docs/measured.md").read_text()
+    assert main(["plan", "--backtest", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert len(made["figures"]) == len(backtest.read_figures()) and made["range"] == pytest.approx(
+        [LEAST, MOST], abs=0.01
+    )
+    assert all({"source", "where", "seconds", "ratio"} <= figure.keys() for figure in made["figures"])

@@ -243,6 +243,14 @@ def test_an_unknown_models_size_is_refused_until_its_folder_or_the_key_gives_it(
     assert value(made, "deepseek", "one full state") == value(by_key, "deepseek", "one full state") < 12 * 0.4
 
 
+def test_the_key_also_gives_the_size_of_a_folder_of_another_form(tmp_path):
+    words = ["models.deepseek.hub_id=someone/else", f"pathvars={{results: {tmp_path}}}"]
+    given = experiment.load(overrides=[*words, f"plan.shapes={json.dumps({'deepseek': SIZES})}"])
+    (tmp_path / "models/deepseek").mkdir(parents=True)
+    (tmp_path / "models/deepseek/config.json").write_text(json.dumps(SIZES | {"num_experts": 64}))
+    assert value(plan.make_plan(given), "deepseek", "one full state") == pytest.approx(12 * 0.494032768)
+
+
 def test_a_key_that_names_no_model_is_refused():
     with pytest.raises(UserError, match="plan: no such entry in models: depseek: did you mean deepseek"):
         experiment.load(overrides=["plan.answer_tokens={depseek: 500}"])

@@ -53,7 +53,7 @@ def plan(arguments: argparse.Namespace) -> None:
     from justrl.operations import backtest, detection, plan_tables, planning, rungs
 
     if arguments.backtest:
-        print(backtest.render())
+        print(json.dumps(backtest.as_dict(), indent=2) if arguments.json else backtest.render())
         return
     loaded = started(arguments)
     if not loaded.enabled and not arguments.rungs and arguments.detect is None:

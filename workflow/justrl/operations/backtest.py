@@ -8,8 +8,9 @@ import csv
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 from justrl.config_files import ROOT
 from justrl.gpu_specs import find_gpu
@@ -103,6 +104,18 @@ def spread(figures: Sequence[Figure], found: Sequence[float]) -> tuple[float, fl
     whole = [1 / ratio for figure, ratio in zip(figures, found, strict=True) if figure.whole]
     sixths = statistics.quantiles(whole, n=6, method="inclusive")
     return sixths[0], sixths[-1]
+
+
+def as_dict() -> dict[str, Any]:
+    """The back-test as `justrl plan --backtest --json` prints it."""
+    figures = read_figures()
+    found = ratios(figures)
+    keys = ("source", "where", "measured", "name", "seconds")
+    rows = [
+        {key: getattr(figure, key) for key in keys} | {"ratio": ratio}
+        for figure, ratio in zip(figures, found, strict=True)
+    ]
+    return {"figures": rows, "range": list(spread(figures, found)), "constants": asdict(fit(figures))}
 
 
 def render() -> str:

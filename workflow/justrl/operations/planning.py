@@ -36,9 +36,8 @@ def known_shape(experiment: Experiment, name: str) -> ModelShape | None:
     """The shape of a run's base model: of its folder, `plan.shapes` or the known models; None where none has it."""
     folder = Layout(experiment, str(experiment.results)).base_model(name)
     model = experiment.runs[name].model
-    if model in experiment.plan.shapes and not (Path(folder) / "config.json").is_file():
-        return shape_in(experiment.plan.shapes[model].as_dict())
-    return shape_of(experiment.models[model], folder)
+    given = experiment.plan.shapes.get(model)
+    return read_shape(folder) or (shape_in(given.as_dict()) if given else shape_of(experiment.models[model]))
 
 
 def shape_of_run(experiment: Experiment, name: str) -> ModelShape:

@@ -71,6 +71,7 @@ def cut_lengths(uncut: float, limit: float) -> Lengths:
 @lru_cache(maxsize=4096)
 def lengths_of(mean: float, longest: float) -> Lengths:
     """Log-normal lengths that have this mean after they were cut at the longest; all alike where that is the mean."""
+    mean = max(1.0, mean)
     if mean >= 0.995 * longest:
         return Lengths(mean, mean**2, longest)
     low, high = mean / 2, 1000 * longest
