@@ -118,8 +118,8 @@ def canary_asked(wildcards):
     """What a canary was asked to do, with the plan's seconds of its step and a GPU's memory, as JSON."""
     asked = LAYOUT.canary_asked(wildcards.run)
     if HARDWARE.gpus:
-        seconds = planning.expected_step_seconds(EXPERIMENT, wildcards.run).value
-        asked |= {"expected_seconds": round(seconds), "gpu_memory": HARDWARE.kind.memory}
+        seconds = planning.longest_step(EXPERIMENT, wildcards.run, None, RUNS[wildcards.run].steps)
+        asked |= {"expected_seconds": seconds and round(seconds.value), "gpu_memory": HARDWARE.kind.memory}
     return json.dumps(asked)
 
 

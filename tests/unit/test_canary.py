@@ -10,7 +10,7 @@ from justrl.analysis import canary_verdict
 from justrl.analysis.canary_verdict import NO, NOT_SHOWN, YES, Asked, judge
 from justrl.commands.main import main
 from justrl.errors import UserError
-from justrl.io import write_json, write_jsonl
+from justrl.io import read_object, write_json, write_jsonl
 from justrl.layout import Layout
 from justrl.operations import canary_pack
 
@@ -26,6 +26,8 @@ def rows(**changes):
         "response_clip_ratio": [0.3, 0.2, 0.3, 0.2],
         "memory_gb": [55.0, 61.0, 60.0, 61.2],
         "step_seconds": [420.0, 255.0, 300.0, 251.0],
+        "response_length_mean": [6900.0, 6950.0, 6850.0, 6900.0],
+        "response_length_max": [15360, 15360, 15360, 15360],
         "accuracy": [0.2, 0.2, 0.15, 0.2],
         "undecided": [0.0, 0.0, 0.0, 0.0],
     }
@@ -148,6 +150,18 @@ def test_a_packed_canary_tells_numbers_and_nobody_s_name(canary, capsys, tmp_pat
     assert main(["canary", "read", str(file)]) == 0
     said = capsys.readouterr().out
     assert "Do answers end by themselves?" in said and "driver 550.54.15" in said and "420.0, 255.0" in said
+    assert re.search(
+        r"by the model of time\s+a step of these lengths takes [\d,]+ s, [\d.]+ times what was measured", said
+    )
+
+
+def test_a_packed_canary_of_a_model_of_unknown_size_is_read_all_the_same(canary, capsys, tmp_path):
+    judged(canary, capsys)
+    described = read_object(canary / "run.json")
+    write_json(canary / "run.json", described | {"model": described["model"] | {"hub_id": "someone/else"}})
+    write_json(tmp_path / "sent.json", canary_pack.packed(canary))
+    assert main(["canary", "read", str(tmp_path / "sent.json")]) == 0
+    assert "by the model of time" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["/home/anna/models/mine", "~/models/mine"])

@@ -7,15 +7,18 @@ damped, each source counting the same, and each constant held weakly to a first 
 import csv
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from justrl.config import Hardware, Recipe, read_part
 from justrl.config_files import ROOT
+from justrl.errors import UserError
 from justrl.gpu_specs import find_gpu
 from justrl.model_shape import KNOWN
-from justrl.operations.step_time import REST_SECONDS, Constants, Work, lengths_of, step_time
+from justrl.operations.costs import work_of
+from justrl.operations.step_time import CONSTANTS, REST_SECONDS, Constants, Work, lengths_of, step_time
 
 FIGURES = ROOT / "bench" / "published_steps.csv"
 GUESS = Constants(0.8, 0.5, 0.4, 12.0, 1e-4, 5e-4, 8e-4)
@@ -41,7 +44,7 @@ class Figure:
         """Whether it is a whole RL step."""
         return bool(self.work.generating and self.work.training)
 
-    def ratio(self, constants: Constants) -> float:
+    def ratio(self, constants: Constants = CONSTANTS) -> float:
         """Predicted over published seconds."""
         return step_time(self.work, constants).total / self.seconds
 
@@ -72,6 +75,31 @@ def _figure(row: dict[str, str]) -> Figure:
     name = f"{row['model'].split('/')[1]} on {gpus} {row['gpu']}"
     name += {"eager": ", no graphs", "transformers": ", transformers"}.get(row["sampler"], "")
     return Figure(row["source"], row["where"], row["measured"], name, work, float(row["seconds"]))
+
+
+def canary_figure(found: Mapping[str, Any]) -> Figure | None:
+    """What a packed canary (`canary_pack`) measured, as a figure; None where size, GPU or lengths are not known.
+
+    The first step, which starts everything, and saves do not count.
+    """
+    keys = ("step_seconds", "response_length_mean", "response_length_max")
+    rows = [row for row in found["steps"] if all(isinstance(row.get(key), int | float) for key in keys)]
+    try:
+        known = {key: value for key, value in found["hardware"].items() if key in Hardware.model_fields}
+        hardware = read_part(Hardware, known, "hardware")
+        recipe = read_part(Recipe, found["recipe"], "recipe")
+        gpu = hardware.kind if hardware.gpus else None
+    except UserError:
+        return None
+    shape = KNOWN.get(str(found["model"].get("hub_id")))
+    if not rows or shape is None or gpu is None:
+        return None
+    rows = rows[1:] or rows
+    mean, longest = (statistics.mean(row[key] for row in rows) for key in keys[1:])
+    seconds = statistics.median(row["step_seconds"] - (row.get("save_seconds") or 0) for row in rows)
+    work = work_of(hardware, str(found["engine"]), recipe, shape, lengths_of(mean, longest))
+    name = f"{found['model']['hub_id'].split('/')[1]} on {hardware.gpus} {gpu.name}"
+    return Figure("canary", "a packed canary", "whole step", name, work, seconds)
 
 
 def fit(figures: Sequence[Figure]) -> Constants:

@@ -16,6 +16,7 @@ from typing import Any
 
 from justrl.errors import UserError
 from justrl.io import read_json_object, read_jsonl, read_object
+from justrl.operations import backtest
 
 FORMAT = 1
 MOST_BYTES = 25_000_000
@@ -89,6 +90,9 @@ def facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         values = [row[name] for row in steps if isinstance(row.get(name), int | float)]
         if values:
             yield name, ", ".join(f"{value:,.1f}" for value in values) + f" {unit}"
+    if figure := backtest.canary_figure(found):
+        predicted = f"{figure.seconds * figure.ratio():,.0f} s, {figure.ratio():.2f} times what was measured"
+        yield "by the model of time", f"a step of these lengths takes {predicted}"
 
 
 def _versions() -> Iterator[tuple[str, str]]:

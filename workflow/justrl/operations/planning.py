@@ -157,8 +157,9 @@ def segment_runtime_minutes(
     """
     run, hardware = experiment.runs[name], experiment.hardware
     steps = steps or run.segment_steps
-    if (step := _longest_step(experiment, name, metrics_file, steps)) is None:
+    if (estimate := longest_step(experiment, name, metrics_file, steps)) is None:
         return UNKNOWN_SEGMENT_MINUTES
+    step = estimate.upper
     writes = math.ceil(steps / hardware.save_every) + 1
     save = _save_seconds(experiment, name)
     seconds = STARTUP_SECONDS[run.engine] + steps * step * SLACK + writes * save + _warning_seconds(step, save)
@@ -171,16 +172,16 @@ def segment_warning_seconds(experiment: Experiment, name: str, metrics_file: str
     A save happens between steps, so the warning leaves room for one slow step and two saves; at least two minutes. A
     model of unknown size has half an hour.
     """
-    step = _longest_step(experiment, name, metrics_file, experiment.runs[name].segment_steps)
-    return UNKNOWN_WARNING if step is None else _warning_seconds(step, _save_seconds(experiment, name))
+    step = longest_step(experiment, name, metrics_file, experiment.runs[name].segment_steps)
+    return UNKNOWN_WARNING if step is None else _warning_seconds(step.upper, _save_seconds(experiment, name))
 
 
-def _longest_step(experiment: Experiment, name: str, metrics_file: str | Path | None, steps: int) -> float | None:
-    """Seconds that a step of the first `steps` may take; None where they cannot be known before a download."""
+def longest_step(experiment: Experiment, name: str, metrics_file: str | Path | None, steps: int) -> Estimate | None:
+    """Seconds of a step of the first `steps`, the longest; None where they cannot be known before a download."""
     measured = metrics_file and Path(metrics_file).is_file()
     if experiment.hardware.gpus and not measured and known_shape(experiment, name) is None:
         return None
-    return expected_step_seconds(experiment, name, metrics_file, steps=(0, steps)).upper
+    return expected_step_seconds(experiment, name, metrics_file, steps=(0, steps))
 
 
 def _warning_seconds(step: float, save: float) -> int:
@@ -287,7 +288,7 @@ def announce(experiment: Experiment, segments: Iterable[tuple[str, int]], layout
         starts = [layout.start_step(run, end) for end in ends]
         jobs = f"{run} by {len(ends)} job{'s' if len(ends) > 1 else ''}"
         measured = layout.segment_metrics(run, min(starts))
-        if _longest_step(experiment, run, measured, 1) is None:
+        if longest_step(experiment, run, measured, 1) is None:
             parts.append(f"{jobs}, for a time that is not known before `snakemake data` has fetched the model")
             continue
         step = expected_step_seconds(experiment, run, measured, steps=(min(starts), max(ends)))
