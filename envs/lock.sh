@@ -1,5 +1,5 @@
 #!/bin/sh
-# Write the six locks anew from their .in files; what is pinned in them stays as it is unless a file asks otherwise.
+# Write the seven locks anew from their .in files; what is pinned in them stays as it is unless a file asks otherwise.
 # PIP_FIND_LINKS must name a folder with torch's CPU build, or mini, verl-cpu and trl get CUDA's packages, which torch's
 # other build asks for. torch itself is in no lock but in files of its own, each build by its hashes (install.sh says which when).
 set -eu
@@ -15,6 +15,8 @@ lock() {
 
 lock mini --find-links "$PIP_FIND_LINKS"
 lock inspect
+# Only what no other lock has: it is added to an environment that there is.
+lock tasks --no-deps
 # With what mini has, so that the two engines of the bench differ in themselves alone.
 lock trl --find-links "$PIP_FIND_LINKS" --constraint mini.txt
 lock verl-cpu --find-links "$PIP_FIND_LINKS" --override overrides.txt

@@ -9,11 +9,13 @@ localrules:
     download_dataset,
     take_dataset,
     generate_dataset,
+    generate_task_dataset,
     prepare_training_data,
     check_contamination,
     download_benchmark,
     take_benchmark,
     generate_benchmark,
+    generate_task_benchmark,
     format_benchmark,
 
 
@@ -90,6 +92,34 @@ rule generate_dataset:
         python -m justrl data arithmetic train \
             --digits {params.digits} \
             --harder-share {params.harder_share} \
+            --rows {params.rows} \
+            --seed {params.seed} \
+            --output {output.folder:q} \
+            2> >(log_to {log:q})
+        """
+
+
+rule generate_task_dataset:
+    """Make questions of a task of reasoning-gym, none of which is in a benchmark."""
+    output:
+        folder=directory("<results>/data/{dataset}/raw"),
+    log:
+        "<logs>/generate_task_dataset/{dataset}.log",
+    wildcard_constraints:
+        dataset=names_of(EXPERIMENT.datasets, "reasoning_gym"),
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        side="train",
+        task=lambda wildcards: EXPERIMENT.datasets[wildcards.dataset].task,
+        settings=lambda wildcards: json.dumps(EXPERIMENT.datasets[wildcards.dataset].settings),
+        rows=lambda wildcards: EXPERIMENT.datasets[wildcards.dataset].rows,
+        seed=EXPERIMENT.seed,
+    shell:
+        r"""
+        python -m justrl data task {params.side} \
+            --task {params.task:q} \
+            --settings {params.settings:q} \
             --rows {params.rows} \
             --seed {params.seed} \
             --output {output.folder:q} \
@@ -214,6 +244,21 @@ rule generate_benchmark:
             --output {output.folder:q} \
             2> >(log_to {log:q})
         """
+
+
+use rule generate_task_dataset as generate_task_benchmark with:
+    output:
+        folder=directory("<results>/benchmarks/{benchmark}/raw"),
+    log:
+        "<logs>/generate_task_benchmark/{benchmark}.log",
+    wildcard_constraints:
+        benchmark=names_of(EXPERIMENT.benchmarks, "reasoning_gym"),
+    params:
+        side="benchmark",
+        task=lambda wildcards: EXPERIMENT.benchmarks[wildcards.benchmark].task,
+        settings=lambda wildcards: json.dumps(EXPERIMENT.benchmarks[wildcards.benchmark].settings),
+        rows=lambda wildcards: EXPERIMENT.benchmarks[wildcards.benchmark].rows,
+        seed=EXPERIMENT.seed,
 
 
 rule format_benchmark:

@@ -140,6 +140,9 @@ class TaughtModel(Part):
 Model = Annotated[HubModel | LocalModel | TaughtModel, Field(discriminator="source")]
 
 
+TaskSettings = dict[str, bool | int | float | str]
+
+
 class TextDataset(Part):
     """What training sets of the hub and of the disk have in common."""
 
@@ -177,7 +180,17 @@ class ArithmeticDataset(Part):
     remove_contaminated: Switch = text("Drop questions that overlap with a benchmark.")
 
 
-Dataset = Annotated[HubDataset | LocalDataset | ArithmeticDataset, Field(discriminator="source")]
+class TaskDataset(Part):
+    """Generated questions of a task of reasoning-gym (`make tasks`)."""
+
+    source: Literal["reasoning_gym"] = text("Generated.")
+    task: str = text("Name of the task, such as chain_sum.")
+    settings: TaskSettings = text("Settings of the task, such as {max_terms: 3}.", default_factory=dict)
+    rows: Positive = text("Questions.")
+    remove_contaminated: Switch = text("Drop questions that overlap with a benchmark.")
+
+
+Dataset = Annotated[HubDataset | LocalDataset | ArithmeticDataset | TaskDataset, Field(discriminator="source")]
 
 
 class OverlongPenalty(Part):
@@ -405,7 +418,20 @@ class ArithmeticBenchmark(Part):
     samples: Positive = text(SAMPLES)
 
 
-Benchmark = Annotated[HubBenchmark | LocalBenchmark | ArithmeticBenchmark, Field(discriminator="source")]
+class TaskBenchmark(Part):
+    """Generated questions of a task of reasoning-gym that are held out."""
+
+    label: str = text(LABEL)
+    source: Literal["reasoning_gym"] = text("Generated.")
+    task: str = text("Name of the task, such as chain_sum.")
+    settings: TaskSettings = text("Settings of the task, such as {max_terms: 3}.", default_factory=dict)
+    rows: Positive = text("Number of questions.")
+    samples: Positive = text(SAMPLES)
+
+
+Benchmark = Annotated[
+    HubBenchmark | LocalBenchmark | ArithmeticBenchmark | TaskBenchmark, Field(discriminator="source")
+]
 PER_BENCHMARK: Literal["per_benchmark"] = "per_benchmark"
 
 

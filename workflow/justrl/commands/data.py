@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         benchmark: _benchmark,
         contamination: _contamination,
         arithmetic: _arithmetic,
+        task: _task,
         warm_start: _warm_start,
     }
     add_subcommands(parser, calls)
@@ -192,6 +193,27 @@ def arithmetic(arguments: argparse.Namespace) -> None:
         rows = sums.as_training_examples(rows, DEFAULT_SUFFIX, DEFAULT_SEPARATOR)
     file = sums.write_parquet(rows, arguments.output)
     print(f"{len(rows)} sums of {arguments.digits} digits -> {file}")
+
+
+def _task(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("side", choices=("train", "benchmark"), help="questions to train on, or never trained on")
+    parser.add_argument("--task", required=True, help="a task of reasoning-gym, such as chain_sum")
+    parser.add_argument("--settings", default="{}", help="JSON of the task's settings")
+    parser.add_argument("--rows", type=whole(1), required=True, help="how many questions")
+    parser.add_argument("--seed", type=int, required=True, help="which questions are drawn and in what order")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write, or its folder")
+
+
+def task(arguments: argparse.Namespace) -> None:
+    """Make questions of a task of reasoning-gym, for training or held out."""
+    from justrl.data import tasks
+    from justrl.data.arithmetic import write_parquet
+    from justrl.io import json_argument
+
+    make = tasks.benchmark_rows if arguments.side == "benchmark" else tasks.training_rows
+    settings = json_argument(arguments.settings, "--settings")
+    file = write_parquet(make(arguments.task, settings, arguments.rows, arguments.seed), arguments.output)
+    print(f"{arguments.rows} questions of {arguments.task} -> {file}")
 
 
 def _warm_start(parser: argparse.ArgumentParser) -> None:
