@@ -17,7 +17,7 @@ FLOORS = [
     {"data", "train"},
     {"verifiers"},
     {"generation"},
-    {"published", "paper", "layout", "outputs", "model_shape"},
+    {"published", "paper", "layout", "outputs", "model_shape", "model_folder"},
     {"config", "config_files", "config_problems", "own_code", "aliases"},
     {"machine", "gpu_specs"},
     {"io", "threads"},

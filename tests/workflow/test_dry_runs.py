@@ -1,6 +1,7 @@
 """The paper's DAG, job by job, and the mistakes that are caught before a job starts."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -313,3 +314,53 @@ def test_a_grading_job_has_as_many_processes_as_it_asks_cores_for(workspace, cor
     (block,) = re.findall(r"^rule grade:.*?(?=^rule |^\[)", output, re.MULTILINE | re.DOTALL)
     assert f"--processes {processes} " in block
     assert processes == "1" or f"threads: {processes}" in block
+
+
+def _repeated(spelled):
+    """Anchors of ten times each other, which are 10**9 values in the end."""
+    lines = ["a: &a {x: 1}"]
+    for above, name in zip("abcdefghi", "bcdefghij", strict=True):
+        lines.append(f"{name}: &{name} " + spelled.format(", ".join(f"k{i}: *{above}" for i in range(10))))
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("option", ["--configfile", "--configfiles"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (_repeated("{{{}}}"), "what anchors repeat included"),
+        ("recipe: &r {x: *r}", "line 1: .r is inside of what it names"),
+        (None, "is no file: a configuration is a file of YAML"),
+        ("x: " + "[" * 50_000, "nested deeper than 40 levels"),
+        ("x: [" + "1, " * 10_000_000 + "1]", "larger than 1,048,576 bytes"),
+        ("recipe:\n\tsteps: 3\n", "line 2: not valid YAML: found character"),
+        ("x: \xe9", "line 1: not UTF-8"),
+        ("recipe: {learning_rate: 1.0e-5}\nrecipe: {prompts_per_step: 16}", "line 2: the key recipe is given twice"),
+        ("- a", "a configuration is a mapping"),
+        ("seed: " + "9" * 5000, "a number of 5,000 digits"),
+    ],
+    ids=["anchors", "ring", "pipe", "brackets", "large", "tab", "latin", "twice", "list", "digits"],
+)
+def test_snakemake_reads_a_configuration_file_within_limits(workspace, content, said, option):
+    """It parses the file before the Snakefile's first line runs."""
+    path = workspace.folder / "given.yaml"
+    path.unlink(missing_ok=True)
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_text(content, encoding="latin-1")
+    status, output = workspace.dry_run("--profile", "mini", option, str(path))
+    path.unlink()
+    assert status != 0 and re.search(said, output) and len(output.splitlines()) < 6, output[-3000:]
+
+
+@pytest.mark.parametrize("content", [_repeated("{{{}}}"), None], ids=["anchors", "pipe"])
+def test_so_it_does_with_config_yaml(own_workspace, content):
+    path = own_workspace.folder / "config.yaml"
+    path.unlink()
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_text(content)
+    status, output = own_workspace.dry_run()
+    assert status != 0 and re.search("what anchors repeat included|is no file", output), output[-3000:]

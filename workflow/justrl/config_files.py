@@ -119,7 +119,9 @@ def parse_yaml(text: str, source: str) -> Any:
         for event in yaml.parse(text, Loader=_PARSER):
             builder.take(event)
     except yaml.YAMLError as error:
-        raise UserError(f"{source}: not valid YAML: {error}") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f"{source}, line {mark.line + 1}" if mark else source
+        raise UserError(f"{where}: not valid YAML: {problem or ' '.join(str(error).split())}") from None
     except UnicodeEncodeError:
         raise UserError(f"{source}: not valid YAML: it holds half of a surrogate pair") from None
     return builder.value

@@ -225,8 +225,19 @@ def write_json(path: str | Path, value: Any) -> None:
         handle.write("\n")
 
 
+def check_regular(path: str | Path) -> None:
+    """Raise UserError if what is at a path is no regular file: reading a named pipe or a device may never end."""
+    with suppress(OSError):
+        mode = Path(path).stat().st_mode
+        if not stat.S_ISREG(mode):
+            kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a folder"))
+            kind = next((name for is_it, name in kinds if is_it(mode)), "a device")
+            raise UserError(f"{path} is {kind} and no regular file: put the file itself in its place, or take it away")
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; a UserError names one that holds anything else."""
+    check_regular(path)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -246,6 +257,7 @@ def json_object(text: str | bytes, source: str | Path) -> dict[str, Any]:
 
 def read_object(path: str | Path) -> dict[str, Any]:
     """Read the JSON object of a file; a UserError names one that holds anything else."""
+    check_regular(path)
     return json_object(Path(path).read_bytes(), path)
 
 
@@ -268,6 +280,7 @@ def write_jsonl(path: str | Path, rows: list[dict]) -> None:
 
 def read_jsonl(path: str | Path) -> list[dict]:
     """Read a file of one JSON object a line; blank lines are skipped. A UserError names a line of anything else."""
+    check_regular(path)
     lines = Path(path).read_bytes().split(b"\n")
     return [json_object(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
@@ -283,6 +296,7 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
 
 def read_whole_lines(path: str | Path) -> list[dict]:
     """Read those lines of a JSONL file that hold a whole object, skipping what a killed writer left cut short."""
+    check_regular(path)
     return whole_lines(Path(path).read_text(encoding="utf-8", errors="replace"))
 
 
@@ -321,7 +335,8 @@ def write_parquet(table: Any, path: str | Path, **options: Any) -> None:
 
 
 def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal; a UserError if it is no regular file."""
+    check_regular(path)
     with Path(path).open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

@@ -7,6 +7,7 @@ from typing import Any
 from justrl.config import HubModel, LocalModel, TaughtModel
 from justrl.config_files import find
 from justrl.io import read_json_object
+from justrl.model_folder import check_numbers
 
 # Vocabulary of a taught model, rounded up to what its characters and words come to.
 TAUGHT_VOCABULARY = 512
@@ -99,8 +100,14 @@ KNOWN |= {f"meta-llama/Llama-{size}{kind}": shape for size, shape in LLAMA.items
 
 
 def read_shape(folder: str | Path) -> ModelShape | None:
-    """The shape in a model folder's config.json; None without one, or where it is no decoder of the usual form."""
-    return shape_in(read_json_object(Path(folder) / "config.json"))
+    """The shape in a model folder's config.json; None without one, or where it is no decoder of the usual form.
+
+    Raises UserError: it has numbers of which no model can be made.
+    """
+    path = Path(folder) / "config.json"
+    config = read_json_object(path)
+    check_numbers(config, path)
+    return shape_in(config)
 
 
 def shape_in(config: dict[str, Any]) -> ModelShape | None:

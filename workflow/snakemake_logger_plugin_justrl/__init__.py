@@ -24,8 +24,12 @@ from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
+import bounded_configuration
 from justrl.operations import job_progress
 from justrl.operations.planning import duration
+
+# Snakemake imports its plugins before it reads a configuration file.
+bounded_configuration.install()
 
 SNAKEMAKES_OWN = "DefaultStreamHandler"
 # What is told here in another way, or says nothing to whoever starts an experiment.

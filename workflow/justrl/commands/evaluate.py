@@ -69,8 +69,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from justrl.evaluation.completions import comparable, read_completions
     from justrl.evaluation.generating import GenerationJob, generate
     from justrl.evaluation.scoring import sample_lines, score
-    from justrl.generation.base import check_model_folder
     from justrl.io import write_json, write_jsonl
+    from justrl.model_folder import check_model_folder
 
     check_model_folder(arguments.model_path)
     benchmark, questions = read_questions(arguments.dataset)

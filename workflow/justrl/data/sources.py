@@ -18,8 +18,8 @@ from justrl.data import lock as locks
 from justrl.data.tables import is_data_file
 from justrl.errors import UserError
 from justrl.generation.downloads import check_download, read_record
-from justrl.generation.weight_checks import indexed_files
-from justrl.io import atomic_folder, copy_file, file_sha256, json_object, link_file, write_json
+from justrl.io import atomic_folder, check_regular, copy_file, file_sha256, json_object, link_file, write_json
+from justrl.model_folder import INDEX, check_files, check_model_folder, indexed_files
 
 Kind = Literal["dataset", "model"]
 
@@ -105,6 +105,8 @@ def locate(
     asked, revision = revision, locks.locked_revision(entry, revision, key, lock)
     found = _from_mirror(kind, hub_id, subset, revision, hub) or _from_hub(kind, hub_id, subset, revision, hub)
     _check_complete(found)
+    if kind == "model":
+        check_model_folder(found.folder, hub.mirror if found.origin == "mirror" else None)
     if entry is not None and lock is not None:
         locks.check_files(entry, found.files, key, lock, f"{found.origin} {found.folder}")
         # The bytes are the locked ones, so this is the locked revision wherever they came from.
@@ -123,16 +125,21 @@ def local_source(path: str | Path, kind: Kind = "dataset") -> Source:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} is not there: name a file or folder from where you start, or an absolute path")
+    if kind == "model" and path.is_dir():
+        check_model_folder(path)
     record = path / "source.json"
+    check_regular(record)
     if record.is_file():
         check_download(path)
         known = {field.name for field in fields(Source)}
         try:
-            return Source(**{name: value for name, value in read_record(record).items() if name in known}, folder=path)
+            kept = Source(**{name: value for name, value in read_record(record).items() if name in known}, folder=path)
         except TypeError as error:
             raise UserError(
                 f"{record} is no record of a download ({error}): delete its folder and download it again"
             ) from None
+        _check_complete(kept)
+        return kept
     folder, names = (path.parent, [path.name]) if path.is_file() else (path, wanted_files(kind, _walk(path)))
     found = Source(kind, str(path), None, None, "local", folder, _hashes(folder, names))
     _check_complete(found)
@@ -196,6 +203,8 @@ def _from_mirror(kind: Kind, hub_id: str, subset: str | None, revision: str, hub
             return None
     except PermissionError as error:
         _refuse_unreadable(error)
+    if kind == "model":
+        check_files(folder, hub.mirror)
     names = wanted_files(kind, _walk(folder), subset)
     for path in (folder / name for name in names):
         if not path.resolve().is_relative_to(Path(hub.mirror).resolve()):
@@ -305,7 +314,7 @@ def _check_complete(source: Source) -> None:
         note = f" (it has {', '.join(pickled[:2])}, pickled weights, which are never loaded)" if pickled else ""
         raise UserError(f"model {source.hub_id} has no safetensors weights in the {where}{note}")
     missing = [name for name in ("config.json", "tokenizer_config.json") if name not in source.files]
-    if "model.safetensors.index.json" in source.files:
+    if INDEX in source.files:
         missing += sorted(indexed_files(source.folder) - set(weights))
     if missing:
         raise UserError(f"model {source.hub_id} in the {where} lacks {', '.join(missing)}")

@@ -6,14 +6,16 @@ Both backends take token ids in and decode the answer with the model's own token
 
 import importlib.util
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from justrl.errors import UserError
+from justrl.generation.chat_template import panics_said, try_tokenizer
 from justrl.generation.tokenizer_checks import check_tokenizer
-from justrl.io import is_hub_id, json_object
+from justrl.io import read_object
+from justrl.model_folder import check_model_folder
 
 END_OF_TURN = "<|im_end|>"
 TOKENIZER_FILES = (
@@ -84,26 +86,40 @@ def require_backend(name: str) -> None:
 
 def load_tokenizer(model_dir: str | Path, revision: str | None = None):
     """The model's tokenizer; UserError if there is none, it has no chat template, or it fails `check_tokenizer`."""
-    check_model_folder(model_dir)
+    folder = checked_folder(model_dir, revision, (*TOKENIZER_FILES, "config.json"))
+    try_tokenizer(folder)
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(model_dir), revision=revision, trust_remote_code=False)
+        with panics_said(folder):
+            tokenizer = AutoTokenizer.from_pretrained(str(model_dir), revision=revision, trust_remote_code=False)
     except Exception as error:  # broken files raise anything
-        where = (
-            model_dir if Path(model_dir).is_dir() else f"{model_dir}, which is no folder here and was asked of the hub"
-        )
-        raise UserError(f"no tokenizer can be loaded from {where}: {_first_line(error)}") from error
+        raise UserError(f"no tokenizer can be loaded from {model_dir}: {_first_line(error)}") from error
     if not tokenizer.chat_template:
         raise UserError(f"the tokenizer of {model_dir} has no chat template, so there is no telling how to ask it")
-    own = _file(model_dir, "tokenizer.json", revision)
-    # Of a hub id the folder that holds the revision's files, now that they are here.
-    check_tokenizer(tokenizer, own.parent if own else model_dir, stop_token_ids(model_dir, tokenizer, revision))
+    with panics_said(folder):
+        check_tokenizer(tokenizer, folder, stop_token_ids(model_dir, tokenizer, revision))
     return tokenizer
+
+
+def checked_folder(model_dir: str | Path, revision: str | None, names: Sequence[str] = ("config.json",)) -> Path:
+    """The model's folder, after `check_model_folder`; of a hub id that of the cache, with the files of these names.
+
+    Raises UserError: it fails the check, or the hub gives none of the files.
+    """
+    check_model_folder(model_dir)
+    if Path(model_dir).is_dir():
+        return Path(model_dir)
+    found = [path for name in names if (path := _file(model_dir, name, revision))]
+    if not found:
+        raise UserError(f"the hub's {model_dir} has no {names[0]}: it is no model that can be used here")
+    check_model_folder(found[0].parent)
+    return found[0].parent
 
 
 def copy_tokenizer(model_dir: str | Path, folder: str | Path) -> None:
     """Copy a model's tokenizer, template and stop tokens byte by byte: a library that saves them changes them."""
+    check_model_folder(model_dir)
     for path in (Path(model_dir) / name for name in TOKENIZER_FILES):
         if path.is_file():
             shutil.copyfile(path, Path(folder) / path.name)
@@ -171,19 +187,9 @@ def check_model_length(model_dir: str | Path, needed: int, revision: str | None 
         )
 
 
-def check_model_folder(model_dir: str | Path) -> None:
-    """Raise UserError if a folder holds no model, or is not there and its name is no hub id."""
-    path = Path(model_dir)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"{model_dir} is not a Hugging Face model folder: it has no config.json")
-    elif not is_hub_id(model_dir):
-        raise UserError(f"there is no model folder {model_dir}; a model of the hub is named owner/name")
-
-
 def model_config(model_dir: str | Path, revision: str | None):
     """The configuration of a model; UserError if there is none, or it wants code of the folder's own."""
-    check_model_folder(model_dir)
+    checked_folder(model_dir, revision)
     from transformers import AutoConfig
 
     try:
@@ -195,7 +201,7 @@ def model_config(model_dir: str | Path, revision: str | None):
 def _model_file(model_dir: str | Path, name: str, revision: str | None) -> dict[str, Any]:
     """A JSON file of a model folder or hub repository; empty if there is none of that name."""
     path = _file(model_dir, name, revision)
-    return json_object(path.read_bytes(), path) if path else {}
+    return read_object(path) if path else {}
 
 
 def _file(model_dir: str | Path, name: str, revision: str | None) -> Path | None:
@@ -208,7 +214,8 @@ def _file(model_dir: str | Path, name: str, revision: str | None) -> Path | None
     try:
         found = cached_file(str(model_dir), name, revision=revision, _raise_exceptions_for_missing_entries=False)
     except OSError as error:
-        raise UserError(f"no {name} can be loaded from {model_dir}: {_first_line(error)}") from error
+        asked = f"{model_dir}, which is no folder here and was asked of the hub"
+        raise UserError(f"no {name} can be loaded from {asked}: {_first_line(error)}") from error
     return Path(found) if found else None
 
 

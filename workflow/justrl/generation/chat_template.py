@@ -7,11 +7,14 @@ same sandbox, whitespace rules, filters and variables. The ids are those of the 
 import json
 import os
 import resource
+import signal
+import string
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,13 +25,29 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from justrl.errors import UserError
-from justrl.io import json_object
+from justrl.io import read_object
+from justrl.model_folder import LARGEST_TEMPLATE, check_files
 
 # Every token of a batch is a Python integer until it is counted.
 _BATCH = 512
 # What one prompt may take of a processor, of memory and of room; the largest templates take milliseconds.
 MOST_SECONDS, MOST_MEMORY, MOST_CHARACTERS = 20, 2 * 2**30, 10**7
-_LARGEST_TEMPLATE = 2**20
+# What loading a tokenizer and encoding a few texts may take; the largest takes two seconds.
+TOKENIZER_SECONDS, TOKENIZER_MEMORY = 60, 4 * 2**30
+# A process that waits uses no processor: so many times the seconds it may use pass before it is ended.
+_PATIENCE = 10
+QUESTION = "What is $\\frac{1}{2}  + 3^{10}$?\n\nLet  x = 1,024."
+# What the paper's prompts and answers are made of: runs of spaces and newlines, digits, LaTeX, code, Chinese.
+TEXTS = (
+    QUESTION,
+    " 12 + 34 = 46",
+    "a  b\n\n\nc\t d \r\n",
+    "1234567890 3.14159 10,000",
+    "\\boxed{\\dfrac{-7}{12}} \\[x^2_{n+1}\\le 5\\]",
+    "设实数 $x$ 满足 $x+1=2$,求 $x$ 的值。",
+    "<think>\nOkay, so I'll\n</think>\n\n**Answer**",
+    "def f(x):\n    return x**2  # é ½ 😀",
+)
 # A prompt that is not the same on both is not the same tomorrow: they differ in each part of a date and a time.
 DAYS = (datetime(2001, 2, 3, 4, 5, 6), datetime(2030, 11, 22, 17, 38, 49))
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
@@ -47,33 +66,26 @@ class ChatTokenizer:
     def __init__(self, folder: str | Path) -> None:
         """Read the folder's files; raise UserError if it has no usable tokenizer.json."""
         self.folder = Path(folder)
-        path = self.folder / "tokenizer.json"
-        if not path.is_file():
-            raise UserError(f"{folder} holds no usable tokenizer: there is no tokenizer.json in it")
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises nothing narrower
-            raise UserError(f"{folder} holds no usable tokenizer: tokenizer.json: {error}") from error
+        try_tokenizer(self.folder)
+        self._tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         # The file that holds the chat template.
         self._source, self._tried = self.folder / "chat_template.jinja", False
         settings = self._settings()
-        self.special_tokens = {name: _content(settings[name]) for name in _NAMED_TOKENS if settings.get(name)}
+        self.special_tokens = {name: self._content(settings, name) for name in _NAMED_TOKENS if settings.get(name)}
         self.chat_template = self._template(settings)
 
     def _settings(self) -> dict[str, Any]:
         """tokenizer_config.json, and over it special_tokens_map.json where the former lists no added tokens."""
         read = [
-            json_object((self.folder / name).read_bytes(), self.folder / name) if (self.folder / name).is_file() else {}
+            read_object(self.folder / name) if (self.folder / name).is_file() else {}
             for name in ("tokenizer_config.json", "special_tokens_map.json")
         ]
         return read[0] if "added_tokens_decoder" in read[0] else read[0] | read[1]
 
     def _template(self, settings: dict[str, Any]) -> str | None:
         if self._source.is_file():
-            if self._source.stat().st_size > _LARGEST_TEMPLATE:
-                raise UserError(f"{self._source}: larger than {_LARGEST_TEMPLATE:,} bytes, which no chat template is")
             try:
                 return self._source.read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
@@ -85,7 +97,17 @@ class ChatTokenizer:
             template = named[-1].get("template") if named else None
         if not isinstance(template, str | None):
             raise UserError(f"{self._source}: chat_template must be text, got {type(template).__name__}")
+        if template and len(template) > LARGEST_TEMPLATE:
+            raise UserError(f"{self._source}: chat_template is larger than {LARGEST_TEMPLATE:,} letters, which none is")
         return template
+
+    def _content(self, settings: Mapping[str, Any], name: str) -> str:
+        """A special token's text; tokenizer_config.json gives some with their properties."""
+        token = settings[name]
+        text = token.get("content") if isinstance(token, dict) else token
+        if not isinstance(text, str):
+            raise UserError(f"{self.folder}: {name} of its tokenizer_config.json must be text, got {token!s:.60}")
+        return text
 
     @property
     def eos_token_id(self) -> int | None:
@@ -130,21 +152,8 @@ class ChatTokenizer:
             raise UserError(self._refusal(_described(error))) from error
 
     def _try(self, variables: dict[str, Any]) -> None:
-        """Render once in a process of its own, where a template without end takes neither the time nor the memory."""
-        path = os.pathsep.join(filter(None, [_PACKAGE_ROOT, os.environ.get("PYTHONPATH")]))
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", __name__, str(MOST_SECONDS), str(MOST_MEMORY)],
-            input=json.dumps([self.chat_template, variables], default=str).encode(),
-            capture_output=True,
-            env={**os.environ, "PYTHONPATH": path},
-            check=False,
-        )
-        if done.returncode < 0:
-            raise UserError(self._refusal(f"it takes more than {MOST_SECONDS} s, or ends Python"))
-        if done.returncode:
-            last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-            raise UserError(self._refusal(f"its trial ended with status {done.returncode}: {last}"))
-        if said := done.stdout.decode(errors="replace"):
+        """Render once in a process of its own."""
+        if said := _apart("template", [self.chat_template, variables], MOST_SECONDS, MOST_MEMORY):
             raise UserError(self._refusal(said))
 
     def _refusal(self, why: str) -> str:
@@ -154,7 +163,9 @@ class ChatTokenizer:
         """Yield the token ids of rendered texts; the chat template has written every special token already."""
         texts = iter(texts)
         while part := list(islice(texts, _BATCH)):
-            for encoding in self._tokenizer.encode_batch_fast(part, add_special_tokens=False):
+            with panics_said(self.folder):
+                encoded = self._tokenizer.encode_batch_fast(part, add_special_tokens=False)
+            for encoding in encoded:
                 yield encoding.ids
 
     def lengths(self, conversations: Iterable[Messages]) -> list[int]:
@@ -183,32 +194,115 @@ def _compile(template: str, today: datetime | None = None) -> Template:
     return environment.from_string(template)
 
 
-def _described(error: Exception) -> str:
-    """An error of a template in a line."""
+def _described(error: BaseException, memory: int = MOST_MEMORY) -> str:
+    """An error of a template or tokenizer in a line."""
     text = " ".join(str(error).split())[:500]
     if isinstance(error, TemplateError) and text:
         return text
     if isinstance(error, MemoryError):
-        return f"it takes more than {MOST_MEMORY / 2**30:g} GB of memory"
+        return f"it takes more than {memory / 2**30:g} GB of memory"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _trial() -> None:
-    """Render the template and variables of stdin, on two days, within limits; print what is wrong."""
-    seconds, memory = map(int, sys.argv[1:])
-    template, variables = json.load(sys.stdin)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def try_tokenizer(folder: str | Path) -> None:
+    """Load a folder's tokenizer.json, and encode and decode with it, in a process of its own, once for each state.
+
+    Raises UserError: it is missing, broken, or takes the time, the memory or the process of whoever loads it.
+    """
+    check_files(Path(folder))
+    path = Path(folder) / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no usable tokenizer: there is no tokenizer.json in it")
+    status = path.stat()
+    if said := _tried_tokenizer(str(path.absolute()), status.st_size, status.st_mtime_ns):
+        raise UserError(f"{folder} holds no usable tokenizer: tokenizer.json: {said}")
+
+
+@cache
+def _tried_tokenizer(path: str, *state: int) -> str:
+    """What is wrong with a tokenizer.json; `state` is there to notice a change."""
+    return _apart("tokenizer", path, TOKENIZER_SECONDS, TOKENIZER_MEMORY)
+
+
+@contextmanager
+def panics_said(folder: str | Path) -> Iterator[None]:
+    """Make a panic of the tokenizer's library, which is no Exception, a UserError about the folder."""
     try:
-        texts = {_compile(template, day).render(variables) for day in DAYS}
-        size = max(map(len, texts))
-        wrong = f"it makes {size:,} characters of them" if size > MOST_CHARACTERS else ""
-        if len(texts) > 1:
-            wrong = "the prompt holds today's date (strftime_now), so it differs from day to day: write a fixed date"
-    except Exception as error:  # a template can raise what Python can
-        wrong = _described(error)
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{folder} holds no usable tokenizer: tokenizer.json: {_described(error)}") from None
+
+
+def _apart(trial: str, given: Any, seconds: int, memory: int) -> str:
+    """What a trial of _TRIALS finds wrong, in a process of its own: without end, it takes no more than the limits."""
+    path = os.pathsep.join(filter(None, [_PACKAGE_ROOT, os.environ.get("PYTHONPATH")]))
+    # The room of a thread counts, used or not.
+    alone = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"}
+    limits = f"it takes more than {seconds} s or {memory / 2**30:g} GB, or ends Python"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", __name__, trial, str(seconds), str(memory)],
+            input=json.dumps(given, default=str).encode(),
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": path, **alone},
+            timeout=_PATIENCE * seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return limits
+    if done.returncode < 0:
+        with suppress(ValueError):
+            limits += f" ({signal.Signals(-done.returncode).name})"
+        return limits
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        return f"its trial ended with status {done.returncode}: {last:.300}"
+    return done.stdout.decode(errors="replace")
+
+
+def _trial() -> None:
+    """Do a trial with what stdin gives, within limits; print what is wrong."""
+    trial, seconds, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    given = json.load(sys.stdin)
+    for limit, most in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
+        above = resource.getrlimit(limit)[1]
+        lowest = most if above == resource.RLIM_INFINITY else min(most, above)
+        resource.setrlimit(limit, (lowest, lowest))
+    try:
+        wrong = _TRIALS[trial](given)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a template can raise what Python can, a tokenizer panics
+        wrong = _described(error, memory)
     print(wrong, end="")
+
+
+def _wrong_with_template(given: tuple[str, dict[str, Any]]) -> str:
+    """What is wrong with a template and its variables, on two days."""
+    template, variables = given
+    texts = {_compile(template, day).render(variables) for day in DAYS}
+    if len(texts) > 1:
+        return "the prompt holds today's date (strftime_now), so it differs from day to day: write a fixed date"
+    size = max(map(len, texts))
+    return f"it makes {size:,} characters of them" if size > MOST_CHARACTERS else ""
+
+
+def _wrong_with_tokenizer(path: str) -> str:
+    """What is wrong with a tokenizer.json: by loading it and encoding the texts, and long runs of each letter."""
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    runs = ["".join(letter * 40 for letter in string.printable), *(letter * 4000 for letter in "a1 .\n")]
+    for special in (False, True):
+        encoded = tokenizer.encode_batch_fast([*TEXTS, *runs], add_special_tokens=special)
+        tokenizer.decode_batch([encoding.ids for encoding in encoded], skip_special_tokens=False)
+    tokenizer.get_vocab()
+    return ""
+
+
+_TRIALS: dict[str, Callable[[Any], str]] = {"template": _wrong_with_template, "tokenizer": _wrong_with_tokenizer}
 
 
 def _to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
@@ -218,11 +312,6 @@ def _to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_
 
 def _raise_exception(message: str) -> None:
     raise TemplateError(message)
-
-
-def _content(token: str | dict[str, Any]) -> str:
-    """A special token's text; tokenizer_config.json gives some with their properties."""
-    return token["content"] if isinstance(token, dict) else token
 
 
 if __name__ == "__main__":

@@ -10,27 +10,40 @@ from pathlib import Path
 from typing import Any
 
 from justrl.errors import UserError
-from justrl.io import file_sha256, json_object, read_json_object, write_json
+from justrl.io import check_regular, file_sha256, read_json_object, read_object, write_json
+from justrl.model_folder import read_files
 
 
 def check_download(folder: str | Path, *, required: bool = False) -> None:
     """Refuse a folder whose files are not those that its source.json records.
 
-    A folder without the record passes unless it is `required`. Raises UserError naming the first file that is missing
-    or another, or a record that cannot be read.
+    A folder without the record passes unless it is `required`. Raises UserError naming the first file that is missing,
+    another or, in a model's folder, was not downloaded, or a record that cannot be read.
     """
     folder = Path(folder)
     record = folder / "source.json"
+    check_regular(record)
     if not record.is_file():
         if required:
             raise UserError(f"{folder} is missing, or no download: it has no source.json")
         return
-    files = read_record(record)["files"]
+    described = read_record(record)
+    files = described["files"]
+    if described.get("kind") == "model":
+        added = [
+            path.name for path in read_files(folder) if path.suffix and path.relative_to(folder).as_posix() not in files
+        ]
+        if added := sorted({*added} - {"source.json", "README.md"}):
+            raise UserError(
+                f"{folder / added[0]} is none of the files that were downloaded into {folder}: take it out, or delete "
+                "source.json, which makes the folder one of your own"
+            )
     memory = folder.with_name(f".{folder.name}.checked.json")
     known = read_json_object(memory)
     seen: dict[str, Any] = {}
     for name, expected in sorted(files.items()):
         path = folder / name
+        check_regular(path)
         if not path.is_file():
             raise UserError(f"{folder} lacks {name}, which was downloaded: delete the folder and download it again")
         status = path.stat()
@@ -58,12 +71,14 @@ def revision_of(folder: str | Path) -> str | None:
 def read_record(path: Path) -> dict[str, Any]:
     """Read a source.json: where a download is from, and `files`, the SHA-256 of each by its name.
 
-    Raises UserError for anything else.
+    Raises UserError for anything else: no files at all, or one outside of the record's folder.
     """
-    record = json_object(path.read_bytes(), path)
+    record = read_object(path)
     files = record.get("files")
-    if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
+    if not isinstance(files, dict) or not files or not all(isinstance(value, str) for value in files.values()):
         raise UserError(
             f"{path} is no record of a download, which has `files`: delete its folder and download it again"
         )
+    if outside := [name for name in files if name.startswith("/") or {"", ".", ".."} & set(name.split("/"))]:
+        raise UserError(f"{path} names {outside[0]!r:.80}, which is no file of its folder: download it again")
     return record

@@ -9,21 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from justrl.errors import UserError
-from justrl.generation.chat_template import ChatTokenizer
+from justrl.generation.chat_template import QUESTION, TEXTS, ChatTokenizer
 from justrl.io import read_json
-
-QUESTION = "What is $\\frac{1}{2}  + 3^{10}$?\n\nLet  x = 1,024."
-# What the paper's prompts and answers are made of: runs of spaces and newlines, digits, LaTeX, code, Chinese.
-TEXTS = (
-    QUESTION,
-    " 12 + 34 = 46",
-    "a  b\n\n\nc\t d \r\n",
-    "1234567890 3.14159 10,000",
-    "\\boxed{\\dfrac{-7}{12}} \\[x^2_{n+1}\\le 5\\]",
-    "设实数 $x$ 满足 $x+1=2$,求 $x$ 的值。",
-    "<think>\nOkay, so I'll\n</think>\n\n**Answer**",
-    "def f(x):\n    return x**2  # é ½ 😀",
-)
 
 
 def check_tokenizer(tokenizer: Any, folder: str | Path, stops: tuple[int, ...]) -> None:

@@ -6,10 +6,7 @@ from pathlib import Path
 from justrl.errors import UserError
 from justrl.generation.base import model_config
 from justrl.generation.downloads import check_download
-from justrl.io import read_json
-
-Shapes = dict[str, tuple[int, ...]]
-INDEX = "model.safetensors.index.json"
+from justrl.model_folder import Shapes, check_model_folder, tensor_shapes, weight_files
 
 
 def check_weights(model_dir: str | Path) -> None:
@@ -23,11 +20,12 @@ def check_weights(model_dir: str | Path) -> None:
     folder = Path(model_dir)
     if not folder.is_dir():
         return
+    check_model_folder(folder)
     check_download(folder)
     config = model_config(folder, None)
     found: Shapes = {}
     for path in _files(folder):
-        found |= _shapes(path)
+        found |= tensor_shapes(path)
     try:
         model = None if getattr(config, "quantization_config", None) else _empty_model(config)
     except Exception as error:  # a model's class raises anything
@@ -42,32 +40,12 @@ def check_weights(model_dir: str | Path) -> None:
 
 def _files(folder: Path) -> list[Path]:
     """The weight files that are loaded: the single one, or those of the index."""
-    files = [folder / "model.safetensors"]
-    if not files[0].is_file() and (folder / INDEX).is_file():
-        files = [folder / name for name in sorted(indexed_files(folder))]
+    files = weight_files(folder)
     if missing := [path.name for path in files if not path.is_file()]:
         pickled = sorted(path.name for path in folder.glob("*.bin"))
         note = f"; {', '.join(pickled[:2])} is pickled, which is never loaded: convert it" if pickled else ""
         raise UserError(f"{folder} lacks {', '.join(missing[:3])}{note or ': get the folder anew'}")
     return files
-
-
-def indexed_files(folder: Path) -> set[str]:
-    """The names of the weight files that a folder's index lists; a UserError if it is no index."""
-    try:
-        return set(read_json(folder / INDEX)["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / INDEX} is no index of weight files ({error}): get the folder anew") from error
-
-
-def _shapes(path: Path) -> Shapes:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is cut short or no safetensors file ({error}): get it anew") from error
 
 
 def _empty_model(config):

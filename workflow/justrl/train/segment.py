@@ -250,11 +250,15 @@ class WorkDir:
             return False
         try:
             segment = read_json(folder / "segment.json")
+            there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+            unknown = there - {"segment.json"} ^ segment["sha256"].keys()
             damaged = [name for name, sha in segment["sha256"].items() if file_sha256(folder / name) != sha]
             problem = f"{', '.join(damaged)} changed since" if damaged else None
+            if unknown:
+                problem = f"its list of files is another than what is there ({', '.join(sorted(unknown)[:3])})"
             if training_differences(segment["identity"], request.identity()):
                 problem = "it belongs to another training (recipe, seed or data)"
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problem = f"not readable: {error}"
         if problem:
             print(f"{folder} is not used: {problem}", file=sys.stderr, flush=True)

@@ -1,0 +1,179 @@
+"""What a model's folder may hold, looked at before any library opens it.
+
+A library waits for ever at a named pipe, copies what a link leads to, and makes a model of as many layers as it reads.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from justrl.errors import UserError
+from justrl.io import check_regular, is_hub_id, read_json, read_object
+
+Shapes = dict[str, tuple[int, ...]]
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+# What is read or copied of a folder, by the end of its name.
+_READ = (".json", ".jinja", ".txt", ".model", ".safetensors", "README.md", "LICENSE")
+# Templates lie there, too.
+_TEMPLATES = "additional_chat_templates"
+MIB = 2**20
+# The largest tokenizer.json that is known has 35 MB, the largest index 11 MB, the largest of the others 6 MB.
+_LARGEST = {"tokenizer.json": 256 * MIB, INDEX: 64 * MIB, "config.json": 16 * MIB, "generation_config.json": 16 * MIB}
+_LARGEST |= dict.fromkeys(("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"), 16 * MIB)
+_LARGEST |= dict.fromkeys(("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"), 64 * MIB)
+LARGEST_TEMPLATE = MIB
+# A header names each tensor, in a hundred letters or so.
+_LARGEST_HEADER = 32 * MIB
+# Whole numbers of config.json, by what they are called in it: the least, and the most, far above any model's.
+_COUNTS = dict.fromkeys(("vocab_size",), (1, 2**24)) | dict.fromkeys(("hidden_size", "n_embd", "d_model"), (1, 2**20))
+_COUNTS |= dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), (1, 2048))
+_COUNTS |= dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), (1, 2**16))
+_COUNTS |= dict.fromkeys(("intermediate_size", "n_inner"), (0, 2**24))
+_COUNTS |= dict.fromkeys(("num_key_value_heads", "head_dim"), (0, 2**16))
+_COUNTS |= dict.fromkeys(("max_position_embeddings", "n_positions"), (1, 2**30))
+_MOST_LAYERS, _MOST_EXPERTS = 2048, 2**14
+# Another size of a head than the width's share.
+_HEAD_SIZES = ("head_dim", "head_size", "d_kv", "kv_channels")
+
+
+def check_model_folder(model_dir: str | Path, within: str | Path | None = None) -> None:
+    """Refuse a folder that holds no model, or what hangs, exhausts or misleads whoever opens it.
+
+    Looked at are types and sizes of files, where links lead, numbers of config.json, the index and headers of weights.
+    A name that is no folder here passes if it can be a hub id. `within` is where links may lead, by default the folder.
+
+    Raises UserError: naming the file, what is wrong with it and what to do.
+    """
+    folder = Path(model_dir)
+    if not folder.is_dir():
+        if is_hub_id(model_dir):
+            return
+        raise UserError(f"there is no model folder {model_dir}; a model of the hub is named owner/name")
+    check_files(folder, within)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{model_dir} is not a Hugging Face model folder: it has no config.json")
+    check_numbers(read_object(folder / "config.json"), folder / "config.json")
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder} holds an adapter (adapter_config.json), in whose place its base model may be loaded: merge the "
+            "two, or take that file out"
+        )
+    for path in weight_files(folder):
+        if path.is_file():
+            tensor_shapes(path)
+
+
+def check_files(folder: Path, within: str | Path | None = None) -> None:
+    """Raise UserError for a file of a model's folder that is no regular file, too large, or a link out of it.
+
+    Links of Hugging Face's cache lead to its blobs, and weights may lie anywhere; all else is copied with its content.
+    """
+    root = os.path.realpath(within or folder)
+    for path in read_files(folder):
+        if path.is_symlink() and not path.exists():
+            raise UserError(f"{path} is a link to {path.readlink()}, where nothing is: put a copy in its place")
+        check_regular(path)
+        if path.is_symlink() and path.suffix != ".safetensors":
+            target = Path(os.path.realpath(path))
+            cached = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
+            if not cached and not target.is_relative_to(root):
+                raise UserError(f"{path} is a link out of the model's folder, to {target}: put a copy in its place")
+        most = LARGEST_TEMPLATE if path.suffix == ".jinja" else _LARGEST.get(path.name, 0)
+        if most and (size := path.stat().st_size) > most:
+            raise UserError(f"{path} has {size:,} bytes, which no such file of a model has: get it anew")
+
+
+def read_files(folder: Path) -> Iterator[Path]:
+    """What a library or this program reads or copies of a model's folder, regular files or not."""
+    for place in (folder, folder / _TEMPLATES):
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
+            if path.name.endswith(_READ) and not path.name.startswith("."):
+                yield path
+
+
+def check_numbers(config: dict[str, Any], source: str | Path) -> None:
+    """Raise UserError, which begins with `source`, for numbers in a model's configuration of which none can be made."""
+    parts = [config]
+    while parts:
+        part = parts.pop()
+        parts += [value for value in part.values() if isinstance(value, dict)]
+        for key, value in part.items():
+            _check_number(key, value, source)
+        if part is config or part is config.get("text_config"):
+            _check_heads(part, source)
+
+
+def _check_number(key: str, value: Any, source: str | Path) -> None:
+    if key in _COUNTS:
+        least, most = _COUNTS[key]
+        many = isinstance(value, list)
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        if len(values) > _MOST_LAYERS or not all(type(v) is int and least * (not many) <= v <= most for v in values):
+            raise UserError(f"{source}: {key} must be a whole number from {least} to {most:,}, got {value!s:.60}")
+    elif isinstance(value, int) and key.endswith(("layers", "blocks", "depth", "experts")):
+        most = _MOST_EXPERTS if key.endswith("experts") else _MOST_LAYERS
+        if value > most:
+            raise UserError(f"{source}: {key} must be at most {most:,}, got {value!s:.60}")
+    elif isinstance(value, float) and math.isnan(value):
+        raise UserError(f"{source}: {key} is no number (NaN)")
+    elif (key == "factor" or key.endswith(("_eps", "epsilon", "rope_theta"))) and (
+        isinstance(value, str | bool) or (isinstance(value, int | float) and not 0 <= value < math.inf)
+    ):
+        raise UserError(f"{source}: {key} must be a number from 0, got {value!s:.60}")
+
+
+def _check_heads(part: dict[str, Any], source: str | Path) -> None:
+    width, heads, shared = (part.get(key) for key in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
+    own = any(size in key for key in part if part[key] is not None for size in _HEAD_SIZES)
+    if type(width) is int and type(heads) is int and width % heads and not own:
+        raise UserError(f"{source}: hidden_size {width:,} is no multiple of num_attention_heads {heads:,}")
+    if type(heads) is int and type(shared) is int and shared and heads % shared:
+        raise UserError(f"{source}: num_attention_heads {heads:,} is no multiple of num_key_value_heads {shared:,}")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a folder that are loaded, there or not: the single one, or those of the index.
+
+    Raises UserError: which of them are meant cannot be told.
+    """
+    single, index = folder / SINGLE, folder / INDEX
+    names = {SINGLE} if single.is_file() or not index.is_file() else indexed_files(folder)
+    if single.is_file() and index.is_file() and SINGLE not in indexed_files(folder):
+        raise UserError(
+            f"{folder} holds {SINGLE} and {INDEX}, which names others: one program loads the one, another the others; "
+            "take out what is not the model"
+        )
+    return [folder / name for name in sorted(names)]
+
+
+def indexed_files(folder: Path) -> set[str]:
+    """The names of the weight files that a folder's index lists; a UserError if it is no index, or leads elsewhere."""
+    path = folder / INDEX
+    try:
+        names = set(read_json(path)["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no index of weight files ({error}): get the folder anew") from error
+    odd = [name for name in names if not isinstance(name, str) or not name.endswith(".safetensors") or "/" in name]
+    if odd or not names:
+        found = f"{odd[0]!r:.80} is no safetensors file of the folder" if odd else "it names none"
+        raise UserError(f"{path} is no index of weight files ({found}): get the folder anew")
+    return names
+
+
+def tensor_shapes(path: Path) -> Shapes:
+    """The shape of each tensor of a safetensors file; a UserError if the file is another, or cut short."""
+    from safetensors import SafetensorError, safe_open
+
+    check_regular(path)
+    try:
+        with path.open("rb") as handle:
+            header = int.from_bytes(handle.read(8), "little")
+        if header > _LARGEST_HEADER:
+            raise UserError(f"{path} has a header of {header:,} bytes, which no model's weights have: get it anew")
+        with safe_open(path, framework="np") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is cut short or no safetensors file ({error}): get it anew") from error
