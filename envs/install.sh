@@ -1,7 +1,7 @@
 #!/bin/sh
 # Make a virtual environment: torch, then everything of a lock, then this project.
 #   sh envs/install.sh FOLDER LOCK [PROJECT...]
-# PYTHON  the Python that makes it (default: python3.11)
+# PYTHON  the Python that makes it, 3.11 or 3.12 (default: python3.11)
 # TORCH   another torch than that of torch.txt (of torch-gpu-cu12.txt for that lock), whose hashes are not checked then.
 #         It is installed first and apart from the lock: its CPU and CUDA builds carry one version and different hashes.
 # UV      the uv to install with; empty: pip. Unset: the one on PATH, else the one that the lock names, by pip.
@@ -24,14 +24,32 @@ bootstrap_uv() {
 # uv knows nothing of pip's settings (a mirror, a proxy's certificates): what it cannot get, pip may.
 install() { { [ -n "$uv" ] && "$uv" pip install --quiet --python "$python" "$@"; } || pip "$@"; }
 
-"${PYTHON:-python3.11}" -m venv "$folder"
+say() { echo "envs/install.sh: $1" >&2; }
+
+maker=${PYTHON:-python3.11}
+wanted="install Python 3.11 or 3.12 and name it, as in \`make mini PYTHON=python3.12\`"
+version=$("$maker" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || version=
+case $version in
+    3.11 | 3.12) ;;
+    "") say "$maker is not here, or does not start: $wanted" && exit 2 ;;
+    *) say "$maker is Python $version, for which the locked packages are not made: $wanted" && exit 2 ;;
+esac
+
+"$maker" -m venv "$folder"
 uv=${UV-$(command -v uv || bootstrap_uv)}
 # A folder with the CPU build, where there is one, is what is meant: pip would rather take a file that has its hash in the
-# registry. By pip: uv knows no hash of a version with a local part ("+cpu").
+# registry. By pip: uv knows no hash of a version with a local part ("+cpu"). Of other Pythons' builds no hash is known.
 configured=$("$python" -m pip config list)
+tag=cp$(echo "$version" | tr -d .)
 for folder_of_wheels in ${PIP_FIND_LINKS:-$(echo "$configured" | sed -n "s/^[a-z]*\.find-links='\(.*\)'$/\1/p")}; do
     case $lock in *gpu*) continue ;; esac
-    if ls "$folder_of_wheels"/torch-*+cpu-*.whl >/dev/null 2>&1; then pins=envs/torch-cpu.txt; fi
+    for wheel in "$folder_of_wheels"/torch-*+cpu-"$tag"-*.whl; do
+        [ -f "$wheel" ] || continue
+        if grep -q "sha256:$(sha256sum "$wheel" | cut -c 1-64)\$" envs/torch-cpu.txt; then pins=envs/torch-cpu.txt; fi
+    done
+    if [ "$pins" != envs/torch-cpu.txt ] && ls "$folder_of_wheels"/torch-*+cpu-*.whl >/dev/null 2>&1; then
+        say "no torch in $folder_of_wheels is the CPU build for Python $version in envs/torch-cpu.txt: $pins is installed"
+    fi
 done
 if [ -n "${TORCH:-}" ]; then pip --no-deps "$TORCH"; else pip --require-hashes --no-deps -r "$pins"; fi
 install --require-hashes --no-deps -r "$lock"
