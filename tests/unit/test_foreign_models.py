@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from justrl.data.lengths import PromptLength
+from justrl.data.lock import add_entry, read_lock
 from justrl.data.sources import Hub, download, local_source, locate
 from justrl.errors import UserError
 from justrl.generation import chat_template
@@ -22,6 +23,8 @@ from justrl.generation.weight_checks import check_weights
 from justrl.io import file_sha256, read_json, read_json_object, write_json
 from justrl.model_folder import INDEX, SINGLE, check_model_folder
 from justrl.model_shape import read_shape
+from justrl.operations import gpu_lease
+from justrl.train.run_lock import hold
 from tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.timeout(120)
@@ -43,6 +46,7 @@ def change(path, **values):
 
 
 def pipe(path):
+    path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     os.mkfifo(path)
 
@@ -367,6 +371,40 @@ def test_a_pipe_in_the_place_of_what_is_remembered_is_not_waited_for(downloaded)
     pipe(downloaded.with_name(".model.checked.json"))
     check_download(downloaded)
     assert read_json(downloaded.with_name(".model.checked.json"))
+
+
+FILES = {"revision": "c" * 40, "files": {"a.parquet": "0" * 64}}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "data.lock.json is a named pipe"),
+        ({"sources": []}, "is not a lock file"),
+        ({"sources": {"dataset:a/b": {}}}, "is not a lock file"),
+        ({"sources": {"dataset:a/b": FILES | {"files": {}}}}, "dataset:a/b has no revision, or no files"),
+        ({"sources": {"dataset:a/b": FILES | {"revision": None}}}, "dataset:a/b has no revision, or no files"),
+    ],
+)
+def test_a_lock_of_downloads_lists_files(tmp_path, content, words):
+    path = tmp_path / "data.lock.json"
+    pipe(path) if content is None else write_json(path, content)
+    with pytest.raises(UserError, match=words):
+        read_lock(path)
+    write_json(path, {"sources": {"dataset:a/b": FILES}})
+    assert read_lock(path)
+
+
+def test_locks_are_not_waited_for_where_they_are_pipes(tmp_path):
+    pipe(tmp_path / "LOCK")
+    with pytest.raises(UserError, match="LOCK is a named pipe in the place"), hold(tmp_path / "LOCK"):
+        pytest.fail("held")
+    pipe(tmp_path / ".data.lock.json.guard")
+    with pytest.raises(UserError, match=r"\.data\.lock\.json\.guard is a named pipe"):
+        add_entry(tmp_path / "data.lock.json", "dataset:a/b", FILES)
+    pipe(tmp_path / "gpus/turn.lock")
+    with pytest.raises(UserError, match=r"turn\.lock is a named pipe"):
+        gpu_lease._open_lock(tmp_path / "gpus/turn.lock")
 
 
 def test_no_json_is_read_from_a_pipe(tmp_path):

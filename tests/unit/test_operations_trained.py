@@ -1,5 +1,7 @@
 """Where the segments of a run end, from what it has trained and what the configuration says."""
 
+import json
+
 import pytest
 
 from justrl.config import load
@@ -121,6 +123,14 @@ def test_a_dropped_export_is_a_note_that_survives_a_restart(tmp_path):
     assert work.has_archive(request)
     work.publish(request)
     assert [path.name for path in request.model_out.iterdir()] == [NOT_KEPT]
+    # An archive whose list is another than what is there is not published, and the segment trained again.
+    archive = work.finished / "step_000002"
+    segment = json.loads((archive / "segment.json").read_text())
+    for sums in ({}, [], {**segment["sha256"], "more": "0"}, {"metrics.jsonl": segment["sha256"]["metrics.jsonl"]}):
+        (archive / "segment.json").write_text(json.dumps(segment | {"sha256": sums}))
+        assert not work.has_archive(request)
+    (archive / "segment.json").write_text(json.dumps(segment))
+    assert work.has_archive(request)
     assert len(request.metrics_out.read_text().splitlines()) == 2
 
 

@@ -140,6 +140,25 @@ def test_a_state_of_another_format_is_refused(tmp_path):
         load_state(folder, IDENTITY)
 
 
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "lists no files"),
+        ({"model.safetensors": 7}, "lists no files"),
+        ({"state.json": None}, "is not in its manifest.json"),
+    ],
+    ids=["none", "no hash", "some"],
+)
+def test_a_manifest_that_does_not_list_what_is_there_is_refused(tmp_path, files, words):
+    """Weights that it does not know could be any."""
+    folder = save(tmp_path, 10)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    listed = {name: entry or manifest["files"][name] for name, entry in files.items()}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"files": listed}))
+    with pytest.raises(RefusedCheckpoint, match=rf"step_000010.*{words}"):
+        load_state(folder, IDENTITY)
+
+
 def test_a_pickle_in_place_of_tensors_is_not_run(tmp_path):
     class Evil:
         def __reduce__(self):

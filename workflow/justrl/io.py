@@ -83,6 +83,7 @@ def exclusive(path: Path) -> Iterator[None]:
     Where the file system has no locks, a folder `path`.held is made, which succeeds for one process only.
     """
     held, alone = path.with_name(f"{path.name}.held"), False
+    check_regular(path)
     # Neither a link that somebody laid here is followed, nor a file emptied.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
@@ -225,14 +226,20 @@ def write_json(path: str | Path, value: Any) -> None:
         handle.write("\n")
 
 
+def irregular(path: str | Path) -> str | None:
+    """What is at a path if it is no regular file, in words; None if it is one, or nothing is there."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        return None
+    kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a folder"))
+    return None if stat.S_ISREG(mode) else next((name for is_it, name in kinds if is_it(mode)), "a device")
+
+
 def check_regular(path: str | Path) -> None:
     """Raise UserError if what is at a path is no regular file: reading a named pipe or a device may never end."""
-    with suppress(OSError):
-        mode = Path(path).stat().st_mode
-        if not stat.S_ISREG(mode):
-            kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a folder"))
-            kind = next((name for is_it, name in kinds if is_it(mode)), "a device")
-            raise UserError(f"{path} is {kind} and no regular file: put the file itself in its place, or take it away")
+    if kind := irregular(path):
+        raise UserError(f"{path} is {kind} and no regular file: put the file itself in its place, or take it away")
 
 
 def read_json(path: str | Path) -> Any:

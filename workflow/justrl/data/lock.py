@@ -25,7 +25,10 @@ def read_lock(path: str | Path | None) -> dict[str, dict[str, Any]]:
         return {}
     try:
         sources = read_json(path)["sources"]
-    except (ValueError, KeyError, TypeError) as error:
+        for key, entry in sources.items():
+            if not isinstance(entry["revision"], str) or not isinstance(entry["files"], dict) or not entry["files"]:
+                raise ValueError(f"{key} has no revision, or no files")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is not a lock file ({error}): restore it from git, or delete it to start anew"
         ) from error

@@ -18,7 +18,7 @@ from justrl.data import lock as locks
 from justrl.data.tables import is_data_file
 from justrl.errors import UserError
 from justrl.generation.downloads import check_download, read_record
-from justrl.io import atomic_folder, check_regular, copy_file, file_sha256, json_object, link_file, write_json
+from justrl.io import atomic_folder, check_regular, copy_file, file_sha256, link_file, read_object, write_json
 from justrl.model_folder import INDEX, check_files, check_model_folder, indexed_files
 
 Kind = Literal["dataset", "model"]
@@ -211,7 +211,7 @@ def _from_mirror(kind: Kind, hub_id: str, subset: str | None, revision: str, hub
             raise UserError(f"{path} is a link out of the mirror, to {path.resolve()}: put a copy in its place")
     known: str | None = None
     if (folder / "source.json").is_file():
-        known = json_object((folder / "source.json").read_bytes(), folder / "source.json").get("revision")
+        known = read_object(folder / "source.json").get("revision")
         if locks.is_commit(revision) and known is not None and known != revision:
             raise UserError(f"the mirror's {folder} is revision {known} of {hub_id}, but {revision} is asked for")
     return Source(kind, hub_id, revision, known, "mirror", folder, _hashes(folder, names), subset)

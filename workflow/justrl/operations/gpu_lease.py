@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from justrl.errors import UserError
+from justrl.io import check_regular, irregular
 from justrl.machine import visible_devices
 
 POLL_SECONDS = 0.2
@@ -85,6 +86,7 @@ def _open_lock(path: Path) -> int:
         for folder in (path.parent.parent, path.parent):
             _make_for_everybody(folder)
         try:
+            check_regular(path)
             return os.open(path, os.O_RDONLY)
         except FileNotFoundError:
             _make_readable(path, b"")
@@ -165,6 +167,8 @@ def _waits(path: Path, devices: Sequence[str]) -> bool:
 
     A process that was stopped in the queue holds nobody up: it asks no more.
     """
+    if irregular(path):
+        return False
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

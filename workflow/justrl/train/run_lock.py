@@ -5,7 +5,6 @@ finds the lock asks, in this order: is the process of that number on this host s
 still in the queue; was the file touched lately.
 """
 
-import json
 import os
 import socket
 import subprocess
@@ -18,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from justrl.errors import UserError
-from justrl.io import exclusive, write_json
+from justrl.io import exclusive, irregular, read_object, write_json
 
 HEARTBEAT_SECONDS = 30.0
 # On another host, without Slurm to ask, an owner that has been silent for so long is taken for dead.
@@ -124,7 +123,7 @@ class Lock:
     def read_owner(self) -> Owner | None:
         """Read who holds the lock; None if nobody does or the file is unreadable (its writer died in mid-write)."""
         try:
-            return Owner(**json.loads(self.path.read_text()))
+            return Owner(**read_object(self.path))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -152,8 +151,8 @@ class Lock:
         Deciding and taking happen under an advisory lock on a second file, so that two newcomers cannot both take over.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.is_dir():
-            raise UserError(f"{self.path} is a folder in the place of the lock's file: delete it, no trainer made it")
+        if kind := irregular(self.path):
+            raise UserError(f"{self.path} is {kind} in the place of the lock's file: delete it, no trainer made it")
         guard_path = self.path.with_name(self.path.name + ".guard")
         with exclusive(guard_path):
             owner = self.read_owner()

@@ -79,8 +79,8 @@ def verify_manifest(folder: Path) -> None:
         raise RefusedCheckpoint(f"{folder}: no readable {MANIFEST} ({error})") from None
     if form != FORMAT:
         raise RefusedCheckpoint(f"{folder}: its format is {form!r}, this version reads {FORMAT!r}")
-    if not files:
-        raise RefusedCheckpoint(f"{folder}: its {MANIFEST} lists no file")
+    if not files or not all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for _, entry in files):
+        raise RefusedCheckpoint(f"{folder}: its {MANIFEST} lists no files with their sizes and hashes")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {MANIFEST}
     if unlisted := sorted(there - manifest["files"].keys()):
         raise RefusedCheckpoint(f"{folder}: {unlisted[0]} is not in its {MANIFEST}")
