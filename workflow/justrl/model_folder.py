@@ -110,7 +110,7 @@ def _check_number(key: str, value: Any, source: str | Path) -> None:
     if key in _COUNTS:
         least, most = _COUNTS[key]
         many = isinstance(value, list)
-        values = value if isinstance(value, list) else [] if value is None else [value]
+        values = value if many else [value] if not isinstance(value, dict | None) else []
         if len(values) > _MOST_LAYERS or not all(type(v) is int and least * (not many) <= v <= most for v in values):
             raise UserError(f"{source}: {key} must be a whole number from {least} to {most:,}, got {value!s:.60}")
     elif isinstance(value, int) and key.endswith(("layers", "blocks", "depth", "experts")):
