@@ -1,5 +1,7 @@
 """Names that wildcards may take, and input functions: one-line calls of the layout. Nothing here makes a file."""
 
+import re
+
 RUNS = EXPERIMENT.runs
 EVALUATION = EXPERIMENT.evaluation
 HARDWARE = EXPERIMENT.hardware

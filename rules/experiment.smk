@@ -7,7 +7,6 @@ what the start wrote beside the results, <results>/experiments/, and no file tha
 import json
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -44,10 +43,6 @@ def read_configuration():
     """The configuration of this start, whose overlays jobs are spared: theirs is frozen."""
     if HERE != workflow.basedir:
         return config_files.complete({key: value for key, value in config.items() if key not in OPTIONS})
-    # Snakemake takes the last of two keys.
-    for word in sys.argv:
-        if found := re.fullmatch(r"(\w+)=([\[{].*)", word, re.DOTALL):
-            config_files.parse_yaml(found[2], f"--config {found[1]}")
     command = workflow.config_settings
     given = [os.path.relpath(path) for path in command.configfiles]
     overlays = dict.fromkeys([*map(os.path.normpath, profile_overlays()), *given])

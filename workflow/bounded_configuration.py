@@ -1,12 +1,15 @@
-"""Configuration files as Snakemake takes them, read by the project's own parser; the logger plugin puts it in place.
+"""Configuration that Snakemake is given, read by the project's own parser; the logger plugin puts it in place.
 
 Snakemake reads `--configfile` before the first line of the Snakefile runs, but after it has imported its plugins. Its
-parser waits for a named pipe, takes minutes for a large file and has no end with a few anchors that repeat each other.
+parser waits for a named pipe, takes minutes for a large file, has no end with a few anchors that repeat each other, and
+takes the last of two keys; so it does with a mapping of `--config`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from snakemake import cli
 from snakemake.common import configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.settings import types
@@ -14,19 +17,34 @@ from snakemake.settings import types
 from justrl import config_files
 from justrl.errors import UserError
 
-_load_configfile = configfile.load_configfile
+_load_configfile, _parse_config = configfile.load_configfile, cli.parse_config
 
 
 def install() -> None:
-    """Read configuration files within limits from now on."""
+    """Read configuration within limits from now on."""
     configfile.load_configfile = types.load_configfile = _load
+    cli.parse_config = _parse
+
+
+def _ours() -> bool:
+    """Whether this project is started; whoever imports it into a workflow of another has that one's configuration."""
+    return all(Path(name).exists() for name in ("Snakefile", f"workflow/{Path(__file__).name}"))
 
 
 def _load(path: str | Path) -> dict[str, Any]:
-    # Whoever imports this workflow into their own has their own kind of configuration.
-    if not all(Path(name).exists() for name in ("Snakefile", f"workflow/{Path(__file__).name}")):
+    if not _ours():
         return _load_configfile(path)
     try:
         return config_files.read_yaml(path)
     except UserError as error:
         raise WorkflowError(str(error)) from None
+
+
+def _parse(entries: Sequence[str] | None) -> dict[str, Any]:
+    for name, _, value in (entry.partition("=") for entry in entries or () if _ours()):
+        if value.startswith(("[", "{")):
+            try:
+                config_files.parse_yaml(value, f"--config {name}")
+            except UserError as error:
+                raise WorkflowError(str(error)) from None
+    return _parse_config(entries)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from justrl.data.lengths import PromptLength
 from justrl.data.lock import add_entry, read_lock
 from justrl.data.sources import Hub, download, local_source, locate
+from justrl.data.tables import find_data_files
 from justrl.errors import UserError
 from justrl.generation import chat_template
 from justrl.generation.base import copy_tokenizer, load_tokenizer
@@ -371,6 +372,16 @@ def test_a_pipe_in_the_place_of_what_is_remembered_is_not_waited_for(downloaded)
     pipe(downloaded.with_name(".model.checked.json"))
     check_download(downloaded)
     assert read_json(downloaded.with_name(".model.checked.json"))
+
+
+@pytest.mark.parametrize("read", [local_source, find_data_files])
+@pytest.mark.parametrize("name", ["q.jsonl", "folder/train.parquet", "folder/data/q.csv"])
+def test_data_in_a_pipe_is_refused_by_name(tmp_path, read, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/more.jsonl").write_text("{}")
+    pipe(tmp_path / name)
+    with pytest.raises(UserError, match=rf"{name} is a named pipe"):
+        read(tmp_path / name.partition("/")[0])
 
 
 FILES = {"revision": "c" * 40, "files": {"a.parquet": "0" * 64}}

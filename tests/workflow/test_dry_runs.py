@@ -354,6 +354,19 @@ def test_snakemake_reads_a_configuration_file_within_limits(workspace, content, 
     assert status != 0 and re.search(said, output) and len(output.splitlines()) < 6, output[-3000:]
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("{" + _repeated("{{{}}}").replace("\n", ", ") + "}", "--config bomb, line 1: .*what anchors repeat included"),
+        ("{a: 1, a: 2}", "--config bomb, line 1: the key a is given twice"),
+        ("{a: &r [*r]}", "--config bomb, line 1: .r is inside of what it names"),
+    ],
+)
+def test_so_it_does_with_config_on_the_command_line(workspace, value, said):
+    status, output = workspace.dry_run("--profile", "mini", "--config", f"bomb={value}")
+    assert status != 0 and re.search(said, output) and len(output.splitlines()) < 6, output[-3000:]
+
+
 @pytest.mark.parametrize("content", [_repeated("{{{}}}"), None], ids=["anchors", "pipe"])
 def test_so_it_does_with_config_yaml(own_workspace, content):
     path = own_workspace.folder / "config.yaml"

@@ -16,7 +16,7 @@ Shapes = dict[str, tuple[int, ...]]
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 # What is read or copied of a folder, by the end of its name.
-_READ = (".json", ".jinja", ".txt", ".model", ".safetensors", "README.md", "LICENSE")
+_READ = (".json", ".jinja", ".txt", ".model", ".safetensors", "LICENSE")
 # Templates lie there, too.
 _TEMPLATES = "additional_chat_templates"
 MIB = 2**20
@@ -92,6 +92,11 @@ def read_files(folder: Path) -> Iterator[Path]:
         for path in sorted(place.iterdir()) if place.is_dir() else ():
             if path.name.endswith(_READ) and not path.name.startswith("."):
                 yield path
+
+
+def is_loaded(name: str) -> bool:
+    """Whether a library takes a file of that name for the model's: weights, tokenizer, template or configuration."""
+    return name in _LARGEST or name.endswith((".safetensors", ".jinja")) or name == "chat_template.json"
 
 
 def check_numbers(config: dict[str, Any], source: str | Path) -> None:

@@ -127,6 +127,8 @@ def local_source(path: str | Path, kind: Kind = "dataset") -> Source:
         raise UserError(f"{path} is not there: name a file or folder from where you start, or an absolute path")
     if kind == "model" and path.is_dir():
         check_model_folder(path)
+    if not path.is_dir():
+        check_regular(path)
     record = path / "source.json"
     check_regular(record)
     if record.is_file():
@@ -164,8 +166,14 @@ def changed_since(path: str | Path, taken: str | Path) -> str | None:
 
 
 def _walk(folder: Path) -> list[str]:
-    """The files below a folder. Raises UserError if another user keeps some of it to themselves."""
-    paths = (Path(place) / name for place, _, names in os.walk(folder, onerror=_refuse_unreadable) for name in names)
+    """The files below a folder.
+
+    Raises UserError: another user keeps some of it to themselves, or what is called a data file is no regular file.
+    """
+    paths = [Path(place) / name for place, _, names in os.walk(folder, onerror=_refuse_unreadable) for name in names]
+    for path in paths:
+        if is_data_file(path.name):
+            check_regular(path)
     return [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
 
 

@@ -20,6 +20,7 @@ from justrl.config_files import read_card
 from justrl.data.messages import user_content
 from justrl.data.text_tables import check_unique, number_text, row_names, stream_rows
 from justrl.errors import UserError
+from justrl.io import check_regular
 
 # In order of preference, where the same rows are there in several.
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
@@ -44,9 +45,15 @@ def is_data_file(name: str) -> bool:
 
 
 def list_data_files(folder: Path) -> list[str]:
-    """Return the relative names of the data files below a folder, in the order of their names."""
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(filter(is_data_file, names))
+    """Return the relative names of the data files below a folder, in the order of their names.
+
+    Raises UserError: one of them is no regular file.
+    """
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    found = sorted(filter(is_data_file, names))
+    for name in found:
+        check_regular(folder / name)
+    return [name for name in found if (folder / name).is_file()]
 
 
 def find_data_files(source: str | Path, subset: str | None = None, split: str | None = None) -> list[Path]:
@@ -62,6 +69,7 @@ def find_data_files(source: str | Path, subset: str | None = None, split: str | 
             raise UserError(f"{source} is not a data file: accepted are {', '.join(FORMATS)}")
         return [source]
     if not source.is_dir():
+        check_regular(source)
         raise UserError(f"{source} does not exist: give a data file or a folder of data files")
     names = list_data_files(source)
     if not names:

@@ -11,7 +11,7 @@ from typing import Any
 
 from justrl.errors import UserError
 from justrl.io import check_regular, file_sha256, read_json_object, read_object, write_json
-from justrl.model_folder import read_files
+from justrl.model_folder import is_loaded, read_files
 
 
 def check_download(folder: str | Path, *, required: bool = False) -> None:
@@ -30,10 +30,8 @@ def check_download(folder: str | Path, *, required: bool = False) -> None:
     described = read_record(record)
     files = described["files"]
     if described.get("kind") == "model":
-        added = [
-            path.name for path in read_files(folder) if path.suffix and path.relative_to(folder).as_posix() not in files
-        ]
-        if added := sorted({*added} - {"source.json", "README.md"}):
+        there = {path.relative_to(folder).as_posix() for path in read_files(folder) if is_loaded(path.name)}
+        if added := sorted(there - files.keys()):
             raise UserError(
                 f"{folder / added[0]} is none of the files that were downloaded into {folder}: take it out, or delete "
                 "source.json, which makes the folder one of your own"

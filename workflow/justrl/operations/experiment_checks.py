@@ -16,6 +16,7 @@ from justrl.generation.chat_template import ChatTokenizer
 from justrl.generation.weight_checks import check_weights
 from justrl.io import read_json, read_json_object
 from justrl.layout import Layout
+from justrl.model_folder import check_model_folder
 from justrl.model_shape import ModelShape
 from justrl.operations.checks import FAILED, OK, SKIPPED, WARNING, Check
 from justrl.train.reference.room import reference_job
@@ -127,6 +128,7 @@ def check_prompts(train_file: str | Path, model: str | Path, recipe: Recipe) -> 
     prompts = pq.read_table(train_file, columns=["prompt"])["prompt"].to_pylist()
     if not prompts:
         return Check("prompts", FAILED, f"{train_file} holds no rows", "delete it and let Snakemake make it again")
+    check_model_folder(model)
     longest = max(ChatTokenizer(model).lengths(prompts))
     limit, response = recipe.max_prompt_length, recipe.max_response_length
     context = read_json(Path(model) / "config.json").get("max_position_embeddings", limit + response)
