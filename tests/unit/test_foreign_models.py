@@ -393,7 +393,7 @@ FILES = {"revision": "c" * 40, "files": {"a.parquet": "0" * 64}}
         (None, "data.lock.json is a named pipe"),
         ({"sources": []}, "is not a lock file"),
         ({"sources": {"dataset:a/b": {}}}, "is not a lock file"),
-        ({"sources": {"dataset:a/b": FILES | {"files": {}}}}, "dataset:a/b has no revision, or no files"),
+        ({"sources": {"dataset:a/b": FILES | {"files": []}}}, "dataset:a/b has no revision, or no files"),
         ({"sources": {"dataset:a/b": FILES | {"revision": None}}}, "dataset:a/b has no revision, or no files"),
     ],
 )

@@ -26,7 +26,7 @@ def read_lock(path: str | Path | None) -> dict[str, dict[str, Any]]:
     try:
         sources = read_json(path)["sources"]
         for key, entry in sources.items():
-            if not isinstance(entry["revision"], str) or not isinstance(entry["files"], dict) or not entry["files"]:
+            if not isinstance(entry["revision"], str) or not isinstance(entry["files"], dict):
                 raise ValueError(f"{key} has no revision, or no files")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

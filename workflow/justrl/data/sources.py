@@ -19,7 +19,7 @@ from justrl.data.tables import is_data_file
 from justrl.errors import UserError
 from justrl.generation.downloads import check_download, read_record
 from justrl.io import atomic_folder, check_regular, copy_file, file_sha256, link_file, read_object, write_json
-from justrl.model_folder import INDEX, check_files, check_model_folder, indexed_files
+from justrl.model_folder import INDEX, check_files, check_model_folder, check_numbers, indexed_files
 
 Kind = Literal["dataset", "model"]
 
@@ -106,7 +106,8 @@ def locate(
     found = _from_mirror(kind, hub_id, subset, revision, hub) or _from_hub(kind, hub_id, subset, revision, hub)
     _check_complete(found)
     if kind == "model":
-        check_model_folder(found.folder, hub.mirror if found.origin == "mirror" else None)
+        check_files(found.folder, hub.mirror if found.origin == "mirror" else None)
+        check_numbers(read_object(found.folder / "config.json"), found.folder / "config.json")
     if entry is not None and lock is not None:
         locks.check_files(entry, found.files, key, lock, f"{found.origin} {found.folder}")
         # The bytes are the locked ones, so this is the locked revision wherever they came from.
@@ -125,10 +126,10 @@ def local_source(path: str | Path, kind: Kind = "dataset") -> Source:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} is not there: name a file or folder from where you start, or an absolute path")
-    if kind == "model" and path.is_dir():
-        check_model_folder(path)
     if not path.is_dir():
         check_regular(path)
+    elif kind == "model":
+        check_files(path)
     record = path / "source.json"
     check_regular(record)
     if record.is_file():
@@ -141,11 +142,15 @@ def local_source(path: str | Path, kind: Kind = "dataset") -> Source:
                 f"{record} is no record of a download ({error}): delete its folder and download it again"
             ) from None
         _check_complete(kept)
+        if kind == "model":
+            check_model_folder(path)
         return kept
     folder, names = (path.parent, [path.name]) if path.is_file() else (path, wanted_files(kind, _walk(path)))
-    found = Source(kind, str(path), None, None, "local", folder, _hashes(folder, names))
+    found = Source(kind, str(path), None, None, "local", folder, dict.fromkeys(names, ""))
     _check_complete(found)
-    return found
+    if kind == "model":
+        check_model_folder(folder)
+    return replace(found, files=_hashes(folder, names))
 
 
 def changed_since(path: str | Path, taken: str | Path) -> str | None:
