@@ -48,3 +48,19 @@ def test_what_this_plan_makes_is_not_said_to_be_gone(layout, tmp_path):
     assert "mini@30/sums_heldout" in line, "of the checkpoint that the result is of, not of the new last one"
     gone = layout.completions("mini@30", "sums_heldout", "paper") + layout.grades("mini@30", "sums_heldout", "paper")
     assert not list(start_checks.behind_results(layout, [*gone, layout.segment_model("mini", 30)]))
+
+
+def test_a_local_models_folder_is_looked_at_before_anything_is_copied(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "chat_template.jinja").symlink_to("/etc/passwd")
+    own = {
+        "models": {"mine": {"source": "local", "path": str(model), "context_length": 512}},
+        "external": {"other": {"path": str(model)}},
+    }
+    for part, key in (("models", "models.mine"), ("external", "external.other")):
+        overlay = {"extends": "mini/experiment.yaml", "experiment": "x", part: own[part]}
+        (tmp_path / "own.yaml").write_text(json.dumps(overlay))
+        layout = Layout(load([tmp_path / "own.yaml"]), str(tmp_path / "results"))
+        with pytest.raises(UserError, match=rf"config: {key}\.path: .*chat_template\.jinja is a link out of"):
+            start_checks.check_local_files(layout)

@@ -12,6 +12,7 @@ from justrl.data.sources import changed_since
 from justrl.errors import UserError
 from justrl.io import is_hub_id, read_json_object, read_object
 from justrl.layout import JUDGE, Layout
+from justrl.model_folder import check_files
 from justrl.operations import trained
 from justrl.train.segment import EXECUTION_KEYS
 
@@ -76,6 +77,9 @@ def check_local_files(layout: Layout) -> None:
             raise UserError(
                 f"config: {key}.path: {entry.path} is not there; a path begins where one starts, or at this repository"
             )
+        if path.is_dir() and not Path(folder).is_dir() and not key.startswith(("datasets.", "benchmarks.")):
+            with _named(f"{key}.path"):
+                check_files(path)
         if changed := changed_since(path, folder):
             raise UserError(
                 f"config: {key}.path: {changed} has been edited since it was copied to {folder}, of which results were "
