@@ -230,6 +230,7 @@ def sparse(name, size):
         (lambda folder: header(9)(folder / SINGLE), SINGLE),
         (lambda folder: header(50_000_000, b" " * 50_000_000)(folder / SINGLE), f"{SINGLE} has a header of 50,000,000"),
         (lambda folder: (folder / SINGLE).write_bytes(b""), SINGLE),
+        (lambda folder: (folder / SINGLE).write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
         (lambda folder: (folder / SINGLE).write_bytes((folder / SINGLE).read_bytes()[:-9]), f"{SINGLE} is cut short"),
         (sparse("tokenizer.json", 2**40), r"tokenizer\.json has 1,099,511,627,776 bytes"),
         (sparse("config.json", 2**30), r"config\.json has"),

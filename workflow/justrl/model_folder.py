@@ -39,11 +39,11 @@ _MOST_LAYERS, _MOST_EXPERTS = 2048, 2**14
 _HEAD_SIZES = ("head_dim", "head_size", "d_kv", "kv_channels")
 
 
-def check_model_folder(model_dir: str | Path, within: str | Path | None = None) -> None:
+def check_model_folder(model_dir: str | Path) -> None:
     """Refuse a folder that holds no model, or what hangs, exhausts or misleads whoever opens it.
 
     Looked at are types and sizes of files, where links lead, numbers of config.json, the index and headers of weights.
-    A name that is no folder here passes if it can be a hub id. `within` is where links may lead, by default the folder.
+    A name that is no folder here passes if it can be a hub id.
 
     Raises UserError: naming the file, what is wrong with it and what to do.
     """
@@ -52,7 +52,7 @@ def check_model_folder(model_dir: str | Path, within: str | Path | None = None) 
         if is_hub_id(model_dir):
             return
         raise UserError(f"there is no model folder {model_dir}; a model of the hub is named owner/name")
-    check_files(folder, within)
+    check_files(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{model_dir} is not a Hugging Face model folder: it has no config.json")
     check_numbers(read_object(folder / "config.json"), folder / "config.json")
@@ -70,6 +70,7 @@ def check_files(folder: Path, within: str | Path | None = None) -> None:
     """Raise UserError for a file of a model's folder that is no regular file, too large, or a link out of it.
 
     Links of Hugging Face's cache lead to its blobs, and weights may lie anywhere; all else is copied with its content.
+    `within` is where links may lead, by default the folder.
     """
     root = os.path.realpath(within or folder)
     for path in read_files(folder):
@@ -83,7 +84,7 @@ def check_files(folder: Path, within: str | Path | None = None) -> None:
                 raise UserError(f"{path} is a link out of the model's folder, to {target}: put a copy in its place")
         most = LARGEST_TEMPLATE if path.suffix == ".jinja" else _LARGEST.get(path.name, 0)
         if most and (size := path.stat().st_size) > most:
-            raise UserError(f"{path} has {size:,} bytes, which no such file of a model has: get it anew")
+            raise UserError(f"{path} has {size:,} bytes, which no such file of a model has: download it again")
 
 
 def read_files(folder: Path) -> Iterator[Path]:
@@ -164,7 +165,7 @@ def indexed_files(folder: Path) -> set[str]:
     odd = [name for name in names if not isinstance(name, str) or not name.endswith(".safetensors") or "/" in name]
     if odd or not names:
         found = f"{odd[0]!r:.80} is no safetensors file of the folder" if odd else "it names none"
-        raise UserError(f"{path} is no index of weight files ({found}): get the folder anew")
+        raise UserError(f"{path} is no index of weight files ({found}): download the folder again")
     return names
 
 
@@ -175,9 +176,15 @@ def tensor_shapes(path: Path) -> Shapes:
     check_regular(path)
     try:
         with path.open("rb") as handle:
-            header = int.from_bytes(handle.read(8), "little")
-        if header > _LARGEST_HEADER:
-            raise UserError(f"{path} has a header of {header:,} bytes, which no model's weights have: get it anew")
+            start = handle.read(23)
+        if start == b"version https://git-lfs":
+            raise UserError(
+                f"{path} is a pointer of Git LFS, not the weights: `git lfs pull` in its folder fetches them"
+            )
+        if (header := int.from_bytes(start[:8], "little")) > _LARGEST_HEADER:
+            raise UserError(
+                f"{path} has a header of {header:,} bytes, which no model's weights have: download it again"
+            )
         with safe_open(path, framework="np") as tensors:
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
