@@ -173,12 +173,15 @@ def make_unreadable(path, text):
         path.unlink()
     if text is None:
         path.mkdir()
+    elif text == "pipe":
+        os.mkfifo(path)
     else:
         path.write_bytes(text)
 
 
 TORN = {
     "folder": None,
+    "pipe": "pipe",
     "empty": b"",
     "cut": b'{"host": ',
     "list": b"[1]",

@@ -237,8 +237,11 @@ def irregular(path: str | Path) -> str | None:
 
 
 def check_regular(path: str | Path) -> None:
-    """Raise UserError if what is at a path is no regular file: reading a named pipe or a device may never end."""
-    if kind := irregular(path):
+    """Raise UserError if a path is a named pipe, a socket or a device, of which reading may never end.
+
+    A folder cannot be opened, which says itself what it is.
+    """
+    if (kind := irregular(path)) and not Path(path).is_dir():
         raise UserError(f"{path} is {kind} and no regular file: put the file itself in its place, or take it away")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from justrl.errors import UserError
-from justrl.io import check_regular, is_hub_id, read_json, read_object
+from justrl.io import check_regular, irregular, is_hub_id, read_json, read_object
 
 Shapes = dict[str, tuple[int, ...]]
 INDEX = "model.safetensors.index.json"
@@ -76,7 +76,10 @@ def check_files(folder: Path, within: str | Path | None = None) -> None:
     for path in read_files(folder):
         if path.is_symlink() and not path.exists():
             raise UserError(f"{path} is a link to {path.readlink()}, where nothing is: put a copy in its place")
-        check_regular(path)
+        if kind := irregular(path):
+            raise UserError(
+                f"{path} is {kind} and no file of a model: put the file itself in its place, or take it away"
+            )
         if path.is_symlink() and path.suffix != ".safetensors":
             target = Path(os.path.realpath(path))
             cached = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")

@@ -96,8 +96,9 @@ def read_run(folder: str | Path, total: int | None = None) -> RunProgress:
     for path in [*live, *published]:
         try:
             rows |= _rows(path)
-        except OSError as error:
-            unreadable.append(f"{path} cannot be read ({error.strerror}): its steps are missing here")
+        except (OSError, UserError) as error:
+            why = getattr(error, "strerror", None) or error
+            unreadable.append(f"{path} cannot be read ({why}): its steps are missing here")
     merged, lock = folder / "metrics.jsonl", folder / "work" / "LOCK"
     return RunProgress(
         folder.name,
