@@ -111,8 +111,10 @@ rule canary:
     input:
         of(lambda: LAYOUT.wanted("canary")),
         verdicts=of(LAYOUT.canary_verdicts),
+    log:
+        "<logs>/canary.log",
     shell:
-        "python -m justrl canary check {input.verdicts:q}"
+        "python -m justrl canary check {input.verdicts:q} 2> >(log_to {log:q})"
 
 
 rule golden:
