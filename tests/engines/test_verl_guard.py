@@ -3,15 +3,17 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from justrl.errors import UserError
-from justrl.train.verl import guard, supervisor
+from justrl.train.verl import guard, progress, supervisor
 
 # A command like Ray: a child in a session of its own, a grandchild orphaned on purpose, a mapped shared-memory segment.
 # The children ignore SIGTERM. It prints the pids and the segment's name, and then waits or ends.
@@ -218,3 +220,93 @@ def test_what_a_guard_does_not_get_to_in_time_is_ended_with_it(tmp_path, monkeyp
         watching.run()
     child = int((tmp_path / "child").read_text())
     assert wait_until(lambda: not alive(child))
+
+
+def guarded(tmp_path, program: str, **variables) -> subprocess.CompletedProcess:
+    """Run a Python program under guard with a temporary folder made for it, and these environment variables."""
+    return subprocess.run(
+        [*GUARD, "--record", str(tmp_path / "left"), "--make-scratch", "--", sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(Path(guard.__file__).parents[3])} | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+WRITES = """
+import os, pathlib, tempfile
+for name in ("TRITON_CACHE_DIR", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "RAY_TMPDIR"):
+    assert os.environ[name].startswith(tempfile.gettempdir()), name
+(pathlib.Path.home() / "written").write_text("here")
+print(pathlib.Path.home())
+"""
+
+
+def test_caches_are_the_attempts_own_and_a_home_is_used_where_it_can_be(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    done = guarded(tmp_path, WRITES, HOME=str(home), TRITON_CACHE_DIR=str(home / "mine"))
+    assert (done.returncode, done.stdout.strip()) == (0, str(home)), done.stderr
+    assert (home / "written").is_file()
+
+
+@pytest.mark.parametrize("home", ["/proc/nohome", "/proc"])
+def test_a_home_that_cannot_be_written_is_replaced(tmp_path, home):
+    done = guarded(tmp_path, WRITES, HOME=home, XDG_CACHE_HOME=f"{home}/.cache")
+    assert done.returncode == 0, done.stderr
+    assert f"HOME, {home}, cannot be written or locked on this node" in done.stderr
+    assert not Path(done.stdout.strip()).exists(), "it goes with the attempt"
+
+
+def test_a_home_that_cannot_be_locked_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "TRY_HOME", guard.TRY_HOME.replace("fcntl.flock(", "raise OSError(37); ("))
+    assert not guard.home_is_usable(str(tmp_path))
+    # As a file system does whose lock daemon is away.
+    monkeypatch.setattr(guard, "TRY_HOME", "import time; time.sleep(600)")
+    monkeypatch.setattr(guard, "HOME_SECONDS", 0.5)
+    assert not guard.home_is_usable(str(tmp_path))
+
+
+@pytest.fixture
+def small_disk():
+    """A file system of a few megabytes, with a short name."""
+    folder = Path(tempfile.mkdtemp(prefix="d", dir="/tmp"))
+    mounted = os.geteuid() == 0 and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=False
+    )
+    if not mounted or mounted.returncode:
+        folder.rmdir()
+        pytest.skip("a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=False)
+    folder.rmdir()
+
+
+def test_a_full_temporary_folder_is_passed_over(tmp_path, small_disk):
+    done = guarded(tmp_path, "import tempfile; print(tempfile.gettempdir())", TMPDIR=str(small_disk))
+    assert done.returncode == 0 and done.stdout.startswith("/tmp/jrl-")
+    assert f"temporary files go to /tmp: {small_disk} has 0.0 GB free" in done.stderr
+
+
+def test_without_room_for_temporary_files_one_sentence_says_so(tmp_path, monkeypatch):
+    """Of every place; the supervisor gives the sentence as its own."""
+    monkeypatch.setattr(guard, "LEAST_SCRATCH_GB", 1e9)
+    monkeypatch.setenv("TMPDIR", "/far/" + "a" * 30)
+    monkeypatch.setenv(progress.ATTEMPT_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(guard, "prctl", lambda *_: None)
+    assert guard.main(["--record", str(tmp_path / "left"), "--make-scratch", "--", "true"]) == 1
+    problem = progress.Progress(tmp_path).problem()
+    assert problem.startswith(f"{socket.gethostname()} has no room for temporary files (/far/aaaa")
+    assert "/tmp has " in problem and "/var/tmp has " in problem and "set TMPDIR" in problem
+    assert not list(tmp_path.glob("left*"))
+
+
+def test_a_scratch_of_the_longest_name_holds_every_socket(tmp_path):
+    names = (
+        "ray/session_2026-11-30_10-48-23_433712_1234567/sockets/plasma_store",
+        "rl-colocate-zmq-01000000-replica-31-rank-7",
+    )
+    for name in names:
+        assert guard.LONGEST_SCRATCH + len(f"/{name}") <= 107

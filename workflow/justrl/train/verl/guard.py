@@ -5,7 +5,8 @@
 Ray and vLLM start processes in sessions of their own, which a process group does not catch. This process becomes the
 parent of every orphan among its descendants (PR_SET_CHILD_SUBREAPER), so it can find and end them all. It does so when
 the command ends, when it is told to stop (SIGTERM, SIGINT), and, under --watch-stdin, when whoever started it dies: its
-standard input, a pipe that nobody writes to, closes then. Shared-memory segments that the processes map and the
+standard input, a pipe that nobody writes to, closes then. The temporary folder takes the caches, too, that each process
+of each node would otherwise write and lock in the user's home. Shared-memory segments that the processes map and the
 temporary folder made for them are written down in FILE.<host>.json, so that the next guard on that host can remove what
 a SIGKILL of everything at once has left.
 """
@@ -26,7 +27,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from justrl.errors import UserError
 from justrl.io import read_json_object
+from justrl.train.verl.progress import ATTEMPT_VARIABLE, Progress
 
 SHM = Path("/dev/shm")
 PR_SET_PDEATHSIG = 1
@@ -34,8 +37,19 @@ PR_SET_CHILD_SUBREAPER = 36
 # Between the polite and the other signal to processes that are left when the command has ended.
 GRACE_SECONDS = 3.0
 SCAN_SECONDS = 5.0
-# Ray's sockets lie four folders below its temporary folder, and a socket's path has at most 107 characters.
-LONGEST_SCRATCH = 24
+# A socket's path has at most 107 characters, of which Ray's /ray/session_<time>_<pid>/sockets/plasma_store takes 68.
+LONGEST_SCRATCH = 36
+# Ray's logs, compiled kernels and the training data as verl keeps it; with less, a training would end in its middle.
+LEAST_SCRATCH_GB = 2.0
+# Where a library keeps what it can make again, when it is not told otherwise, somewhere in the user's home.
+CACHES = {"TRITON_CACHE_DIR": "triton", "HF_DATASETS_CACHE": "datasets", "HF_MODULES_CACHE": "modules"}
+# A file system that is away answers after minutes, or never.
+HOME_SECONDS = 20.0
+TRY_HOME = """
+import fcntl, sys, tempfile
+with tempfile.TemporaryFile(dir=sys.argv[1]) as file:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+"""
 # What `new_scratch` makes.
 SCRATCH = re.compile(r"/(?:.*/)?jrl-[a-z0-9_]{8}")
 
@@ -52,11 +66,52 @@ def die_with_parent() -> None:
 
 
 def new_scratch() -> Path:
-    """A temporary folder with a name short enough for Ray's sockets."""
-    base = tempfile.gettempdir()
-    if len(base) > LONGEST_SCRATCH - len("/jrl-12345678"):
-        base = "/tmp"
-    return Path(tempfile.mkdtemp(prefix="jrl-", dir=base))
+    """A temporary folder on this node, with a name short enough for sockets, where there is room.
+
+    Raises UserError: there is none; the message says of each place why not.
+    """
+    problems = []
+    for base in dict.fromkeys([os.environ.get("TMPDIR") or "/tmp", "/tmp", "/var/tmp"]):
+        try:
+            free = shutil.disk_usage(base).free / 1e9
+            if len(base) > LONGEST_SCRATCH - len("/jrl-12345678"):
+                problems.append(f"{base} has too long a name for the sockets in it")
+            elif free < LEAST_SCRATCH_GB:
+                problems.append(f"{base} has {free:.1f} GB free")
+            else:
+                folder = Path(tempfile.mkdtemp(prefix="jrl-", dir=base))
+                if problems:
+                    print(f"temporary files go to {base}: {'; '.join(problems)}", file=sys.stderr, flush=True)
+                return folder
+        except OSError as error:
+            problems.append(f"{base}: {error.strerror}")
+    raise UserError(
+        f"{socket.gethostname()} has no room for temporary files ({'; '.join(problems)}): verl needs "
+        f"{LEAST_SCRATCH_GB:.0f} GB there; free some, or set TMPDIR to a folder of this node with a short name"
+    )
+
+
+def home_is_usable(home: str) -> bool:
+    """Whether files can be made and locked there, within HOME_SECONDS."""
+    trying = subprocess.Popen([sys.executable, "-c", TRY_HOME, home], stderr=subprocess.DEVNULL)
+    try:
+        return trying.wait(HOME_SECONDS) == 0
+    except subprocess.TimeoutExpired:
+        trying.kill()
+        return False
+
+
+def variables_of(scratch: Path) -> dict[str, str]:
+    """Environment variables by which a command and all that it starts write to `scratch`, and a home only if it can."""
+    places = dict.fromkeys(("TMPDIR", "RAY_TMPDIR"), str(scratch))
+    places |= {name: str(scratch / folder) for name, folder in CACHES.items()}
+    home = str(Path.home())
+    if home_is_usable(home):
+        return places
+    own = scratch / "home"
+    own.mkdir()
+    print(f"HOME, {home}, cannot be written or locked on this node: caches go to {own}", file=sys.stderr, flush=True)
+    return places | {"HOME": str(own), "XDG_CACHE_HOME": str(own / ".cache"), "XDG_CONFIG_HOME": str(own / ".config")}
 
 
 def descendants(root: int) -> list[int]:
@@ -153,11 +208,11 @@ class Guard:
             signal.signal(number, self._stop)
         clean_up_after(self.record)
         environment = dict(os.environ)
-        if self.make_scratch:
-            self.scratch = new_scratch()
-            self._write_record()
-            environment |= {"TMPDIR": str(self.scratch), "RAY_TMPDIR": str(self.scratch)}
         try:
+            if self.make_scratch:
+                self.scratch = new_scratch()
+                self._write_record()
+                environment |= variables_of(self.scratch)
             child = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, env=environment, preexec_fn=die_with_parent
             )
@@ -234,7 +289,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--watch-stdin", action="store_true", help="stop when standard input ends")
     parser.add_argument("command", nargs="+", help="after --")
     args = parser.parse_args(argv)
-    status = Guard(args.command, args.record, args.make_scratch, args.watch_stdin).run()
+    try:
+        status = Guard(args.command, args.record, args.make_scratch, args.watch_stdin).run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if ATTEMPT_VARIABLE in os.environ:
+            Progress.of_this_attempt().fail(str(error))
+        return 1
     return 128 - status if status < 0 else status
 
 
