@@ -7,6 +7,9 @@ EVALUATION = EXPERIMENT.evaluation
 HARDWARE = EXPERIMENT.hardware
 MODEL_SOURCES = LAYOUT.model_sources
 
+if HARDWARE.cpu_bind:
+    slurm_executor.bind(HARDWARE.cpu_bind)
+
 
 def pool_cores():
     """Cores of a job that shares its work out among processes or threads.

@@ -24,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import snakemake_executor_plugin_slurm as plugin
+import snakemake_executor_plugin_slurm_jobstep as jobstep
 from snakemake_executor_plugin_slurm.utils import get_job_wildcards
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
@@ -61,6 +62,15 @@ IGNORED = [number for number in ENDING if signal.getsignal(number) is signal.SIG
 def install() -> None:
     """Make `executor: slurm` mean this one."""
     ExecutorPluginRegistry().get_plugin("slurm").executor = PatientExecutor
+
+
+def bind(how: str) -> None:
+    """Have the srun that starts a job's command bind it to cores in this way, whatever the cluster's own is.
+
+    That srun is made of the text below, and takes the last of two options; SLURM_CPU_BIND never reaches it.
+    """
+    setting = jobstep.get_cpu_setting
+    jobstep.get_cpu_setting = lambda *given: f"{setting(*given)} --cpu-bind={shlex.quote(how)}"
 
 
 def end_like_ctrl_c() -> None:

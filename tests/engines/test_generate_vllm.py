@@ -17,7 +17,7 @@ from justrl.config import EvalProtocol
 from justrl.data.benchmarks import format_benchmark
 from justrl.evaluation.completions import read_completions
 from justrl.evaluation.generating import GenerationJob, generate, read_benchmark
-from justrl.generation import load_backend
+from justrl.generation import load_backend, vllm_backend
 from justrl.generation.base import Sampling, SamplingRequest, load_tokenizer
 from justrl.io import write_json, write_parquet
 from tiny_model import make_tiny_model
@@ -47,6 +47,45 @@ PROTOCOL = EvalProtocol(
     prompt_separator=" ",
     prompt_suffix="Put it in \\boxed{}.",
 )
+
+
+@pytest.mark.parametrize("variables", [{}, vllm_backend.VARIABLES])
+def test_on_a_gpu_vllm_takes_the_model_runner_that_is_tested_here(model_dir, monkeypatch, variables):
+    """It goes by whether Triton works; without our variable another one runs there, which no test here does."""
+    import vllm.config.vllm as configuration
+    from vllm.engine.arg_utils import EngineArgs
+
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
+    monkeypatch.setenv("VLLM_TARGET_DEVICE", "cpu")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = EngineArgs(model=str(model_dir), max_model_len=128, dtype="float32", enforce_eager=True)
+    config = config.create_engine_config()
+    assert config.model_config.architectures == ["Qwen2ForCausalLM"] and not config.use_v2_model_runner
+    monkeypatch.setattr(configuration, "HAS_TRITON", True)
+    assert config.use_v2_model_runner is not bool(variables)
+
+
+def test_training_and_generation_tell_vllm_the_same(monkeypatch, tmp_path):
+    """A canary with the other runner sets the variable, for both."""
+    from justrl import config
+    from justrl.train.verl import environment
+    from justrl.train.verl.request import VerlRequest
+
+    experiment = config.load()
+    request = VerlRequest(recipe=experiment.runs["deepseek"].recipe, seed=42, hardware=experiment.hardware)
+    for name in vllm_backend.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for runner in ("0", "1"):
+        if runner == "1":
+            monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", runner)
+        trained = environment.variables(request, tmp_path, tmp_path / "log")
+        with monkeypatch.context() as context:
+            context.setattr(os, "environ", dict(os.environ))
+            vllm_backend.set_environment(has_gpu=True)
+            generated = dict(os.environ)
+        expected = vllm_backend.VARIABLES | {"VLLM_USE_V2_MODEL_RUNNER": runner}
+        assert {name: trained[name] for name in expected} == {name: generated[name] for name in expected} == expected
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,26 @@ def test_what_slurm_says_of_one_step_is_no_wish_for_the_next(monkeypatch, tmp_pa
     monkeypatch.setenv("SLURM_NTASKS", "1")
     given = environment.variables(request(4), tmp_path, tmp_path / "log")
     assert given["SLURM_JOB_ID"] == "7" and "SLURM_NTASKS" not in given
+
+
+def test_torchs_allocator_is_verls_to_set(monkeypatch, tmp_path):
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.setenv(name, "expandable_segments:True")
+    given = environment.variables(request(1), tmp_path, tmp_path / "log")
+    assert not [name for name in given if "ALLOC_CONF" in name]
+
+
+def test_network_and_binding_are_as_configured(monkeypatch, tmp_path):
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth0")
+    plain = request(2)
+    assert environment.variables(plain, tmp_path, tmp_path / "log")["NCCL_SOCKET_IFNAME"] == "eth0"
+    assert not [word for word in nodes.srun(plain.hardware, 8) if "bind" in word]
+    hardware = experiment.load(
+        overrides=["hardware.nodes=2", "hardware.network_interface=^lo,docker0", "hardware.cpu_bind=none"]
+    ).hardware
+    given = environment.variables(replace(plain, hardware=hardware), tmp_path, tmp_path / "log")
+    assert given["NCCL_SOCKET_IFNAME"] == given["GLOO_SOCKET_IFNAME"] == "^lo,docker0"
+    assert "--cpu-bind=none" in nodes.srun(hardware, 8)
 
 
 def watched(tmp_path, program: str) -> Supervisor:
@@ -109,6 +130,30 @@ def test_a_process_that_is_no_child_is_asked_for_its_stack(tmp_path):
             process.kill()
     assert f"stacks of process {process.pid}" in report
     assert f"process {os.getpid()}" not in report, "a process without its file open would be ended by the signal"
+
+
+HOLDS_MEMORY = """
+import time, ray
+ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False)
+@ray.remote(max_restarts=0)
+class Worker:
+    def hold(self):
+        held = bytearray(200_000_000)
+        time.sleep(5)
+        return "LIVED"
+print(ray.get(Worker.remote().hold.remote(), timeout=60))
+"""
+
+
+@pytest.mark.verl
+def test_no_worker_is_ended_for_what_others_hold_of_the_nodes_memory(tmp_path):
+    """To Ray the node is full from the start here, as where another job has filled it."""
+    pytest.importorskip("ray")
+    variables = environment.variables(request(1), tmp_path, tmp_path / "log") | {"RAY_memory_usage_threshold": "0.01"}
+    guard = [sys.executable, "-m", "justrl.train.verl.guard", "--record", str(tmp_path / "left"), "--make-scratch"]
+    command = [*guard, "--", sys.executable, "-c", HOLDS_MEMORY]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "LIVED"), done.stderr[-2000:]
 
 
 def namespaces_possible() -> bool:

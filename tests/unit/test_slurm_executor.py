@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import snakemake_executor_plugin_slurm_jobstep as jobstep
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 import slurm_executor
@@ -69,6 +70,34 @@ def look(tmp_path, monkeypatch):
         return executor.over
 
     return after
+
+
+@pytest.mark.parametrize("how", ["none", None])
+def test_the_step_of_a_job_is_bound_as_the_configuration_says(tmp_path, monkeypatch, how):
+    """The plugin's own code starts it, by an srun that writes down how it was called."""
+    monkeypatch.setattr(jobstep, "get_cpu_setting", jobstep.get_cpu_setting)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("SLURM_CPU_BIND", "cores")
+    write(tmp_path / "srun", f'echo "$@" "[$SLURM_CPU_BIND]" > {tmp_path}/called')
+    if how:
+        slurm_executor.bind(how)
+
+    class Resources(dict):
+        cpus_per_task = 8
+
+    class Job:
+        resources, threads = Resources(cpus_per_task=8), 8
+        is_group = staticmethod(lambda: False)
+
+    step = object.__new__(jobstep.Executor)
+    step.logger, step.gpu_job, step.job_array_task = logging.getLogger("test"), None, False
+    step.workflow = SimpleNamespace(executor_settings=jobstep.ExecutorSettings())
+    step.format_job_exec = lambda job: "python"
+    step.report_job_submission = step.report_job_success = lambda info: None
+    step.run_job(Job())
+    said = (tmp_path / "called").read_text().split()
+    assert [word for word in said if "bind" in word] == ["--cpu-bind=q", *([f"--cpu-bind={how}"] if how else [])]
+    assert said[-2:] == ["python", "[]"]
 
 
 def write(script: Path, text: str) -> None:

@@ -589,6 +589,16 @@ class Hardware(Part):
     attention: Literal["flash_attention_2", "sdpa"] = text(
         "Attention of verl's update on GPUs; sdpa goes without flash-attn, and is slower."
     )
+    network_interface: Annotated[str, Field(pattern=r"^[=^]?[\w.:,-]+$")] | None = text(
+        "Network of the trainer's ranks on verl, such as ib0 or ^lo,docker0 (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME); "
+        "null: theirs to find.",
+        default=None,
+    )
+    cpu_bind: Annotated[str, Field(pattern=r"^[\w:,-]+$")] | None = text(
+        "How srun binds the processes of Slurm jobs to cores (--cpu-bind): none where it says that it cannot satisfy "
+        "the request; null: the cluster's own way.",
+        default=None,
+    )
     rollouts: Literal["transformers", "vllm"] = text(
         "Who samples for the reference engine: transformers (to the bit reproducible) or vllm (fast).",
         default="transformers",

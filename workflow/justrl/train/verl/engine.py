@@ -96,6 +96,8 @@ class Segment:
         translate.write_configuration(translate.resolve(wanted), configuration)
         if others := os.environ.get(environment.MODULES_VARIABLE):
             print(f"verl: {environment.MODULES_VARIABLE} is set, so {others} is loaded, too", file=sys.stderr)
+        for name in filter(os.environ.get, environment.ALLOCATOR):
+            print(f"verl: {name}={os.environ[name]} is dropped: verl sets torch's allocator itself", file=sys.stderr)
         print(f"verl: from step {start} to {self.request.to_step}, log {attempt / 'launch.log'}", file=sys.stderr)
         supervisor = Supervisor(
             attempt=attempt,

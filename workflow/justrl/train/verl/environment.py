@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from justrl.config import Hardware
+from justrl.generation import vllm_backend
 from justrl.machine import usable_cores
 from justrl.train.verl import nodes
 from justrl.train.verl.progress import ATTEMPT_VARIABLE, KEEP_VARIABLE, POLL_VARIABLE
@@ -17,6 +18,11 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[3]
 CPUS_OF_A_JOB, CPUS_OF_A_RANK = 11, 3
 # verl loads these modules in each of its processes.
 MODULES_VARIABLE = "VERL_USE_EXTERNAL_MODULES"
+# Another cluster's address would be joined; threads are Ray's to set, one for each CPU of a worker.
+DROPPED = ("RAY_ADDRESS", "OMP_NUM_THREADS")
+# verl sets torch's allocator by itself, for vLLM to sleep and for the update in turn; what is commonly exported
+# (expandable_segments:True) ends vLLM 0.19, or takes memory from the others.
+ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 SLURM_KEPT = ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_SUBMIT_DIR")
 
 
@@ -45,9 +51,8 @@ def variables(request: VerlRequest, attempt: Path, log: Path) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
-        # Another cluster's address would be joined; threads are Ray's to set, one for each CPU of a worker. What Slurm
-        # says of the step that this is would be taken for wishes by the srun of more than one node.
-        if name not in ("RAY_ADDRESS", "OMP_NUM_THREADS")
+        # What Slurm says of the step that this is would be taken for wishes by the srun of more than one node.
+        if name not in (*DROPPED, *ALLOCATOR)
         and (name in SLURM_KEPT or not name.startswith(("SLURM_", "SRUN_", "SBATCH_")))
     }
     ours = {
@@ -56,18 +61,23 @@ def variables(request: VerlRequest, attempt: Path, log: Path) -> dict[str, str]:
         "VERL_FILE_LOGGER_PATH": str(log.resolve()),
         ATTEMPT_VARIABLE: str(attempt.resolve()),
         KEEP_VARIABLE: str(request.hardware.rollouts_kept),
+        POLL_VARIABLE: "0.25",
         "JUSTRL_STACKS": str(attempt.resolve() / "stacks"),
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray asks every process for a token; one of its own for each attempt, the same on all its nodes.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "VLLM_NO_USAGE_STATS": "1",
-        # Compiles at its first request and wants nvcc for it (vLLM#49497); the rollouts, top-p 1, never use it.
-        "VLLM_USE_FLASHINFER_SAMPLER": "0",
+        # On a disk fuller than this Ray refuses what its memory cannot hold, however much is left there; the guard has
+        # looked whether there is room.
+        "RAY_local_fs_capacity_threshold": "0.99",
+        # Ray would kill a worker when the node's memory is 95% full, whoever has filled it.
+        "RAY_memory_monitor_refresh_ms": "0",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
     }
+    if interface := request.hardware.network_interface:
+        ours |= dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), interface)
     if request.on_cpu:
         ours |= {
             "VERL_PLATFORM": "cpu",
@@ -78,9 +88,9 @@ def variables(request: VerlRequest, attempt: Path, log: Path) -> dict[str, str]:
             "OMP_NUM_THREADS": "1",
             # Else vLLM runs a C++ compiler at each start, for one comparison of its samples' log-probabilities.
             "TORCH_COMPILE_DISABLE": "1",
-            POLL_VARIABLE: "0.05",
+            POLL_VARIABLE: "0.05",  # of steps that take seconds
         }
-    return inherited | ours
+    return vllm_backend.VARIABLES | inherited | ours
 
 
 def command(request: VerlRequest, configuration: Path, record: Path) -> list[str]:

@@ -83,6 +83,7 @@ def srun(hardware: Hardware, cpus: int) -> list[str]:
         *("srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"),
         *(f"--cpus-per-task={min(cpus, hardware.cpus_per_node)}", "--mem=0", "--overlap"),
         *([f"--gpus-per-node={hardware.gpus_per_node}"] if hardware.gpus_per_node else []),
+        *([f"--cpu-bind={hardware.cpu_bind}"] if hardware.cpu_bind else []),
         *("--kill-on-bad-exit=1", "--export=ALL", "--label"),
     ]
 

@@ -9,7 +9,7 @@ from justrl.io import read_json_object
 
 # Folder in which one attempt's trainer and its supervisor meet.
 ATTEMPT_VARIABLE = "JUSTRL_ATTEMPT"
-# Seconds between two looks at the rollouts under way, where verl's own 2.0 would be most of a tiny step.
+# Seconds between two looks at the rollouts under way; of verl's own 2.0 half is lost in each step, with all GPUs idle.
 POLL_VARIABLE = "JUSTRL_POLL_SECONDS"
 # How many rollouts of each step the trainer keeps to be read.
 KEEP_VARIABLE = "JUSTRL_ROLLOUTS_KEPT"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import torch
 import transfer_queue as tq
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
@@ -83,7 +84,7 @@ class SegmentHooks(PPOTrainer):
     def _watch_rollouts(self) -> None:
         """Look for a request to stop whenever verl looks at the rollouts under way."""
         buffer = self.replay_buffer
-        buffer.poll_interval = float(os.environ.get(POLL_VARIABLE, buffer.poll_interval))
+        buffer.poll_interval = float(os.environ[POLL_VARIABLE])
         wait = buffer._wait_for_next_poll
 
         def wait_and_watch(partition_id: str, last_debug_time: float) -> float:
@@ -129,14 +130,15 @@ class SegmentHooks(PPOTrainer):
         result = super()._compute_old_log_prob(batch, metrics)
         keys = [batch.keys[row] for row in rows]
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["entropy"])
-        sums = [entropies.double().cumsum(0).tolist() for entropies in data["entropy"].unbind()]
+        entropies = data["entropy"].unbind()
         if self.config.actor_rollout_ref.actor.loss_agg_mode != "token-mean":
             # verl aggregates the entropy it logs as it does the loss; ours is a mean over tokens under every loss.
-            metrics["actor/entropy"] = sum(row[-1] for row in sums if row) / sum(len(row) for row in sums)
+            total = sum(float(row.sum(dtype=torch.float64)) for row in entropies)
+            metrics["actor/entropy"] = total / sum(len(row) for row in entropies)
         metrics["justrl/entropy_as_published"] = entropy_as_published(
             [batch.tags[row]["seq_len"] for row in rows],
-            [len(cumulated) for cumulated in sums],
-            lambda row, tokens: sums[row][tokens - 1] if tokens else 0.0,
+            [len(row) for row in entropies],
+            lambda row, tokens: float(entropies[row][:tokens].sum(dtype=torch.float64)),
         )
         return result
 
