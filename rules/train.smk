@@ -65,7 +65,7 @@ rule resolve_verl_config:
 
 
 rule preflight:
-    """Check everything that can be checked before a GPU is paid for."""
+    """Check everything that can be checked before a GPU is paid for; a run's first job looks at its node's."""
     input:
         run="<results>/runs/{run}/run.json",
         hardware="<results>/hardware.json",
@@ -82,7 +82,6 @@ rule preflight:
         "../envs/train.yaml"
     resources:
         nodes=1,
-        gpu=HARDWARE.gpus_per_node,
     params:
         hardware=literal(json.dumps(HARDWARE.as_dict(), sort_keys=True)),
     shell:

@@ -83,7 +83,8 @@ def layout(tmp_path):
         load([ROOT / "mini/experiment.yaml"], ["hardware.gpus_per_node=8", "hardware.gpu=H100"]), str(tmp_path)
     )
     write_jsonl(tmp_path / "runs/mini/metrics.jsonl", metrics_rows(60))
-    write_json(tmp_path / "runs/mini/preflight.json", {"checks": [{"name": "gpus", "found": "8 x a card"}]})
+    write_json(tmp_path / "runs/mini/preflight.json", {"checks": [{"name": "packages", "found": "verl 0.9.1"}]})
+    write_json(tmp_path / "runs/mini/work/node.json", {"checks": [{"name": "gpus", "found": "8 x a card"}]})
     return found
 
 
@@ -108,7 +109,7 @@ def test_gpu_hours_are_those_of_the_steps_or_not_known(layout):
     facts = card_facts.training(layout, "mini", [attempt(30), attempt(60)])
     seconds = [row["step_seconds"] for row in metrics_rows(60)]
     assert facts["GPU hours of the steps"] == pytest.approx(8 * sum(seconds) / 3600, abs=1e-4)
-    assert facts["energy in kWh"] == "not measured" and facts["GPUs as the preflight found them"] == "8 x a card"
+    assert facts["energy in kWh"] == "not measured" and facts["GPUs as its first job found them"] == "8 x a card"
     moved = card_facts.training(layout, "mini", [attempt(30), attempt(60, gpus=4)])
     assert moved["GPU hours of the steps"] == "not known: trained on 4 and 8 GPUs"
     rows = [row | {"step_seconds": None if row["step"] == 7 else 1.0} for row in metrics_rows(60)]

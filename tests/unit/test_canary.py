@@ -114,7 +114,7 @@ def canary(tmp_path):
         {"name": "gpus", "found": "8 x NVIDIA H100, driver 550.54.15"},
         {"name": "disk", "found": f"80 GB free at {folder}"},
     ]
-    write_json(folder / "preflight.json", {"checks": checks})
+    write_json(folder / "work/node.json", {"checks": checks})
     return folder
 
 
@@ -167,14 +167,14 @@ def test_a_packed_canary_of_a_model_of_unknown_size_is_read_all_the_same(canary,
 @pytest.mark.parametrize("text", ["/home/anna/models/mine", "~/models/mine"])
 def test_a_path_is_not_packed(canary, capsys, text):
     judged(canary, capsys)
-    write_json(canary / "preflight.json", {"checks": [{"name": "gpus", "found": f"none, see {text}"}]})
+    write_json(canary / "work/node.json", {"checks": [{"name": "gpus", "found": f"none, see {text}"}]})
     with pytest.raises(UserError, match="would be in the file, which is for everybody"):
         canary_pack.packed(canary)
 
 
 def test_this_host_is_not_packed(canary, capsys, monkeypatch):
     judged(canary, capsys)
-    write_json(canary / "preflight.json", {"checks": [{"name": "gpus", "found": "1 on gpunode17"}]})
+    write_json(canary / "work/node.json", {"checks": [{"name": "gpus", "found": "1 on gpunode17"}]})
     monkeypatch.setattr("socket.gethostname", lambda: "gpunode17")
     with pytest.raises(UserError, match="gpunode17"):
         canary_pack.packed(canary)

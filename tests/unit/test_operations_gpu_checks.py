@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from justrl import config, machine
-from justrl.operations import gpu_checks
-from justrl.operations.checks import FAILED, OK, SKIPPED, WARNING
+from justrl.commands import train
+from justrl.errors import UserError
+from justrl.operations import gpu_checks, preflight_checks
+from justrl.operations.checks import FAILED, OK, SKIPPED, WARNING, Check
 
 HARDWARE = config.load().hardware
 CARDS = [["NVIDIA H100 80GB HBM3", "9.0"]] * 8
@@ -130,6 +133,24 @@ def test_a_machine_without_gpus_is_one_line(tmp_path, monkeypatch):
     (check,) = gpu_checks.check_card(HARDWARE, "verl")
     assert check.status == SKIPPED
     assert gpu_checks.check_card(HARDWARE.model_copy(update={"gpus_per_node": 0}), "verl") == []
+
+
+def test_a_runs_first_job_looks_at_its_node_once(tmp_path, monkeypatch, capsys):
+    """On a node without a driver it ends before anything is loaded; what was found is kept for the model card."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    request = SimpleNamespace(work_dir=tmp_path / "work", hardware=HARDWARE, engine="verl")
+    with pytest.raises(UserError, match="gpus: 8 GPUs wanted, no NVIDIA driver answers"):
+        train.check_node(request)
+    assert not request.work_dir.exists()
+    without = HARDWARE.model_copy(update={"gpus_per_node": 0})
+    train.check_node(SimpleNamespace(work_dir=tmp_path / "work", hardware=without, engine="verl"))
+    passed = [Check("gpus", OK, "8 x a card")]
+    monkeypatch.setattr(preflight_checks, "check_node", lambda *_: passed)
+    train.check_node(request)
+    assert json.loads((request.work_dir / "node.json").read_text())["checks"][0]["found"] == "8 x a card"
+    monkeypatch.setattr(preflight_checks, "check_node", lambda *_: 1 / 0)
+    train.check_node(request)
 
 
 def test_an_old_driver_is_found_through_all_of_it(tmp_path, monkeypatch):

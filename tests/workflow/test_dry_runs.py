@@ -294,6 +294,8 @@ def test_a_job_on_one_node_says_so(workspace):
     """Without it Slurm may grant the GPUs of one job on several nodes."""
     for rule in ("train_segment", "preflight", "generate", "grade_by_model"):
         assert "nodes=1" in requests(workspace, rule), rule
+    # Its job would queue for GPUs of its own before the training's.
+    assert "gpu=0" in requests(workspace, "preflight")
     assert not [request for request in requests(workspace, "train_segment") if request.startswith(("mpi", "tasks"))]
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from justrl.analysis.metrics import read_metrics, series
 from justrl.analysis.results import load_result
-from justrl.io import read_json
+from justrl.io import read_json, read_json_object
 from justrl.layout import Layout
+from justrl.train.segment import WorkDir
 
 NOT_MEASURED = "not measured"
 ENERGY = {"energy in kWh": NOT_MEASURED}  # by no part of the workflow
@@ -64,7 +65,8 @@ def training(layout: Layout, run: str, attempts: Sequence[Mapping[str, Any]]) ->
             NOT_MEASURED,
             f"not known: {len(rows) - len(seconds)} of {len(rows)} steps say not how long they took",
         )
-    checks = {check["name"]: check["found"] for check in read_json(f"{layout.run(run)}/preflight.json")["checks"]}
+    looked = [Path(layout.run(run)) / "preflight.json", WorkDir(Path(layout.run(run)) / "work").node]
+    checks = {check["name"]: check["found"] for file in looked for check in read_json_object(file).get("checks", [])}
     return {
         "engine": described.engine,
         "steps": len(rows),
@@ -72,7 +74,7 @@ def training(layout: Layout, run: str, attempts: Sequence[Mapping[str, Any]]) ->
         "hours of the steps": hours,
         "GPU hours of the steps": cost,
         **ENERGY,
-        "GPUs as the preflight found them": checks.get("gpus", "not recorded"),
+        "GPUs as its first job found them": checks.get("gpus", "not recorded"),
         "packages as the preflight found them": checks.get("packages", "not recorded"),
         **_interruptions(attempts, {int(Path(path).parent.name) for path in layout.all_segments(run)}),
     }

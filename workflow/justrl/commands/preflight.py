@@ -1,7 +1,8 @@
 """Check within seconds whether the experiment can run here; each failure says what to do.
 
-At the terminal it looks at the whole experiment from the machine it is on. In the workflow it looks at one run from the
-node that will train it: `justrl preflight --run run.json --hardware hardware.json --model DIR --data FILE`.
+At the terminal it looks at the whole experiment from the machine it is on. In the workflow it looks at one run, without
+a GPU, since that run's first job looks at its own:
+`justrl preflight --run run.json --hardware hardware.json --model DIR --data FILE`.
 """
 
 import argparse

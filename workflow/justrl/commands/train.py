@@ -19,10 +19,10 @@ from justrl.aliases import translate_override
 from justrl.commands.options import number, whole
 from justrl.config import Hardware, Recipe, read_part
 from justrl.errors import UserError
-from justrl.io import read_object
+from justrl.io import read_object, write_json
 from justrl.model_shape import read_shape
 from justrl.operations.planning import hang_timeout_minutes
-from justrl.train.segment import Execution, SegmentInterrupted, SegmentRequest
+from justrl.train.segment import Execution, SegmentInterrupted, SegmentRequest, WorkDir
 from justrl.train.trackers import VARIABLE
 
 # A machine without a queue and without a GPU: what --hardware leaves out.
@@ -210,6 +210,23 @@ def name_the_run(args: argparse.Namespace) -> None:
         raise UserError(f"override {names[0]!r}: write it as dotted.key=value")
 
 
+def check_node(request: SegmentRequest) -> None:
+    """Look at the GPUs of this node before the run's first step: the preflight's job has none to look at.
+
+    Raises UserError: a check failed; each that did is named, with what to do.
+    """
+    from justrl.operations import checks, preflight_checks
+
+    written = WorkDir(request.work_dir).node
+    if not request.hardware.gpus or request.hardware.gpu == "none" or written.is_file():
+        return
+    found = preflight_checks.check_node(request.hardware, request.engine)
+    print(checks.table(found), file=sys.stderr, flush=True)
+    if failed := [check for check in found if check.status == checks.FAILED]:
+        raise UserError("; ".join(f"{check.name}: {check.found} ({check.remedy})" for check in failed))
+    write_json(written, {"checks": [check.as_dict() for check in found]})
+
+
 def train(args: argparse.Namespace) -> int:
     """Train; return 0 when published, 75 when told to stop (saved, to be started again)."""
     request = args.request(args)
@@ -218,6 +235,8 @@ def train(args: argparse.Namespace) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from justrl.train import get_engine
 
+    if args.request is segment_request:
+        check_node(request)
     try:
         get_engine(request.engine).train_segment(request)
     except SegmentInterrupted as interrupted:

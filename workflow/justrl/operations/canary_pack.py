@@ -17,11 +17,12 @@ from typing import Any
 from justrl.errors import UserError
 from justrl.io import read_json_object, read_jsonl, read_object
 from justrl.operations import backtest
+from justrl.train.segment import WorkDir
 
 FORMAT = 1
 MOST_BYTES = 25_000_000
 PACKAGES = ("torch", "vllm", "verl", "transformers", "flash-attn", "ray", "tensordict", "numpy", "snakemake")
-# Of the preflight on the machine that trained: what it says of GPUs and packages has neither paths nor names.
+# Of the preflight, and of the first job's look at its node: these have neither paths nor names.
 CHECKS = ("gpus", "packages", "driver", "interconnect")
 _PATH = re.compile(r"(?<![\w.:/-])(?:~|/[A-Za-z0-9_.-]+)/[A-Za-z0-9_.-]+")
 
@@ -38,7 +39,8 @@ def packed(folder: Path) -> dict[str, Any]:
     if not verdict.is_file():
         raise UserError(f"{verdict} is not there: `snakemake canary` makes it, and {folder} must be a canary's folder")
     described = read_object(folder / "run.json")
-    checks = read_json_object(folder / "preflight.json").get("checks", [])
+    looked = (folder / "preflight.json", WorkDir(folder / "work").node)
+    checks = [check for file in looked for check in read_json_object(file).get("checks", [])]
     found = {
         "format": FORMAT,
         "verdict": read_object(verdict),

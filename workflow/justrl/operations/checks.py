@@ -89,7 +89,7 @@ def check_gpus(hardware: Hardware) -> Check:
         here = machine.gpus()
     except machine.NoDriver as error:
         if "SLURM_JOB_ID" not in os.environ and slurm_answers():
-            return Check("gpus", SKIPPED, "no GPU on this login node; the job of the preflight rule looks at its own")
+            return Check("gpus", SKIPPED, "no GPU on this login node; a run's first job looks at those of its node")
         remedy = (
             "`snakemake --profile mini` runs without a GPU, `--profile slurm` on a cluster; on a machine with GPUs, "
             "repair the driver (`nvidia-smi`)"

@@ -29,9 +29,7 @@ def check_card(hardware: Hardware, engine: str) -> list[Check]:
     except machine.NoDriver:
         drivers = []
     if not drivers:
-        return [
-            Check("cuda", SKIPPED, "no GPU here; the preflight's job on a node with GPUs looks at CUDA and kernels")
-        ]
+        return [Check("cuda", SKIPPED, "no GPU here; a run's first job looks at CUDA and kernels on its node")]
     flash = engine == "verl" and hardware.attention == "flash_attention_2"
     found = ask(flash)
     return [

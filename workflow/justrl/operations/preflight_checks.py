@@ -62,7 +62,7 @@ def check_job(
     output: str | Path,
     engine_config: Path | None,
 ) -> list[Check]:
-    """The checks that a job makes on the node that will train, from the files that the workflow made."""
+    """The checks that a job makes before the training's, without a GPU, from the files that the workflow made."""
     recipe, engine = run.recipe, run.engine
     shape = shape_of(run.model, model)
     # Of a model of another form by its weights, of two bytes each.
@@ -72,17 +72,23 @@ def check_job(
     needed = plan.most_full_states() * costs.state_gb(parameters).value + 2 * costs.export_gb(parameters).value
     return [
         guarded("run", lambda: experiment_checks.check_run_file(run)),
-        guarded("gpus", lambda: checks.check_gpus(hardware)),
         guarded("cores", lambda: checks.check_cores(hardware, engine)),
         guarded("memory", lambda: experiment_checks.check_memory(hardware, engine, recipe, shape)),
         guarded("packages", lambda: checks.check_packages(engine)),
-        *gpu_checks.check_card(hardware, engine),
-        guarded("compilers", lambda: checks.check_compilers(engine, hardware)),
         guarded("disk", lambda: checks.check_disk(Path(output).parent, needed)),
         guarded("reward", lambda: experiment_checks.check_reward(recipe.reward)),
         guarded("model", lambda: experiment_checks.check_model(model)),
         guarded("prompts", lambda: experiment_checks.check_prompts(data, model, recipe)),
         guarded("engine", lambda: _check_engine(engine, engine_config)),
+    ]
+
+
+def check_node(hardware: Hardware, engine: str) -> list[Check]:
+    """The checks of the node that trains, which only its own job can make: those of its GPUs and compilers."""
+    return [
+        guarded("gpus", lambda: checks.check_gpus(hardware)),
+        *gpu_checks.check_card(hardware, engine),
+        guarded("compilers", lambda: checks.check_compilers(engine, hardware)),
     ]
 
 

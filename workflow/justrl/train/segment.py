@@ -5,6 +5,7 @@ work_dir/finished/step_000060/    hard links to what was published: a finished s
 work_dir/metrics.jsonl            live: one line per step as it happens
 work_dir/rollouts/step_000012.parquet    what is kept of that step's rollouts, until the next segment is finished
 work_dir/attempts.jsonl           when each attempt to train a segment began, on how many GPUs, and how it ended
+work_dir/node.json                what the first attempt found of its node's GPUs
 work_dir/LOCK                     who trains here now
 """
 
@@ -189,6 +190,7 @@ class WorkDir:
         self.rollouts = self.path / "rollouts"
         self.live_metrics = self.path / "metrics.jsonl"
         self.attempts = self.path / "attempts.jsonl"
+        self.node = self.path / "node.json"
 
     @contextmanager
     def attempt(self, request: SegmentRequest) -> Iterator[locking.Lock]:
