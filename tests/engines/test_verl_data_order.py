@@ -22,7 +22,7 @@ from justrl import config as experiment
 from justrl.data import arithmetic
 from justrl.train.published_entropy import balanced_parts
 from justrl.train.verl import translate
-from justrl.train.verl.agent_loop import builder_model_type
+from justrl.train.verl.agent_loop import builder_model_type, refuse_longer
 from justrl.train.verl.progress import Progress
 from justrl.train.verl.request import VerlRequest
 from justrl.train.verl.segment_trainer import AheadTrainer, SegmentTrainer, TrainingProblem
@@ -225,6 +225,17 @@ def test_prompts_are_built_by_what_the_tokenizer_has(tmp_path, family, model_typ
     if (family, model_type) == ("deepseek", "qwen2"):
         with pytest.raises(ValueError, match="im_end"):
             create_continuous_token_builder(tokenizer, hf_model_type=model_type)
+
+
+def test_a_prompt_that_is_too_long_is_refused_and_not_cut():
+    from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+
+    loop = object.__new__(SingleTurnAgentLoop)
+    loop.rollout_config = SimpleNamespace(prompt_length=4)
+    assert loop._cap_text_prompt_length([1, 2, 3, 4, 5]) == [2, 3, 4, 5], "verl's own way"
+    assert refuse_longer(loop, [1, 2, 3, 4]) == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match=r"has 5 tokens, recipe.max_prompt_length is 4"):
+        refuse_longer(loop, [1, 2, 3, 4, 5])
 
 
 @pytest.mark.parametrize("seed", range(20))

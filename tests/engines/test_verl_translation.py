@@ -14,7 +14,7 @@ from justrl.train.verl.request import Row, VerlRequest
 pytest.importorskip("verl")
 from omegaconf import OmegaConf
 
-from justrl.train.verl import chunked_logprobs, environment, settings, translate
+from justrl.train.verl import chunked_logprobs, environment, launch, settings, translate
 
 pytestmark = pytest.mark.verl
 
@@ -42,7 +42,6 @@ PAPER_TABLE = {
 }
 AUTHORS_SCRIPT = {
     "algorithm.kl_ctrl.kl_coef": 0.0,
-    "data.filter_overlong_prompts": True,
     "data.truncation": "error",
     f"{ACTOR}.optim.lr_warmup_steps": 10,
     f"{ACTOR}.optim.weight_decay": 0.1,
@@ -243,12 +242,10 @@ def test_ray_has_the_cpus_that_verl_asks_for_before_its_first_step(resolved, exp
     from transfer_queue.storage.simple_storage import SimpleStorageUnit
     from verl.single_controller.ray.base import ResourcePoolManager
 
-    from justrl.train.verl.launch import task_runner
-
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
     units = resolved["deepseek"].transfer_queue.backend.SimpleStorage.num_data_storage_units
     of_actor = lambda actor: actor._default_options["num_cpus"]  # noqa: E731
-    held = of_actor(task_runner()) + of_actor(TransferQueueController) + units * of_actor(SimpleStorageUnit)
+    held = of_actor(launch.task_runner()) + of_actor(TransferQueueController) + units * of_actor(SimpleStorageUnit)
     held += max(1, gpus) * ResourcePoolManager.max_colocate_count
     # One more, or actors that take none find no place.
     hardware = experiment_config.hardware.model_copy(update={"gpus_per_node": gpus})
@@ -275,6 +272,10 @@ def test_speed_settings_are_on(resolved):
     assert config.actor.use_dynamic_bsz
     assert config.model.use_remove_padding
     assert config.rollout.max_model_len == 1024 + 15360
+    # Compiled, the entropy in chunks costs 8 programs at each start, and is run without them afterwards.
+    assert config.actor.entropy_from_logits_with_chunking and not config.actor.fsdp_config.use_torch_compile
+    # Filtered when they are prepared (tests/unit/test_data_dapo.py) and looked at by the preflight.
+    assert not resolved["deepseek"].data.filter_overlong_prompts
     # All 2,048 rollouts of a step fit on 8 replicas at once.
     assert config.rollout.max_num_seqs * 8 >= 2 * 256 * 8
 

@@ -6,6 +6,7 @@ after 0.9.1). `actor_rollout_ref.rollout.agent.agent_loop_manager_class` names t
 """
 
 import ray
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
 from justrl.generation.base import END_OF_TURN
@@ -20,11 +21,25 @@ def builder_model_type(model_type: str | None, vocabulary: dict[str, int]) -> st
     return "deepseek_v3" if DEEPSEEK_END in vocabulary else None
 
 
+def refuse_longer(loop: AgentLoopBase, prompt: list[int]) -> list[int]:
+    """The prompt, if it is no longer than the recipe says; verl would cut off its beginning and go on.
+
+    Raises ValueError: it is longer; the step then lacks its rollouts, and ends the training.
+    """
+    if len(prompt) > (limit := loop.rollout_config.prompt_length):
+        raise ValueError(
+            f"a prompt of the training data has {len(prompt)} tokens, recipe.max_prompt_length is {limit}: prepare the "
+            "data again for this model and length"
+        )
+    return prompt
+
+
 class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # the class under Ray's actor
     hf_model_type: str | None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        AgentLoopBase._cap_text_prompt_length = refuse_longer
         self.hf_model_type = builder_model_type(self.hf_model_type, self.tokenizer.get_vocab())
 
 

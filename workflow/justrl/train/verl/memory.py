@@ -19,7 +19,8 @@ from justrl.model_shape import DEEPSEEK, ModelShape, read_shape
 GIB = 2**30
 # CUDA contexts of trainer and vLLM, NCCL's buffers; what a sleeping vLLM keeps; what vLLM computes in.
 CONTEXT, ASLEEP, VLLM_WORK = 1.5, 0.5, 2.0
-# verl's update_weights_bucket_megabytes, and the rows of logits whose entropy it takes at a time.
+# verl's update_weights_bucket_megabytes, and the rows of logits whose entropy it takes at a time: they, their softmax
+# and the product of both, in float32.
 BUCKET, ENTROPY_ROWS = 2.0, 2048
 # The authors' settings, which no derived one exceeds.
 MOST_UTILIZATION, TOKENS = 0.85, 32_768
@@ -106,7 +107,7 @@ class Job:
         asleep = {"weights": master, "moments": moments, "other": CONTEXT + ASLEEP}
         tokens = settings.max_tokens_per_gpu
         logits = 0.0 if settings.fused_kernels else tokens * shape.vocabulary * wide / GIB
-        entropy = 0.0 if settings.fused_kernels else 8 * ENTROPY_ROWS * shape.vocabulary / GIB
+        entropy = 0.0 if settings.fused_kernels else 3 * 4 * ENTROPY_ROWS * shape.vocabulary / GIB
         # Embeddings and two layers are whole at a time: weights, gradients, and the float32 in which those are summed.
         whole = (shape.embedding + 2 * shape.layer) * wide / GIB
         layer = tokens * (8 * shape.width + 4 * shape.intermediate) * wide / GIB
