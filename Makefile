@@ -84,20 +84,20 @@ test: lint .venv-inspect/.ready  ## Set up, then lint and all tests that need ne
 
 verl-env: .venv-verl/.ready  ## Make .venv-verl: verl, Ray and vLLM for a machine without a GPU.
 
-# CUDA=12: for NVIDIA drivers older than 580. ATTENTION=sdpa: without flash-attn. GPU_ARCH=90: for GPUs of compute
+# CUDA=12: for NVIDIA drivers older than 580. STACK=verl: the versions that verl was released with. ATTENTION=sdpa: without flash-attn. GPU_ARCH=90: for GPUs of compute
 # capability 9.0, on a machine that has none. flash-attn comes last, and goes on where an interrupted make stopped.
-GPU_ENV = gpu$(if $(filter 12,$(CUDA)),-cu12)
+GPU_ENV = gpu$(if $(filter 12,$(CUDA)),-cu12,$(if $(filter verl,$(STACK)),-verl))
 FLASH_ATTENTION = $(if $(filter sdpa,$(ATTENTION)),,yes)
 export GPU_ARCH MAX_JOBS
 
-.venv-gpu/.ready .venv-gpu-cu12/.ready: .venv-%/.ready: envs/%.txt envs/install.sh pyproject.toml
+.venv-gpu/.ready .venv-gpu-cu12/.ready .venv-gpu-verl/.ready: .venv-%/.ready: envs/%.txt envs/install.sh pyproject.toml
 	@$(if $(FLASH_ATTENTION),sh envs/flash_attn.sh check)
 	@echo "Making .venv-$* (torch, then $$(grep -c '==' $<) locked packages), once: gigabytes."
 	@$(INSTALL) .venv-$* $<
 	@sh envs/flash_attn.sh fetch .venv-$*
 	@touch $@
 
-.venv-gpu/.flash-attn .venv-gpu-cu12/.flash-attn: .venv-%/.flash-attn: .venv-%/.ready envs/flash-attn.txt
+.venv-gpu/.flash-attn .venv-gpu-cu12/.flash-attn .venv-gpu-verl/.flash-attn: .venv-%/.flash-attn: .venv-%/.ready envs/flash-attn.txt
 	@sh envs/flash_attn.sh build .venv-$*
 	@touch $@
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Write the seven locks anew from their .in files; what is pinned in them stays as it is unless a file asks otherwise.
+# Write the locks anew from their .in files; what is pinned in them stays as it is unless a file asks otherwise.
 # PIP_FIND_LINKS must name a folder with torch's CPU build, or mini, verl-cpu and trl get CUDA's packages, which torch's
 # other build asks for. torch itself is in no lock but in files of its own, each build by its hashes (install.sh says which when).
 set -eu
@@ -21,6 +21,7 @@ lock tasks --no-deps
 lock trl --find-links "$PIP_FIND_LINKS" --constraint mini.txt
 lock verl-cpu --find-links "$PIP_FIND_LINKS" --override overrides.txt
 lock gpu --override overrides-gpu.txt --python-platform x86_64-manylinux_2_28
+lock gpu-verl --override overrides-gpu-verl.txt --python-platform x86_64-manylinux_2_28
 lock gpu-cu12 --override overrides-gpu-cu12.txt --python-platform x86_64-manylinux_2_28
 
 pins() { echo "torch==$1" | uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-deps -; }
@@ -34,7 +35,9 @@ version=$(sed -n 's/^torch==//p' mini.in)
     echo "# torch as the registry has it: for Linux its CUDA builds, for other systems CPU builds."
     pins "$version"
 } >torch.txt
-{
-    echo "# torch for gpu-cu12.txt, as the registry has it."
-    pins "$(sed -n 's/^torch==//p' gpu-cu12.in)"
-} >torch-gpu-cu12.txt
+for name in gpu-cu12 gpu-verl; do
+    {
+        echo "# torch for $name.txt, as the registry has it."
+        pins "$(sed -n 's/^torch==//p' "$name.in")"
+    } >"torch-$name.txt"
+done

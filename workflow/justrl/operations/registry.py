@@ -12,8 +12,8 @@ from justrl.machine import ENVS, LOCKS, pins_of, read_pins
 
 PYTHON_VERSION = "3.11"
 LINUX = ["--python-platform", "x86_64-manylinux_2_28"]
-PLATFORM = {"gpu": LINUX, "gpu-cu12": LINUX}
-OVERRIDES = {"gpu": "overrides-gpu.txt", "gpu-cu12": "overrides-gpu-cu12.txt", "verl-cpu": "overrides.txt"}
+PLATFORM = dict.fromkeys(("gpu", "gpu-cu12", "gpu-verl"), LINUX)
+OVERRIDES = {name: f"overrides-{name}.txt" for name in PLATFORM} | {"verl-cpu": "overrides.txt"}
 CONDA = ("train.yaml", "evaluate.yaml", "workflow.yaml")
 # Built where it is installed, against the torch there; its metadata can only be had by building it.
 NOT_RESOLVED = {"flash-attn"}
