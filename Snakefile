@@ -94,20 +94,20 @@ localrules:
 
 
 rule all:
-    """Everything: trained runs, evaluations of base, checkpoints and last step, figures, tables, provenance."""
+    """Everything: training, evaluations, figures, tables, provenance."""
     default_target: True
     input:
         of(lambda: LAYOUT.wanted("all")),
 
 
 rule data:
-    """Models, training data and benchmarks only: what a machine with network prepares for compute nodes without."""
+    """Download models, training data and benchmarks only, for compute nodes without network."""
     input:
         LAYOUT.downloads(),
 
 
 rule canary:
-    """Four real steps and one small evaluation of each enabled run, through every rule, and what they have shown."""
+    """Four real steps and a small evaluation of each enabled run, through every rule, with verdicts."""
     input:
         of(lambda: LAYOUT.wanted("canary")),
         verdicts=of(LAYOUT.canary_verdicts),
@@ -118,12 +118,12 @@ rule canary:
 
 
 rule golden:
-    """Released weights and base models on every benchmark, no training: does this installation find the numbers?"""
+    """Evaluate released weights and base models on every benchmark, without training."""
     input:
         of(lambda: LAYOUT.wanted("golden")),
 
 
 rule first_1000:
-    """The first 1,000 steps of each enabled run, which the whole run goes on from, and what must show by then."""
+    """The first 1,000 steps of each enabled run; the whole run continues from them."""
     input:
         of(lambda: LAYOUT.wanted("first_1000")),

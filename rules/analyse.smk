@@ -32,7 +32,7 @@ localrules:
 
 
 rule plot_training:
-    """Draw the metrics of a run over its steps: reward, entropy and response length."""
+    """Draw a run's reward, entropy and response length against the training step."""
     input:
         "<results>/runs/{run}/metrics.jsonl",
     output:
@@ -59,8 +59,8 @@ rule plot_training:
         """
 
 
-# Several runs together.
 use rule plot_training as plot_overlay with:
+    """Draw the metrics of several runs in one figure."""
     input:
         overlay_metrics,
     output:
@@ -76,7 +76,7 @@ use rule plot_training as plot_overlay with:
 
 
 rule plot_forecast:
-    """Fit a saturating curve to the first half of a run and to its checkpoints, and say what the rest should bring."""
+    """Fit a saturating curve to the first half of a run and forecast the rest."""
     input:
         metrics="<results>/runs/{run}/metrics.jsonl",
         results=checkpoint_results,
@@ -108,8 +108,8 @@ rule plot_forecast:
         """
 
 
-# Stop or go on after the first 1,000 steps.
 use rule plot_forecast as plot_early_forecast with:
+    """Forecast from the first 1,000 steps what the rest of a run brings."""
     input:
         metrics=of(LAYOUT.first_thousand_metrics, "run"),
         results=[],
@@ -126,8 +126,8 @@ use rule plot_forecast as plot_early_forecast with:
         "<logs>/plot_early_forecast/{run}.log",
 
 
-# What tells a sick run from a healthy one.
 use rule plot_training as plot_diagnostics with:
+    """Draw truncation, clipping, gradient norm, learning rate and speed."""
     output:
         svg=report(
             "<results>/figures/{run}/diagnostics.svg",
@@ -143,7 +143,7 @@ use rule plot_training as plot_diagnostics with:
 
 
 rule summarise_health:
-    """Say how a run began and ended, and what went wrong on the way."""
+    """Summarise how a run began and ended, and what went wrong."""
     input:
         "<results>/runs/{run}/metrics.jsonl",
     output:
@@ -230,8 +230,8 @@ rule plot_checkpoints:
         """
 
 
-# pass@k of base and last checkpoint: what training found, and what it only made more likely.
 use rule plot_checkpoints as plot_pass_at_k with:
+    """Draw pass@k against k of a run's base model and last checkpoint."""
     input:
         base_and_last_results,
     output:
@@ -250,7 +250,7 @@ use rule plot_checkpoints as plot_pass_at_k with:
 
 
 rule compare_with_published:
-    """Set our numbers, per grader, beside the published ones of the same family."""
+    """Compare our scores, per grader, with the published ones of a family."""
     input:
         family_results,
     output:
@@ -288,8 +288,8 @@ rule compare_with_published:
         """
 
 
-# Models that nobody trains here: does this installation find the published numbers?
 use rule compare_with_published as compare_golden with:
+    """Compare our scores of released weights with the published ones."""
     input:
         of(LAYOUT.golden_family, "family"),
     output:
@@ -313,7 +313,7 @@ use rule compare_with_published as compare_golden with:
 
 
 rule compare_settings:
-    """Two settings on the same questions, over seeds and questions."""
+    """Compare two settings on the same questions, over seeds and questions."""
     input:
         results=of(LAYOUT.pair_results, "pair"),
         metrics=of(LAYOUT.pair_metrics, "pair"),
@@ -353,7 +353,7 @@ rule compare_settings:
 
 
 rule plot_contamination:
-    """Draw what each benchmark shares with a training set."""
+    """Draw the overlap of each benchmark with a training set."""
     input:
         summary="<results>/data/{dataset}/{model}/contamination.json",
         card="<results>/data/{dataset}/{model}/prepared/data_card.json",
@@ -394,7 +394,7 @@ rule plot_contamination:
 
 
 rule show_samples:
-    """Write the page on which each answer is read: verdict by grader, filters, alarms."""
+    """Write the page of answers: verdict by grader, filters, alarms."""
     input:
         completions=scored_completions,
         grades=scored_grades,
@@ -429,6 +429,7 @@ rule show_samples:
 
 
 use rule show_samples as show_samples_under with:
+    """Write the page of answers under another protocol."""
     output:
         report(
             "<results>/{protocol}/samples/{benchmark}_{name}.html",
@@ -441,7 +442,7 @@ use rule show_samples as show_samples_under with:
 
 
 rule show_rollouts:
-    """Write the page on which the kept rollouts of a training are read."""
+    """Write the page of a run's kept rollouts."""
     input:
         "<results>/runs/{run}/metrics.jsonl",
     output:
@@ -470,7 +471,7 @@ rule show_rollouts:
 
 
 rule judge_claims:
-    """Judge each claim of the paper by the results and trainings at hand."""
+    """Check each claim of the paper by our results and trainings."""
     input:
         results=LAYOUT.evaluation_results(),
         metrics=[LAYOUT.metrics(run) for run in LAYOUT.trainings("all")],
@@ -505,6 +506,7 @@ rule judge_claims:
 
 
 use rule judge_claims as judge_golden_claims with:
+    """Check the paper's claims about released weights, without training."""
     input:
         results=LAYOUT.golden_evaluations(),
         metrics=[],
@@ -522,6 +524,7 @@ use rule judge_claims as judge_golden_claims with:
 
 
 use rule judge_claims as judge_first_thousand with:
+    """Check the paper's claims that the first 1,000 steps can decide."""
     input:
         results=LAYOUT.first_thousand_evaluations(),
         metrics=[LAYOUT.first_thousand_metrics(run) for run in LAYOUT.trainings("first_1000")],
@@ -539,6 +542,7 @@ use rule judge_claims as judge_first_thousand with:
 
 
 use rule plot_training as plot_first_thousand with:
+    """Draw reward, entropy and response length over the first 1,000 steps."""
     input:
         of(LAYOUT.first_thousand_metrics, "run"),
     output:
@@ -554,7 +558,7 @@ use rule plot_training as plot_first_thousand with:
 
 
 rule write_provenance:
-    """Say how the results were made: commit, configuration, versions, revisions, seeds, hardware."""
+    """Record commit, configuration, versions, revisions, seeds, hardware."""
     input:
         results=LAYOUT.evaluation_results(),
         sources=LAYOUT.hub_folders(),
@@ -586,7 +590,7 @@ rule write_provenance:
 
 
 rule write_model_card:
-    """Write the Hugging Face model card of a run's last checkpoint, beside the run."""
+    """Write the Hugging Face model card of a run's last checkpoint."""
     input:
         run="<results>/runs/{run}/run.json",
         metrics="<results>/runs/{run}/metrics.jsonl",
@@ -615,7 +619,7 @@ rule write_model_card:
 
 
 rule write_card:
-    """Describe the finished experiment to machines: inputs, configuration, results, cost and verdicts as an RO-Crate."""
+    """Describe the finished experiment as an RO-Crate."""
     input:
         results=LAYOUT.evaluation_results(),
         pages=LAYOUT.pages(),

@@ -20,7 +20,7 @@ localrules:
 
 
 rule download_dataset:
-    """Fetch a training dataset, a benchmark or a model at its pinned revision."""
+    """Download a training dataset at its pinned revision."""
     output:
         folder=directory("<results>/data/{dataset}/raw"),
     log:
@@ -49,7 +49,7 @@ rule download_dataset:
 
 
 rule take_dataset:
-    """Copy a training dataset, a benchmark or a model of one's own from the disk, with its SHA-256."""
+    """Copy a training dataset from disk, with its SHA-256."""
     output:
         folder=directory("<results>/data/{dataset}/raw"),
     log:
@@ -71,7 +71,7 @@ rule take_dataset:
 
 
 rule generate_dataset:
-    """Make sums with exact answers, none of which is in a benchmark."""
+    """Generate sums with exact answers, none of which is in a benchmark."""
     output:
         folder=directory("<results>/data/{dataset}/raw"),
     log:
@@ -128,7 +128,7 @@ rule generate_task_dataset:
 
 
 rule prepare_training_data:
-    """Take wrappers, copies and contradictions out, format prompts, drop those the model's template makes too long."""
+    """Clean the questions, format prompts, drop prompts that are too long."""
     input:
         raw="<results>/data/{dataset}/raw",
         model="<results>/models/{model}",
@@ -163,7 +163,7 @@ rule prepare_training_data:
 
 
 rule check_contamination:
-    """Count training questions that equal a benchmark question, share 13 words in a row or hold a shorter one."""
+    """Count training questions that a benchmark asks too, or shares 13 words with."""
     input:
         data="<results>/data/{dataset}/{model}/prepared/train.parquet",
         benchmarks=expand("<results>/benchmarks/{benchmark}/questions.parquet", benchmark=EVALUATION.benchmarks),
@@ -192,6 +192,7 @@ rule check_contamination:
 
 
 use rule download_dataset as download_benchmark with:
+    """Download a benchmark from the hub or its mirror."""
     output:
         folder=directory("<results>/benchmarks/{benchmark}/raw"),
     log:
@@ -208,6 +209,7 @@ use rule download_dataset as download_benchmark with:
 
 
 use rule take_dataset as take_benchmark with:
+    """Copy a benchmark from a local file or folder."""
     output:
         folder=directory("<results>/benchmarks/{benchmark}/raw"),
     log:
@@ -220,7 +222,7 @@ use rule take_dataset as take_benchmark with:
 
 
 rule generate_benchmark:
-    """Make held-out sums with exact answers."""
+    """Generate held-out sums with exact answers."""
     output:
         folder=directory("<results>/benchmarks/{benchmark}/raw"),
     log:
@@ -262,7 +264,7 @@ use rule generate_task_dataset as generate_task_benchmark with:
 
 
 rule format_benchmark:
-    """Bring a benchmark to question, answer and id, golds unboxed, the number of questions checked."""
+    """Bring a benchmark to question, answer and id; check its number of questions."""
     input:
         folder="<results>/benchmarks/{benchmark}/raw",
     output:

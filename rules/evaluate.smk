@@ -11,7 +11,7 @@ localrules:
 
 
 rule generate:
-    """Sample this shard's share of the answers, all in one submission, resuming from what a killed job left."""
+    """Sample one shard of the answers; resumes after an interruption."""
     input:
         model=ancient(target_model),
         questions=asked("<results>/benchmarks/{benchmark}/questions.parquet"),
@@ -61,6 +61,7 @@ ruleorder: generate_together > generate
 
 
 use rule generate as generate_together with:
+    """Sample a model's answers to all benchmarks in one job."""
     input:
         model=ancient(target_model),
         questions=asked(expand("<results>/benchmarks/{benchmark}/questions.parquet", benchmark=EVALUATION.benchmarks)),
@@ -85,7 +86,7 @@ use rule generate as generate_together with:
 
 
 rule grade:
-    """Give each completion the verdict of every rule grader."""
+    """Grade each completion by every rule grader."""
     input:
         completions=completions_of,
         questions="<results>/benchmarks/{benchmark}/questions.parquet",
@@ -117,7 +118,7 @@ rule grade:
 
 
 rule grade_by_model:
-    """Ask the model verifier about what the paper's rules rejected."""
+    """Ask the judge model about the answers that the rules rejected."""
     input:
         completions=completions_of,
         questions="<results>/benchmarks/{benchmark}/questions.parquet",
@@ -164,7 +165,7 @@ rule grade_by_model:
 
 
 rule score:
-    """Turn verdicts into avg@k with its interval, pass@k, maj@k, lengths and provenance."""
+    """Compute avg@k with its interval, pass@k, maj@k, lengths and provenance."""
     input:
         completions=scored_completions,
         grades=scored_grades,
@@ -197,6 +198,7 @@ rule score:
 
 
 use rule score as score_under with:
+    """Compute a result under another protocol than the experiment's."""
     output:
         "<results>/{protocol}/{benchmark}_{name}.json",
     log:

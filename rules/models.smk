@@ -10,6 +10,7 @@ localrules:
 
 
 use rule download_dataset as download_model with:
+    """Download a model from the hub or its mirror."""
     output:
         folder=directory("<results>/models/{model}"),
     log:
@@ -26,6 +27,7 @@ use rule download_dataset as download_model with:
 
 
 use rule take_dataset as take_model with:
+    """Copy a model from a local folder."""
     output:
         folder=directory("<results>/models/{model}"),
     log:
@@ -38,7 +40,7 @@ use rule take_dataset as take_model with:
 
 
 rule teach_model:
-    """Make a tiny Qwen2 and teach it the form of a solution, but not to be sure of it."""
+    """Warm-start a tiny Qwen2 by supervised training, to partial accuracy."""
     output:
         folder=directory("<results>/models/{model}"),
     log:

@@ -16,7 +16,7 @@ localrules:
 
 
 rule write_run:
-    """Write what determines a run's training; results quote it, and training refuses to go on under another."""
+    """Record what determines a run's training."""
     output:
         "<results>/runs/{run}/run.json",
     log:
@@ -31,6 +31,7 @@ rule write_run:
 
 # Apart from the run: a run that moves to other nodes in its middle is not trained again.
 use rule write_run as write_hardware with:
+    """Record the hardware of the training jobs, apart from what determines a run."""
     output:
         "<results>/hardware.json",
     log:
@@ -40,7 +41,7 @@ use rule write_run as write_hardware with:
 
 
 rule resolve_verl_config:
-    """Translate a run into the complete configuration of verl, checked by verl's own code."""
+    """Translate a run into verl's configuration, checked by verl's own code."""
     input:
         run="<results>/runs/{run}/run.json",
         hardware="<results>/hardware.json",
@@ -97,7 +98,7 @@ rule preflight:
 
 
 rule train_segment:
-    """Train from one checkpoint step to the next; a killed job goes on from its last save."""
+    """Train from one checkpoint step to the next; resumes from its last save."""
     input:
         run=ancient("<results>/runs/{run}/run.json"),
         hardware=ancient("<results>/hardware.json"),
@@ -170,8 +171,8 @@ rule merge_metrics:
         "python -m justrl report metrics --output {output:q} {input.segments:q} 2> >(log_to {log:q})"
 
 
-# The first 1,000 steps by themselves; the whole run goes on from the same segments.
 use rule write_run as write_first_run with:
+    """Record what determines a run, for its first 1,000 steps."""
     output:
         "<results>/first_1000/{run}/run.json",
     log:
@@ -179,6 +180,7 @@ use rule write_run as write_first_run with:
 
 
 use rule merge_metrics as merge_first_thousand with:
+    """Join the metrics of the segments of a run's first 1,000 steps."""
     input:
         segments=of(LAYOUT.first_thousand_segments, "run"),
         run="<results>/first_1000/{run}/run.json",

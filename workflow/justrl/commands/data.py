@@ -1,7 +1,9 @@
 """Download, clean and check training data, benchmarks and models; make the sums and the model of the mini experiment.
 
-justrl data prepare --dataset_name BytedTsinghua-SIA/DAPO-Math-17k --output_dir data --tokenizer MODEL_DIR
-justrl data download model --hub-id deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --output models/deepseek
+    justrl data prepare --dataset-name BytedTsinghua-SIA/DAPO-Math-17k --output-dir data \\
+        --tokenizer MODEL_DIR
+    justrl data download model --hub-id deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B \\
+        --output models/deepseek
 """
 
 import argparse

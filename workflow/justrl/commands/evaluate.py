@@ -1,7 +1,7 @@
 """Evaluate one model on one benchmark in one go.
 
 Generates, grades and scores with the functions that the workflow's rules use. By default greedily (temperature 0,
-15,360 new tokens, one answer per question) and graded by the strict verifier. An --output_file that ends in .jsonl
+15,360 new tokens, one answer per question) and graded by the strict verifier. An --output-file that ends in .jsonl
 gets one line for each answer (question, ground_truth, completion, extracted, outcome of each grader), any other the
 result with its statistics; completions and grades are kept beside it.
 """

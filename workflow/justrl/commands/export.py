@@ -1,6 +1,7 @@
 """Write an evaluation for other programs: as a log of Inspect, whole, with one score for each grader.
 
-    justrl export --inspect log.json --completions FILE --grades FILE --benchmark questions.parquet --experiment NAME
+    justrl export --inspect log.json --completions FILE --grades FILE \\
+        --benchmark questions.parquet --experiment NAME
 
 `inspect view --log-dir FOLDER` shows it, `inspect_ai.log.read_eval_log` reads it.
 """

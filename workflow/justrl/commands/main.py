@@ -7,10 +7,13 @@ Every sub-command is a module of this package with a function `add_arguments(par
 import argparse
 import difflib
 import sys
+import tomllib
 from collections.abc import Sequence
 from importlib import import_module
 
 from justrl.commands import terminal
+from justrl.commands.options import HelpFormatter
+from justrl.config_files import ROOT
 from justrl.errors import UserError
 from justrl.io import is_disk_full
 
@@ -44,6 +47,9 @@ def main(words: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     if not words or words[0] in ("-h", "--help"):
         print(overview())
+        return 0
+    if words[0] == "--version":
+        print(f"justrl {version()}")
         return 0
     arguments = parse(words)
     return arguments.call(arguments) or 0
@@ -111,9 +117,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     summary, _, details = (module.__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
         prog=f"justrl {name}",
-        description=summary,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=terminal.fit(summary),
+        epilog=terminal.paragraphs(details),
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     module.add_arguments(parser)
@@ -138,10 +144,15 @@ def with_hyphens(words: Sequence[str]) -> list[str]:
     return words
 
 
+def version() -> str:
+    """The version of this checkout, from the one file that has it."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+
+
 def overview() -> str:
     """What `justrl --help` prints: every sub-command on a line."""
     lines = [f"  {name:<11}{text}" for name, text in COMMANDS.items()]
-    head = """usage: justrl COMMAND ...
+    head = """usage: justrl COMMAND ... | --version
 
 JustRL, reproduced: from data to the comparison with the published numbers.
 `justrl COMMAND --help` says what a command takes.

@@ -3,10 +3,20 @@
 import argparse
 import inspect
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from justrl.commands import terminal
+
 Describe = Callable[[argparse.ArgumentParser], None]
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help with examples as they are written, no wider than everything else that is printed."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, width=min(terminal.WIDTH, shutil.get_terminal_size().columns - 2))
 
 
 def add_subcommands(parser: argparse.ArgumentParser, commands: Mapping[Callable[..., Any], Describe]) -> None:
@@ -19,7 +29,9 @@ def add_subcommands(parser: argparse.ArgumentParser, commands: Mapping[Callable[
         name = call.__name__.replace("_", "-")
         text = (inspect.getdoc(call) or name).splitlines()[0]
         brief = text[:1].lower() + text[1:].removesuffix(".")
-        subcommand = group.add_parser(name, help=brief, description=text, allow_abbrev=False)
+        subcommand = group.add_parser(
+            name, help=brief, description=terminal.fit(text), formatter_class=HelpFormatter, allow_abbrev=False
+        )
         describe(subcommand)
         subcommand.set_defaults(call=call)
 

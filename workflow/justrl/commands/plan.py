@@ -2,8 +2,10 @@
 
 import argparse
 import json
+from collections.abc import Callable
 
 from justrl import config
+from justrl.commands import terminal
 from justrl.commands.options import number, whole
 from justrl.errors import UserError
 
@@ -59,15 +61,22 @@ def plan(arguments: argparse.Namespace) -> None:
     if not loaded.enabled and not arguments.rungs and arguments.detect is None:
         raise UserError("no run is on, so there is nothing to plan: set runs.NAME.enabled to true")
     if arguments.kinds:
-        print(plan_tables.render_kinds(loaded))
+        terminal.say(plan_tables.render_kinds(loaded))
         return
     if arguments.detect is not None:
         if arguments.detect <= 0 or arguments.seeds < 1:
             raise UserError("--detect takes points above 0, --seeds a number of trainings from 1")
-        print(detection.render_detection(loaded, arguments.detect, arguments.results, arguments.seeds))
+        terminal.say(detection.render_detection(loaded, arguments.detect, arguments.results, arguments.seeds))
         return
     if arguments.rungs:
         print(rungs.render_rungs(loaded))
         return
     made = planning.make_plan(loaded, arguments.gpu, arguments.nodes, arguments.measured)
-    print(json.dumps(made, indent=2) if arguments.json else plan_tables.render(made))
+    _show(arguments, made, lambda: plan_tables.render(made))
+
+
+def _show(arguments: argparse.Namespace, found: object, render: Callable[[], str]) -> None:
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    else:
+        terminal.say(render())

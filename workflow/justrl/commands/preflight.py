@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from justrl import config
+from justrl.commands import terminal
 from justrl.commands.plan import add_config_arguments, started
 from justrl.errors import UserError
 from justrl.io import read_object, write_json
@@ -77,12 +78,13 @@ def report(done: list, output: Path | None) -> int:
 
     failed = [check for check in done if check.status == checks.FAILED]
     # In a job, the table belongs to the log, which takes standard error.
-    print(checks.table(done), file=sys.stderr if output else sys.stdout)
+    terminal.say(checks.table(done), file=sys.stderr if output else sys.stdout)
     # As an output of the workflow the report means "passed"; a failure must leave none, or the next run would go on.
     if output and not failed:
         write_json(output, {"passed": True, "checks": [check.as_dict() for check in done]})
     if failed:
-        sentences = "; ".join(f"{check.name}: {check.found}" for check in failed)
-        print(f"error: {len(failed)} of {len(done)} checks failed: {sentences}", file=sys.stderr)
+        # A job's last line is all that the workflow repeats of it; a terminal shows the table just above.
+        named = "; ".join(f"{check.name}: {check.found}" if output else check.name for check in failed)
+        terminal.complain(f"{len(failed)} of {len(done)} checks failed: {named}")
         return 1
     return 0

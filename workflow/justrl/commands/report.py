@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from justrl import paper
+from justrl.commands import terminal
 from justrl.commands.options import add_subcommands, chosen, whole
 from justrl.errors import UserError
 
@@ -167,7 +168,7 @@ def forecast(arguments: argparse.Namespace) -> None:
     if {".svg", ".png"} & outputs.keys():
         _save(arguments, lambda: plot_forecast(run, found, until, horizon, experiment, arguments.title))
     for _, one in found:
-        print(one["sentence"])
+        terminal.say(one["sentence"])
 
 
 def _checkpoints(parser: argparse.ArgumentParser) -> None:
@@ -267,7 +268,7 @@ def pair(arguments: argparse.Namespace) -> None:
         _save(arguments, lambda: setting_pairs.plot_pair(compared, runs, first, second, experiment))
     for each in compared:
         difference = each.difference
-        print(
+        terminal.say(
             f"{each.benchmark}: {100 * difference.value:+.1f} points [{100 * difference.ci_low:+.1f}, "
             f"{100 * difference.ci_high:+.1f}], {each.verdict}"
         )
@@ -333,7 +334,7 @@ def claims(arguments: argparse.Namespace) -> None:
     judged = judge_claims(results, trainings, experiment, released, _seeds(arguments))
     write_claims(judged, experiment, outputs)
     for claim in judged:
-        print(f"{claim.verdict:>13}  {claim.claim}{f' ({claim.evidence})' if claim.evidence else ''}")
+        terminal.say(f"{claim.verdict:>13}  {claim.claim}{f' ({claim.evidence})' if claim.evidence else ''}")
 
 
 def _provenance(parser: argparse.ArgumentParser) -> None:
@@ -441,7 +442,7 @@ def health(arguments: argparse.Namespace) -> None:
     report = summarize_run(read_metrics(arguments.metrics), experiment)
     write_json(arguments.output, report)
     for finding in report["findings"]:
-        print(f"{finding['name']}: {finding['sentence']}")
+        terminal.say(f"{finding['name']}: {finding['sentence']}")
 
 
 def _page_arguments(parser: argparse.ArgumentParser) -> None:
@@ -463,7 +464,7 @@ def _write_samples(arguments: argparse.Namespace, found) -> None:
     limits = chosen(arguments, "answers", "characters")
     write_page(_outputs(arguments)[".html"], found, arguments.title, arguments.experiment, **limits)
     for _, sentence in alarms(found):
-        print(sentence)
+        terminal.say(sentence)
 
 
 def _samples(parser: argparse.ArgumentParser) -> None:

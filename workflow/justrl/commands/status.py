@@ -74,4 +74,4 @@ def _show(arguments: argparse.Namespace) -> str:
     if arguments.html:
         status_page.write(arguments.html, first, arguments.watch or REFRESH)
         return f"{arguments.html}: experiment {first.name} in {first.results}"
-    return status_page.text(first, others, width=max(44, min(120, shutil.get_terminal_size().columns)))
+    return status_page.text(first, others, width=max(44, min(terminal.WIDTH, shutil.get_terminal_size().columns)))

@@ -8,14 +8,19 @@ import os
 import re
 import select
 import sys
+import textwrap
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 # C0 and C1 except tab and newline; line separators; what changes the direction of writing.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 # What progress bars and coloured logs of libraries write to the error stream.
 _BARS = re.compile("(\r|\x1b\\[[0-9;]*[mAK])")
 CLEAR = b"\x1b[2J\x1b[H"
+# Columns of what a person reads.
+WIDTH = 100
+# Where the last column of a table begins: after the last gap of two spaces or more in its left half.
+_LAST_COLUMN = re.compile(rf"(?:.{{0,{WIDTH // 2}}}\s\s|\s*)(?=\S)")
 
 
 def printable(text: str) -> str:
@@ -55,6 +60,38 @@ def _safe(stream: TextIO, kind: type[_Output]) -> TextIO:
     )
 
 
+def fit(text: str) -> str:
+    """The text with lines of more than `WIDTH` columns continued below their last column."""
+    return "\n".join(part for line in text.split("\n") for part in _fit_line(line))
+
+
+def _fit_line(line: str) -> list[str]:
+    if len(line) <= WIDTH:
+        return [line]
+    begin = _LAST_COLUMN.match(line)
+    head = begin[0] if begin else ""
+    below = " " * (len(head) or 2)
+    return textwrap.wrap(
+        line[len(head) :],
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=below,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def paragraphs(text: str) -> str:
+    """The text with its paragraphs filled again; an indented one stays as it is and is called an example."""
+    parts = text.strip("\n").split("\n\n")
+    return "\n\n".join(f"examples:\n{part}" if part.startswith(" ") else textwrap.fill(part, WIDTH) for part in parts)
+
+
+def say(text: str, **options: Any) -> None:
+    """Print text for a person to read, in lines of at most `WIDTH` columns."""
+    print(fit(text), **options)
+
+
 def clear_screen() -> None:
     """Clear the terminal and go to its upper left, as `watch` does."""
     sys.stdout.flush()
@@ -62,9 +99,10 @@ def clear_screen() -> None:
 
 
 def complain(sentence: str) -> None:
-    """Write `error: SENTENCE` on the error stream, if anybody reads it."""
+    """Write `error: SENTENCE` on the error stream, if anybody reads it; one line, unless a terminal shows it."""
+    text = f"error: {printable(sentence)}"
     try:
-        print(f"error: {printable(sentence)}", file=sys.stderr, flush=True)
+        print(fit(text) if sys.stderr is not None and sys.stderr.isatty() else text, file=sys.stderr, flush=True)
     except BrokenPipeError:
         _drop(sys.stderr)
 

@@ -1,7 +1,8 @@
 """Train by GRPO: a whole run without Snakemake, or one segment of a run, as the workflow calls it.
 
-    justrl train run mini --config mini/experiment.yaml --model DIR --data FILE --output DIR learning_rate=2e-4 seed=7
-    torchrun --nproc_per_node=2 -m justrl train run mini --config mini/experiment.yaml --model DIR ...
+    justrl train run mini --config mini/experiment.yaml --model DIR --data FILE --output DIR \\
+        learning_rate=2e-4 seed=7
+    torchrun --nproc_per_node=2 -m justrl train run mini --config mini/experiment.yaml ...
 
 Both go on from the last saved state when started again. SIGTERM, SIGURG and SIGUSR1 make them save at the end of the
 step and exit with status 75. Under torchrun every mini-batch is shared out among its processes.
@@ -12,11 +13,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from justrl import config, config_files, machine
 from justrl.aliases import translate_override
-from justrl.commands.options import number, whole
+from justrl.commands.options import HelpFormatter, number, whole
 from justrl.config import Hardware, Recipe, read_part
 from justrl.errors import UserError
 from justrl.io import read_object, write_json
@@ -171,9 +172,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"tell it of each step, besides TensorBoard; repeatable; over `trackers` and {VARIABLE}",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    options: dict[str, Any] = {"parents": [common], "formatter_class": HelpFormatter, "allow_abbrev": False}
 
     text = "train a whole run without Snakemake"
-    run = commands.add_parser("run", parents=[common], help=text, description=text, allow_abbrev=False)
+    run = commands.add_parser("run", help=text, description=text, **options)
     run.add_argument(
         "overrides", nargs="*", metavar="RUN key.dotted=value", help="a run's name; learning_rate=2e-4 ..."
     )
@@ -184,7 +186,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.set_defaults(call=train, request=run_request)
 
     text = "train one segment, as the workflow does"
-    segment = commands.add_parser("segment", parents=[common], help=text, description=text, allow_abbrev=False)
+    segment = commands.add_parser("segment", help=text, description=text, **options)
     segment.add_argument("--run-file", type=Path, required=True, help="run.json: run, engine, seed, recipe")
     segment.add_argument("--hardware", type=Path, help="hardware.json: save_every, cpus_per_node, ...")
     segment.add_argument("--start-step", type=whole(0), required=True, help="the step that the segment starts from")

@@ -6,10 +6,10 @@ though a start was asked for it; 2 if the experiment or its configuration cannot
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from justrl import config
+from justrl.commands import terminal
 from justrl.commands.plan import add_config_arguments
 from justrl.errors import UserError
 
@@ -48,10 +48,10 @@ def verify(arguments: argparse.Namespace) -> int:
         print(f"nothing has been started in {arguments.results} yet, so there is nothing to verify")
         return 0
     checked = verification.verify(experiment_of(arguments), arguments.results, main, arguments.states)
-    print(verification.table(checked))
+    terminal.say(verification.table(checked))
     wrong = [row for row in checked if row.problems]
     if wrong:
         first = "; ".join(f"{row.what}: {row.problems[0]}" for row in wrong[:3])
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        print(f"error: {len(wrong)} of {len(checked)} are not as they should be: {first}{more}", file=sys.stderr)
+        terminal.complain(f"{len(wrong)} of {len(checked)} are not as they should be: {first}{more}")
     return 1 if wrong else 0

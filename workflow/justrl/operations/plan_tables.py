@@ -1,5 +1,6 @@
 """The plan as text for the terminal: what each run takes, what fills a GPU, and what other kinds of GPU would do."""
 
+import textwrap
 from collections.abc import Mapping
 
 from justrl.config import Experiment
@@ -42,14 +43,24 @@ def _derived(row: Mapping) -> str:
 
 
 def render_memory(memory: Mapping) -> list[str]:
-    """What fills each GPU, a line for each phase."""
+    """What fills each GPU, a column for each phase."""
     settings = ", ".join(f"{key} {value}" for key, value in memory["settings"].items())
     lines = [f"  each GPU, GiB of {memory['card']:.1f}: {settings}"]
-    parts = list(dict.fromkeys(part for phase in memory["phases"].values() for part in phase))
-    lines.append(f"    {'':<20}{''.join(f'{part:>13}' for part in parts)}{'sum':>8}")
-    for phase, filled in memory["phases"].items():
-        cells = "".join(f"{filled[part]:>13.1f}" if filled.get(part) else f"{'':>13}" for part in parts)
-        lines.append(f"    {phase:<20}{cells}{sum(filled.values()):>8.1f}")
+    phases = memory["phases"]
+    heads = {phase: textwrap.wrap(phase, 11, break_long_words=False) for phase in phases}
+    widths = {phase: 2 + max(map(len, heads[phase])) for phase in phases}
+    for number in range(max(map(len, heads.values()), default=0)):
+        cells = "".join(f"{(*heads[phase], '', '')[number]:>{widths[phase]}}" for phase in phases)
+        lines.append(f"    {'':<14}{cells}")
+    for part in dict.fromkeys(part for phase in phases.values() for part in phase):
+        filled = [(widths[phase], phases[phase].get(part)) for phase in phases]
+        cells = "".join(f"{gib:>{width}.1f}" if gib else " " * width for width, gib in filled)
+        lines.append(f"    {part:<14}{cells}")
+    if phases:
+        lines.append(
+            f"    {'sum':<14}"
+            + "".join(f"{sum(filled.values()):>{widths[phase]}.1f}" for phase, filled in phases.items())
+        )
     check = memory["check"]
     return [*lines, f"    {check['status']}: " + "; ".join(filter(None, (check["found"], check["remedy"])))]
 
@@ -57,11 +68,12 @@ def render_memory(memory: Mapping) -> list[str]:
 def render_kinds(experiment: Experiment) -> str:
     """Every known kind of GPU: what fits, and estimated seconds per step of the first run, also without CUDA graphs."""
     name = experiment.enabled[0]
+    rows = [["", *(str(nodes * gpus) for nodes, gpus in COUNTS)]]
+    rows += [[kind, *(_cell(experiment, name, kind, *count) for count in COUNTS)] for kind in GPUS]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COUNTS) + 1)]
     lines = [f"{name} by number of GPUs: estimated seconds per step (without CUDA graphs), gpu_memory_utilization"]
-    lines.append(f"{'':<12}" + "".join(f"{nodes * gpus:>21}" for nodes, gpus in COUNTS))
-    for kind in GPUS:
-        cells = [_cell(experiment, name, kind, nodes, gpus) for nodes, gpus in COUNTS]
-        lines.append(f"{kind:<12}" + "".join(f"{cell:>21}" for cell in cells))
+    for kind, *cells in rows:
+        lines.append(f"{kind:<{widths[0]}}" + "".join(f"{c:>{w + 2}}" for c, w in zip(cells, widths[1:], strict=True)))
     return "\n".join([*lines, "- does not fit; * with the optimizer's moments in main memory"])
 
 
@@ -72,7 +84,7 @@ def _cell(experiment: Experiment, name: str, kind: str, nodes: int, gpus: int) -
         engine = hardware.engine.model_copy(update={"cuda_graphs": graphs})
         there = experiment.model_copy(update={"hardware": hardware.model_copy(update={"engine": engine})})
         seconds.append(expected_step_seconds(there, name).value)
-    times, memory = f"{seconds[0]:,.0f} ({seconds[1]:,.0f})", plan_memory(there, name)
+    times, memory = f"{seconds[0]:.0f} ({seconds[1]:.0f})", plan_memory(there, name)
     if memory is None:
         return times
     if memory["check"]["status"] == FAILED:
