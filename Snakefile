@@ -9,6 +9,7 @@ snakemake first_1000 --profile slurm        the paper's first 1,000 steps
 
 import os
 import shlex
+import signal
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -27,6 +28,11 @@ if set("{}") & set(HERE):
 import ancient_inputs
 import slurm_executor
 import snakemake_logger_plugin_justrl
+
+# What is only looked at may be cut short, as by `| head`.
+LOOKS = {"-n", "--dry-run", "--dryrun", "-l", "--list", "--list-rules", "--lt", "--list-target-rules", "-S", "--summary"}
+if LOOKS & set(sys.argv) and workflow.is_main_process:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 ancient_inputs.install()
 slurm_executor.install()

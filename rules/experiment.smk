@@ -16,12 +16,22 @@ from pathlib import Path
 from snakemake.cli import get_profile_dir
 from snakemake.logging import LogEvent, logger
 from snakemake.pathvars import Pathvars
+from snakemake.settings.enums import Quietness
 
 from justrl import config_files, outputs
 from justrl.config import Experiment, settings
 from justrl.errors import UserError
 from justrl.layout import Layout
-from justrl.operations import frozen, last_words, made_from, paper_check, planning, start_checks, trained
+from justrl.operations import (
+    announcement,
+    frozen,
+    last_words,
+    made_from,
+    paper_check,
+    planning,
+    start_checks,
+    trained,
+)
 from justrl.train import trackers
 
 # What a job is told by, on its command line; each module of a workflow has a name, and a configuration, of its own.
@@ -104,6 +114,17 @@ def targets():
     return sorted(rules) + sorted(os.path.relpath(str(file), RESULTS) for file in workflow.dag.targetfiles)
 
 
+def check_targets():
+    """Raise WorkflowError, with the nearest name, for a target that is no rule, no file and nothing that a rule makes."""
+    for target in workflow.dag_settings.targets or ():
+        path = os.path.relpath(target) if os.path.isabs(target) else target
+        made = workflow.is_rule(target) or any(rule.is_producer(path) for rule in workflow.rules)
+        if made or os.path.exists(path):
+            continue
+        rules = [rule.name for rule in workflow.rules if not rule.has_wildcards()]
+        raise WorkflowError(start_checks.unknown_target(target, rules, ON_DISK))
+
+
 def check_interpreter():
     """Raise UserError if jobs would find another `python` than this one's, without the workflow's packages, or none."""
     python = shutil.which("python")
@@ -126,7 +147,7 @@ def tell_what_is_gone(planned):
 
 
 def before_the_first_job():
-    """Stop a start that would destroy, say what it will train, and freeze its configuration if it is no dry run."""
+    """Stop a start that would destroy, and freeze its configuration if it is no dry run; return what it will cost."""
     jobs = list(planned_jobs())
     try:
         start_checks.check_nothing_lost(jobs, ON_DISK, changes_accepted())
@@ -141,26 +162,39 @@ def before_the_first_job():
             made_from.keep_training_data(ON_DISK, outputs_planned)
             frozen.write(DOCUMENT, FILE)
             frozen.note_asked(targets(), FILE)
-        if line := planning.announce(EXPERIMENT, segments, ON_DISK):
-            logger.info(line)
+        return announcement.announce(EXPERIMENT, segments, [job.outputs for job in jobs], ON_DISK)
     except UserError as error:
         raise WorkflowError(str(error)) from None
 
 
-class BeforeTheFirstJob(logging.Handler):
-    """Snakemake has no hook between plan and first job in dry runs or modules, but tells its loggers of that moment."""
+class AroundThePlan(logging.Handler):
+    """Snakemake has no hook around its plan in dry runs or modules, but tells its loggers of these moments."""
 
     told = False
+    cost = ""
 
     def emit(self, record):
-        if getattr(record, "event", None) == LogEvent.RUN_INFO and not self.told:
+        said = record.getMessage()
+        if said.startswith("Building DAG of jobs"):
+            check_targets()
+        elif getattr(record, "event", None) == LogEvent.RUN_INFO and not self.told:
             self.told = True
-            before_the_first_job()
-        elif record.getMessage().startswith("Nothing to be done") and not self.told:
+            self.cost = before_the_first_job()
+            # Of a dry run it is the last thing that is read.
+            if not workflow.dryrun or Quietness.PROGRESS in (workflow.output_settings.quiet or ()):
+                self.tell_cost()
+        elif said.startswith("This was a dry-run"):
+            self.tell_cost()
+        elif said.startswith("Nothing to be done") and not self.told:
             self.told = True
             tell_what_is_gone(())
+
+    def tell_cost(self):
+        if self.cost:
+            logger.info(self.cost)
+        self.cost = ""
 
 
 if workflow.is_main_process:
     workflow.config_settings.config_args = [*workflow.config_settings.config_args, f"{FROZEN}={FILE}"]
-    logger.addHandler(BeforeTheFirstJob())
+    logger.addHandler(AroundThePlan())

@@ -103,7 +103,7 @@ def test_the_papers_own_training_job_would_be_granted(cluster, tmp_path):
     """`snakemake --profile slurm` on the paper's configuration, as sbatch sees it."""
     run = WorkflowRun(tmp_path / "paper", cluster)
     shutil.rmtree(run.folder / "results", ignore_errors=True)
-    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--dry-run"]
+    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--dry-run", "--quiet", "host"]
     done = subprocess.run(command, cwd=run.folder, env=run.environment(), capture_output=True, text=True, check=True)
     text = done.stdout + done.stderr
     training = next(block for block in text.split("\n\n") if "rule train_segment:" in block)

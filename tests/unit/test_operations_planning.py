@@ -17,6 +17,7 @@ from justrl.layout import Layout
 from justrl.model_shape import DEEPSEEK, shape_of
 from justrl.operations import costs
 from justrl.operations import planning as plan
+from justrl.operations.announcement import announce
 from justrl.operations.step_time import LEAST, MOST, lengths_of, step_time
 
 
@@ -231,8 +232,9 @@ def test_an_unknown_models_size_is_refused_until_its_folder_or_the_key_gives_it(
     # A dry run before the download still plans its jobs.
     assert plan.segment_runtime_minutes(config, "deepseek") == 24 * 60
     assert plan.segment_warning_seconds(config, "deepseek") == 1800
-    line = plan.announce(config, [("deepseek", 60)], Layout(config))
-    assert "deepseek by 1 job, for a time that is not known before `snakemake data`" in line
+    said = announce(config, [("deepseek", 60)], [], Layout(config))
+    assert "deepseek by 1 job: a time that is not known before `snakemake data`" in said
+    assert "without those not known yet" in said
     # Qwen2.5-0.5B has 494,032,768 parameters.
     given = experiment.load(overrides=[*words, f"plan.shapes={json.dumps({'deepseek': SIZES})}"])
     assert value(plan.make_plan(given), "deepseek", "one full state") == pytest.approx(12 * 0.494032768)

@@ -93,7 +93,7 @@ def test_the_one_gpu_rung_has_an_overlay_for_each_card(workspace, card, segments
     overlay = ("--configfile", f"one_gpu/{card}.yaml") if card else ()
     jobs = workspace.jobs("--profile", "one_gpu", *overlay)
     assert jobs["train_segment"] == segments and jobs["score"] == results
-    status, output = workspace.dry_run("--profile", "one_gpu", *overlay)
+    status, output = workspace.dry_run("--profile", "one_gpu", "--quiet", "host", *overlay)
     assert status == 0 and f"results/{folder}/" in output and "results/runs" not in output
 
 
@@ -283,7 +283,8 @@ def test_a_report_of_nothing_says_what_to_run(workspace):
 
 def requests(workspace, rule: str, *config: str) -> set[str]:
     """What the first job of a rule asks of Slurm, as a dry run of the profile prints it."""
-    status, output = workspace.dry_run("results/aime_deepseek@60.json", "--profile", "slurm", "--config", *config)
+    how = ("--profile", "slurm", "--quiet", "host", "--config", *config)
+    status, output = workspace.dry_run("results/aime_deepseek@60.json", *how)
     assert status == 0, output[-3000:]
     described = output.partition(f"rule {rule}:")[2].splitlines()
     line = next(line for line in described if "resources:" in line)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -162,13 +163,22 @@ def test_completions_are_replaced_only_where_that_is_accepted(mini):
     assert mini.jobs(*MINI, "--config", "accept_changes=true")["generate_together"] == 3
 
 
-def test_what_is_to_be_trained_is_said_before_the_first_job(workspace):
+def test_what_is_to_be_trained_and_evaluated_is_the_last_that_a_dry_run_says(workspace):
     status, output = workspace.dry_run("results/aime_deepseek.json")
     assert status == 0
-    (line,) = [line for line in output.splitlines() if line.startswith("To be trained:")]
-    assert "deepseek by 73 jobs, about " in line and " days, " in line and " GPU hours" in line
+    heading, run, answers, total = output.splitlines()[-4:]
+    assert heading == "To be trained:" and run.startswith("  deepseek by 73 jobs, about ") and " GPU hours" in run
+    assert answers.startswith("To be evaluated: 1 model by 1 job, 960 answers, about ") and "GPU hours in all" in total
     status, output = workspace.dry_run("results/aime_deepseek@base.json")
     assert status == 0 and "To be trained" not in output
+    assert output.splitlines()[-2].startswith("To be evaluated: 1 model by 1 job, 960 answers")
+
+
+def test_an_evaluation_in_shards_is_announced_once(workspace):
+    write(workspace, "evaluation: {shards: 7}\n")
+    status, output = workspace.dry_run("results/aime_deepseek@base.json", "--configfile", "mine.yaml")
+    answers = re.search(r"To be evaluated: 1 model by 7 jobs, (\d+) answers", output)
+    assert status == 0 and answers and 960 <= int(answers[1]) <= 966
 
 
 def test_an_overlay_is_added_to_the_profiles_own(copy):

@@ -138,8 +138,8 @@ def test_what_a_target_trains_is_what_snakemake_plans(workspace, case):
     assert sorted((run, int(end)) for run, end in planned) == sorted(
         (run, end) for run, ends in expected.items() for end in ends
     )
-    announced = re.search(r"^To be trained: (.*)", output, re.M)
-    assert set(re.findall(r"(\w+) by \d+ jobs?", announced[1] if announced else "")) == runs
+    announced = output.partition("To be trained:\n")[2].partition("To be evaluated")[0]
+    assert set(re.findall(r"^  (\w+) by \d+ jobs?,", announced, re.M)) == runs
 
 
 GONE = "runs: {deepseek: {enabled: false}, nemotron: {enabled: false}}\n"

@@ -9,6 +9,7 @@ as Snakemake has it. The Snakefile puts it in the place of Snakemake's own; `--l
 import atexit
 import logging
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -44,6 +45,14 @@ DROPPED_LINES = (
 # Seconds between two looks at the files of the jobs that work.
 LOOK_SECONDS = 0.5
 WIDEST_NAME = 44
+HERE = re.escape(str(Path(__file__).resolve().parents[2]))
+# As Snakemake shows an exception of our rules, raised there or by an input function.
+OUR_ERROR = re.compile(
+    rf'WorkflowError in file "{HERE}/(?:Snakefile|rules/)[^"]*", line \d+:\n(?P<raised>.*?)(?:\n  File .*)?$'
+    rf'|InputFunctionException in rule \w+ in file "{HERE}/rules/[^"]*", line \d+:\nError:\n  WorkflowError:\n'
+    r"    (?P<asked>.*?)\nWildcards:.*",
+    re.DOTALL,
+)
 
 
 def install(workflow: Any) -> str | None:
@@ -56,6 +65,10 @@ def install(workflow: Any) -> str | None:
     own = next((handler for handler in logger.handlers if handler.name == SNAKEMAKES_OWN), None)
     other = settings.dryrun or settings.verbose or settings.printshellcmds or settings.debug_dag
     silent = {Quietness.ALL, Quietness.PROGRESS} & set(settings.quiet or ())
+    if own and not settings.verbose:
+        own.addFilter(one_sentence)
+    if own and settings.dryrun and Quietness.RULES in (settings.quiet or ()) and workflow.is_main_process:
+        own.addFilter(OneScreen())
     if own is None or other or silent or not workflow.is_main_process:
         return None
     # Made first: what goes wrong in it is said by Snakemake's own.
@@ -63,6 +76,26 @@ def install(workflow: Any) -> str | None:
     logger.removeHandler(own)
     logger.addHandler(handler)
     return str(handler.output.log)
+
+
+def one_sentence(record: logging.LogRecord) -> bool:
+    """Leave of an error that our rules raise its sentence, without the places in code that it came through."""
+    if getattr(record, "event", None) == LogEvent.ERROR and (found := OUR_ERROR.match(record.getMessage())):
+        record.msg, record.args = f"error: {found['raised'] or found['asked']}", ()
+    return True
+
+
+class OneScreen(logging.Filter):
+    """Of a dry run that is to be quiet about rules: the table of jobs once, and no list of reasons by rule."""
+
+    shown = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a message is to be seen."""
+        again, self.shown = self.shown, self.shown or getattr(record, "event", None) == LogEvent.RUN_INFO
+        return not (
+            again and (getattr(record, "event", None) == LogEvent.RUN_INFO or "Reasons:" in record.getMessage())
+        )
 
 
 @dataclass
@@ -133,6 +166,7 @@ class LogHandler(LogHandlerBase):
         handler = ColorizingTextHandler(nocolor=settings.nocolor, stream=stream)
         quiet = set(settings.quiet or ())
         handler.addFilter(DefaultFilter(quiet - {Quietness.RULES}, settings.debug_dag, False, False, False))
+        handler.addFilter(one_sentence)
         handler.setFormatter(DefaultFormatter(quiet, settings.show_failed_logs))
         return handler
 

@@ -275,29 +275,6 @@ def _segments(run: Run) -> Iterable[tuple[int, int]]:
     return zip([0, *run.segment_ends], run.segment_ends, strict=False)
 
 
-def announce(experiment: Experiment, segments: Iterable[tuple[str, int]], layout: Layout) -> str:
-    """One line on the training that is planned, segments by run and last step; empty where there is none.
-
-    A run goes by the timings of the segment before, where there is one.
-    """
-    planned: dict[str, list[int]] = {}
-    for run, end in segments:
-        planned.setdefault(run, []).append(end)
-    parts = []
-    for run, ends in sorted(planned.items()):
-        starts = [layout.start_step(run, end) for end in ends]
-        jobs = f"{run} by {len(ends)} job{'s' if len(ends) > 1 else ''}"
-        measured = layout.segment_metrics(run, min(starts))
-        if longest_step(experiment, run, measured, 1) is None:
-            parts.append(f"{jobs}, for a time that is not known before `snakemake data` has fetched the model")
-            continue
-        step = expected_step_seconds(experiment, run, measured, steps=(min(starts), max(ends)))
-        seconds = step.value * (sum(ends) - sum(starts)) + len(ends) * STARTUP_SECONDS[experiment.runs[run].engine]
-        gpus = f", {seconds / 3600 * experiment.hardware.gpus:,.0f} GPU hours" if experiment.hardware.gpus else ""
-        parts.append(f"{jobs}, about {duration(seconds)}{gpus}")
-    return f"To be trained: {'; '.join(parts)} (`justrl plan` shows how that is derived)." if parts else ""
-
-
 def evaluation_samples(experiment: Experiment, benchmarks: Sequence[str], protocol: str) -> int:
     """Completions of one checkpoint on the named benchmarks."""
     from justrl.data.benchmarks import question_count

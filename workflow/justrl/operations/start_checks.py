@@ -1,5 +1,6 @@
 """What is refused while Snakemake still plans, before the first job."""
 
+import difflib
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,6 +194,15 @@ def _made_of(name: str, result: Path, layout: Layout) -> str:
     step = read_json_object(result).get("step")
     known = name in layout.experiment.runs and step in layout.segment_ends(name)
     return f"{name}@{step}" if known else layout.target(name)
+
+
+def unknown_target(target: str, rules: Iterable[str], layout: Layout) -> str:
+    """The sentence about a target that nothing makes: the nearest file or rule, or where both are listed."""
+    files = [*layout.analysis_results(), *layout.evaluation_results(), *layout.golden_results(), *layout.downloads()]
+    known = files if "/" in target else [*rules, *files]
+    close = difflib.get_close_matches(target, dict.fromkeys(known), n=1, cutoff=0.8)
+    way = f"did you mean {close[0]}?" if close else "docs/results.md lists the files, `snakemake --list` the rules"
+    return f"nothing makes {target}: {way}"
 
 
 def check_something_to_report(experiment: Experiment, results: Path) -> None:

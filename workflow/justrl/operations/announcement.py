@@ -1,0 +1,130 @@
+"""What a start is about to cost: its training, its evaluations and the sum, in a few short lines."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from justrl.config import Experiment
+from justrl.layout import Layout
+from justrl.operations import costs
+from justrl.operations.planning import (
+    STARTUP_SECONDS,
+    duration,
+    evaluation_samples,
+    expected_step_seconds,
+    longest_step,
+    shape_of_target,
+)
+
+# So many runs have a line of their own.
+MOST_RUNS = 10
+
+
+@dataclass(frozen=True)
+class Total:
+    """GPU hours with the range in which they are likely to lie; `known` is false where a part is not."""
+
+    value: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    known: bool = True
+
+    def plus(self, hours: costs.Estimate | None) -> "Total":
+        """With these hours, or with hours that nobody knows yet."""
+        if hours is None:
+            return replace(self, known=False)
+        low, high = (hours.value if end is None else end for end in (hours.low, hours.high))
+        return Total(self.value + hours.value, self.low + low, self.high + high, self.known)
+
+
+def announce(
+    experiment: Experiment, segments: Iterable[tuple[str, int]], jobs: Iterable[Sequence[str]], layout: Layout
+) -> str:
+    """What is planned, as lines of at most 100 columns; empty where nothing is trained or evaluated.
+
+    Args:
+        segments: run and last step of each segment that will be trained; a run goes by the timings of the segment
+            before, where there is one.
+        jobs: the outputs of each planned job, among which those that sample answers are found.
+    """
+    trained, total = _training(experiment, segments, layout, Total())
+    evaluated, total = _evaluation(experiment, jobs, layout, total)
+    lines = ["To be trained:", *trained] if trained else []
+    lines += [f"To be evaluated: {evaluated}"] if evaluated else []
+    if lines and experiment.hardware.gpus:
+        lines.append(_in_all(total))
+    return "\n".join(lines)
+
+
+def _in_all(total: Total) -> str:
+    hours = f"About {total.value:,.0f} GPU hours in all"
+    if total.low < total.high:
+        hours += f" (an estimate: {total.low:,.0f} to {total.high:,.0f})"
+    unknown = "" if total.known else ", without those not known yet"
+    return f"{hours}{unknown}; `justrl plan` shows how."
+
+
+def _training(
+    experiment: Experiment, segments: Iterable[tuple[str, int]], layout: Layout, total: Total
+) -> tuple[list[str], Total]:
+    """A line for each run that will be trained, and the GPU hours of all added."""
+    planned: dict[str, list[int]] = {}
+    for run, end in segments:
+        planned.setdefault(run, []).append(end)
+    lines = []
+    for run, ends in sorted(planned.items()):
+        starts = [layout.start_step(run, end) for end in ends]
+        jobs = f"  {run} by {len(ends)} job{'s' if len(ends) > 1 else ''}"
+        measured = layout.segment_metrics(run, min(starts))
+        if longest_step(experiment, run, measured, 1) is None:
+            lines.append(f"{jobs}: a time that is not known before `snakemake data` has fetched the model")
+            total = total.plus(None)
+            continue
+        step = expected_step_seconds(experiment, run, measured, steps=(min(starts), max(ends)))
+        seconds = step.value * (sum(ends) - sum(starts)) + len(ends) * STARTUP_SECONDS[experiment.runs[run].engine]
+        hours = step.times(seconds / step.value / 3600 * experiment.hardware.gpus, "GPU h", "")
+        total = total.plus(hours)
+        gpus = f", {hours.value:,.0f} GPU hours" if experiment.hardware.gpus else ""
+        lines.append(f"{jobs}, about {duration(seconds)}{gpus}")
+    if len(lines) > MOST_RUNS:
+        lines[MOST_RUNS:] = [f"  and {len(lines) - MOST_RUNS} more runs"]
+    return lines, total
+
+
+def _evaluation(
+    experiment: Experiment, jobs: Iterable[Sequence[str]], layout: Layout, total: Total
+) -> tuple[str, Total]:
+    """Models, jobs and answers of the evaluations in one line, and their GPU hours added."""
+    targets, count, answers, own = set(), 0, 0, Total()
+    judged = experiment.evaluation.model_grader.enabled
+    for outputs in jobs:
+        asked = list(_asked(outputs, layout))
+        if not asked:
+            continue
+        (target, protocol), count = asked[0][:2], count + 1
+        samples = sum(
+            math.ceil(evaluation_samples(experiment, [benchmark], protocol) / shards) for *_, benchmark, shards in asked
+        )
+        targets.add(target)
+        answers += samples
+        if experiment.hardware.gpus:
+            shape, longest = shape_of_target(experiment, layout.run_of(target)), experiment.protocols[protocol].max_tokens
+            kind = experiment.hardware.kind
+            own = own.plus(costs.evaluation_gpu_hours(shape, kind, samples, 1, longest, judged) if shape else None)
+    if not count:
+        return "", total
+    plural = ["" if number == 1 else "s" for number in (len(targets), count)]
+    gpus = f", about {own.value:,.0f} GPU hours" if own.value else ""
+    total = Total(total.value + own.value, total.low + own.low, total.high + own.high, total.known and own.known)
+    return f"{len(targets)} model{plural[0]} by {count:,} job{plural[1]}, {answers:,} answers{gpus}", total
+
+
+def _asked(outputs: Sequence[str], layout: Layout) -> Iterator[tuple[str, str, str, int]]:
+    """Target, protocol, benchmark and number of shards of each file of completions."""
+    for path in outputs:
+        found = re.fullmatch(
+            rf"{re.escape(layout.root)}/evaluations/([^/]+)/([^/]+)/([^/]+)/completions/\d+-of-(\d+)\.parquet", path
+        )
+        if found:
+            yield found[1], found[3], found[2], int(found[4])
