@@ -30,7 +30,18 @@ import slurm_executor
 import snakemake_logger_plugin_justrl
 
 # What is only looked at may be cut short, as by `| head`.
-LOOKS = {"-n", "--dry-run", "--dryrun", "-l", "--list", "--list-rules", "--lt", "--list-target-rules", "-S", "--summary"}
+LOOKS = {
+    "-n",
+    "--dry-run",
+    "--dryrun",
+    "-l",
+    "--list",
+    "--list-rules",
+    "--lt",
+    "--list-target-rules",
+    "-S",
+    "--summary",
+}
 if LOOKS & set(sys.argv) and workflow.is_main_process:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 

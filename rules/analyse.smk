@@ -13,6 +13,7 @@ localrules:
     plot_diagnostics,
     summarise_health,
     judge_canary,
+    summarise_results,
     plot_checkpoints,
     plot_pass_at_k,
     compare_with_published,
@@ -43,6 +44,7 @@ rule plot_training:
             labels={"run": "{run}", "figure": "reward, entropy and length"},
         ),
         png="<results>/figures/{run}/training.png",
+        narrow="<results>/figures/{run}/training.narrow.svg",
     log:
         "<logs>/plot_training/{run}.log",
     conda:
@@ -54,7 +56,7 @@ rule plot_training:
         python -m justrl report training \
             --metrics @<(listed {input:q}) \
             --panels {params.panels} \
-            --output {output.svg:q} {output.png:q} \
+            --output {output:q} \
             2> >(log_to {log:q})
         """
 
@@ -71,6 +73,7 @@ use rule plot_training as plot_overlay with:
             labels={"run": "{overlay}", "figure": "several runs together"},
         ),
         png="<results>/figures/overlays/{overlay}.png",
+        narrow="<results>/figures/overlays/{overlay}.narrow.svg",
     log:
         "<logs>/plot_overlay/{overlay}.log",
 
@@ -84,10 +87,11 @@ rule plot_forecast:
         svg=report(
             "<results>/figures/{run}/forecast.svg",
             caption="../workflow/captions/forecast.rst",
-            category="Training",
+            category="Diagnostics",
             labels={"run": "{run}", "figure": "forecast"},
         ),
         png="<results>/figures/{run}/forecast.png",
+        narrow="<results>/figures/{run}/forecast.narrow.svg",
         json="<results>/figures/{run}/forecast.json",
     log:
         "<logs>/plot_forecast/{run}.log",
@@ -121,6 +125,7 @@ use rule plot_forecast as plot_early_forecast with:
             labels={"run": "{run}", "what": "forecast"},
         ),
         png="<results>/first_1000/{run}/forecast.png",
+        narrow="<results>/first_1000/{run}/forecast.narrow.svg",
         json="<results>/first_1000/{run}/forecast.json",
     log:
         "<logs>/plot_early_forecast/{run}.log",
@@ -132,10 +137,11 @@ use rule plot_training as plot_diagnostics with:
         svg=report(
             "<results>/figures/{run}/diagnostics.svg",
             caption="../workflow/captions/diagnostics.rst",
-            category="Training",
+            category="Diagnostics",
             labels={"run": "{run}", "figure": "diagnostics"},
         ),
         png="<results>/figures/{run}/diagnostics.png",
+        narrow="<results>/figures/{run}/diagnostics.narrow.svg",
     log:
         "<logs>/plot_diagnostics/{run}.log",
     params:
@@ -150,7 +156,7 @@ rule summarise_health:
         report(
             "<results>/runs/{run}/health.json",
             caption="../workflow/captions/health.rst",
-            category="Training",
+            category="Diagnostics",
             labels={"run": "{run}", "figure": "health"},
         ),
     log:
@@ -167,7 +173,7 @@ rule summarise_health:
 
 
 rule judge_canary:
-    """Say what the short trial of a run has shown, question by question."""
+    """Check what the short trial of a run has shown, question by question."""
     input:
         metrics="<results>/runs/{run}/metrics.jsonl",
         run_file="<results>/runs/{run}/run.json",
@@ -177,7 +183,7 @@ rule judge_canary:
         html=report(
             "<results>/runs/{run}/verdict.html",
             caption="../workflow/captions/verdict.rst",
-            category="Training",
+            category="Diagnostics",
             labels={"run": "{run}", "figure": "verdicts"},
         ),
     log:
@@ -201,6 +207,38 @@ rule judge_canary:
         """
 
 
+rule summarise_results:
+    """Say in a sentence per run what it reached, with its health."""
+    input:
+        results=LAYOUT.evaluation_results(),
+        health=LAYOUT.health(LAYOUT.experiment.enabled),
+    output:
+        html=report(
+            "<results>/summary.html",
+            caption="../workflow/captions/summary.rst",
+            category="Summary",
+            labels={"what": "accuracy and health of every run"},
+        ),
+        text="<results>/summary.txt",
+    log:
+        "<logs>/summarise_results.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        labels=benchmark_labels,
+        experiment=LAYOUT.common_stamp,
+    shell:
+        r"""
+        python -m justrl report summary \
+            --results @<(listed {input.results:q}) \
+            --health @<(listed {input.health:q}) \
+            --benchmark-labels {params.labels:q} \
+            --experiment {params.experiment:q} \
+            --output {output:q} \
+            2> >(log_to {log:q})
+        """
+
+
 rule plot_checkpoints:
     """Draw accuracy against training step with its 95% interval."""
     input:
@@ -209,10 +247,11 @@ rule plot_checkpoints:
         svg=report(
             "<results>/figures/{run}/checkpoints.svg",
             caption="../workflow/captions/checkpoints.rst",
-            category="Benchmarks",
+            category="Accuracy",
             labels={"run": "{run}", "figure": "accuracy against step"},
         ),
         png="<results>/figures/{run}/checkpoints.png",
+        narrow="<results>/figures/{run}/checkpoints.narrow.svg",
     log:
         "<logs>/plot_checkpoints/{run}.log",
     conda:
@@ -225,7 +264,7 @@ rule plot_checkpoints:
         python -m justrl report {params.figure} \
             --results {input:q} \
             --benchmark-labels {params.labels:q} \
-            --output {output.svg:q} {output.png:q} \
+            --output {output:q} \
             2> >(log_to {log:q})
         """
 
@@ -238,10 +277,11 @@ use rule plot_checkpoints as plot_pass_at_k with:
         svg=report(
             "<results>/figures/{run}/pass_at_k.svg",
             caption="../workflow/captions/pass_at_k.rst",
-            category="Benchmarks",
+            category="Accuracy",
             labels={"run": "{run}", "figure": "pass@k"},
         ),
         png="<results>/figures/{run}/pass_at_k.png",
+        narrow="<results>/figures/{run}/pass_at_k.narrow.svg",
     log:
         "<logs>/plot_pass_at_k/{run}.log",
     params:
@@ -257,18 +297,19 @@ rule compare_with_published:
         html=report(
             "<results>/comparison/{family}.html",
             caption="../workflow/captions/comparison.rst",
-            category="Comparison",
-            labels={"family": "{family}", "form": "table"},
+            category="Accuracy",
+            labels={"run": "{family}", "figure": "tables by benchmark and grader"},
         ),
         csv="<results>/comparison/{family}.csv",
         markdown="<results>/comparison/{family}.md",
         svg=report(
             "<results>/comparison/{family}.svg",
             caption="../workflow/captions/comparison.rst",
-            category="Comparison",
-            labels={"family": "{family}", "form": "figure"},
+            category="Accuracy",
+            labels={"run": "{family}", "figure": "accuracy by benchmark"},
         ),
         png="<results>/comparison/{family}.png",
+        narrow="<results>/comparison/{family}.narrow.svg",
     log:
         "<logs>/compare_with_published/{family}.log",
     conda:
@@ -297,7 +338,7 @@ use rule compare_with_published as compare_golden with:
             "<results>/golden/{family}.html",
             caption="../workflow/captions/comparison.rst",
             category="Released weights",
-            labels={"family": "{family}", "form": "table"},
+            labels={"run": "{family}", "figure": "tables by benchmark and grader"},
         ),
         csv="<results>/golden/{family}.csv",
         markdown="<results>/golden/{family}.md",
@@ -305,9 +346,10 @@ use rule compare_with_published as compare_golden with:
             "<results>/golden/{family}.svg",
             caption="../workflow/captions/comparison.rst",
             category="Released weights",
-            labels={"family": "{family}", "form": "figure"},
+            labels={"run": "{family}", "figure": "accuracy by benchmark"},
         ),
         png="<results>/golden/{family}.png",
+        narrow="<results>/golden/{family}.narrow.svg",
     log:
         "<logs>/compare_golden/{family}.log",
 
@@ -322,7 +364,7 @@ rule compare_settings:
             "<results>/compared/{pair}.html",
             caption="../workflow/captions/compared.rst",
             category="Compared",
-            labels={"pair": "{pair}", "form": "table"},
+            labels={"run": "{pair}", "figure": "tables of the comparison"},
         ),
         json="<results>/compared/{pair}.json",
         markdown="<results>/compared/{pair}.md",
@@ -330,9 +372,10 @@ rule compare_settings:
             "<results>/compared/{pair}.svg",
             caption="../workflow/captions/compared.rst",
             category="Compared",
-            labels={"pair": "{pair}", "form": "figure"},
+            labels={"run": "{pair}", "figure": "comparison"},
         ),
         png="<results>/compared/{pair}.png",
+        narrow="<results>/compared/{pair}.narrow.svg",
     log:
         "<logs>/compare_settings/{pair}.log",
     conda:
@@ -362,14 +405,15 @@ rule plot_contamination:
             "<results>/data/{dataset}/{model}/contamination.svg",
             caption="../workflow/captions/contamination.rst",
             category="Data",
-            labels={"dataset": "{dataset}", "model": "{model}", "what": "overlap by benchmark, figure"},
+            labels={"data set": "{dataset}", "model": "{model}", "what": "overlap with benchmarks"},
         ),
         png="<results>/data/{dataset}/{model}/contamination.png",
+        narrow="<results>/data/{dataset}/{model}/contamination.narrow.svg",
         html=report(
             "<results>/data/{dataset}/{model}/contamination.html",
             caption="../workflow/captions/data_card.rst",
             category="Data",
-            labels={"dataset": "{dataset}", "model": "{model}", "what": "data card, and overlap by benchmark"},
+            labels={"data set": "{dataset}", "model": "{model}", "what": "data card and overlap with benchmarks"},
         ),
         markdown="<results>/data/{dataset}/{model}/contamination.md",
     log:
@@ -400,12 +444,7 @@ rule show_samples:
         grades=scored_grades,
         questions="<results>/benchmarks/{benchmark}/questions.parquet",
     output:
-        report(
-            "<results>/samples/{benchmark}_{name}.html",
-            caption="../workflow/captions/samples.rst",
-            category="Samples",
-            labels={"of": "{name}", "asked": "{benchmark}"},
-        ),
+        "<results>/samples/{benchmark}_{name}.html",
     log:
         "<logs>/show_samples/{benchmark}_{name}.log",
     conda:
@@ -431,12 +470,7 @@ rule show_samples:
 use rule show_samples as show_samples_under with:
     """Write the page of answers under another protocol."""
     output:
-        report(
-            "<results>/{protocol}/samples/{benchmark}_{name}.html",
-            caption="../workflow/captions/samples.rst",
-            category="Samples",
-            labels={"of": "{name}", "asked": "{benchmark}, {protocol}"},
-        ),
+        "<results>/{protocol}/samples/{benchmark}_{name}.html",
     log:
         "<logs>/show_samples_under/{protocol}/{benchmark}_{name}.log",
 
@@ -446,12 +480,7 @@ rule show_rollouts:
     input:
         "<results>/runs/{run}/metrics.jsonl",
     output:
-        report(
-            "<results>/runs/{run}/rollouts.html",
-            caption="../workflow/captions/samples.rst",
-            category="Samples",
-            labels={"of": "{run}", "asked": "in training"},
-        ),
+        "<results>/runs/{run}/rollouts.html",
     log:
         "<logs>/show_rollouts/{run}.log",
     conda:
@@ -515,7 +544,7 @@ use rule judge_claims as judge_golden_claims with:
             "<results>/golden/claims.html",
             caption="../workflow/captions/claims.rst",
             category="Released weights",
-            labels={"family": "both", "form": "claims of the paper"},
+            labels={"run": "both families", "figure": "claims of the paper"},
         ),
         json="<results>/golden/claims.json",
         markdown="<results>/golden/claims.md",
@@ -553,6 +582,7 @@ use rule plot_training as plot_first_thousand with:
             labels={"run": "{run}", "what": "reward, entropy and length"},
         ),
         png="<results>/first_1000/{run}/training.png",
+        narrow="<results>/first_1000/{run}/training.narrow.svg",
     log:
         "<logs>/plot_first_thousand/{run}.log",
 
@@ -567,6 +597,7 @@ rule write_provenance:
             "<results>/provenance.html",
             caption="../workflow/captions/provenance.rst",
             category="Provenance",
+            labels={"what": "code, configuration, versions, seeds, hardware"},
         ),
         json="<results>/provenance.json",
     log:

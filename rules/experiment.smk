@@ -18,12 +18,13 @@ from snakemake.logging import LogEvent, logger
 from snakemake.pathvars import Pathvars
 from snakemake.settings.enums import Quietness
 
-from justrl import config_files, outputs
+from justrl import config_files, outputs, paper
 from justrl.config import Experiment, settings
 from justrl.errors import UserError
 from justrl.layout import Layout
 from justrl.operations import (
     announcement,
+    answer_pages,
     frozen,
     last_words,
     made_from,
@@ -80,8 +81,11 @@ try:
         paper_check.check_paper(EXPERIMENT, RESULTS)
         start_checks.check_unchanged(EXPERIMENT, RESULTS)
         start_checks.check_local_files(ON_DISK)
-        if any(word.partition("=")[0] == "--report" for word in sys.argv):
+        if report_file := answer_pages.report_of(sys.argv):
             start_checks.check_something_to_report(EXPERIMENT, RESULTS)
+            # What the start page (captions/workflow.rst) can read.
+            workflow.config["answers"] = list(answer_pages.answer_pages(ON_DISK, report_file))
+            workflow.config["stamp"] = paper.mark(LAYOUT.common_stamp)
         DOCUMENT = frozen.document(config, LAYOUT)
         FILE = frozen.file_of(DOCUMENT, RESULTS)
         for line in [*frozen.changes(DOCUMENT, RESULTS), *LAYOUT.left_out(), *start_checks.local_data(ON_DISK)]:

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +15,7 @@ from justrl.analysis.comparison import compare
 from justrl.analysis.pass_at_k_figure import plot_pass_at_k
 from justrl.analysis.results import load_results
 from justrl.analysis.training_figures import moving_mean, plot_training, smoothing_window
+from justrl.commands.main import main
 from justrl.errors import UserError
 from justrl.io import write_json, write_jsonl
 
@@ -226,7 +226,32 @@ def test_command_line_says_what_it_cannot_write(tmp_path):
 
 
 @pytest.mark.parametrize("experiment", ["paper", "mini"])
-def test_captions_render_without_a_warning(root, experiment):
+@pytest.mark.parametrize("panels", [["reward", "entropy", "length"], ["accuracy", "truncation", "grad_norm"]])
+def test_a_figure_for_a_phone_is_one_column_in_which_nothing_is_cut_off(tmp_path, experiment, panels):
+    write_jsonl(tmp_path / "metrics.jsonl", metrics_rows(50))
+    words = ["training", "--metrics", tmp_path / "metrics.jsonl", "--labels", "deepseek", "--experiment", experiment]
+    words += ["--panels", *panels, "--output", tmp_path / "one.svg", tmp_path / "one.narrow.svg"]
+    assert main(["report", *map(str, words)]) == 0
+    wide, narrow = (size_of(tmp_path / name) for name in ("one.svg", "one.narrow.svg"))
+    assert narrow[0] == pytest.approx(3.7 * 72) and narrow[1] > 2 * wide[1] and wide[0] > 2 * narrow[0]
+    with style.house_style(), style.narrow():
+        figure = plot_training({"deepseek": metrics_rows(50)}, experiment, panels, "A title that is longer than a line")
+        figure.canvas.draw()
+        box = figure.bbox
+        texts = [text.get_window_extent() for text in figure.texts]
+        boxes = texts + [axis.get_tightbbox() for axis in figure.axes]
+    assert all(box.x0 <= each.x0 and each.x1 <= box.x1 and box.y0 <= each.y0 and each.y1 <= box.y1 for each in boxes)
+    assert not any(one.overlaps(other) for n, one in enumerate(boxes) for other in texts[:n])
+
+
+def size_of(path):
+    """Width and height of an SVG in points."""
+    svg = path.read_text()
+    return tuple(float(re.search(rf'<svg[^>]*? {side}="([\d.]+)pt"', svg)[1]) for side in ("width", "height"))
+
+
+@pytest.mark.parametrize("experiment", ["paper", "mini"])
+def test_captions_render_without_a_warning(root, tmp_path, experiment):
     jinja2, docutils = pytest.importorskip("jinja2"), pytest.importorskip("docutils.core")
 
     class Wildcards(dict):
@@ -239,9 +264,38 @@ def test_captions_render_without_a_warning(root, experiment):
 
     names = ("run", "family", "overlay", "benchmark", "name", "pair")
     wildcards = Wildcards(dict.fromkeys(names, "deepseek"))
-    job = SimpleNamespace(wildcards=wildcards, config={"experiment": experiment})
-    pages = [SimpleNamespace(path=Path(f"results/{name}"), labels={"run": "deepseek"}) for name in ("a.html", "a.svg")]
-    categories = {Named(name): {Named("Other"): pages} for name in ("Data", "Claims")}
+    files = {
+        "Accuracy": ["mini.html", "checkpoints.svg"],
+        "Diagnostics": ["said/forecast.svg", "silent/forecast.svg"],
+        "Provenance": ["provenance.html"],
+        "Summary": ["summary.html"],
+        "Training": ["training.svg"],
+    }
+    stamp = "" if experiment == "paper" else "mini experiment – not a paper result"
+    if experiment == "paper":
+        files["Claims"] = ["claims.html"]
+    for path in (tmp_path / name for names in files.values() for name in names):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("<svg/>")
+    (tmp_path / "summary.txt").write_text(
+        (f"{stamp}\n" if stamp else "") + "one – AIME <b> 1%\n  health: good\ntwo – 2%\n  health: no rise\n"
+    )
+    (tmp_path / "said/forecast.json").write_text('{"verdict": "forecast"}')
+    (tmp_path / "silent/forecast.json").write_text('{"verdict": "too_few"}')
+    (tmp_path / "training.narrow.svg").write_text("<?xml?>\n<svg>\n\n<path/></svg>")
+    config = {"experiment": experiment, "stamp": stamp, "answers": [("samples/a.html", "one: AIME")]}
+    job = SimpleNamespace(wildcards=wildcards, config=config)
+    categories = {
+        Named(category): {
+            Named("Other"): [
+                SimpleNamespace(
+                    path=tmp_path / name, labels={"run": "deepseek", "what": name}, category=Named(category)
+                )
+                for name in names
+            ]
+        }
+        for category, names in files.items()
+    }
     captions = sorted((root / "workflow" / "captions").glob("*.rst"))
     rules = [root / "Snakefile", *(root / "rules").glob("*.smk")]
     named = {name for path in rules for name in re.findall(r"captions/(\w+\.rst)", path.read_text())}
@@ -256,8 +310,20 @@ def test_captions_render_without_a_warning(root, experiment):
         body = docutils.publish_parts(text, writer="html", settings_overrides=settings)["html_body"]
         assert not re.search(r"\{\{|\{%", body), path
         if path.name == "workflow.rst":
-            assert "Claims" in body.partition("Data")[0] and body.count("results/a.") == 10
-            assert ("not a paper result" in body) == (experiment != "paper")
+            _check_start_page(body, experiment)
+
+
+def _check_start_page(body, experiment):
+    """Findings first, claims last and of the paper alone; no figure that says nothing; narrow ones where they are."""
+    parts = ["one – AIME &lt;b&gt; 1%", "Health: good", "two – 2%", 'class="health look">Health: no rise']
+    parts += [f"<h2>{name}</h2>" for name in ("Training", "Accuracy", "Diagnostics", "Tables", "Answers", "Provenance")]
+    parts += ["<h2>Claims of the paper</h2>"] if experiment == "paper" else []
+    places = [body.index(part) for part in parts]
+    assert places == sorted(places)
+    assert ("claims.html" in body) == (experiment == "paper") == ("not a paper result" not in body)
+    assert "said/forecast.svg" in body and "silent/forecast.svg" not in body
+    assert body.count("class='narrow'") == body.count('class="wide"') == 1 and "<?xml" not in body
+    assert '<a href="samples/a.html" target="_blank">one: AIME</a>' in body
 
 
 @pytest.mark.parametrize("experiment", ["mini-verl", "an-experiment-of-a-rather-long-name"])

@@ -99,6 +99,12 @@ def test_graders_that_disagree_are_marked():
         ("12", "it is 3.12", False),
         ("\\frac{1}{2}", "is \\frac {1}{2}", True),
         ("12", "12" + " no" * 400, False),
+        ("9", "2 + 7 + 0 = 9, and so on to 41", False),
+        ("9", "so it is 9.", True),
+        ("9", "so it is $9$", True),
+        ("9", "so it is 1.9", False),
+        ("B", "A or B? C", False),
+        ("B", "the answer: (B)", True),
     ],
 )
 def test_the_gold_counts_as_present_if_it_stands_whole_near_the_end(gold, text, there):
@@ -158,8 +164,9 @@ def test_a_browser_shows_the_answers_as_text(evaluation, tmp_path):
     shown = page[page.index("<main") : page.index("</main>")]
     assert shown.count("<article>") == 8 and "1–8 of 8" in page
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in shown and "<script" not in shown and "<img" not in shown
-    assert "What is &lt;b&gt;a&lt;/b&gt;?" in shown and "so it is ⟦12⟧" in shown
+    assert "What is &lt;b&gt;a&lt;/b&gt;?" in shown and "so it is \\boxed{12}" in shown
     assert "<title>apart true, scrolled true, stamp on top true</title>" in page
+    assert "⟦" not in page and re.search(r"Correct of 8 answers: [\d.]+% by exact match", page)
     assert page.count('class="alarm"') >= 2 and "the answers are not in a box" in page
 
 

@@ -121,10 +121,10 @@ def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = 
     crosses the lanes of those models that it stands beside: the base's, or the trained ones'.
     """
     cells = [c for c in cells if c.reference in ("paper", "reevaluation")]
-    lanes = _lanes(cells)
+    published = paper.experiment_of(experiment) == paper.PAPER and any(c.published is not None for c in cells)
+    lanes = _lanes(cells, "ours: " if published else "")
     labels = {c.benchmark: c.label for c in cells}
     names = list(labels)
-    published = paper.experiment_of(experiment) == paper.PAPER and any(c.published is not None for c in cells)
     legend_lines = ceil(len(lanes) / 2) + published
     header = 0.42 + 0.2 * legend_lines
     row = 0.17 + 0.17 * len(lanes)
@@ -149,7 +149,7 @@ def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = 
     axis.grid(visible=False, axis="y")
     axis.set_xlabel("Accuracy, avg@k (%)")
     axis.margins(x=0.03)
-    what = "ours and published" if published else "accuracy of each checkpoint"
+    what = "ours and published" if published else "accuracy before and after training"
     style.add_header(figure, title or f"{family}: {what}", experiment)
     add_legend(figure, [(lane.label, lane.color, lane.marker, True) for lane in lanes], columns=2, top=0.40)
     if published:
@@ -158,7 +158,7 @@ def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = 
     return figure
 
 
-def _lanes(cells: Sequence) -> list[Lane]:
+def _lanes(cells: Sequence, whose: str) -> list[Lane]:
     models = sorted({(c.run, c.step) for c in cells}, key=lambda m: (m[1] is None, m[1] or 0, m[0]))
     lanes: list[Lane] = []
     for run, step in models:
@@ -171,7 +171,7 @@ def _lanes(cells: Sequence) -> list[Lane]:
             for cell in mine:
                 if cell.grader == grader:
                     by_benchmark.setdefault(cell.benchmark, []).append(cell)
-            label = f"ours: {model_label(run, step)}" + (f" ({grader_label(grader)})" if len(graders) > 1 else "")
+            label = f"{whose}{model_label(run, step)}" + (f" ({grader_label(grader)})" if len(graders) > 1 else "")
             index = len([lane for lane in lanes if lane.color != style.MUTED])
             color, marker = (style.MUTED, "o") if step == 0 else (style.COLORS[index % 7], style.MARKERS[1 + index % 6])
             lanes.append(Lane(label, color, marker, by_benchmark))

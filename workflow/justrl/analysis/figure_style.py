@@ -1,14 +1,19 @@
 """Figure style: legible in print, safe for colour-blind readers, the same bytes on every run."""
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.transforms import ScaledTranslation
 
 from justrl.io import atomic_write
 from justrl.paper import mark
@@ -58,6 +63,34 @@ RC = {
 }
 
 
+# A figure of one column, for a phone: its width in inches, and letters on a line of title, subtitle and small print.
+NARROW = 3.7
+LETTERS = {"title": 36, "subtitle": 58, "footer": 66}
+_narrow: ContextVar[bool] = ContextVar("narrow", default=False)
+
+
+@dataclass
+class _Margins:
+    """Inches above and below the axes of a narrow figure, and by how much what is above has grown."""
+
+    header: float
+    footer: float
+    grown: float = 0.0
+
+
+_MARGINS: WeakKeyDictionary[Figure, _Margins] = WeakKeyDictionary()
+
+
+@contextmanager
+def narrow() -> Iterator[None]:
+    """Inside this block figures have one column of panels and are as wide as a phone's screen."""
+    token = _narrow.set(True)
+    try:
+        yield
+    finally:
+        _narrow.reset(token)
+
+
 @contextmanager
 def house_style() -> Iterator[None]:
     """Draw and save inside this block; matplotlib's global settings are put back after it."""
@@ -70,8 +103,32 @@ def house_style() -> Iterator[None]:
 def new_figure(width: float, height: float, header: float = 0.62, footer: float = 0.0) -> Figure:
     """A figure of the given inches whose axes leave `header` inches above and `footer` inches below for text."""
     rect = (0.0, footer / height, 1.0, 1.0 - (header + footer) / height)
+    width = NARROW if _narrow.get() else width
     engine = ConstrainedLayoutEngine(rect=rect, w_pad=0.08, h_pad=0.06, wspace=0.04, hspace=0.06)
-    return Figure(figsize=(width, height), layout=engine)
+    figure = Figure(figsize=(width, height), layout=engine)
+    if _narrow.get():
+        _MARGINS[figure] = _Margins(header, footer)
+    return figure
+
+
+def _grow(figure: Figure, above: float = 0.0, below: float = 0.0) -> None:
+    """Make a narrow figure higher, its axes staying as high as they are."""
+    margins = _MARGINS[figure]
+    margins.header, margins.footer, margins.grown = (
+        margins.header + above,
+        margins.footer + below,
+        margins.grown + above,
+    )
+    height = figure.get_figheight() + above + below
+    figure.set_figheight(height)
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0.0, margins.footer / height, 1.0, 1.0 - (margins.header + margins.footer) / height))
+
+
+def _from_top(figure: Figure) -> Any:
+    """Places in inches from the upper left, which stay when the figure grows."""
+    return figure.dpi_scale_trans + ScaledTranslation(0, 1, figure.transFigure)  # type: ignore[arg-type]
 
 
 def panel_grid(count: int, panel: tuple[float, float], narrowest: float, header: float, **options: Any):
@@ -83,7 +140,7 @@ def panel_grid(count: int, panel: tuple[float, float], narrowest: float, header:
         header: inches above the panels.
         options: of `Figure.subplots`.
     """
-    columns = min(3, count)
+    columns = 1 if _narrow.get() else min(3, count)
     lines = ceil(count / columns)
     width, height = max(panel[0] * columns, narrowest), panel[1] * lines + header + FOOTER
     figure = new_figure(width, height, header, FOOTER)
@@ -95,6 +152,19 @@ def panel_grid(count: int, panel: tuple[float, float], narrowest: float, header:
 
 def add_legend(figure: Figure, handles: list, top: float, columns: int = 4, **spacing: float) -> None:
     """A legend at the left, `top` inches below the figure's upper edge."""
+    if margins := _MARGINS.get(figure):
+        top += margins.grown
+        _grow(figure, above=0.19 * (len(handles) - ceil(len(handles) / min(columns, len(handles)))))
+        figure.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(0.04, -top),
+            bbox_transform=_from_top(figure),
+            borderaxespad=0,
+            fontsize=8,
+            **spacing,
+        )
+        return
     width, height = figure.get_size_inches()
     place = (0.04 / width, 1 - top / height)
     columns = min(columns, len(handles))
@@ -106,8 +176,12 @@ def add_legend(figure: Figure, handles: list, top: float, columns: int = 4, **sp
 def add_header(figure: Figure, title: str, experiment: str, subtitle: str = "") -> None:
     """Title at the upper left, subtitle below it, and the stamp that tells a small experiment from the paper's.
 
-    A figure too narrow for title and stamp on one line becomes wider.
+    A figure too narrow for title and stamp on one line becomes wider; in one for a phone they stand on lines of their
+    own.
     """
+    if figure in _MARGINS:
+        _add_narrow_header(figure, title, mark(experiment), subtitle)
+        return
     width, height = figure.get_size_inches()
     texts = [figure.text(0, 1 - 0.10 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")]
     if stamp := mark(experiment):
@@ -123,8 +197,27 @@ def add_header(figure: Figure, title: str, experiment: str, subtitle: str = "") 
         figure.text(0.12 / width, 1 - 0.35 / height, subtitle, ha="left", va="top", fontsize=8.5, color=MUTED)
 
 
+def _add_narrow_header(figure: Figure, title: str, stamp: str, subtitle: str) -> None:
+    lines = [(line, 7.5, STAMP, 0.17) for line in textwrap.wrap(stamp, LETTERS["subtitle"])]
+    lines += [(line, 10.5, INK, 0.2) for line in textwrap.wrap(title, LETTERS["title"])]
+    small = [line for part in subtitle.split("\n") for line in textwrap.wrap(part, LETTERS["subtitle"])]
+    lines += [(line, 7.5, MUTED, 0.15) for line in small]
+    top = 0.1
+    for text, size, color, height in lines:
+        place: dict[str, Any] = {"transform": _from_top(figure), "ha": "left", "va": "top"}
+        figure.text(0.1, -top, text, fontsize=size, color=color, fontweight="bold" if color == INK else None, **place)
+        top += height
+    # What callers leave for one line of title and, below it, one of subtitle.
+    _grow(figure, above=max(0.0, top - (0.5 if subtitle else 0.38)))
+
+
 def add_footer(figure: Figure, text: str) -> None:
     """One line of small print at the lower left: how to read the figure, and where borrowed numbers come from."""
+    if figure in _MARGINS:
+        text = textwrap.fill(text, LETTERS["footer"])
+        _grow(figure, below=0.13 * text.count("\n"))
+        figure.text(0.1, 0.07, text, transform=figure.dpi_scale_trans, fontsize=6.8, color=MUTED, va="bottom")
+        return
     width, height = figure.get_size_inches()
     figure.text(0.12 / width, 0.07 / height, text, ha="left", va="bottom", fontsize=7.5, color=MUTED)
 

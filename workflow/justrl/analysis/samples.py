@@ -20,6 +20,7 @@ from justrl.evaluation.grading import check_complete, read_grades, with_golds
 if TYPE_CHECKING:
     import pandas
 
+_LAST_WORD = re.compile(r"(\w+(?:\.\d+)?)\W*$")
 # The gold counts as present if it stands in so many of the last characters.
 NEAR_THE_END = 300
 # What a page keeps where nothing else is asked for: characters of all answers together, and answers.
@@ -45,7 +46,7 @@ ALARMS |= {"timeout": 0.01}
 MEANINGS = {
     "truncated": "they were cut off at the limit of tokens",
     "disagree": "one grader takes what another refuses, so the figure depends on the grader",
-    "unread": "the gold stands near their end, yet no grader took it for the answer",
+    "unread": "the correct answer appears near their end, but no grader extracted it",
     "repeated": "they go round in circles",
     "empty": "they hold no text",
     "timeout": "a grader gave up on them, and they count as not correct",
@@ -173,8 +174,14 @@ def mark(samples: Samples, all_answers: bool = True) -> Samples:
 
 
 def stands_near_the_end(gold: str, text: str) -> bool:
-    """Whether the gold stands in the end of a text, white space aside, and not as a part of a longer number or word."""
+    """Whether the gold stands in the end of a text, white space aside, and not as a part of a longer number or word.
+
+    One letter or digit is met in any working: it counts as the last number or word alone.
+    """
     letters = [re.escape(letter) for letter in gold if not letter.isspace()]
+    if len(letters) == 1 and gold.strip().isalnum():
+        last = _LAST_WORD.search(text[-NEAR_THE_END:])
+        return last is not None and last[1] == gold.strip()
     whole = r"(?<![\w.])" + r"\s*".join(letters) + r"(?!\w|\.\d)"
     return bool(letters) and bool(re.search(whole, text[-NEAR_THE_END:]))
 
@@ -219,8 +226,20 @@ def alarms(samples: Samples) -> list[tuple[str, str]]:
             share = f"{100 * len(marked) / total:.0f}% {MARKS[name][0]}{by} ({len(marked):,} of {total:,})"
             found.append((len(marked), name, f"{share}: {meaning}."))
     if all("wrong" in answer.marks for answer in samples.answers):
-        found.append((total, "wrong", f"Not one of {total:,} answers is correct by {first}."))
+        found.append((total, "wrong", f"None of the {total:,} answers is correct ({first})."))
     return [(name, sentence) for _, name, sentence in sorted(found, key=lambda each: -each[0])]
+
+
+def accuracy(samples: Samples) -> str:
+    """The share of correct answers by each grader, the first grader's first."""
+    total = len(samples.answers)
+    if not total:
+        return ""
+    shares = []
+    for place, grader in enumerate(samples.graders):
+        correct = sum(answer.verdicts[place][0] == "correct" for answer in samples.answers)
+        shares.append(f"{100 * correct / total:.1f}% by {grader}")
+    return f"Correct of {total:,} answers: {', '.join(shares)}."
 
 
 def _why_unparsed(answers: Sequence[Answer]) -> str:

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from justrl.analysis.html_tables import STYLESHEET
-from justrl.analysis.samples import ANSWERS, CHARACTERS, MARKS, Answer, Samples, alarms, keep_answers, text_limit
+from justrl.analysis.samples import (
+    ANSWERS,
+    CHARACTERS,
+    MARKS,
+    Answer,
+    Samples,
+    accuracy,
+    alarms,
+    keep_answers,
+    text_limit,
+)
 from justrl.io import atomic_write
 from justrl.paper import mark
 
@@ -49,6 +59,7 @@ def write_page(
         "marks": [[name, label, meaning] for name, (label, meaning) in MARKS.items()],
         "counts": {name: sum(name in answer.marks for answer in samples.answers) for name in MARKS},
         "total": len(samples.answers),
+        "accuracy": accuracy(samples),
         "alarms": alarms(samples),
         "notes": notes,
         "questions": samples.questions,

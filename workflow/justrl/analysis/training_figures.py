@@ -78,7 +78,8 @@ def plot_training(
     subtitle = f"steps {min(steps):,} to {max(steps):,}"
     if experiment == paper.PAPER and (whole := paper.final_steps(paper.setting(next(iter(runs)))) or 0) > max(steps):
         subtitle = f"the paper's recipe, {max(steps):,} of {whole:,} steps"
-    style.add_header(figure, title or f"Training of {style.joined(list(runs))}", experiment, subtitle)
+    what = "Training" if "reward" in panels else "Diagnostics"
+    style.add_header(figure, title or f"{what} of {style.joined(list(runs))}", experiment, subtitle)
     if len(runs) > 1:
         _add_legend(figure, list(runs))
     footnote = "Each step" if window == 1 else f"Thin: each step. Thick: mean over {window} steps."

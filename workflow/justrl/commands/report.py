@@ -13,6 +13,8 @@ from justrl.commands import terminal
 from justrl.commands.options import add_subcommands, chosen, whole
 from justrl.errors import UserError
 
+# The ending of a figure for a phone.
+NARROW = ".narrow.svg"
 PANELS = "reward entropy length accuracy truncation clip_fraction grad_norm learning_rate throughput step_time"
 
 
@@ -32,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         model_card: _model_card,
         metrics: _metrics,
         health: _health,
+        summary: _summary,
         samples: _samples,
         rollouts: _rollouts,
     }
@@ -40,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _output_argument(parser: argparse.ArgumentParser, *endings: str) -> None:
     text = f"files to write, by their endings: {', '.join(endings)}"
+    text += f"; {NARROW} for a phone" if ".svg" in endings else ""
     parser.add_argument("--output", nargs="+", type=Path, required=True, metavar="FILE", help=text)
     parser.set_defaults(endings=endings)
 
@@ -49,7 +53,7 @@ def _outputs(arguments: argparse.Namespace) -> dict[str, Path]:
     for path in arguments.output:
         if path.suffix not in arguments.endings:
             raise UserError(f"--output {path}: this writes {', '.join(arguments.endings)}, by the file's ending")
-    return {path.suffix: path for path in arguments.output}
+    return {NARROW if path.name.endswith(NARROW) else path.suffix: path for path in arguments.output}
 
 
 def _experiment_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,6 +105,9 @@ def _save(arguments: argparse.Namespace, draw) -> None:
     outputs = _outputs(arguments)
     with style.house_style():
         style.save_figure(draw(), outputs.get(".png"), outputs.get(".svg"))
+        if NARROW in outputs:
+            with style.narrow():
+                style.save_figure(draw(), None, outputs[NARROW])
 
 
 def _training(parser: argparse.ArgumentParser) -> None:
@@ -443,6 +450,28 @@ def health(arguments: argparse.Namespace) -> None:
     write_json(arguments.output, report)
     for finding in report["findings"]:
         terminal.say(f"{finding['name']}: {finding['sentence']}")
+
+
+def _summary(parser: argparse.ArgumentParser) -> None:
+    _files_argument(parser, "--results", "RESULT.json", nargs="*")
+    _files_argument(parser, "--health", "health.json", nargs="*")
+    parser.add_argument("--benchmark-labels", nargs="+", default=[], metavar="NAME=TEXT", help="names for readers")
+    parser.add_argument("--experiment", metavar="NAME", required=True, help="the experiment's name")
+    _output_argument(parser, ".html", ".txt")
+
+
+def summary(arguments: argparse.Namespace) -> None:
+    """Say in a sentence per run what it reached, and how its training fared."""
+    from justrl.analysis.results import load_results
+    from justrl.analysis.summary import find, write_summary
+    from justrl.io import read_json_object
+
+    results = load_results(arguments.results, arguments.benchmark_labels)
+    health = {path.absolute().parent.name: read_json_object(path) for path in arguments.health}
+    found = find(results, health, arguments.experiment)
+    write_summary(found, arguments.experiment, _outputs(arguments))
+    for each in found:
+        terminal.say(each.sentence)
 
 
 def _page_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from justrl.outputs import FOLDERS
 READ = (".json", ".jsonl", ".md", ".csv", ".html", ".svg", ".png", ".parquet")
 # What is kept without being a result of the configuration: earlier runs, records, and what `justrl` itself looks after.
 NOT_LOOKED_AT = ("experiments", "logs", "set_aside", "timings", "models")
-TOP = r"hardware\.json|ro-crate-metadata\.json|(claims|provenance)\.(html|json|md)"
+TOP = r"hardware\.json|ro-crate-metadata\.json|(claims|provenance|summary)\.(html|json|md)"
 
 
 def unknown_files(layout: Layout, results: Path) -> Iterator[tuple[Path, str]]:
@@ -80,9 +80,9 @@ def _pattern(layout: Layout) -> re.Pattern[str]:
     names = [run.family for run in experiment.runs.values()]
     names += [entry.family for entry in experiment.external.values() if entry.family]
     families = _any(sorted(set(names)))
-    figures = rf"(?:{_any(FIGURES)})\.(svg|png|json)"
+    figures = rf"(?:{_any(FIGURES)})\.((narrow\.)?svg|png|json)"
     target = rf"(?:{runs})@(?:\d+|base)|{_any(experiment.external)}"
-    page = r"\.(html|json|md|csv|svg|png)"
+    page = r"\.(html|json|md|csv|(narrow\.)?svg|png)"
     of_run = (
         r"(run|health|preflight|verdict)\.json|verdict\.html|metrics\.jsonl|model_card\.md|rollouts\.html|verl\.yaml"
     )
