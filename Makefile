@@ -40,6 +40,8 @@ mini: .venv/.ready  ## Run the mini experiment on this machine's CPU and write i
 	@$(ACTIVATE) && if [ ! results/mini/report.html -nt results/mini/provenance.html ]; then \
 		snakemake --profile mini --report results/mini/report.html; fi
 	@echo
+	@cat results/mini/summary.txt
+	@echo
 	@echo "results  results/mini/*.json"
 	@echo "figures  results/mini/figures/mini/*.png"
 	@echo "tables   results/mini/comparison/mini.md"

@@ -124,7 +124,7 @@ rule data:
 
 
 rule canary:
-    """Four real steps and a small evaluation of each enabled run, through every rule, with verdicts."""
+    """Four real steps and a small evaluation of each enabled run, with verdicts."""
     input:
         of(lambda: LAYOUT.wanted("canary")),
         verdicts=of(LAYOUT.canary_verdicts),

@@ -118,7 +118,7 @@ def test_every_result_file_is_explained():
     explained = []
     for cell in re.findall(r"^\| (`.+?`) \|", (ROOT / "docs/results.md").read_text(), re.M):
         for path in re.findall(r"`(.+?)`", cell):
-            suffixes = re.search(r"\{(\w+(?:,\w+)+)\}", path)
+            suffixes = re.search(r"\{([\w.]+(?:,[\w.]+)+)\}", path)
             for suffix in suffixes[1].split(",") if suffixes else [""]:
                 one = path.replace(suffixes[0], suffix) if suffixes else path
                 explained.append(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(one)) + (".*" if one.endswith("/") else "$"))

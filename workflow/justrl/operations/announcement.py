@@ -109,7 +109,10 @@ def _evaluation(
         targets.add(target)
         answers += samples
         if experiment.hardware.gpus:
-            shape, longest = shape_of_target(experiment, layout.run_of(target)), experiment.protocols[protocol].max_tokens
+            shape, longest = (
+                shape_of_target(experiment, layout.run_of(target)),
+                experiment.protocols[protocol].max_tokens,
+            )
             kind = experiment.hardware.kind
             own = own.plus(costs.evaluation_gpu_hours(shape, kind, samples, 1, longest, judged) if shape else None)
     if not count:
