@@ -505,11 +505,16 @@ rule judge_claims:
         results=LAYOUT.evaluation_results(),
         metrics=[LAYOUT.metrics(run) for run in LAYOUT.trainings("all")],
     output:
-        html=report(
-            "<results>/claims.html",
-            caption="../workflow/captions/claims.rst",
-            category="Claims",
-            labels={"what": "claims of the paper"},
+        # Of an experiment that has nothing of the paper's, the report says nothing of its claims.
+        html=(
+            report(
+                "<results>/claims.html",
+                caption="../workflow/captions/claims.rst",
+                category="Claims",
+                labels={"what": "claims of the paper"},
+            )
+            if LAYOUT.has_claims
+            else "<results>/claims.html"
         ),
         json="<results>/claims.json",
         markdown="<results>/claims.md",

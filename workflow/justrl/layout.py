@@ -8,7 +8,7 @@
 <results>/{benchmark}_{name}.json                  results; {name} is a run, run@step, run@base or a published model
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,6 @@ from justrl.published import RELEASED
 FIGURES = ("training", "forecast", "diagnostics", "checkpoints", "pass_at_k")
 # Those that take no result.
 OF_TRAINING = ("training", "diagnostics")
-# The fewest steps whose first half has points enough to forecast from; the fewest points that are a curve.
-FORECAST_STEPS, CURVE_POINTS = 16, 3
 JUDGE = "model_grader"
 # Where files come from that are not made by the workflow.
 TAKEN = ("hub", "local")
@@ -474,20 +472,13 @@ class Layout:
         }
 
     def figures(self, runs: Iterable[str], protocol: str) -> list[str]:
-        """The figures of runs that are evaluated under a protocol; without those that have too few points.
-
-        Of single samples no pass@k can be drawn. A canary, which tries every rule, has all others.
-        """
-        left_out: dict[str, Callable[[str], bool]] = {
-            "pass_at_k": lambda run: self.experiment.protocols[protocol].samples == 1,
-            "forecast": lambda run: self.experiment.runs[run].steps < FORECAST_STEPS and not self.is_canary(run),
-            "checkpoints": lambda run: len(self.evaluated_steps(run)) + 1 < CURVE_POINTS and not self.is_canary(run),
-        }
+        """The figures of runs that are evaluated under a protocol; of single samples no pass@k can be drawn."""
+        single = self.experiment.protocols[protocol].samples == 1
+        figures = [name for name in FIGURES if not (single and name == "pass_at_k")]
         return [
             f"{self.root}/figures/{run}/{figure}.svg"
             for run in runs
-            for figure in (FIGURES if self.experiment.runs[run].evaluate else OF_TRAINING)
-            if not (figure in left_out and left_out[figure](run))
+            for figure in (figures if self.experiment.runs[run].evaluate else OF_TRAINING)
         ]
 
     def health(self, runs: Iterable[str]) -> list[str]:
@@ -516,8 +507,7 @@ class Layout:
         files += dict.fromkeys(self.contamination(run) for run in experiment.enabled)
         files += [f"{self.run(run)}/model_card.md" for run in self.evaluated]
         files += self.sample_pages()
-        pages = ["summary", *(["claims"] if self.has_claims else []), "provenance"]
-        return [*files, *(f"{self.root}/{page}.html" for page in pages)]
+        return [*files, *(f"{self.root}/{page}.html" for page in ("summary", "claims", "provenance"))]
 
     def analysis_results(self) -> list[str]:
         """All pages of the enabled runs, and the card that describes them to machines."""

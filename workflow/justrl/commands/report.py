@@ -173,7 +173,9 @@ def forecast(arguments: argparse.Namespace) -> None:
         head = {"run": run, "experiment": experiment, "steps": horizon, "until": until, "compute": unit}
         write_json(outputs[".json"], {**head, "forecasts": {each.name: one for each, one in found}})
     if {".svg", ".png"} & outputs.keys():
-        _save(arguments, lambda: plot_forecast(run, found, until, horizon, experiment, arguments.title))
+        # Panels of too few points would say that alone.
+        drawn = [pair for pair in found if pair[1]["verdict"] != "too_few"] or found[:1]
+        _save(arguments, lambda: plot_forecast(run, drawn, until, horizon, experiment, arguments.title))
     for _, one in found:
         terminal.say(one["sentence"])
 

@@ -24,6 +24,8 @@ CLOSE = 1e-9
 # Of larger training sets, what they share with the benchmarks is not counted again: that takes minutes.
 SMALL_TRAINING_SET = 2**23
 SIDES = ("first", "second")
+# The data of a page of answers.
+ANSWERS = re.compile(r'<script id="data" type="application/json">(.*?)</script>', re.DOTALL)
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 # Intervals of differences, which pages take themselves, have been widened: of an earlier version, they may be narrower.
 INTERVAL = re.compile(r"(?<=[+−])[0-9.]+(?: |<small>)\[([+−-]?[0-9.]+), ([+−-]?[0-9.]+)\]")
@@ -214,6 +216,8 @@ def difference(there: Path, here: Path, recorded: str | None) -> str | None:
     except UnicodeDecodeError as error:
         return f"it is no text: {error}"
     if worded := there.suffix in (".html", ".md") and recorded == file_sha256(there):
+        if (answers := _answers(old)) and answers == _answers(new):
+            return None
         old, new = _without_widened(old, new)
     same_numbers = _close(NUMBER.findall(old), NUMBER.findall(new))
     if same_numbers and (worded or NUMBER.sub("", old) == NUMBER.sub("", new)):
@@ -224,6 +228,17 @@ def difference(there: Path, here: Path, recorded: str | None) -> str | None:
     if pair is None:
         return f"it has {len(lines[0])} lines, and its inputs give {len(lines[1])}"
     return f"line {number} is not what its inputs give: {_around(*pair)}"
+
+
+def _answers(page: str) -> list[Any] | None:
+    """Questions and answers of a page of answers, without what versions mark and say of them; None of other pages."""
+    if (data := ANSWERS.search(page)) is None:
+        return None
+    try:
+        content = json.loads(data[1])
+        return [content["graders"], content["questions"], [answer[:-1] for answer in content["answers"]]]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _without_widened(there: str, here: str) -> tuple[str, str]:

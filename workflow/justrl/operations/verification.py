@@ -31,6 +31,9 @@ from justrl.train.segment import NOT_KEPT, WorkDir, step_name
 WIDTH = 100
 COLLECTED = ("all", "canary", "golden", "first_1000")
 
+# Pages that an earlier version did not make.
+LATER_PAGES = ("summary.html",)
+
 
 @dataclass(frozen=True)
 class Verified:
@@ -62,6 +65,8 @@ def verify(
     whole = experiment.with_canaries()
     layout = trained.layout_of(whole, results)
     recorded, due = records.recorded(results), _asked(layout, results)
+    # A finished experiment has what its version made.
+    due -= {str(results / name) for name in LATER_PAGES if recorded and results / name not in recorded}
     checked = [_source(Path(folder), results, due) for folder in layout.hub_folders()]
     checked += [_run(layout, name, results, due) for name in whole.runs if _is_due(layout, name)]
     fingerprint = functools.lru_cache(maxsize=None)(model_fingerprint)
