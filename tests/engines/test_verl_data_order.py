@@ -4,6 +4,7 @@ verl's own data set, sampler, loader and saved position are used, as its trainer
 """
 
 import io
+import json
 import os
 import random
 from types import SimpleNamespace
@@ -18,8 +19,12 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils
 from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
 
+import real_models
 from justrl import config as experiment
 from justrl.data import arithmetic
+from justrl.data.messages import build_messages
+from justrl.generation.base import stop_token_ids
+from justrl.generation.chat_template import ChatTokenizer
 from justrl.train.published_entropy import balanced_parts
 from justrl.train.verl import translate
 from justrl.train.verl.agent_loop import builder_model_type, refuse_longer
@@ -236,6 +241,33 @@ def test_a_prompt_that_is_too_long_is_refused_and_not_cut():
     assert refuse_longer(loop, [1, 2, 3, 4]) == [1, 2, 3, 4]
     with pytest.raises(ValueError, match=r"has 5 tokens, recipe.max_prompt_length is 4"):
         refuse_longer(loop, [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize(
+    ("name", "builder"),
+    [
+        ("smollm2-135m-q4", "ContinuousTokenBuilder"),
+        ("r1-tokenizer", "DeepSeekContinuousTokenBuilder"),
+        ("qwen-tokenizer", "QwenContinuousTokenBuilder"),
+    ],
+)
+def test_prompts_of_real_models_are_those_of_their_tokenizer_json(name, builder):
+    from verl.utils.tokenizer import hf_tokenizer
+    from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+
+    folder = real_models.folder(name)
+    tokenizer = hf_tokenizer(str(folder))
+    model_type = json.loads((folder / "config.json").read_text())["model_type"]
+    made = create_continuous_token_builder(
+        tokenizer, hf_model_type=builder_model_type(model_type, tokenizer.get_vocab())
+    )
+    assert type(made).__name__ == builder
+    own = ChatTokenizer(folder)
+    for question in ("What is 12 + 25?", "Let $x$ be ½.\n\nFind  $x^2$:\t设实数"):
+        messages = build_messages(question)
+        assert made.build_initial_tokens(messages) == next(own.encode([own.render(messages)]))
+    # What verl's own trainer takes for the ends of an answer are among ours.
+    assert tokenizer.eos_token_id in stop_token_ids(folder, own)
 
 
 @pytest.mark.parametrize("seed", range(20))

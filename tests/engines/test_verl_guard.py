@@ -310,3 +310,36 @@ def test_a_scratch_of_the_longest_name_holds_every_socket(tmp_path):
     )
     for name in names:
         assert guard.LONGEST_SCRATCH + len(f"/{name}") <= 107
+
+
+TOO_LARGE = (
+    "AssertionError: Weight model.embed_tokens.weight(torch.Size([49152, 576]), torch.float32) is too large to fit in "
+    "the bucket.Please increase rollout.update_weights_bucket_megabytes(64 MB)."
+)
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("", "it wrote nothing to "),
+        ("\n \n", "it wrote nothing to "),
+        ("starting\nKilled\n\n", "Killed; the end of "),
+        (f"Traceback (most recent call last):\n  File\n{TOO_LARGE}\n\n\n", f"{TOO_LARGE}; the end of "),
+        (
+            f"\x1b[36m(WorkerDict pid=7)\x1b[0m {TOO_LARGE}\nray.exceptions.RayTaskError(AssertionError): ray::main()\n"
+            "ray.exceptions.ActorDiedError: The actor died unexpectedly.\n(raylet) a worker was killed\n",
+            f"{TOO_LARGE}; the end of ",
+        ),
+        (
+            "ray.exceptions.ActorDiedError: The actor died.\nand so on\n",
+            "ray.exceptions.ActorDiedError: The actor died.",
+        ),
+    ],
+)
+def test_the_first_line_of_what_is_said_of_a_failed_trainer_is_its_error(tmp_path, log, said):
+    """The summary at the end of a workflow shows one line of a job's last words."""
+    path = tmp_path / "launch.log"
+    path.write_text(log)
+    words = supervisor.last_words(path)
+    assert words.partition("\n")[0].startswith(said) and str(path) in words.partition("\n")[0]
+    assert not log.strip() or words.splitlines()[-1] == log.strip().splitlines()[-1]

@@ -40,8 +40,6 @@ TEMPLATES = {
     "long": ("{{ 'a' * 30000000 }}", "30,000,000 characters"),
     "large": ("a" * 2_000_000, "larger than 1,048,576 bytes"),
     "loops": ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "more than 2 s"),
-    "date": ("Today is {{ strftime_now('%d %B %Y') }}. {{ messages[0].content }}", "today's date"),
-    "hour": ("{% if strftime_now('%H') | int > 12 %}Good afternoon{% endif %}", "today's date"),
     "power": ("{{ 7 ** (7 ** 12) }}", "more than 2 s"),
 }
 
@@ -71,10 +69,20 @@ def test_a_chat_template_that_is_no_text_is_refused(named, model):
         ChatTokenizer(model)
 
 
-def test_a_template_whose_date_is_not_in_the_prompt_is_taken(model):
-    template = "{% if tools %}{{ strftime_now('%Y') }}{% endif %}{{ messages[0].content }}"
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        ("Today is {{ strftime_now('%d %B %Y') }}. {{ messages[0].content }}", "Today is 26 July 2024. What is 2 + 3?"),
+        ("{% if strftime_now('%H') | int > 12 %}Good afternoon{% else %}Good morning{% endif %}", "Good morning"),
+        ("{% if tools %}{{ strftime_now('%Y') }}{% endif %}{{ messages[0].content }}", "What is 2 + 3?"),
+    ],
+)
+def test_a_prompt_is_the_same_on_every_day(model, template, prompt, capsys):
     (model / "chat_template.jinja").write_text(template)
-    assert ChatTokenizer(model).render(QUESTION) == "What is 2 + 3?"
+    tokenizer = ChatTokenizer(model)
+    assert tokenizer.render(QUESTION) == prompt
+    assert ("writes today's date; here it is 26 Jul 2024" in capsys.readouterr().err) == tokenizer.dated
+    assert tokenizer.dated == (prompt != "What is 2 + 3?")
 
 
 def test_a_tokenizer_tries_its_template_once(model, monkeypatch):

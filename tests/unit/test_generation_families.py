@@ -6,6 +6,7 @@ The stand-ins have the files of DeepSeek-R1-Distill-Qwen-1.5B and of OpenMath-Ne
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from justrl.evaluation.completions import read_completions
 from justrl.evaluation.generating import GenerationJob, Question, generate
 from justrl.generation.base import chat_prompt, copy_tokenizer, load_tokenizer, stop_token_ids
 from justrl.generation.chat_template import ChatTokenizer
+from justrl.operations import experiment_checks
 from justrl.verifiers import get_reward
 from justrl.verifiers.judge import ModelGrader, _Judge
 from tiny_model import make_tiny_model
@@ -151,7 +153,7 @@ def broken(folder, tmp_path):
     return change
 
 
-def test_a_tokenizer_that_transformers_builds_otherwise_is_refused(broken):
+def test_ids_are_those_of_tokenizer_json_whatever_transformers_would_build(broken):
     """Digits in threes, as DeepSeek-V3's own tokenizer takes them: transformers splits them singly for qwen2."""
     from tokenizers import Regex, Tokenizer, pre_tokenizers
 
@@ -168,8 +170,15 @@ def test_a_tokenizer_that_transformers_builds_otherwise_is_refused(broken):
     digits = pre_tokenizers.Split(Regex(r"\p{N}{1,3}"), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(False, use_regex=False)])
     tokenizer.save(str(folder / "tokenizer.json"))
-    with pytest.raises(UserError, match=r"encodes '.*' as \[.*own tokenizer.json as \[.*Qwen2Tokenizer"):
-        load_tokenizer(folder)
+    assert (
+        load_tokenizer(folder).encode("121", add_special_tokens=False)
+        == tokenizer.encode("121", add_special_tokens=False).ids
+    )
+    assert experiment_checks.check_model(folder, "reference").status == "ok"
+    # verl would load the other.
+    found = experiment_checks.check_model(folder, "verl")
+    assert found.status == "failed"
+    assert re.search(r"encodes '.*' as \[.*own tokenizer.json as \[.*Qwen2Tokenizer", found.found)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ WEIGHTS = "model.safetensors"
 
 
 def check_model(folder):
-    check = experiment_checks.check_model(folder)
+    check = experiment_checks.check_model(folder, "verl")
     if check.status != "ok":
         raise UserError(check.found)
 

@@ -4,15 +4,18 @@ import re
 import stat
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from justrl import config as experiment
 from justrl.config import EngineSettings
 from justrl.errors import UserError
-from justrl.model_shape import DEEPSEEK
+from justrl.model_shape import DEEPSEEK, ModelShape
 from justrl.operations import experiment_checks
 from justrl.operations.checks import FAILED, OK, WARNING
 from justrl.train.verl import memory, settings
 from justrl.train.verl.request import VerlRequest
+from tiny_model import make_tiny_model
 
 KINDS = {24: "RTX-4090", 40: "A100-40GB", 48: "L40S", 80: "A800-80GB", 141: "H200"}
 
@@ -147,3 +150,34 @@ def test_what_is_set_or_derived_reaches_verl(paper):
     assert values[f"{settings.ACTOR}.fsdp_config.optimizer_offload"] is True
     assert values[f"{settings.ACTOR}.fsdp_config.param_offload"] is False
     assert values[f"{settings.MODEL}.use_fused_kernels"] is False
+
+
+@pytest.mark.parametrize(
+    ("shape", "mib"),
+    [
+        # One embedding of SmolLM2 takes 108 MiB in float32, more than the 64 that a toy needs.
+        (ModelShape(30, 576, 1536, 9, 3, 64, 49_152, True), 108),
+        (DEEPSEEK, 891),
+        (ModelShape(2, 64, 128, 2, 1, 32, 512, False), 64),
+        (None, 891),
+    ],
+)
+def test_on_a_cpu_what_weights_are_handed_over_in_holds_the_largest(paper, shape, mib):
+    cpu = paper.hardware.model_copy(update={"gpus_per_node": 0, "gpu": "none"})
+    request = VerlRequest(paper.runs["deepseek"].recipe, 1, cpu, shape=shape)
+    key = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
+    (row,) = [row for row in settings.rows(request) if row.key == key]
+    assert row.value_for(request) == mib
+
+
+def test_the_preflight_says_whether_weights_can_be_handed_over(paper, tmp_path):
+    folder = make_tiny_model(tmp_path / "model")
+    cpu = paper.hardware.model_copy(update={"gpus_per_node": 0, "gpu": "none"})
+    check = experiment_checks.check_weight_transfer(folder, cpu, "verl")
+    assert check.status == OK and check.found.startswith("64 MiB for each rank (1); model.embed_tokens.weight takes 0")
+    # Weights of another form than config.json tells.
+    save_file({"experts": torch.zeros(3 * 2**23)}, folder / "model.safetensors")
+    check = experiment_checks.check_weight_transfer(folder, cpu, "verl")
+    assert check.status == FAILED and "experts takes 96" in check.found
+    assert experiment_checks.check_weight_transfer(folder, paper.hardware, "verl").status == OK
+    assert experiment_checks.check_weight_transfer(folder, cpu, "reference").status == OK

@@ -614,6 +614,11 @@ class Hardware(Part):
         return self.nodes * self.gpus_per_node
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether nothing here has a GPU: the same engines then run on the CPU."""
+        return not self.gpus or self.gpu == "none"
+
+    @property
     def hang_seconds(self) -> float:
         """Seconds without progress that end a job; `justrl train` derives the minutes where they are left open."""
         return 60 * (self.hang_timeout_minutes or LEAST_HANG_MINUTES)

@@ -39,6 +39,11 @@ class ModelShape:
         return attention + 3 * self.width * self.intermediate + 2 * self.width
 
     @property
+    def largest_tensor(self) -> int:
+        """Parameters of the largest tensor at most: an embedding, or the two first feed-forward matrices as one."""
+        return self.width * max(self.vocabulary, 2 * self.intermediate)
+
+    @property
     def parameters(self) -> int:
         """All parameters."""
         return self.embedding + self.layers * self.layer + self.width

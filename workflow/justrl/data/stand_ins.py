@@ -13,7 +13,7 @@ from pathlib import Path
 from justrl.io import read_json, write_json
 
 # transformers builds this for every model of type qwen2, whatever class its tokenizer's files name.
-_QWEN2_WORDS = (
+QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # The vocabulary of a real model is padded to a multiple of this for the hardware; the rows belong to no token.
@@ -98,7 +98,7 @@ def build_tokenizer(family: Family, phrases: tuple[str, ...] = (), corpus: tuple
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
-    words = pre_tokenizers.Split(Regex(_QWEN2_WORDS), behavior="isolated")
+    words = pre_tokenizers.Split(Regex(QWEN2_WORDS), behavior="isolated")
     bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_of_words])
     tokenizer.decoder = decoders.ByteLevel()

@@ -8,12 +8,13 @@ import importlib.util
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from justrl.errors import UserError
-from justrl.generation.chat_template import panics_said, try_tokenizer
-from justrl.generation.tokenizer_checks import check_tokenizer
+from justrl.generation.chat_template import ChatTokenizer, panics_said, strftime_then, try_tokenizer
+from justrl.generation.tokenizer_checks import check_ids, check_tokenizer
 from justrl.io import read_object
 from justrl.model_folder import check_model_folder
 
@@ -22,6 +23,7 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json"),
 )
+_OF_MISTRAL = ("mistral", "mistral3", "voxtral", "ministral", "pixtral")
 
 
 @dataclass(frozen=True)
@@ -85,21 +87,49 @@ def require_backend(name: str) -> None:
 
 
 def load_tokenizer(model_dir: str | Path, revision: str | None = None):
-    """The model's tokenizer; UserError if there is none, it has no chat template, or it fails `check_tokenizer`."""
+    """The model's tokenizer as its tokenizer.json says; UserError without a chat template, or by `check_tokenizer`."""
     folder = checked_folder(model_dir, revision, (*TOKENIZER_FILES, "config.json"))
-    try_tokenizer(folder)
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    try:
-        with panics_said(folder):
-            tokenizer = AutoTokenizer.from_pretrained(str(model_dir), revision=revision, trust_remote_code=False)
-    except Exception as error:  # broken files raise anything
-        raise UserError(f"no tokenizer can be loaded from {model_dir}: {_first_line(error)}") from error
+    tokenizer = _load_tokenizer(PreTrainedTokenizerFast, model_dir, folder, revision)
     if not tokenizer.chat_template:
         raise UserError(f"the tokenizer of {model_dir} has no chat template, so there is no telling how to ask it")
+    tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, strftime_now=strftime_then)
     with panics_said(folder):
         check_tokenizer(tokenizer, folder, stop_token_ids(model_dir, tokenizer, revision))
     return tokenizer
+
+
+def check_tokenizer_of_verl(model_dir: str | Path) -> None:
+    """Raise UserError where what verl loads and renders itself would differ: the tokenizer's class, or the day."""
+    from transformers import AutoTokenizer
+
+    folder = Path(model_dir)
+    tokenizer = _load_tokenizer(AutoTokenizer, folder, folder, None)
+    with panics_said(folder):
+        own = ChatTokenizer(folder)
+        check_ids(tokenizer, folder, own)
+        own.render([{"role": "user", "content": "?"}])
+    if own.dated:
+        raise UserError(
+            f"{model_dir}: the chat template writes today's date (strftime_now), so verl's prompts would differ from "
+            "day to day: write a fixed date in its place, or train with `engine: reference`"
+        )
+
+
+def _load_tokenizer(loader, model_dir: str | Path, folder: Path, revision: str | None):
+    try_tokenizer(folder)
+    # Where config.json names no version, transformers warns of every large tokenizer that it be Mistral's broken one;
+    # what it says of others is false, as `check_ids` shows.
+    broken = _model_file(model_dir, "config.json", revision).get("model_type") in _OF_MISTRAL
+    options: dict[str, Any] = {} if broken else {"fix_mistral_regex": False}
+    # What a model writes is graded as it is written: with this, "1 , 2" would be read as "1, 2".
+    options["clean_up_tokenization_spaces"] = False
+    try:
+        with panics_said(folder):
+            return loader.from_pretrained(str(model_dir), revision=revision, trust_remote_code=False, **options)
+    except Exception as error:  # broken files raise anything
+        raise UserError(f"no tokenizer can be loaded from {model_dir}: {_first_line(error)}") from error
 
 
 def checked_folder(model_dir: str | Path, revision: str | None, names: Sequence[str] = ("config.json",)) -> Path:

@@ -1,7 +1,8 @@
 """Chat prompts and their token ids by `tokenizers` and jinja2 alone, for jobs that want nothing else of transformers.
 
 Importing transformers costs seconds of processor time. The text is that of `apply_chat_template` of transformers 5: the
-same sandbox, whitespace rules, filters and variables. The ids are those of the folder's tokenizer.json.
+same sandbox, whitespace rules, filters and variables, but one day for `strftime_now`. The ids are those of the folder's
+tokenizer.json.
 """
 
 import json
@@ -48,8 +49,11 @@ TEXTS = (
     "<think>\nOkay, so I'll\n</think>\n\n**Answer**",
     "def f(x):\n    return x**2  # é ½ 😀",
 )
-# A prompt that is not the same on both is not the same tomorrow: they differ in each part of a date and a time.
+# What `strftime_now` gives, so that a prompt is the same tomorrow: the date that Llama 3.2's template falls back to.
+THE_DAY = datetime(2024, 7, 26)
+# A prompt that is not the same on both holds the date: they differ in each part of a date and a time.
 DAYS = (datetime(2001, 2, 3, 4, 5, 6), datetime(2030, 11, 22, 17, 38, 49))
+_DATED = "the chat template writes today's date"
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 # The special tokens that a template may name, as transformers calls them.
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -72,6 +76,7 @@ class ChatTokenizer:
         self._tokenizer.no_padding()
         # The file that holds the chat template.
         self._source, self._tried = self.folder / "chat_template.jinja", False
+        self.dated = False  # known once something was rendered: whether a prompt holds the day's date (THE_DAY's here)
         settings = self._settings()
         self.special_tokens = {name: self._content(settings, name) for name in _NAMED_TOKENS if settings.get(name)}
         self.chat_template = self._template(settings)
@@ -153,7 +158,12 @@ class ChatTokenizer:
 
     def _try(self, variables: dict[str, Any]) -> None:
         """Render once in a process of its own."""
-        if said := _apart("template", [self.chat_template, variables], MOST_SECONDS, MOST_MEMORY):
+        said = _apart("template", [self.chat_template, variables], MOST_SECONDS, MOST_MEMORY)
+        self.dated = said == _DATED
+        if self.dated:
+            today = f"{THE_DAY:%d %b %Y}"
+            print(f"{self._source}: {_DATED}; here it is {today} in every prompt", file=sys.stderr)
+        elif said:
             raise UserError(self._refusal(said))
 
     def _refusal(self, why: str) -> str:
@@ -183,14 +193,19 @@ class _GenerationBlock(Extension):
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
 
 
-def _compile(template: str, today: datetime | None = None) -> Template:
+def strftime_then(form: str) -> str:
+    """What a template gets in place of the clock's time."""
+    return THE_DAY.strftime(form)
+
+
+def _compile(template: str, today: datetime = THE_DAY) -> Template:
     """The template, ready to render; with `today` in place of the clock's time."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: (today or datetime.now()).strftime(form)
+    environment.globals["strftime_now"] = today.strftime
     return environment.from_string(template)
 
 
@@ -283,10 +298,10 @@ def _wrong_with_template(given: tuple[str, dict[str, Any]]) -> str:
     """What is wrong with a template and its variables, on two days."""
     template, variables = given
     texts = {_compile(template, day).render(variables) for day in DAYS}
-    if len(texts) > 1:
-        return "the prompt holds today's date (strftime_now), so it differs from day to day: write a fixed date"
     size = max(map(len, texts))
-    return f"it makes {size:,} characters of them" if size > MOST_CHARACTERS else ""
+    if size > MOST_CHARACTERS:
+        return f"it makes {size:,} characters of them"
+    return _DATED if len(texts) > 1 else ""
 
 
 def _wrong_with_tokenizer(path: str) -> str:

@@ -1,7 +1,8 @@
 """Checks of a model's tokenizer before anything is sampled or trained: what it would get wrong, it gets wrong silently.
 
 transformers may build another tokenizer than the folder's tokenizer.json describes: it goes by the type of the model,
-and a class that a tokenizer's files name is replaced (transformers#45488). The answers then still look like text.
+and a class that a tokenizer's files name is replaced (transformers#45488). The answers then still look like text. Our
+own prompts are in the ids of tokenizer.json; an engine that loads the tokenizer itself is asked for the same.
 """
 
 from itertools import takewhile
@@ -11,6 +12,8 @@ from typing import Any
 from justrl.errors import UserError
 from justrl.generation.chat_template import QUESTION, TEXTS, ChatTokenizer
 from justrl.io import read_json
+
+ANSWER = "It is 1,025."
 
 
 def check_tokenizer(tokenizer: Any, folder: str | Path, stops: tuple[int, ...]) -> None:
@@ -24,22 +27,23 @@ def check_tokenizer(tokenizer: Any, folder: str | Path, stops: tuple[int, ...]) 
     Raises UserError: naming the folder, the text or token, what was found and what to do.
     """
     own = ChatTokenizer(folder)
-    _check_ids(tokenizer, own, folder)
+    check_ids(tokenizer, folder, own)
     _check_prompt(tokenizer, own, folder)
     _check_stops(own, folder, stops)
 
 
-def _check_ids(tokenizer: Any, own: ChatTokenizer, folder: str | Path) -> None:
-    for text, right in zip(TEXTS, own.encode(TEXTS), strict=True):
+def check_ids(tokenizer: Any, folder: str | Path, own: ChatTokenizer | None = None) -> None:
+    """Refuse a tokenizer whose ids are not those of the folder's tokenizer.json, or that loses text."""
+    for text, right in zip(TEXTS, (own or ChatTokenizer(folder)).encode(TEXTS), strict=True):
         found = tokenizer.encode(text, add_special_tokens=False)
         if found != right:
             import transformers
 
             raise UserError(
-                f"{folder}: transformers {transformers.__version__} encodes {text!r} as {found[:8]}..., the model's "
-                f"own tokenizer.json as {right[:8]}...: the model would be asked in tokens that it does not know. It "
-                f"is loaded as {type(tokenizer).__name__}; choose another version of transformers, or another "
-                "tokenizer_class in tokenizer_config.json"
+                f"{folder}: transformers {transformers.__version__} encodes {text!r} as {found}, the model's own "
+                f"tokenizer.json as {right}: the model would be asked in tokens that it does not know. It is loaded as "
+                f"{type(tokenizer).__name__}; write PreTrainedTokenizerFast as tokenizer_class in "
+                "tokenizer_config.json, or train with `engine: reference`, which reads tokenizer.json itself"
             )
         back = tokenizer.decode(found, skip_special_tokens=False)
         if back != text:
@@ -54,8 +58,7 @@ def _check_prompt(tokenizer: Any, own: ChatTokenizer, folder: str | Path) -> Non
         raise UserError(f"{folder}: the chat template gives {theirs!r} in transformers and {prompt!r} here")
     if QUESTION not in prompt:
         raise UserError(f"{folder}: the chat template drops or changes the question: {prompt!r}")
-    asked = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=False)
-    if prompt == asked or not prompt.startswith(asked.rstrip()):
+    if not _opens_answer(tokenizer, message, prompt):
         raise UserError(
             f"{folder}: the chat template does not open the assistant's turn: the prompt ends {prompt[-40:]!r}"
         )
@@ -64,6 +67,18 @@ def _check_prompt(tokenizer: Any, own: ChatTokenizer, folder: str | Path) -> Non
     begins = len(list(takewhile(lambda token: token == tokenizer.bos_token_id, ids)))
     if begins > 1:
         raise UserError(f"{folder}: the prompt begins with {tokenizer.bos_token!r} {begins} times")
+
+
+def _opens_answer(tokenizer: Any, message: list[dict[str, str]], prompt: str) -> bool:
+    """Whether an answer follows the prompt at once: something opens its turn, or in a conversation nothing does."""
+    if prompt != tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=False):
+        return True
+    answered = [*message, {"role": "assistant", "content": ANSWER}]
+    try:
+        text = tokenizer.apply_chat_template(answered, tokenize=False, add_generation_prompt=False)
+    except Exception:  # a template can raise what Python can
+        return False
+    return text.removeprefix(prompt).lstrip().startswith(ANSWER)
 
 
 def _check_stops(own: ChatTokenizer, folder: str | Path, stops: tuple[int, ...]) -> None:

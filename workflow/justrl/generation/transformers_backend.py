@@ -143,7 +143,7 @@ class TransformersBackend:
         return _Batch(self.model, self.device)
 
     def _completed(self, row: "_Row") -> Completed:
-        text = self.tokenizer.decode(row.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
         reason = "stop" if row.stopped else "length"
         return Completed(row.request.id, text, len(row.tokens), reason, tuple(row.tokens), tuple(row.log_probs))
 

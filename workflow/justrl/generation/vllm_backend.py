@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from justrl.errors import UserError
-from justrl.generation.base import Completed, SamplingRequest
+from justrl.generation.base import Completed, SamplingRequest, load_tokenizer
 
 # What vLLM is told by its environment in training and generation alike; a user's own value stands.
 VARIABLES = {
@@ -74,7 +74,7 @@ class VllmBackend:
             raise UserError(
                 f"vLLM does not take these engine options ({', '.join(engine_options)}): {error}"
             ) from error
-        self.tokenizer = self.llm.get_tokenizer()
+        self.tokenizer = load_tokenizer(model_dir, revision)
         self.environment = {name: _version(name) for name in ("vllm", "torch", "transformers")}
         self.environment["device"] = torch.cuda.get_device_name() if has_gpu else "cpu"
 
@@ -112,7 +112,7 @@ class VllmBackend:
         if output.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM ended request {request.id} with {output.finish_reason!r}")
         tokens = tuple(output.token_ids)
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
         chosen = zip(output.logprobs or (), tokens, strict=request.sampling.log_probs)
         log_probs = tuple(entry[token].logprob for entry, token in chosen)
         return Completed(request.id, text, len(tokens), output.finish_reason, tokens, log_probs)

@@ -1,5 +1,6 @@
 """Checks of a model's weights before they are loaded: what is missing, transformers draws anew with a line in a log."""
 
+import math
 import re
 from pathlib import Path
 
@@ -36,6 +37,13 @@ def check_weights(model_dir: str | Path) -> None:
             f"{folder}: its weights are not those of the model of its config.json: {'; '.join(problems[:3])}{more}. "
             "Get the folder anew"
         )
+
+
+def largest_tensor(model_dir: str | Path) -> tuple[int, str]:
+    """Parameters and name of the largest tensor in a folder's weight files."""
+    return max(
+        (math.prod(shape), name) for path in _files(Path(model_dir)) for name, shape in tensor_shapes(path).items()
+    )
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,7 +1,9 @@
 """Preflight checks of the experiment: hub, model folder, prompts, reward, engine."""
 
 import json
+import math
 import os
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -11,16 +13,16 @@ from typing import Any, Protocol
 
 from justrl.config import Experiment, Hardware, OwnFunction, Recipe, RunDescription
 from justrl.errors import UserError
-from justrl.generation.base import chat_prompt, load_tokenizer, stop_token_ids
+from justrl.generation.base import chat_prompt, check_tokenizer_of_verl, load_tokenizer, stop_token_ids
 from justrl.generation.chat_template import ChatTokenizer
-from justrl.generation.weight_checks import check_weights
+from justrl.generation.weight_checks import check_weights, largest_tensor
 from justrl.io import read_json, read_json_object
 from justrl.layout import Layout
 from justrl.model_folder import check_model_folder
-from justrl.model_shape import ModelShape
+from justrl.model_shape import ModelShape, read_shape
 from justrl.operations.checks import FAILED, OK, SKIPPED, WARNING, Check
 from justrl.train.reference.room import reference_job
-from justrl.train.verl.memory import TIGHT, job_of
+from justrl.train.verl.memory import TIGHT, job_of, transfer_mib
 
 # (completion, gold, is it right?): what any reward of this project must agree on.
 KNOWN_ANSWERS = (
@@ -107,10 +109,12 @@ def _ask_hub(wanted: Sequence[tuple[str, str, str]], seconds: float) -> Check:
     return Check("hub", OK, f"all {len(wanted)} repositories and revisions are at {endpoint}")
 
 
-def check_model(folder: str | Path) -> Check:
-    """Has the model folder all its weights, a chat template, and a token that ends an answer?"""
+def check_model(folder: str | Path, engine: str) -> Check:
+    """Has the model folder all its weights, a chat template, a token that ends an answer, ids that the engine keeps?"""
     try:
         tokenizer = load_tokenizer(folder)
+        if engine == "verl":
+            check_tokenizer_of_verl(folder)
         stops = stop_token_ids(folder, tokenizer)
         check_weights(folder)
     except UserError as error:
@@ -169,6 +173,21 @@ class MemoryJob(Protocol):
 def memory_job(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShape) -> MemoryJob | None:
     """The memory of a training job on either engine; None on a CPU."""
     return job_of(hardware, recipe, shape) if engine == "verl" else reference_job(hardware, recipe, shape)
+
+
+def check_weight_transfer(folder: str | Path, hardware: Hardware, engine: str, shm: str = "/dev/shm") -> Check:
+    """Does what verl hands weights to vLLM in, on a CPU, hold each of the model's, and the shared memory that?"""
+    name, ranks = "weight transfer", max(1, hardware.gpus_per_node)
+    if engine != "verl" or not hardware.on_cpu:
+        return Check(name, OK, "larger tensors go by themselves" if engine == "verl" else "none: one process")
+    size, tensor = largest_tensor(folder)
+    needed, given, free = 4 * size / 2**20, transfer_mib(read_shape(folder)), shutil.disk_usage(shm).free / 2**20
+    found = f"{given} MiB for each rank ({ranks}); {tensor} takes {needed:,.0f}, {shm} has {free:,.0f} free"
+    if needed > given:
+        return Check(name, FAILED, found, "train with `engine: reference`, or on GPUs, where no tensor is too large")
+    if ranks * given > free:
+        return Check(name, FAILED, found, f"start the container with --shm-size={math.ceil(ranks * given / 512)}g")
+    return Check(name, OK, found)
 
 
 def check_memory(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShape | None) -> Check:

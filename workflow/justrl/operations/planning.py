@@ -133,7 +133,7 @@ def hang_timeout_minutes(hardware: Hardware, engine: str, recipe: Recipe, shape:
     """
     if hardware.hang_timeout_minutes is not None:
         return hardware.hang_timeout_minutes
-    if not hardware.gpus or hardware.gpu == "none":
+    if hardware.on_cpu:
         return CPU_HANG_MINUTES
     if shape is None:
         return UNKNOWN_HANG_MINUTES

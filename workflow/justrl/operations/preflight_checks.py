@@ -39,17 +39,18 @@ def check_experiment(
 
 
 def _check_run(experiment: Experiment, run: str, results: Path) -> list[Check]:
-    recipe, engine = experiment.runs[run].recipe, experiment.runs[run].engine
+    recipe, engine, hardware = experiment.runs[run].recipe, experiment.runs[run].engine, experiment.hardware
     layout = Layout(experiment, str(results))
     folder, data = Path(layout.base_model(run)), Path(layout.training_data(run))
     shape = plan.known_shape(experiment, run)
-    memory = guarded("memory", lambda: experiment_checks.check_memory(experiment.hardware, engine, recipe, shape))
+    memory = guarded("memory", lambda: experiment_checks.check_memory(hardware, engine, recipe, shape))
     if not folder.is_dir() or not data.is_file():
         later = f"{run}: not downloaded yet; `snakemake data` fetches it, the preflight rule looks at it again"
         return [memory, Check("model, prompts", SKIPPED, later)]
     return [
         memory,
-        guarded("model", lambda: experiment_checks.check_model(folder)),
+        guarded("model", lambda: experiment_checks.check_model(folder, engine)),
+        guarded("weight transfer", lambda: experiment_checks.check_weight_transfer(folder, hardware, engine)),
         guarded("prompts", lambda: experiment_checks.check_prompts(data, folder, recipe)),
     ]
 
@@ -77,7 +78,8 @@ def check_job(
         guarded("packages", lambda: checks.check_packages(engine)),
         guarded("disk", lambda: checks.check_disk(Path(output).parent, needed)),
         guarded("reward", lambda: experiment_checks.check_reward(recipe.reward)),
-        guarded("model", lambda: experiment_checks.check_model(model)),
+        guarded("model", lambda: experiment_checks.check_model(model, engine)),
+        guarded("weight transfer", lambda: experiment_checks.check_weight_transfer(model, hardware, engine)),
         guarded("prompts", lambda: experiment_checks.check_prompts(data, model, recipe)),
         guarded("engine", lambda: _check_engine(engine, engine_config)),
     ]

@@ -105,6 +105,6 @@ def reference_job(hardware: Hardware, recipe: Recipe, shape: ModelShape) -> Refe
 
     Raises UserError: a kind of GPU without figures.
     """
-    if not hardware.gpus or hardware.gpu == "none":
+    if hardware.on_cpu:
         return None
     return ReferenceJob(shape, recipe, hardware.kind.memory, hardware.rollouts)

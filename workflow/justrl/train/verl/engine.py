@@ -15,7 +15,7 @@ from pathlib import Path
 
 from justrl.config_files import in_words
 from justrl.errors import UserError
-from justrl.generation.base import copy_tokenizer, load_tokenizer
+from justrl.generation.base import check_tokenizer_of_verl, copy_tokenizer, load_tokenizer
 from justrl.generation.weight_checks import check_weights
 from justrl.io import atomic_write, read_json, write_json, write_jsonl
 from justrl.machine import require_verl_stack
@@ -65,6 +65,7 @@ class Segment:
     def train(self) -> None:
         """Run verl from the newest whole state to the segment's last step; nothing to do if it is there already."""
         load_tokenizer(self.request.model_dir)
+        check_tokenizer_of_verl(self.request.model_dir)
         check_weights(self.request.model_dir)
         self._check_identity()
         wanted = self._wanted()

@@ -172,7 +172,7 @@ def job_of(hardware: Hardware, recipe: Recipe, shape: ModelShape | None, card: f
 
     Raises UserError: a kind of GPU without figures.
     """
-    if not hardware.gpus or hardware.gpu == "none":
+    if hardware.on_cpu:
         return None
     return Job(shape or DEEPSEEK, recipe, hardware.gpus, card or hardware.kind.memory, hardware.engine)
 
@@ -185,13 +185,21 @@ def settings_of(hardware: Hardware, recipe: Recipe, shape: ModelShape | None) ->
     return job.settings
 
 
+def transfer_mib(shape: ModelShape | None) -> int:
+    """MiB of the shared memory in which a CPU hands weights to vLLM: the largest tensor's, in float32; at least 64.
+
+    A model of unknown size is taken for one of 1.5B. verl sends float32 whatever vLLM computes in.
+    """
+    return max(64, math.ceil(4 * (shape or DEEPSEEK).largest_tensor / 2**20))
+
+
 def check_start(hardware: Hardware, recipe: Recipe, model: Path) -> None:
     """Refuse to start what this node's GPUs do not hold; nothing to say without GPUs or a known size.
 
     Raises UserError: naming the phase, its GiB, and the setting that would fit.
     """
     shape = read_shape(model)
-    if shape is None or not hardware.gpus or hardware.gpu == "none":
+    if shape is None or hardware.on_cpu:
         return
     try:
         known = [device.memory / 1024 for device in machine.gpus() if device.memory]

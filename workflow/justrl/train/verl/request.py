@@ -45,7 +45,7 @@ class VerlRequest:
     @property
     def on_cpu(self) -> bool:
         """Whether this machine has no GPU: the same stack then runs on gloo and vLLM's CPU backend."""
-        return self.hardware.gpus_per_node == 0 or self.hardware.gpu == "none"
+        return self.hardware.on_cpu
 
     @property
     def engine(self) -> Settings:

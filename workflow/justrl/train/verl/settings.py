@@ -8,6 +8,7 @@ Anything not named here keeps verl's own default. Sources: P the paper (Table 2 
 from collections.abc import Iterator
 
 from justrl.config import AGGREGATION
+from justrl.train.verl.memory import transfer_mib
 from justrl.train.verl.request import (
     Row,
     VerlRequest,
@@ -213,7 +214,8 @@ CPU = (
     Row("prefill tokens", f"{ROLLOUT}.max_num_batched_tokens", lambda r: max(2048, longest(r)), "D"),
     Row("vLLM keeps weights for updates", f"{ROLLOUT}.engine_kwargs.vllm.worker_extension_cls",
         "justrl.train.verl.vllm_cpu.WeightKeepingExtension", "D", added=True),
-    Row("weight transfer", f"{ROLLOUT}.checkpoint_engine.update_weights_bucket_megabytes", 64, "D"),
+    Row("weight transfer", f"{ROLLOUT}.checkpoint_engine.update_weights_bucket_megabytes",
+        lambda r: transfer_mib(r.shape), "D", "a CPU sends no tensor that it does not hold whole"),
     Row("agent workers", f"{ROLLOUT}.agent.num_workers", 1, "D"),
     Row("reward workers", "reward.num_workers", 1, "D"),
     Row("storage units", "transfer_queue.backend.SimpleStorage.num_data_storage_units", 1, "D"),

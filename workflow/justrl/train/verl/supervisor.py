@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,10 @@ POLL_SECONDS = 1.0
 CLEANING_SECONDS = 60.0
 # Nodes whose trainer has ended have this long to clean up; srun would wait minutes for one that is lost.
 ENDING_SECONDS = 30.0
-LINES_SHOWN = 25
+LINES_SHOWN, LINES_SEARCHED = 25, 1000
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# "(WorkerDict pid=12, ip=10.0.0.1) torch.OutOfMemoryError: ..."
+_ERROR = re.compile(r"(?:\([^()]*\) ?)?((?:\w+\.)*\w*(?:Error|Exception)(?:: .*)?)$")
 
 
 class Supervisor:
@@ -91,9 +95,7 @@ class Supervisor:
             raise UserError(problem)
         # A node that is lost after the last step takes nothing from it.
         if process.returncode != 0 and not self.is_done():
-            raise UserError(
-                f"verl ended with status {process.returncode}; the end of {self.output}:\n{self._last_lines()}"
-            )
+            raise UserError(f"verl ended with status {process.returncode}: {last_words(self.output)}")
         return False
 
     def _on_stop(self, number: int, _frame) -> None:
@@ -167,6 +169,19 @@ class Supervisor:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
 
-    def _last_lines(self) -> str:
-        with self.output.open(errors="replace") as output:
-            return "".join(collections.deque(output, maxlen=LINES_SHOWN))
+
+def last_words(log: Path) -> str:
+    """What a log ends with: on the first line its last error, which is all that a summary shows; then the last lines.
+
+    Ray ends with lines about its workers, and marks whose line is whose: the error stands above those.
+    """
+    with log.open(errors="replace") as output:
+        said = (_COLOURS.sub("", line).rstrip() for line in output)
+        lines = collections.deque(filter(None, said), maxlen=LINES_SEARCHED)
+    if not lines:
+        return f"it wrote nothing to {log}"
+    errors = [match[1] for line in lines if (match := _ERROR.match(line))]
+    # Ray's own errors tell that a worker has died, of which another tells why.
+    errors = [error for error in errors if not error.startswith("ray.exceptions.")] or errors
+    shown = "\n".join([*lines][-LINES_SHOWN:])
+    return f"{errors[-1] if errors else lines[-1]}; the end of {log}:\n{shown}"
