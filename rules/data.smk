@@ -100,7 +100,7 @@ rule generate_dataset:
 
 
 rule generate_task_dataset:
-    """Make questions of a task of reasoning-gym, none of which is in a benchmark."""
+    """Make questions of a task of reasoning-gym that no benchmark holds."""
     output:
         folder=directory("<results>/data/{dataset}/raw"),
     log:

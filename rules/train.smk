@@ -66,7 +66,7 @@ rule resolve_verl_config:
 
 
 rule preflight:
-    """Check everything that can be checked before a GPU is paid for; a run's first job looks at its node's."""
+    """Check a run before a GPU is paid for; its first job also checks its node."""
     input:
         run="<results>/runs/{run}/run.json",
         hardware="<results>/hardware.json",
