@@ -166,6 +166,8 @@ def before_the_first_job():
             made_from.keep_training_data(ON_DISK, outputs_planned)
             frozen.write(DOCUMENT, FILE)
             frozen.note_asked(targets(), FILE)
+        for line in start_checks.marked(segments, ON_DISK):
+            logger.warning(line)
         return announcement.announce(EXPERIMENT, segments, [job.outputs for job in jobs], ON_DISK)
     except UserError as error:
         raise WorkflowError(str(error)) from None

@@ -24,7 +24,7 @@ def _make_iterator(td, *args, **kwargs):
     rank = dist.get_rank() if dist.is_initialized() else 0
     path = Path(os.environ["JUSTRL_ATTEMPT"]) / f"mini_batches.{rank}.jsonl"
     for number, batch in enumerate(_original(td, *args, **kwargs)):
-        keys = ("input_ids", "prompts", "responses", "advantages", "uid", "session_id")
+        keys = ("input_ids", "prompts", "responses", "loss_mask", "advantages", "uid", "session_id")
         rows = {key: _values(batch, key) for key in keys if key in batch.keys()}  # noqa: SIM118 - a TensorDict
         with path.open("a") as file:
             file.write(json.dumps({"mini_batch": number, "fields": sorted(map(str, batch.keys())), **rows}) + "\n")

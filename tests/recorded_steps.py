@@ -7,12 +7,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One row of a mini-batch: where it belongs in its step, and its tokens."""
+    """One row of a mini-batch: where it belongs in its step, its tokens, and which of the response's are trained."""
 
     prompt: int
     sample: int
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
+    loss_mask: tuple[int, ...]
     advantage: float
 
     @property
@@ -43,8 +44,8 @@ def read_steps(attempts: Path) -> dict[int, Step]:
 
 def _read(line: dict) -> tuple[int, int, list[Trajectory]]:
     rows = []
-    columns = (line[key] for key in ("uid", "session_id", "prompts", "responses", "advantages"))
-    for uid, sample, prompt, response, advantages in zip(*columns, strict=True):
+    columns = (line[key] for key in ("uid", "session_id", "prompts", "responses", "loss_mask", "advantages"))
+    for uid, sample, prompt, response, mask, advantages in zip(*columns, strict=True):
         step, place = map(int, uid.split("-"))
-        rows.append(Trajectory(place, int(sample), tuple(prompt), tuple(response), advantages[0]))
+        rows.append(Trajectory(place, int(sample), tuple(prompt), tuple(response), tuple(mask), advantages[0]))
     return step, line["mini_batch"], rows

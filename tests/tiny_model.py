@@ -6,6 +6,7 @@ Its heads have 32 dimensions, the fewest for which vLLM has CPU kernels.
 from pathlib import Path
 
 from justrl.data import stand_ins
+from justrl.io import read_json, write_json
 
 _CORPUS = [
     "Please reason step by step, and put your final answer within \\boxed{}.",
@@ -48,3 +49,16 @@ def make_tiny_model(
     model.save_pretrained(folder)
     stand_ins.save_tokenizer(tokenizer, like, folder)
     return folder
+
+
+def name_another_end(folder: Path) -> None:
+    """Make all files of a nemotron-like model but its chat template name `<|endoftext|>`, as Qwen2.5's bases do."""
+    from transformers import AutoTokenizer
+
+    end = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("<|endoftext|>")
+    for name, change in (
+        ("tokenizer_config.json", {"eos_token": "<|endoftext|>"}),
+        ("config.json", {"eos_token_id": end}),
+        ("generation_config.json", {"eos_token_id": end}),
+    ):
+        write_json(folder / name, read_json(folder / name) | change)

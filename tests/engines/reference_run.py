@@ -164,7 +164,8 @@ def _child(
     Args:
         kill_at: ("module:name", n): SIGKILL before the n-th call of that function.
         limits: hang_at (the n-th step's rollouts never end), stop_at (SIGSTOP before the n-th step's), file_bytes (no
-            file may grow longer), nan_reward_at (the n-th batch's rewards are not a number).
+            file may grow longer), nan_reward_at (the n-th batch's rewards are not a number), sampler_fault
+            (temperature, stops or stale: the sampler's are others than the trainer's).
     """
     from justrl.commands.main import console
 
@@ -196,8 +197,26 @@ def _child(
             return [Mark(float("nan"))] * len(marks) if next(batches) >= limits["nan_reward_at"] else marks
 
         Reward.mark = mark
+    if "sampler_fault" in limits:
+        _put_in_fault(limits["sampler_fault"])
     sys.argv = ["justrl", "train", *arguments]
     console()
+
+
+def _put_in_fault(fault: str) -> None:
+    """Make the sampler another than what is trained."""
+    import copy
+    from dataclasses import replace
+
+    from justrl.train.reference import loop
+
+    class Sampler(loop.TransformersRollouts):
+        def __init__(self, model, tokenizer, sampling, **options):
+            changed = {"temperature": {"temperature": 3.0}, "stops": {"stop_token_ids": (0,)}, "stale": {}}[fault]
+            model = copy.deepcopy(model) if fault == "stale" else model
+            super().__init__(model, tokenizer, replace(sampling, **changed), **options)
+
+    loop.TransformersRollouts = Sampler
 
 
 def _before_call(target: str, count: int, action) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from justrl import config as experiment
 from justrl.io import read_jsonl, write_json
 from justrl.train import kept_rollouts
 from justrl.train.verl import checkpoints, guard
+from tiny_model import name_another_end
 
 pytest.importorskip("verl")
 
@@ -58,6 +60,8 @@ def place(tmp_path_factory) -> Path:
         "wrong_share": 0.4, "harder_share": 0.0, "slip_share": 0.1,
     }  # fmt: skip
     warm_start.make_model(settings, seed=1, output=folder / "model", threads=2)
+    # Its files name another end than the one of its turns, at which vLLM alone would not stop.
+    name_another_end(folder / "model")
     # 5 steps an epoch, so that the segment goes over its end.
     sums = arithmetic.training_rows(40, digits=1, seed=1)
     questions = arithmetic.as_training_examples(sums, recipe["prompt_suffix"], recipe["prompt_separator"])
@@ -76,8 +80,11 @@ def attempts(place: Path) -> frozenset[Path]:
     return frozenset((place / "work" / "verl").glob("attempt_*/"))
 
 
-def start(place: Path, hang_minutes: float = 20, last: int = LAST) -> Attempt:
-    """Start the segment as the workflow does."""
+SPY = {"VERL_USE_EXTERNAL_MODULES": "mini_batch_spy"}
+
+
+def start(place: Path, hang_minutes: float = 20, last: int = LAST, variables: Mapping[str, str] = SPY) -> Attempt:
+    """Start the segment as the workflow does; `variables` name modules that verl's processes load."""
     earlier = attempts(place)
     hardware = HARDWARE | {"hang_timeout_minutes": hang_minutes, "cpus_per_node": 2}
     command = [sys.executable, "-m", "justrl", "train", "segment", "--run-file", str(place / "run.json")]
@@ -95,8 +102,8 @@ def start(place: Path, hang_minutes: float = 20, last: int = LAST) -> Attempt:
     command += ["--work-dir", str(place / "work"), "--model-out", str(place / "out" / "model")]
     command += ["--metrics-out", str(place / "out" / "metrics.jsonl")]
     output = (place / "output.txt").open("a")
-    spy = {"VERL_USE_EXTERNAL_MODULES": "mini_batch_spy", "PYTHONPATH": str(Path(__file__).parents[1])}
-    environment = os.environ | spy
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | variables
     process = Attempt(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
     process.earlier = earlier
     return process
@@ -297,6 +304,18 @@ def test_mini_batches_are_cut_in_the_authors_order_whatever_finished_first(recor
     # Towards the end a tiny model at this learning rate may have learnt to answer alike.
     lengths = [{len(row.response_ids) for batch in step.values() for row in batch} for step in recorded.values()]
     assert sum(len(different) > 5 for different in lengths) >= LAST // 2, "answers of even lengths show nothing"
+
+
+def test_answers_end_at_the_end_of_their_turn_and_its_token_is_trained(place, recorded):
+    """No file of the model but its chat template names `<|im_end|>`."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(place / "model" / "tokenizer.json"))
+    end = tokenizer.token_to_id("<|im_end|>")
+    rows = [row for step in recorded.values() for batch in step.values() for row in batch]
+    whole = [row for row in rows if len(row.response_ids) < RECIPE["max_response_length"]]
+    assert len(whole) > len(rows) / 2
+    assert {row.response_ids[-1] for row in whole} == {end}
+    assert all(end not in row.response_ids[:-1] for row in rows)
+    assert all(row.loss_mask == (1,) * len(row.response_ids) for row in rows)
 
 
 def test_mini_batches_share_the_tokens_evenly(recorded):

@@ -105,6 +105,16 @@ def test_interruptions_are_those_that_the_work_folder_tells(layout, attempts, su
     assert card_facts.training(layout, "mini", attempts)["interruptions survived"] == survived
 
 
+def test_an_accepted_alarm_is_on_both_cards(layout, tmp_path):
+    assert card_facts.training(layout, "mini", [attempt(60)])["accepted alarms"] == 0
+    rows = [row | ({"accepted_alarms": "truncated"} if row["step"] > 40 else {}) for row in metrics_rows(60)]
+    write_jsonl(layout.metrics("mini"), rows)
+    assert card_facts.training(layout, "mini", [attempt(60)])["accepted alarms"] == "truncated (from step 41)"
+    options = write_run(tmp_path / "card")
+    write_jsonl(tmp_path / "card/metrics.jsonl", rows)
+    assert "truncated (from step 41)" in model_card(tmp_path, *options).text
+
+
 def test_gpu_hours_are_those_of_the_steps_or_not_known(layout):
     facts = card_facts.training(layout, "mini", [attempt(30), attempt(60)])
     seconds = [row["step_seconds"] for row in metrics_rows(60)]

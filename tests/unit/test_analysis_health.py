@@ -132,3 +132,12 @@ def test_verls_own_names_are_read():
     assert {"no_difference", "zero_gradient"} <= found(rows).keys()
     logged |= {"critic/advantages/max": 1.1, "critic/advantages/min": -0.4}
     assert "no_difference" not in found([translate({"step": s, "data": logged}, load().recipe) for s in range(1, 7)])
+
+
+def test_a_sampler_that_is_not_what_is_trained_and_an_accepted_alarm_are_found():
+    changes = {"rollout_probs_diff_mean": 0.5, "accepted_alarms": "probs_difference"}
+    named = found(rows_with(100, 31, 100, changes))
+    assert named["probs_difference"]["first_step"] == 31 and named["probs_difference"]["steps"] == 70
+    assert named["accepted_alarm"]["sentence"].startswith("alarm probs_difference ended the training before step 31")
+    assert not found(rows_with(100, 1, 100, {"rollout_probs_diff_mean": 0.01})).keys() & {"probs_difference"}
+    assert "probs_difference" in found(rows_with(9, 1, 9, {"rollout_probs_diff_mean": None}))

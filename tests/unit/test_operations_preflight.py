@@ -17,6 +17,7 @@ from justrl.errors import UserError
 from justrl.io import write_json
 from justrl.operations import checks, experiment_checks, queue_checks
 from justrl.operations.checks import FAILED, OK, SKIPPED, WARNING, Check, guarded
+from tiny_model import make_tiny_model, name_another_end
 
 HARDWARE = experiment.load().hardware
 
@@ -318,3 +319,27 @@ def test_the_preflight_says_whether_the_released_weights_gave_their_numbers(conf
     write_json(tmp_path / "golden/claims.json", {"claims": claims})
     assert experiment_checks.check_golden(config, tmp_path).status == checks.WARNING
     assert experiment_checks.check_golden(experiment.load(["mini/experiment.yaml"]), tmp_path).status == checks.SKIPPED
+
+
+def test_the_preflight_says_which_file_of_a_model_names_which_stop_token(tmp_path):
+    folder = make_tiny_model(tmp_path / "model")
+    agreeing = make_tiny_model(tmp_path / "deepseek", family="deepseek")
+    check = experiment_checks.check_stops(agreeing)
+    ends = "<｜end▁of▁sentence｜>"
+    assert check.status == OK
+    assert check.found == (
+        f"sampler and trainer end an answer at {ends}, as tokenizer, generation_config.json, config.json say"
+    )
+    # As Qwen2.5's bases: the template alone says how a turn ends.
+    name_another_end(folder)
+    check = experiment_checks.check_stops(folder)
+    assert check.status == OK
+    assert check.found == (
+        "sampler and trainer end an answer at <|endoftext|>, <|im_end|>, since the model's files disagree "
+        "(tokenizer: <|endoftext|>; generation_config.json: <|endoftext|>; config.json: <|endoftext|>; "
+        "chat template: <|im_end|>)"
+    )
+    (folder / "generation_config.json").unlink()
+    assert "generation_config.json: none" in experiment_checks.check_stops(folder).found
+    write_json(folder / "generation_config.json", {"eos_token_id": ["<|im_end|>"]})
+    assert guarded("stop tokens", lambda: experiment_checks.check_stops(folder)).status == FAILED

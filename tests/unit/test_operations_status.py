@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 import pytest
 
 from justrl import config, config_files
+from justrl.io import write_json
 from justrl.layout import Layout
-from justrl.operations import frozen
+from justrl.operations import frozen, start_checks
 from justrl.operations import run_status as progress
 from justrl.train.run_lock import Owner
 
@@ -201,6 +202,21 @@ def test_a_torn_or_foreign_file_is_a_sentence_at_most(tmp_path, name, text):
     shown = progress.render([progress.read_run(folder, total=20)])
     assert "step 10 of 20" in shown
     assert not name.endswith(".json") or f"{file}" in shown
+
+
+def test_a_run_that_an_alarm_ended_is_shown_first_with_the_way_out_and_said_when_it_would_start(tmp_path):
+    layout = Layout(config.load(), str(tmp_path))
+    folder = write_run(tmp_path / "runs/deepseek", live=[row(s) for s in range(1, 4)])
+    entry = {"alarm": "truncated", "step": 4, "sentence": "all are cut off", "raised": "2026", "accepted": None}
+    write_json(folder / "work/alarms.json", [entry])
+    first = progress.findings(progress.read_run(folder))[0]
+    assert first.startswith("alarm truncated: all are cut off. ") and "--accept truncated`" in first
+    (line,) = start_checks.marked([("deepseek", 60), ("nemotron", 40)], layout)
+    assert line == f"deepseek: {first}"
+    write_json(folder / "work/alarms.json", [entry | {"accepted": "2026"}])
+    assert not list(start_checks.marked([("deepseek", 60)], layout))
+    write_json(folder / "work/alarms.json", {"torn": 1})
+    assert "no list of alarms" in progress.findings(progress.read_run(folder))[0]
 
 
 def test_a_work_folder_that_is_a_file_is_shown(tmp_path):

@@ -16,8 +16,8 @@ from justrl.published import RELEASED, published_steps
 
 PAPER = "paper"
 FILE = config_files.ROOT / "papers/justrl/paper.yaml"
-# Of a run, what the paper's value is not asked for: its name, its seeds.
-_FREE_OF_RUN = {"run", "experiment", "seed", "recipe.data_seed"}
+# Of a run, what the paper's value is not asked for: its name, its seeds, what ends it.
+_FREE_OF_RUN = ("run.", "experiment.", "seed.", "recipe.data_seed.", "recipe.alarms.")
 # Of a benchmark, what says which questions it holds.
 _QUESTIONS = ("source", "hub_id", "hub_config", "split")
 
@@ -115,7 +115,7 @@ def run_differences(described: Mapping[str, Any]) -> Iterator[tuple[str, Any, An
         if part in ("model", "dataset") and described[part].get("source") == "local":
             continue
         for key, theirs, ours in differences({part: _of_keys(described[part], wanted[part])}, {part: described[part]}):
-            if key not in _FREE_OF_RUN and not (key.endswith(".revision") and theirs is None):
+            if not f"{key}.".startswith(_FREE_OF_RUN) and not (key.endswith(".revision") and theirs is None):
                 yield key, theirs, ours
 
 

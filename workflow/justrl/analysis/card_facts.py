@@ -11,6 +11,7 @@ from justrl.analysis.metrics import read_metrics, series
 from justrl.analysis.results import load_result
 from justrl.io import read_json, read_json_object
 from justrl.layout import Layout
+from justrl.train import alarms
 from justrl.train.segment import WorkDir
 
 NOT_MEASURED = "not measured"
@@ -76,6 +77,7 @@ def training(layout: Layout, run: str, attempts: Sequence[Mapping[str, Any]]) ->
         **ENERGY,
         "GPUs as its first job found them": checks.get("gpus", "not recorded"),
         "packages as the preflight found them": checks.get("packages", "not recorded"),
+        "accepted alarms": alarms.accepted_in_words(rows) or 0,
         **_interruptions(attempts, {int(Path(path).parent.name) for path in layout.all_segments(run)}),
     }
 

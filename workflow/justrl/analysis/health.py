@@ -13,6 +13,8 @@ from statistics import fmean, stdev
 from typing import Any, TypeGuard
 
 from justrl.analysis.metrics import METRICS, series
+from justrl.config import Alarms
+from justrl.train import alarms
 
 # A policy that learns grows surer: falling to a quarter is seen in healthy small runs.
 COLLAPSE_FACTOR = 0.1
@@ -49,6 +51,7 @@ def summarize_run(rows: Sequence[Mapping[str, Any]], experiment: str) -> dict[st
         *_entropy(metrics, experiment),
         *_reward(rows, window),
         *_truncation(metrics),
+        *_accepted(rows),
         *_missing(rows),
     ]
     return {
@@ -93,6 +96,12 @@ def _gradient_is_zero(row: Mapping[str, Any]) -> bool:
     return row.get("grad_norm") == 0
 
 
+def _sampler_differs(row: Mapping[str, Any]) -> bool:
+    """By the limit that ends a training, unless its recipe has another one."""
+    limit = Alarms().probs_difference
+    return limit is not None and alarms.differs(row, limit)
+
+
 def _reward_is_least(row: Mapping[str, Any]) -> bool:
     reward = row.get("reward_mean")
     return row.get("accuracy") == 0 or (_number(reward) and reward <= LEAST_REWARD)
@@ -106,6 +115,12 @@ STUCK: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], str], ...] = (
         "for this model, or the verifier cannot see the answers",
     ),
     ("zero_gradient", _gradient_is_zero, "the gradient is zero and the weights stay as they are"),
+    (
+        "probs_difference",
+        _sampler_differs,
+        "sampler and trainer disagree about the policy, what is trained is not what was sampled; look at the weights "
+        "that reach the sampler, its temperature and its number format",
+    ),
     (
         "least_reward",
         _reward_is_least,
@@ -195,6 +210,19 @@ def _truncation(metrics: Mapping[str, Mapping[str, float]]) -> list[dict[str, An
     start, end = metrics["response_clip_ratio"]["start"], metrics["response_clip_ratio"]["end"]
     sentence = f"{end:.0%} of the responses at the end run into the length limit and cannot be rewarded"
     return [{"name": "truncation", "start": start, "end": end, "sentence": sentence}]
+
+
+def _accepted(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The alarms that ended the training and were accepted by hand."""
+    return [
+        {
+            "name": "accepted_alarm",
+            "alarm": name,
+            "first_step": step,
+            "sentence": f"alarm {name} ended the training before step {step}, which went on after somebody accepted it",
+        }
+        for name, step in alarms.accepted_in(rows).items()
+    ]
 
 
 def _missing(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from justrl.analysis.results import Result, benchmark_label, experiment_of
 from justrl.config_files import read_card
 from justrl.errors import UserError
 from justrl.io import atomic_write
+from justrl.train import alarms
 
 MADE_HERE = {"taught": "a small model made and taught by the workflow", "arithmetic": "sums made by the workflow"}
 TAGS = ["justrl", "grpo", "reinforcement-learning", "math"]
@@ -155,6 +156,7 @@ def _making(
         "Mean reward": f"{rewards[0]:+.2f} at the first step, {rewards[-1]:+.2f} at the last"
         if rewards
         else "not logged",
+        **({"Accepted alarms": accepted} if (accepted := alarms.accepted_in_words(rows)) else {}),
         **{name: json.dumps(value) for name, value in described["recipe"].items()},
     }
     cells = [[Text(name), Text(str(value))] for name, value in values.items()]

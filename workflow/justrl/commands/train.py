@@ -3,9 +3,10 @@
     justrl train run mini --config mini/experiment.yaml --model DIR --data FILE --output DIR \\
         learning_rate=2e-4 seed=7
     torchrun --nproc_per_node=2 -m justrl train run mini --config mini/experiment.yaml ...
+    justrl train resume results/runs/deepseek --accept least_reward
 
-Both go on from the last saved state when started again. SIGTERM, SIGURG and SIGUSR1 make them save at the end of the
-step and exit with status 75. Under torchrun every mini-batch is shared out among its processes.
+The first two go on from the last saved state when started again. SIGTERM, SIGURG and SIGUSR1 make them save at the end
+of the step and exit with status 75. Under torchrun every mini-batch is shared out among its processes.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from justrl.errors import UserError
 from justrl.io import read_object, write_json
 from justrl.model_shape import read_shape
 from justrl.operations.planning import hang_timeout_minutes
+from justrl.train import alarms
 from justrl.train.segment import Execution, SegmentInterrupted, SegmentRequest, WorkDir
 from justrl.train.trackers import VARIABLE
 
@@ -199,6 +201,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     segment.set_defaults(call=train, request=segment_request)
 
+    text = "accept the alarm that ended a run, which the next start then goes on with"
+    resume = commands.add_parser("resume", help=text, description=text, allow_abbrev=False)
+    resume.add_argument("run", metavar="RUN", help="the run's folder, or its name in --results")
+    resume.add_argument(
+        "--accept", action="append", required=True, choices=alarms.NAMES, help="repeatable; for the rest of the run"
+    )
+    resume.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    resume.set_defaults(call=accept)
+
 
 def name_the_run(args: argparse.Namespace) -> None:
     """Take the run's name out of the words: the first without an equals sign, where --run does not give it."""
@@ -229,9 +240,25 @@ def check_node(request: SegmentRequest) -> None:
     write_json(written, {"checks": [check.as_dict() for check in found]})
 
 
+def accept(args: argparse.Namespace) -> None:
+    """Accept alarms of a run."""
+    named, below = Path(args.run), args.results / "runs" / args.run
+    folder = next((folder for folder in (named, below) if (folder / "work").is_dir()), None)
+    if folder is None:
+        raise UserError(f"there is no run that has trained in {named} or {below}: name its folder, as the alarm does")
+    left = alarms.accept(folder / "work", args.accept)
+    print(f"{folder}: {', '.join(args.accept)} accepted; its metrics say so from now on, and the next start goes on")
+    for entry in left:
+        print(f"{folder}: alarm {entry['alarm']} of step {entry['step']} still ends every start")
+
+
 def train(args: argparse.Namespace) -> int:
-    """Train; return 0 when published, 75 when told to stop (saved, to be started again)."""
+    """Train; return 0 when published, 75 when told to stop (saved, to be started again).
+
+    Raises UserError: among others, an alarm ended the run and nobody has accepted it.
+    """
     request = args.request(args)
+    alarms.refuse_marked(request.work_dir)
     # Before torch is imported: its thread pools read the environment once.
     os.environ["OMP_NUM_THREADS"] = str(request.execution.threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

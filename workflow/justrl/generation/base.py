@@ -170,27 +170,36 @@ def chat_prompt(tokenizer, message: str) -> str:
         ) from error
 
 
-def stop_token_ids(model_dir: str | Path, tokenizer, revision: str | None = None) -> tuple[int, ...]:
-    """The tokens that end an answer, sorted; the same for rollouts, evaluation and judge.
+def stop_tokens_by_source(model_dir: str | Path, tokenizer, revision: str | None = None) -> dict[str, set[int]]:
+    """The tokens that end an answer, by who names them: tokenizer, generation_config.json, config.json, chat template.
 
-    They are the tokenizer's end of sequence, those that generation_config.json and config.json name (a model may end
-    its turn with a token that its tokenizer does not call the end), and `<|im_end|>` where the chat template uses it
-    as one token. Given explicitly to either backend, so neither adds or misses any.
+    A model may end its turn with a token that its tokenizer does not call the end, and files of one model disagree:
+    those of Qwen2.5's bases name `<|endoftext|>`, and their chat template ends a turn with `<|im_end|>`.
 
     Args:
         tokenizer: transformers' own, or a `generation.chat_template.ChatTokenizer`.
     """
-    found = {tokenizer.eos_token_id}
+    named: dict[str, list] = {"tokenizer": [tokenizer.eos_token_id]}
     for name in ("generation_config.json", "config.json"):
         ids = _model_file(model_dir, name, revision).get("eos_token_id")
-        found.update(ids if isinstance(ids, list) else [ids])
-    if END_OF_TURN in str(tokenizer.chat_template):
-        found.add(tokenizer.get_vocab().get(END_OF_TURN))
-    found.discard(None)
+        named[name] = ids if isinstance(ids, list) else [ids]
+    uses = END_OF_TURN in str(tokenizer.chat_template)
+    named["chat template"] = [tokenizer.get_vocab().get(END_OF_TURN)] if uses else []
+    found = {source: {token for token in tokens if token is not None} for source, tokens in named.items()}
+    if not all(isinstance(token, int) for tokens in found.values() for token in tokens):
+        raise UserError(f"{model_dir}: the eos_token_id of its JSON files must be token ids, got {found}")
+    return found
+
+
+def stop_token_ids(model_dir: str | Path, tokenizer, revision: str | None = None) -> tuple[int, ...]:
+    """The tokens that end an answer, sorted: whatever any source names (see `stop_tokens_by_source`).
+
+    The same for evaluation, judge and the rollouts of both engines: given explicitly to every sampler, so that none
+    adds or misses one.
+    """
+    found = set().union(*stop_tokens_by_source(model_dir, tokenizer, revision).values())
     if not found:
         raise UserError(f"{model_dir} names no end-of-sequence token: set eos_token in its tokenizer_config.json")
-    if not all(isinstance(token, int) for token in found):
-        raise UserError(f"{model_dir}: the eos_token_id of its JSON files must be token ids, got {found}")
     return tuple(sorted(found))
 
 

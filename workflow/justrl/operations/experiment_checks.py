@@ -6,14 +6,20 @@ import os
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 from justrl.config import Experiment, Hardware, OwnFunction, Recipe, RunDescription
 from justrl.errors import UserError
-from justrl.generation.base import chat_prompt, check_tokenizer_of_verl, load_tokenizer, stop_token_ids
+from justrl.generation.base import (
+    chat_prompt,
+    check_tokenizer_of_verl,
+    load_tokenizer,
+    stop_token_ids,
+    stop_tokens_by_source,
+)
 from justrl.generation.chat_template import ChatTokenizer
 from justrl.generation.weight_checks import check_weights, largest_tensor
 from justrl.io import read_json, read_json_object
@@ -110,17 +116,34 @@ def _ask_hub(wanted: Sequence[tuple[str, str, str]], seconds: float) -> Check:
 
 
 def check_model(folder: str | Path, engine: str) -> Check:
-    """Has the model folder all its weights, a chat template, a token that ends an answer, ids that the engine keeps?"""
+    """Has the model folder all its weights, a chat template, ids that the engine keeps?"""
     try:
         tokenizer = load_tokenizer(folder)
         if engine == "verl":
             check_tokenizer_of_verl(folder)
-        stops = stop_token_ids(folder, tokenizer)
         check_weights(folder)
     except UserError as error:
         return Check("model", FAILED, str(error), f"repair it, or delete {folder} and let Snakemake make it again")
-    names = sorted(tokenizer.convert_ids_to_tokens(list(stops)))
-    return Check("model", OK, f"chat template ends {chat_prompt(tokenizer, '?')[-24:]!r}; stops at {', '.join(names)}")
+    return Check("model", OK, f"chat template ends {chat_prompt(tokenizer, '?')[-24:]!r}")
+
+
+def check_stops(folder: str | Path) -> Check:
+    """At which tokens does an answer end, and do the model's files agree on them?
+
+    Sampler, trainer, evaluation and judge take what any of the files names.
+    """
+    tokenizer = load_tokenizer(folder)
+
+    def named(tokens: Iterable[int]) -> str:
+        return ", ".join(sorted(tokenizer.convert_ids_to_tokens(list(tokens)))) or "none"
+
+    all_of_them, sources = stop_token_ids(folder, tokenizer), stop_tokens_by_source(folder, tokenizer)
+    found = f"sampler and trainer end an answer at {named(all_of_them)}"
+    speaking = {source: tokens for source, tokens in sources.items() if tokens}
+    if all(tokens == set(all_of_them) for tokens in speaking.values()):
+        return Check("stop tokens", OK, f"{found}, as {', '.join(speaking)} say")
+    each = "; ".join(f"{source}: {named(tokens)}" for source, tokens in sources.items())
+    return Check("stop tokens", OK, f"{found}, since the model's files disagree ({each})")
 
 
 def check_prompts(train_file: str | Path, model: str | Path, recipe: Recipe) -> Check:

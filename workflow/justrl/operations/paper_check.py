@@ -18,7 +18,7 @@ from justrl.errors import UserError
 from justrl.layout import Layout
 
 FREE: dict[str, tuple[str, ...]] = {
-    "recipe": ("data_seed",),
+    "recipe": ("data_seed", "alarms"),
     "runs": ("enabled", "evaluate", "segment_steps", "evaluate_every", "seed", "seeds", "recipe"),
     "external": ("enabled",),
     "benchmarks": ("label",),

@@ -51,6 +51,7 @@ def _check_run(experiment: Experiment, run: str, results: Path) -> list[Check]:
         memory,
         guarded("model", lambda: experiment_checks.check_model(folder, engine)),
         guarded("weight transfer", lambda: experiment_checks.check_weight_transfer(folder, hardware, engine)),
+        guarded("stop tokens", lambda: experiment_checks.check_stops(folder)),
         guarded("prompts", lambda: experiment_checks.check_prompts(data, folder, recipe)),
     ]
 
@@ -80,6 +81,7 @@ def check_job(
         guarded("reward", lambda: experiment_checks.check_reward(recipe.reward)),
         guarded("model", lambda: experiment_checks.check_model(model, engine)),
         guarded("weight transfer", lambda: experiment_checks.check_weight_transfer(model, hardware, engine)),
+        guarded("stop tokens", lambda: experiment_checks.check_stops(model)),
         guarded("prompts", lambda: experiment_checks.check_prompts(data, model, recipe)),
         guarded("engine", lambda: _check_engine(engine, engine_config)),
     ]

@@ -17,6 +17,7 @@ from justrl.errors import UserError
 from justrl.io import read_json_object, read_object, read_whole_lines
 from justrl.model_shape import shape_of
 from justrl.operations.planning import duration, hang_timeout_minutes
+from justrl.train import alarms
 from justrl.train.run_lock import HEARTBEAT_SECONDS, process_start
 from justrl.train.watch import START_SECONDS, state_of
 
@@ -34,8 +35,8 @@ class RunProgress:
     """One run: its metrics rows by step, where it should end, when it last wrote, and who is training it.
 
     `total` is the configured number of steps, `merged` the last step of a run whose segments are all there, `touched`
-    when the trainer's lock was last touched, `hang_seconds` how long its trainer may go without progress, and
-    `unreadable` says which of its files cannot be read.
+    when the trainer's lock was last touched, `hang_seconds` how long its trainer may go without progress, `unreadable`
+    says which of its files cannot be read, and `alarm` what ended its training.
     """
 
     name: str
@@ -48,6 +49,7 @@ class RunProgress:
     touched: float | None = None
     hang_seconds: float | None = None
     unreadable: Sequence[str] = ()
+    alarm: str = ""
 
     @property
     def step(self) -> int:
@@ -99,6 +101,10 @@ def read_run(folder: str | Path, total: int | None = None) -> RunProgress:
         except (OSError, UserError) as error:
             why = getattr(error, "strerror", None) or error
             unreadable.append(f"{path} cannot be read ({why}): its steps are missing here")
+    try:
+        alarm = alarms.standing(folder / "work")
+    except (UserError, OSError) as error:
+        alarm = str(error)
     merged, lock = folder / "metrics.jsonl", folder / "work" / "LOCK"
     return RunProgress(
         folder.name,
@@ -111,6 +117,7 @@ def read_run(folder: str | Path, total: int | None = None) -> RunProgress:
         lock.stat().st_mtime if lock.is_file() else None,
         hang_seconds,
         unreadable,
+        alarm,
     )
 
 
@@ -131,7 +138,7 @@ def _hang_seconds(folder: Path) -> float | None:
 
 def findings(run: RunProgress, now: float | None = None) -> list[str]:
     """What is wrong with a run, one sentence each; an empty list is a healthy run."""
-    unusual = [*run.unreadable, *_silence(run, time.time() if now is None else now)]
+    unusual = [*filter(None, [run.alarm]), *run.unreadable, *_silence(run, time.time() if now is None else now)]
     if not run.rows:
         return unusual
     found = problems(summarize_run(run.rows, run.experiment)["findings"])

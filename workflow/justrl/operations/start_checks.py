@@ -15,10 +15,11 @@ from justrl.io import is_hub_id, read_json_object, read_object
 from justrl.layout import JUDGE, Layout
 from justrl.model_folder import check_files
 from justrl.operations import trained
+from justrl.train import alarms
 from justrl.train.segment import EXECUTION_KEYS
 
 # What of a run may change in the middle of its training.
-EXECUTION = {f"recipe.{key}" for key in EXECUTION_KEYS}
+EXECUTION = tuple(f"recipe.{key}." for key in EXECUTION_KEYS)
 
 
 def check_unchanged(experiment: Experiment, results: Path) -> None:
@@ -30,7 +31,7 @@ def check_unchanged(experiment: Experiment, results: Path) -> None:
         if not written.is_file() or not steps:
             continue
         found = differences(completed(_described_by(written)), experiment.described(name).as_dict())
-        changed = in_words(row for row in found if row[0] not in EXECUTION)
+        changed = in_words(row for row in found if not f"{row[0]}.".startswith(EXECUTION))
         if changed:
             raise UserError(
                 f"config: run {name} has trained {steps} steps in {folder}, as another training than the one that is "
@@ -164,6 +165,13 @@ def check_nothing_lost(jobs: Iterable[Planned], layout: Layout, accepted: bool) 
             f"{path}{more} would be sampled again and replaced ({reason:.300}). Undo the change, give other sampling "
             "settings a protocol name of their own, or accept it by `--config accept_changes=true`."
         )
+
+
+def marked(segments: Iterable[tuple[str, int]], layout: Layout) -> Iterator[str]:
+    """A line for each run that has segments to train and was ended by an alarm, at which its jobs end at once, too."""
+    for run in sorted({run for run, _ in segments}):
+        if alarm := alarms.standing(Path(layout.run(run)) / "work"):
+            yield f"{run}: {alarm}"
 
 
 def behind_results(layout: Layout, planned: Container[str] = ()) -> Iterator[str]:

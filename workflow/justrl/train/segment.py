@@ -4,6 +4,7 @@ work_dir/checkpoints/             rolling full training states, the engine's own
 work_dir/finished/step_000060/    hard links to what was published: a finished segment is restored, never retrained
 work_dir/metrics.jsonl            live: one line per step as it happens
 work_dir/rollouts/step_000012.parquet    what is kept of that step's rollouts, until the next segment is finished
+work_dir/alarms.json              the alarms that ended this training, and which of them were accepted (`alarms`)
 work_dir/attempts.jsonl           when each attempt to train a segment began, on how many GPUs, and how it ended
 work_dir/node.json                what the first attempt found of its node's GPUs
 work_dir/LOCK                     who trains here now
@@ -35,7 +36,7 @@ from justrl.io import (
     write_json,
     write_jsonl,
 )
-from justrl.train import kept_rollouts
+from justrl.train import alarms, kept_rollouts
 from justrl.train import run_lock as locking
 
 # What stands in a model's folder that was not kept.
@@ -47,8 +48,8 @@ EX_TEMPFAIL = 75
 # Metrics that depend on the machine and the hour; all others are the same for the same seed, interrupted or not.
 TIMING_FIELDS = ("step_seconds", "tokens_per_second", "rollout_seconds", "update_seconds")
 
-# Recipe keys that say how a step is computed, not what: changing them in mid-training is allowed.
-EXECUTION_KEYS = ("micro_batch_per_gpu", "gradient_checkpointing")
+# Recipe keys that say how a step is computed or watched, not what: changing them in mid-training is allowed.
+EXECUTION_KEYS = ("micro_batch_per_gpu", "gradient_checkpointing", "alarms")
 
 
 # SIGURG is what Slurm can be told to send before the limit (whoever does not expect it ignores it); SIGTERM comes when
@@ -239,7 +240,7 @@ class WorkDir:
                 write_model(folder / "model")
             else:
                 write_json(folder / "model" / NOT_KEPT, {"step": request.to_step, "why": "keep_exports: evaluated"})
-            write_jsonl(folder / "metrics.jsonl", metrics)
+            write_jsonl(folder / "metrics.jsonl", alarms.with_accepted(metrics, self.path))
             kept_rollouts.join(self.rollouts, steps, folder / kept_rollouts.FILE)
             files = {str(path.relative_to(folder)): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
             segment = {"start_step": request.start_step, "identity": request.identity(), "sha256": files}

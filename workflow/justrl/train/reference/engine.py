@@ -15,8 +15,8 @@ def train_segment(request: SegmentRequest) -> None:
 
     Raises:
         SegmentInterrupted: a stop signal came; state saved, start again to go on.
-        UserError: a live trainer is at work in the folder, nothing to resume from, a full disk, a non-finite loss, a
-            recipe that samples ahead of its weights.
+        UserError: a live trainer is at work in the folder, nothing to resume from, a full disk, a non-finite loss,
+            an alarm (`justrl.train.alarms`), a recipe that samples ahead of its weights.
     """
     if request.recipe.staleness:
         raise UserError(

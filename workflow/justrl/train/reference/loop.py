@@ -16,6 +16,7 @@ from justrl.config_files import in_words
 from justrl.errors import UserError
 from justrl.generation.base import Completed, stop_token_ids
 from justrl.train import kept_rollouts
+from justrl.train.alarms import AlarmRaised, Answer, Watch
 from justrl.train.reference.checkpoint import (
     TrainingState,
     list_states,
@@ -66,6 +67,7 @@ class TrainingLoop:
         self.questions = load_questions(request.train_file, self.tokenizer, recipe.max_prompt_length)
         self.identity = request.identity()
         self.rows: list[dict] = []
+        self.alarms = Watch(request.work_dir, recipe.alarms, [], writes=world.is_main)
         self.backend = self._make_backend()
 
     def _make_backend(self) -> RolloutBackend:
@@ -131,6 +133,7 @@ class TrainingLoop:
             # The order of summation, and with it the last bit, depends on the number of threads.
             torch.set_num_threads(state.threads)
         self.rows = list(state.metrics)
+        self.alarms = Watch(self.request.work_dir, self.recipe.alarms, self.rows, writes=self.world.is_main)
 
     def export(self, folder: Path) -> None:
         """Write the policy as a Hugging Face folder."""
@@ -156,7 +159,9 @@ class TrainingLoop:
     def train_step(self) -> dict:
         """Make the next step and return its metrics.
 
-        Raises NonFiniteError: the loss or gradient is not finite; the batch is written to the working folder.
+        Raises:
+            NonFiniteError: the loss or gradient is not finite; the batch is written to the working folder.
+            AlarmRaised: the step cannot be right; nothing of it has been trained.
         """
         step, began = self.step + 1, time.monotonic()
         questions, rollouts = self.roll_out(step)
@@ -173,14 +178,19 @@ class TrainingLoop:
             torch.tensor(rewards.totals).view(-1, self.recipe.rollouts_per_prompt),
             [rollout.log_probs for rollout in rollouts],
         )
+        summary = {"step": step, **self._summary(questions, lengths, rewards)}
+        whole = next((i for i, length in enumerate(lengths) if length < self.recipe.max_response_length), 0)
         rate = self.optimizer.param_groups[0]["lr"]
         try:
-            update = self.trainer.train_step(batch)
+            update = self.trainer.train_step(
+                batch,
+                lambda found: self.alarms.look(summary | found, lambda: Answer(completions[whole], golds[whole])),
+            )
         except NonFiniteError as error:
             raise self._dump(step, error, questions, completions, rewards) from error
         self.scheduler.step()
         now = time.monotonic()
-        row = {"step": step, **self._summary(questions, lengths, rewards), **update, "lr": rate}
+        row = {**summary, **update, "lr": rate}
         row["tokens_per_second"] = (row["prompt_tokens"] + row["response_tokens"]) / (now - began)
         row |= {"step_seconds": now - began, "rollout_seconds": rolled_out - began, "update_seconds": now - rolled_out}
         self.rows.append(row)
@@ -228,6 +238,8 @@ class TrainingLoop:
             "undecided": sum(undecided) / count,
             "rollouts": count,
             "score_mean": sum(scores) / count,
+            "score_highest": max(scores),
+            "score_lowest": min(scores),
             "overlong_penalty_mean": sum(penalties) / count,
             "solve_all": sum(n == group for n in solved) / len(solved),
             "solve_none": sum(n == 0 for n in solved) / len(solved),
@@ -284,6 +296,7 @@ def train(
 
     Raises:
         SegmentInterrupted: a stop signal came; the step that was under way is finished and saved.
+        AlarmRaised: a step cannot be right; the state of the one before is saved.
         UserError: there is no state to go on from, or no room to save one.
     """
     received: list[int] = []
@@ -304,7 +317,13 @@ def train(
                 if stop:
                     raise SegmentInterrupted(f"{request.run}: told to stop; step {loop.step} is saved")
                 progress(f"in step {loop.step + 1}", request.hardware.hang_seconds)
-                row = loop.train_step()
+                try:
+                    row = loop.train_step()
+                except AlarmRaised:
+                    if world.is_main and loop.step != saved:
+                        check_lock()
+                        save_state(work.checkpoints, loop.state(), spare)
+                    raise
                 progress(f"after step {loop.step}", request.hardware.hang_seconds)
                 if reporter:
                     reporter.report(row)

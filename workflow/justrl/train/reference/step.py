@@ -114,8 +114,13 @@ class GRPOTrainer:
         }
         return loss, metrics
 
-    def train_step(self, batch: RolloutBatch) -> dict[str, float]:
+    def train_step(
+        self, batch: RolloutBatch, before_update: Callable[[dict[str, float]], None] = lambda found: None
+    ) -> dict[str, float]:
         """Update the policy once per mini-batch on the rollouts of one step.
+
+        Args:
+            before_update: called with what is known of the rollouts; what it raises leaves the policy as it is.
 
         Returns:
             entropy (token mean before the update) and entropy_as_published, unless the batch brings `old_log_probs`;
@@ -135,13 +140,14 @@ class GRPOTrainer:
             entropy = self._entropy(batch, entropies)
         else:
             old_log_probs, entropy = list(batch.old_log_probs), {}
+        difference = self._rollout_difference(batch, old_log_probs)
+        before_update({**entropy, **difference})
         size = self._rows_per_mini_batch(batch)
         updates = []
         for number, start in enumerate(range(0, len(batch.responses), size)):
             rows = range(start, min(start + size, len(batch.responses)))
             updates.append(self._update(number, rows, batch, per_sequence, old_log_probs))
         means = {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
-        difference = self._rollout_difference(batch, old_log_probs)
         return {**entropy, **means, **difference}
 
     def _rollout_difference(self, batch: RolloutBatch, old_log_probs: list[Tensor]) -> dict[str, float]:

@@ -1,15 +1,22 @@
-"""verl's agent-loop workers with prompts built by what the tokenizer has, not by the type of the model.
+"""verl's agent-loop workers with prompts built by what the tokenizer has, and answers that end at every stop token.
 
 verl 0.9.1 takes its Qwen prompt builder for every model of type qwen2, and that one needs `<|im_end|>`. DeepSeek's R1
 distillations are of type qwen2 and have no such token: each rollout would fail before it starts (verl#7637, mended
-after 0.9.1). `actor_rollout_ref.rollout.agent.agent_loop_manager_class` names the manager below.
+after 0.9.1).
+
+It leaves it to vLLM where an answer ends, which knows the tokenizer's end and generation_config.json alone: an answer
+that ends its turn in another way (`generation.base.stop_tokens_by_source`) would run on to the limit.
+
+`actor_rollout_ref.rollout.agent.agent_loop_manager_class` names the manager below.
 """
+
+from typing import Any
 
 import ray
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
-from justrl.generation.base import END_OF_TURN
+from justrl.generation.base import END_OF_TURN, stop_token_ids
 
 DEEPSEEK_END = "<｜end▁of▁sentence｜>"
 
@@ -41,6 +48,10 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # the class u
         super().__init__(*args, **kwargs)
         AgentLoopBase._cap_text_prompt_length = refuse_longer
         self.hf_model_type = builder_model_type(self.hf_model_type, self.tokenizer.get_vocab())
+        self._stops = list(stop_token_ids(self.config.actor_rollout_ref.model.path, self.tokenizer))
+
+    async def _run_agent_loop(self, sampling_params: dict[str, Any], *args, **kwargs):
+        return await super()._run_agent_loop({**sampling_params, "stop_token_ids": self._stops}, *args, **kwargs)
 
 
 class AgentLoopManager(AgentLoopManagerTQ):

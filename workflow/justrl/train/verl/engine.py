@@ -25,6 +25,7 @@ from justrl.train.trackers import Trackers
 from justrl.train.verl import checkpoints, environment, translate
 from justrl.train.verl import step_log as metrics
 from justrl.train.verl.memory import check_start
+from justrl.train.verl.progress import Progress as AttemptFiles
 from justrl.train.verl.request import VerlRequest
 from justrl.train.verl.supervisor import Supervisor
 from justrl.train.watch import START_SECONDS, Progress, watched
@@ -38,7 +39,7 @@ def train_segment(request: SegmentRequest) -> None:
     Raises:
         SegmentInterrupted: a stop signal came; state saved, start again to go on.
         UserError: verl is not installed or refuses the configuration, a live trainer is at work in the folder, the
-            training failed or made no progress; the message names the log.
+            training failed or made no progress, an alarm was raised (`justrl.train.alarms`); the message names the log.
     """
     translate.require_verl()
     require_verl_stack()
@@ -95,6 +96,9 @@ class Segment:
         attempt.mkdir(parents=True, exist_ok=True)
         configuration = attempt / "config.yaml"
         translate.write_configuration(translate.resolve(wanted), configuration)
+        logged = metrics.read_attempts(self.logs, self.request.recipe)
+        earlier = [logged[step] for step in sorted(logged) if step <= start]
+        AttemptFiles(attempt).write_alarms(self.request.recipe.alarms, earlier)
         if others := os.environ.get(environment.MODULES_VARIABLE):
             print(f"verl: {environment.MODULES_VARIABLE} is set, so {others} is loaded, too", file=sys.stderr)
         for name in filter(os.environ.get, environment.ALLOCATOR):

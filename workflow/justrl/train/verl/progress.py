@@ -1,11 +1,15 @@
-"""Files between trainer and supervisor: the trainer's progress, and the request to save and stop."""
+"""Files between trainer and supervisor: the trainer's progress, the request to save and stop, the alarms' limits."""
 
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from justrl.io import read_json_object
+from justrl.config import Alarms
+from justrl.io import read_json, read_json_object, write_json
+from justrl.train.alarms import Watch, read_by_alarms
 
 # Folder in which one attempt's trainer and its supervisor meet.
 ATTEMPT_VARIABLE = "JUSTRL_ATTEMPT"
@@ -18,7 +22,10 @@ START, LOAD_STATE, LOAD_WEIGHTS = STARTING = ("start", "load state", "load weigh
 
 
 class Progress:
-    """The files of one attempt: the trainer's `progress.json`, `problem.txt` and `ended`, the supervisor's `stop`."""
+    """The files of one attempt.
+
+    The trainer's are `progress.json`, `problem.txt` and `ended`, the supervisor's `stop` and `alarms.json`.
+    """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -26,6 +33,7 @@ class Progress:
         self.stop_file = self.folder / "stop"
         self.problem_file = self.folder / "problem.txt"
         self.ended_file = self.folder / "ended"
+        self.alarms_file = self.folder / "alarms.json"
 
     @classmethod
     def of_this_attempt(cls) -> "Progress":
@@ -50,6 +58,15 @@ class Progress:
     def problem(self) -> str:
         """Why the trainer ended itself; empty if it did not."""
         return self.problem_file.read_text(encoding="utf-8") if self.problem_file.is_file() else ""
+
+    def write_alarms(self, limits: Alarms, rows: Sequence[dict[str, Any]]) -> None:
+        """Tell the trainer by what alarms are raised, and the metrics of the steps that it goes on from."""
+        write_json(self.alarms_file, {"limits": limits.as_dict(), "rows": [read_by_alarms(row) for row in rows]})
+
+    def alarms(self, work: Path) -> Watch:
+        """What looks at the trainer's steps and marks the run of a working folder."""
+        told = read_json(self.alarms_file)
+        return Watch(work, Alarms.model_validate(told["limits"]), told["rows"])
 
     def ask_to_stop(self) -> None:
         """Ask the trainer to save at the next safe moment and end."""

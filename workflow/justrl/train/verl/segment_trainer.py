@@ -1,8 +1,8 @@
 """verl's trainers, with what a supervised segment needs added at their hooks; the algorithm is verl's.
 
 Added: reports of progress, the share of right answers and the entropy as published as metrics, a few rollouts of each
-step kept to be read, at most two full states on disk, and a save at the first safe moment when the supervisor asks to
-stop, even in the middle of the rollouts.
+step kept to be read, at most two full states on disk, alarms (`justrl.train.alarms`), and a save at the first safe
+moment when the supervisor asks to stop, even in the middle of the rollouts.
 
 Mended, since verl 0.9.1 goes on without a word:
 1. Trajectories come in the order in which they finished, short ones first, and mini-batches are cut from that. They are
@@ -28,9 +28,10 @@ from verl.utils import tensordict_utils as tu
 
 from justrl.generation.base import stop_token_ids
 from justrl.train import kept_rollouts
+from justrl.train.alarms import AlarmRaised, Answer
 from justrl.train.published_entropy import entropy_as_published
 from justrl.train.segment import WorkDir
-from justrl.train.verl import checkpoints
+from justrl.train.verl import checkpoints, step_log
 from justrl.train.verl.progress import KEEP_VARIABLE, LOAD_STATE, LOAD_WEIGHTS, POLL_VARIABLE, START, Progress
 
 
@@ -79,7 +80,12 @@ class SegmentHooks(PPOTrainer):
         super().__init__(config)
         self._position: dict = {}
         self._saved_step = -1
+        self._alarms = self._progress.alarms(self._work.path)
         self._watch_rollouts()
+
+    @property
+    def _work(self) -> WorkDir:
+        return WorkDir(Path(self.config.trainer.default_local_dir).parent)
 
     def _watch_rollouts(self) -> None:
         """Look for a request to stop whenever verl looks at the rollouts under way."""
@@ -140,7 +146,39 @@ class SegmentHooks(PPOTrainer):
             [len(row) for row in entropies],
             lambda row, tokens: float(entropies[row][:tokens].sum(dtype=torch.float64)),
         )
+        self._look_at_rollouts(batch, metrics)
         return result
+
+    def _look_at_rollouts(self, batch, metrics) -> None:
+        """Add what the rewards say to a step's metrics, keep a few rollouts, and end where an alarm is raised."""
+        lengths = {
+            key: tag["response_len"]
+            for key, tag in zip(batch.keys, batch.tags, strict=True)
+            if not tag.get("is_padding", False)
+        }
+        keys = sorted(lengths, key=place_of)
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+        extra = [fields["reward_extra_info"] for fields in _listed(data["extra_fields"])]
+        for name, key in (("accuracy", "acc"), ("undecided", "undecided")):
+            metrics[f"justrl/{name}"] = float(np.mean([fields[key] for fields in extra]))
+        scores = [float(fields["score"]) for fields in extra]
+        metrics |= {"justrl/score_highest": max(scores), "justrl/score_lowest": min(scores)}
+        # Before the step is logged: one that is not is made again.
+        self._keep_rollouts(keys, batch.partition_id)
+        limit = self.config.actor_rollout_ref.rollout.response_length
+        cut_off = float(np.mean([length == limit for length in lengths.values()]))
+        row = step_log.in_our_names(metrics | {"response_length/clip_ratio": cut_off})
+        whole = next((key for key in keys if lengths[key] < limit), keys[0])
+
+        def answer() -> Answer:
+            (shown,) = self._read_rollouts([whole], batch.partition_id)
+            return Answer(shown["response"], shown["gold"])
+
+        try:
+            self._alarms.look({"step": self.global_steps, **row}, answer)
+        except AlarmRaised as alarm:
+            self._save_state_before()
+            self._fail(str(alarm))
 
     def _update_actor(self, batch, metrics):
         batch = super()._update_actor(batch, metrics)
@@ -166,14 +204,18 @@ class SegmentHooks(PPOTrainer):
         super().on_step_end()
         self._progress.report(self.global_steps, "log")
 
-    def _save_before_this_step(self) -> None:
-        """Save the state in which this step began: nothing of it has changed while the rollouts are under way."""
+    def _save_state_before(self) -> None:
+        """Save the state in which this step began: nothing of it has changed before the update."""
         self.global_steps -= 1
         if self._saved_step != self.global_steps and self.global_steps > 0:
             loader, self.train_dataloader = self.train_dataloader, _Loader(self._position)
             self._save_checkpoint()
             self.train_dataloader = loader
-        raise SegmentStopped(f"asked to stop; saved after step {self.global_steps}")
+        self.global_steps += 1
+
+    def _save_before_this_step(self) -> None:
+        self._save_state_before()
+        raise SegmentStopped(f"asked to stop; saved after step {self._saved_step}")
 
     def _save_checkpoint(self):
         self._progress.report(self.global_steps, "save")
@@ -185,23 +227,12 @@ class SegmentHooks(PPOTrainer):
     def _save_queue(self) -> None:
         """Save the rollouts that are under way, of which a synchronous trainer has none between its steps."""
 
-    def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch):
-        super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
-        keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
-        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-        extra = _listed(data["extra_fields"])
-        for name, key in (("accuracy", "acc"), ("undecided", "undecided")):
-            metrics[f"justrl/{name}"] = float(np.mean([fields["reward_extra_info"][key] for fields in extra]))
-        # Before the step is logged: one that is not is made again.
-        self._keep_rollouts(keys, batch.partition_id)
-
     def _keep_rollouts(self, keys: list[str], partition: str) -> None:
-        """Write a few of the step's rollouts down to be read: those at the places that the reference engine takes."""
-        keys = sorted(keys, key=place_of)
+        """Write a few of the step's rollouts down to be read; `keys` are in order, as those of the reference engine."""
         wanted = int(os.environ[KEEP_VARIABLE])
         kept = [keys[place] for place in kept_rollouts.places(self.global_steps, len(keys), wanted)]
-        folder = WorkDir(Path(self.config.trainer.default_local_dir).parent).rollouts
-        kept_rollouts.write(folder, self.global_steps, self._read_rollouts(kept, partition) if kept else [])
+        rows = self._read_rollouts(kept, partition) if kept else []
+        kept_rollouts.write(self._work.rollouts, self.global_steps, rows)
 
     def _read_rollouts(self, keys: list[str], partition: str) -> list[dict[str, Any]]:
         """Rollouts as rows of `kept_rollouts`."""
@@ -283,6 +314,9 @@ class AheadTrainer(SegmentHooks, PPOTrainerColocateAsync):
     def _save_queue(self) -> None:
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         tq.save_checkpoint(folder / "transfer_queue", metadata={"global_steps": self.global_steps})
+
+    def _save_state_before(self) -> None:
+        """The last one saved is kept: the queue has moved on, and only a step's end can be saved."""
 
     def _save_before_this_step(self) -> None:
         """Stop if the state before this step is saved; else it is saved at the step's end: the queue has moved on."""

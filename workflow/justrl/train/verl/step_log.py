@@ -5,6 +5,7 @@ attempts made the same step, the later one counts, since the training went on fr
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ NAMES = {
     "accuracy": "justrl/accuracy",
     "rollouts": "justrl/rollouts",
     "undecided": "justrl/undecided",
+    "score_highest": "justrl/score_highest",
+    "score_lowest": "justrl/score_lowest",
     "advantage_highest": "critic/advantages/max",
     "advantage_lowest": "critic/advantages/min",
     "entropy": "actor/entropy",
@@ -54,11 +57,16 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * min(1.0, (step - 1) / warmup if warmup else 1.0)
 
 
+def in_our_names(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What verl has measured, in our names; what is no number is None, as JSON has it."""
+    return {ours: _finite(data[verls]) for ours, verls in NAMES.items() if verls in data}
+
+
 def translate(line: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """One line of verl's log in our names: `{"step": N, "data": {...}}` -> `{"step": N, "reward_mean": ...}`."""
     step, data = line["step"], line["data"]
     row: dict[str, Any] = {"step": step}
-    row |= {ours: _finite(data[verls]) for ours, verls in NAMES.items() if verls in data}
+    row |= in_our_names(data)
     row["lr"] = learning_rate(recipe, step)
     # verl's perf/throughput counts per GPU and with prompts; ours is all processed tokens of the step per second.
     tokens, seconds = data.get("perf/total_num_tokens"), data.get("timing_s/step")

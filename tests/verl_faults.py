@@ -1,0 +1,48 @@
+"""Faults for verl's processes, which load this module: `VERL_USE_EXTERNAL_MODULES=verl_faults`.
+
+JUSTRL_TEST_FAULTS names them, separated by commas: `stale` (weights reach the sampler at its start and never again),
+`stops` (the sampler is told of no stop token, so that it knows what vLLM finds by itself), `temperature` (the sampler
+draws at another one than the trainer reckons with).
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent / "slurm"))
+
+from when_imported import WhenImported
+
+FAULTS = os.environ.get("JUSTRL_TEST_FAULTS", "").split(",")
+
+
+def _stale(module) -> None:
+    extension, syncs = module.vLLMColocateWorkerExtension, []
+    receive, load = extension.update_weights_from_ipc, extension._update_weights
+
+    def update_weights_from_ipc(self, *args, **kwargs):
+        syncs.append(1)
+        return receive(self, *args, **kwargs)
+
+    def _update_weights(self, *args, **kwargs):
+        return load(self, *args, **kwargs) if len(syncs) == 1 else None
+
+    extension.update_weights_from_ipc, extension._update_weights = update_weights_from_ipc, _update_weights
+
+
+def _sampling(module) -> None:
+    run = module.AgentLoopWorker._run_agent_loop
+
+    async def _run_agent_loop(self, sampling_params, *args, **kwargs):
+        if "stops" in FAULTS:
+            sampling_params = {key: value for key, value in sampling_params.items() if key != "stop_token_ids"}
+        if "temperature" in FAULTS:
+            sampling_params = {**sampling_params, "temperature": 3.0}
+        return await run(self, sampling_params, *args, **kwargs)
+
+    module.AgentLoopWorker._run_agent_loop = _run_agent_loop
+
+
+if "stale" in FAULTS:
+    sys.meta_path.insert(0, WhenImported("verl.workers.rollout.vllm_rollout.utils", _stale))
+sys.meta_path.insert(0, WhenImported("verl.experimental.agent_loop.agent_loop", _sampling))
