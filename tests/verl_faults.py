@@ -37,7 +37,7 @@ def _sampling(module) -> None:
         if "stops" in FAULTS:
             sampling_params = {key: value for key, value in sampling_params.items() if key != "stop_token_ids"}
         if "temperature" in FAULTS:
-            sampling_params = {**sampling_params, "temperature": 3.0}
+            sampling_params = {**sampling_params, "temperature": 1.5}
         return await run(self, sampling_params, *args, **kwargs)
 
     module.AgentLoopWorker._run_agent_loop = _run_agent_loop

@@ -212,7 +212,7 @@ def _put_in_fault(fault: str) -> None:
 
     class Sampler(loop.TransformersRollouts):
         def __init__(self, model, tokenizer, sampling, **options):
-            changed = {"temperature": {"temperature": 3.0}, "stops": {"stop_token_ids": (0,)}, "stale": {}}[fault]
+            changed = {"temperature": {"temperature": 1.5}, "stops": {"stop_token_ids": (0,)}, "stale": {}}[fault]
             model = copy.deepcopy(model) if fault == "stale" else model
             super().__init__(model, tokenizer, replace(sampling, **changed), **options)
 

@@ -9,9 +9,10 @@ from justrl.train.reference.checkpoint import list_states
 
 # 256 answers a step, so that four of them are enough for every alarm; right or wrong, without a penalty.
 RECIPE_HERE = RECIPE | {
-    "prompts_per_step": 64,
-    "mini_batch_prompts": 32,
-    "micro_batch_per_gpu": 32,
+    "prompts_per_step": 32,
+    "rollouts_per_prompt": 8,
+    "mini_batch_prompts": 16,
+    "micro_batch_per_gpu": 64,
     "overlong_penalty": {"enabled": False, "buffer": 24, "factor": 1.0},
 }
 NEVER_RIGHT = "def score(completion, gold, row):\n    return -1.0\n"
@@ -20,7 +21,7 @@ NEVER_RIGHT = "def score(completion, gold, row):\n    return -1.0\n"
 @pytest.fixture(scope="module")
 def materials(tmp_path_factory):
     folder = make_materials(tmp_path_factory.mktemp("materials"), steps=150)
-    data = ["--rows", "400", "--digits", "1", "--seed", "5", "--output", str(folder / "train.parquet")]
+    data = ["--rows", "64", "--digits", "1", "--seed", "5", "--output", str(folder / "train.parquet")]
     justrl(["data", "arithmetic", "train", "--formatted", *data])
     return folder
 
@@ -46,7 +47,7 @@ def never_right(folder):
 
 def test_a_reward_that_is_always_the_least_ends_it_until_accepted(make_run, tmp_path):
     run = make_run(reward=never_right(tmp_path))
-    assert run.finish() == 2
+    assert run.finish(*run.arguments(to=6)) == 2
     ((alarm, step, accepted),) = marks(run)
     assert (alarm, step, accepted) == ("least_reward", 4, None)
     said = run.output.splitlines()[-1]
@@ -59,15 +60,15 @@ def test_a_reward_that_is_always_the_least_ends_it_until_accepted(make_run, tmp_
 
     # A queue's retry: the same sentence, no attempt, nothing trained.
     attempts = (run.work / "attempts.jsonl").read_text()
-    assert run.finish() == 2
+    assert run.finish(*run.arguments(to=6)) == 2
     assert run.output.splitlines()[-1] == said
     assert (run.work / "attempts.jsonl").read_text() == attempts
 
     justrl(["train", "resume", str(run.folder), "--accept", "least_reward"])
-    assert run.finish() == 0, run.output
+    assert run.finish(*run.arguments(to=6)) == 0, run.output
     assert "going on from the state of step 3" in run.output
-    assert [row.get("accepted_alarms") for row in run.metrics()] == [*[None] * 3, *["least_reward"] * 5]
-    justrl(["report", "health", "--metrics", str(run.metrics_file()), "--output", str(tmp_path / "health.json")])
+    assert [row.get("accepted_alarms") for row in run.metrics(to=6)] == [*[None] * 3, *["least_reward"] * 3]
+    justrl(["report", "health", "--metrics", str(run.metrics_file(to=6)), "--output", str(tmp_path / "health.json")])
     assert "alarm least_reward ended the training before step 4" in read_json(tmp_path / "health.json")["health"]
 
 
@@ -76,37 +77,34 @@ def marks(run: Run) -> list[tuple[str, int, str | None]]:
 
 
 @pytest.mark.parametrize(
-    ("fault", "expected"),
-    [
-        ("temperature", ("probs_difference", 2, None)),
-        ("stale", ("probs_difference", 4, None)),
-        ("stops", ("truncated", 4, None)),
-    ],
+    ("fault", "alarm", "by_step"),
+    # The rate rises over two steps from 0; the weights of the start are those that step 2 trains, too.
+    [("temperature", "probs_difference", 2), ("stale", "probs_difference", 6), ("stops", "truncated", 4)],
 )
-def test_a_sampler_that_is_another_than_what_is_trained_ends_it(make_run, fault, expected):
+def test_a_sampler_that_is_another_than_what_is_trained_ends_it(make_run, fault, alarm, by_step):
     run = make_run(learning_rate=3e-3)
     assert run.finish(sampler_fault=fault) == 2
-    assert marks(run) == [expected], run.output
+    ((name, step, _),) = marks(run)
+    assert name == alarm and step <= by_step, run.output
 
 
 def test_accepted_it_ends_as_if_no_alarm_had_been_on(make_run):
     """The step that raised it had trained nothing, so that the weights are the same to the bit."""
-    run = make_run(learning_rate=3e-3)
-    assert run.finish(sampler_fault="temperature") == 2
+    run = make_run()
+    assert run.finish(*run.arguments(to=4), sampler_fault="temperature") == 2
     justrl(["train", "resume", str(run.folder), "--accept", "probs_difference"])
-    assert run.finish(sampler_fault="temperature") == 0, run.output
-    silent = Run(make_run(learning_rate=3e-3, alarms={"probs_difference": None}).materials, run.folder / "silent")
-    assert silent.finish(sampler_fault="temperature") == 0, silent.output
-    assert silent.weights() == run.weights()
+    assert run.finish(*run.arguments(to=4), sampler_fault="temperature") == 0, run.output
+    silent = Run(make_run(alarms={"probs_difference": None}).materials, run.folder / "silent")
+    assert silent.finish(*silent.arguments(to=4), sampler_fault="temperature") == 0, silent.output
+    assert silent.weights(to=4) == run.weights(to=4)
 
 
-def test_healthy_a_hard_start_or_a_third_cut_off_it_goes_on(make_run, tmp_path):
-    seen = {}
-    for name, changes in {"as it is": {}, "a third cut off": {"max_response_length": 7}}.items():
-        run = Run(make_run(**changes).materials, tmp_path / name)
-        assert run.finish() == 0, run.output
-        assert not (run.work / "alarms.json").exists()
-        seen[name] = run.metrics()
-    accuracies = [row["accuracy"] for row in seen["as it is"]]
-    truncated = [row["response_clip_ratio"] for row in seen["a third cut off"]]
-    print(accuracies, truncated, max(r["rollout_probs_diff_mean"] for r in seen["as it is"]))
+@pytest.mark.parametrize("limit", [24, 17], ids=["few answers are right", "a third is cut off, too"])
+def test_a_hard_start_goes_on(make_run, limit):
+    run = make_run(max_response_length=limit)
+    assert run.finish(*run.arguments(to=5)) == 0, run.output
+    assert not (run.work / "alarms.json").exists()
+    rows = run.metrics(to=5)
+    assert min(row["accuracy"] for row in rows) > 0 and rows[0]["accuracy"] < 0.1
+    assert 0.25 < rows[0]["response_clip_ratio"] < 0.6 or limit == 24
+    assert max(row["rollout_probs_diff_mean"] for row in rows) < 1e-6
