@@ -94,7 +94,10 @@ def test_the_paper_s_canary_can_see_a_missed_sync():
     assert run.steps // run.segment_steps >= 2 <= run.segment_steps
     assert run.recipe.learning_rate >= 1e-4 and run.recipe.warmup_steps == 0
     asked = Layout(experiment).canary_asked("canary_deepseek")
+    # It ends in a verdict, not by an alarm.
+    limits = [experiment.recipe.alarms.as_dict(), run.recipe.alarms.as_dict()]
     assert asked["changed"] == {
+        "recipe.alarms": limits,
         "steps": [4380, 4],
         "segment_steps": [60, 2],
         "recipe.learning_rate": [1e-6, 1e-4],
