@@ -13,7 +13,7 @@ localrules:
 rule generate:
     """Sample this shard's share of the answers, all in one submission, resuming from what a killed job left."""
     input:
-        model=ancient(target_model),
+        model=asked(target_model),
         questions=asked("<results>/benchmarks/{benchmark}/questions.parquet"),
     output:
         "<results>/evaluations/{target}/{benchmark}/{protocol}/completions/{shard}-of-{shards}.parquet",
@@ -62,7 +62,7 @@ ruleorder: generate_together > generate
 
 use rule generate as generate_together with:
     input:
-        model=ancient(target_model),
+        model=asked(target_model),
         questions=asked(expand("<results>/benchmarks/{benchmark}/questions.parquet", benchmark=EVALUATION.benchmarks)),
     output:
         expand(

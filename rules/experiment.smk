@@ -22,7 +22,7 @@ from justrl import config_files, outputs
 from justrl.config import Experiment, settings
 from justrl.errors import UserError
 from justrl.layout import Layout
-from justrl.operations import frozen, last_words, made_from, paper_check, planning, start_checks, trained
+from justrl.operations import frozen, last_words, made_from, paper_check, planning, stale, start_checks, trained
 from justrl.train import trackers
 
 # What a job is told by, on its command line; each module of a workflow has a name, and a configuration, of its own.
@@ -130,18 +130,32 @@ def tell_what_is_gone(planned):
         logger.info(line)
 
 
+def used_files(dag):
+    """All files that a start makes or finds made."""
+    return {str(path) for job in dag.jobs for path in job.output}
+
+
+def to_make_again(dag):
+    """The files of a plan that are to be made again for what is in them."""
+    try:
+        return stale.to_make_again(ON_DISK, used_files(dag), changes_accepted()) if dag is workflow.dag else set()
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def before_the_first_job():
     """Stop a start that would destroy, say what it will train, and freeze its configuration if it is no dry run."""
     jobs = list(planned_jobs())
     try:
-        start_checks.check_nothing_lost(jobs, ON_DISK, changes_accepted())
+        accept = start_checks.start_command(sys.argv[1:], "accept_changes=true")
+        start_checks.check_nothing_lost(jobs, ON_DISK, None if changes_accepted() else accept)
         outputs_planned = {path for job in jobs for path in job.outputs}
         tell_what_is_gone(outputs_planned)
         segments = trained.planned_segments(outputs_planned, ON_DISK)
         made_from.check_trained_runs(ON_DISK, {run for run, _ in segments}, outputs_planned)
-        used = {str(path) for job in workflow.dag.jobs for path in job.output}
-        made_from.check_questions(ON_DISK, config.get("benchmarks", {}), used, outputs_planned)
-        if not (workflow.dryrun or workflow.touch):
+        entries, used = config.get("benchmarks", {}), used_files(workflow.dag)
+        stale.check_answers(ON_DISK, entries, used, outputs_planned, accept)
+        if jobs and not (workflow.dryrun or workflow.touch):
             check_interpreter()
             made_from.keep_training_data(ON_DISK, outputs_planned)
             frozen.write(DOCUMENT, FILE)
@@ -158,14 +172,13 @@ class BeforeTheFirstJob(logging.Handler):
     told = False
 
     def emit(self, record):
-        if getattr(record, "event", None) == LogEvent.RUN_INFO and not self.told:
+        planned = getattr(record, "event", None) == LogEvent.RUN_INFO
+        if not self.told and (planned or record.getMessage().startswith("Nothing to be done")):
             self.told = True
             before_the_first_job()
-        elif record.getMessage().startswith("Nothing to be done") and not self.told:
-            self.told = True
-            tell_what_is_gone(())
 
 
 if workflow.is_main_process:
     workflow.config_settings.config_args = [*workflow.config_settings.config_args, f"{FROZEN}={FILE}"]
     logger.addHandler(BeforeTheFirstJob())
+    ancient_inputs.MAKE_AGAIN.append(to_make_again)
