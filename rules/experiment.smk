@@ -18,7 +18,7 @@ from snakemake.cli import get_profile_dir
 from snakemake.logging import LogEvent, logger
 from snakemake.pathvars import Pathvars
 
-from justrl import config_files, outputs
+from justrl import config_files, outputs, paper
 from justrl.config import Experiment, settings
 from justrl.errors import UserError
 from justrl.layout import Layout
@@ -63,6 +63,7 @@ try:
     else:
         config, ENDS = read_configuration(), None
     workflow.pathvars.update(Pathvars.from_config(config))
+    outputs.check_folder(workflow.pathvars.get("results"), Path.cwd())
     RESULTS = Path(workflow.pathvars.get("results"))
     EXPERIMENT = Experiment.from_mapping(config).with_canaries()
     ENDS = trained.segment_ends(EXPERIMENT, RESULTS) if ENDS is None else ENDS
@@ -78,6 +79,7 @@ try:
         if any(word.partition("=")[0] == "--report" for word in sys.argv):
             start_checks.check_something_to_report(EXPERIMENT, RESULTS)
         DOCUMENT = frozen.document(config, LAYOUT)
+        config["mark"] = paper.mark(LAYOUT.common_stamp)  # for the report's first page, which is given nothing else
         FILE = frozen.file_of(DOCUMENT, RESULTS)
         for line in [*frozen.changes(DOCUMENT, RESULTS), *LAYOUT.left_out(), *start_checks.local_data(ON_DISK)]:
             logger.info(line)
@@ -160,6 +162,8 @@ def before_the_first_job():
             made_from.keep_training_data(ON_DISK, outputs_planned)
             frozen.write(DOCUMENT, FILE)
             frozen.note_asked(targets(), FILE)
+        for line in LAYOUT.golden_left_out() if "golden" in targets() else ():
+            logger.info(line)
         if line := planning.announce(EXPERIMENT, segments, ON_DISK):
             logger.info(line)
     except UserError as error:
