@@ -63,9 +63,9 @@ def literal(value):
     return lambda wildcards: value
 
 
-def asked(questions):
-    """The questions that answers are sampled to: edited ones are sampled again only where that is accepted."""
-    return questions if str(ON_COMMAND_LINE.get("accept_changes")).lower() == "true" else ancient(questions)
+def asked(source):
+    """A model or questions that answers are sampled from: once changed, these are sampled again only where accepted."""
+    return source if str(ON_COMMAND_LINE.get("accept_changes")).lower() == "true" else ancient(source)
 
 
 base_model = of(LAYOUT.base_model, "run")

@@ -13,7 +13,7 @@ localrules:
 rule generate:
     """Sample one shard of the answers; resumes after an interruption."""
     input:
-        model=ancient(target_model),
+        model=asked(target_model),
         questions=asked("<results>/benchmarks/{benchmark}/questions.parquet"),
     output:
         "<results>/evaluations/{target}/{benchmark}/{protocol}/completions/{shard}-of-{shards}.parquet",
@@ -63,7 +63,7 @@ ruleorder: generate_together > generate
 use rule generate as generate_together with:
     """Sample a model's answers to all benchmarks in one job."""
     input:
-        model=ancient(target_model),
+        model=asked(target_model),
         questions=asked(expand("<results>/benchmarks/{benchmark}/questions.parquet", benchmark=EVALUATION.benchmarks)),
     output:
         expand(

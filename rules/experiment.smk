@@ -30,6 +30,7 @@ from justrl.operations import (
     made_from,
     paper_check,
     planning,
+    stale,
     start_checks,
     trained,
 )
@@ -69,6 +70,7 @@ try:
     else:
         config, ENDS = read_configuration(), None
     workflow.pathvars.update(Pathvars.from_config(config))
+    outputs.check_folder(workflow.pathvars.get("results"), Path.cwd())
     RESULTS = Path(workflow.pathvars.get("results"))
     EXPERIMENT = Experiment.from_mapping(config).with_canaries()
     ENDS = trained.segment_ends(EXPERIMENT, RESULTS) if ENDS is None else ENDS
@@ -150,24 +152,40 @@ def tell_what_is_gone(planned):
         logger.info(line)
 
 
+def used_files(dag):
+    """All files that a start makes or finds made."""
+    return {str(path) for job in dag.jobs for path in job.output}
+
+
+def to_make_again(dag):
+    """The files of a plan that are to be made again for what is in them."""
+    try:
+        return stale.to_make_again(ON_DISK, used_files(dag), changes_accepted()) if dag is workflow.dag else set()
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def before_the_first_job():
     """Stop a start that would destroy, and freeze its configuration if it is no dry run; return what it will cost."""
     jobs = list(planned_jobs())
     try:
-        start_checks.check_nothing_lost(jobs, ON_DISK, changes_accepted())
+        accept = start_checks.start_command(sys.argv[1:], "accept_changes=true")
+        start_checks.check_nothing_lost(jobs, ON_DISK, None if changes_accepted() else accept)
         outputs_planned = {path for job in jobs for path in job.outputs}
         tell_what_is_gone(outputs_planned)
         segments = trained.planned_segments(outputs_planned, ON_DISK)
         made_from.check_trained_runs(ON_DISK, {run for run, _ in segments}, outputs_planned)
-        used = {str(path) for job in workflow.dag.jobs for path in job.output}
-        made_from.check_questions(ON_DISK, config.get("benchmarks", {}), used, outputs_planned)
-        if not (workflow.dryrun or workflow.touch):
+        entries, used = config.get("benchmarks", {}), used_files(workflow.dag)
+        stale.check_answers(ON_DISK, entries, used, outputs_planned, accept)
+        if jobs and not (workflow.dryrun or workflow.touch):
             check_interpreter()
             made_from.keep_training_data(ON_DISK, outputs_planned)
             frozen.write(DOCUMENT, FILE)
             frozen.note_asked(targets(), FILE)
         for line in start_checks.marked(segments, ON_DISK):
             logger.warning(line)
+        for line in LAYOUT.golden_left_out() if "golden" in targets() else ():
+            logger.info(line)
         return announcement.announce(EXPERIMENT, segments, [job.outputs for job in jobs], ON_DISK)
     except UserError as error:
         raise WorkflowError(str(error)) from None
@@ -193,7 +211,7 @@ class AroundThePlan(logging.Handler):
             self.tell_cost()
         elif said.startswith("Nothing to be done") and not self.told:
             self.told = True
-            tell_what_is_gone(())
+            before_the_first_job()
 
     def tell_cost(self):
         if self.cost:
@@ -204,3 +222,4 @@ class AroundThePlan(logging.Handler):
 if workflow.is_main_process:
     workflow.config_settings.config_args = [*workflow.config_settings.config_args, f"{FROZEN}={FILE}"]
     logger.addHandler(AroundThePlan())
+    ancient_inputs.MAKE_AGAIN.append(to_make_again)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 
 from snakemake.dag import DAG
 
+# Functions of a plan that say which of its files are to be made again; the rules add theirs.
+MAKE_AGAIN: list[Callable[[DAG], set[str]]] = []
 _update_needrun = DAG.update_needrun
 
 
@@ -19,6 +21,8 @@ def install() -> None:
 
 
 async def _looking_behind(dag, *arguments, **options):
+    for files in MAKE_AGAIN:
+        dag.forcefiles |= files(dag)
     dag.bfs = _run_anyway(dag)
     try:
         return await _update_needrun(dag, *arguments, **options)

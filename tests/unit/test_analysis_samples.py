@@ -15,7 +15,7 @@ from justrl.config_files import ROOT
 from justrl.errors import UserError
 from justrl.evaluation.completions import COLUMNS, make_table, read_completions
 from justrl.evaluation.generating import Question
-from justrl.evaluation.grading import grade_samples, write_grades
+from justrl.evaluation.grading import grade_samples, with_golds, write_grades
 from justrl.io import write_parquet
 from justrl.train import kept_rollouts
 
@@ -34,7 +34,7 @@ def evaluation(tmp_path):
     rows = [
         dict.fromkeys(COLUMNS)
         | {"benchmark": "toy", "question_id": name, "sample_index": place, "seed": place, "completion": text}
-        | {"question": f"What is <b>{name}</b>?", "answer": golds[name], "token_count": len(text), "prompt": "p"}
+        | {"question": f"What is <b>{name}</b>?", "token_count": len(text), "prompt": "p"}
         | {"finish_reason": "length" if text.startswith("again") else "stop", "model": "tiny"}
         for name, texts in ANSWERS.items()
         for place, text in enumerate(texts)
@@ -46,7 +46,7 @@ def evaluation(tmp_path):
         {"benchmark": "toy", "id": each.id, "question": each.question, "answer": each.answer} for each in questions
     ]
     write_parquet(pyarrow.Table.from_pylist(asked), files["benchmark"])
-    samples, _ = read_completions([files["completions"]])
+    samples = with_golds(*read_completions([files["completions"]]), "toy", questions)
     write_grades(grade_samples(samples, ["strict", "paper_rules"]), files["grades"], samples, {})
     return {"completions": [files["completions"]], "grades": [files["grades"]], "benchmark": files["benchmark"]}
 

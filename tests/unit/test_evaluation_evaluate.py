@@ -33,7 +33,7 @@ def test_a_model_is_evaluated_greedily(tmp_path, capsys):
     assert result["protocol"]["name"] == "greedy" and result["headline_grader"] == "strict"
     assert list(result["graders"]["strict"]["pass_at_k"]) == ["1"]
     kept = pandas.read_parquet(tmp_path / "out.completions.parquet")
-    assert list(kept["answer"]) == ["0", "2", "4", "6"]
+    assert list(kept["question"]) == [f"What is {i} + {i}?" for i in range(4)]
     assert kept["prompt"].str.contains("?\n\nPlease reason step by step", regex=False).all()
     assert "sums" in capsys.readouterr().out
 

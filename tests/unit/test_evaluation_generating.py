@@ -92,7 +92,7 @@ SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 def test_a_row_says_what_was_asked_and_how(job, backend):
     generate(job, backend)
     row = completions_of(job.output).iloc[4]
-    assert (row.question_id, row.sample_index, row.answer) == ("toy-1", 1, "2")
+    assert (row.question_id, row.sample_index, row.question) == ("toy-1", 1, QUESTIONS[1].question)
     assert (
         row.prompt.removeprefix(SYSTEM) == "<|im_start|>user\nWhat is 1 + 1? Box it.<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -178,7 +178,7 @@ def test_a_corrected_gold_does_not_ask_again(job, backend):
     last = stops_after(backend, 99)
     generate(dataclasses.replace(job, questions=corrected), last)
     assert last.asked == 13
-    assert set(completions_of(job.output)["answer"][:3]) == {"zero"}
+    assert "answer" not in completions_of(job.output), "golds have one place, the benchmark's file"
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_before_a_model_is_loaded(job):

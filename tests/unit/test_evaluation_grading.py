@@ -30,11 +30,13 @@ ANSWERS = [
 
 
 def write_completions(path, answers, gold="12", question_id="q", **settings):
+    """As earlier versions did, with the right answers; without them where `gold` is None."""
     rows = []
     for index, text in enumerate(answers):
         row = dict.fromkeys(COLUMNS) | {"benchmark": "toy", "question_id": question_id, "sample_index": index}
-        rows.append(row | {"question": "Twelve?", "answer": gold, "completion": text, "token_count": 3, "seed": index})
-    write_parquet(make_table(rows, settings), path)
+        rows.append(row | {"question": "Twelve?", "completion": text, "token_count": 3, "seed": index})
+    table = make_table(rows, settings)
+    write_parquet(table if gold is None else table.append_column("answer", [[gold] * len(rows)]), path)
     return path
 
 
@@ -115,6 +117,18 @@ def test_golds_can_be_put_right_without_generating(samples):
     assert list(outcomes[:3]) == ["wrong", "wrong", "correct"]
     with pytest.raises(UserError, match="no answer for toy question q sample 0"):
         grading.with_golds(samples, {}, "toy", [Question("other", "?", "1")])
+
+
+def test_completions_without_golds_take_them_from_the_benchmark(tmp_path):
+    """Also where a shard of an earlier version has them."""
+    new = write_completions(tmp_path / "new.parquet", ["\\boxed{12}"], gold=None)
+    with pytest.raises(UserError, match=r"hold no right answers: .*--golds"):
+        main(["grade", "--completions", str(new), "--graders", "strict"])
+    old = write_completions(tmp_path / "old.parquet", ["\\boxed{12}"], question_id="p")
+    samples, _ = read_completions([new, old])
+    assert "answer" not in samples
+    both = grading.with_golds(samples, {}, "toy", [Question("q", "Twelve?", "12"), Question("p", "Twelve?", "13")])
+    assert list(grading.grade_samples(both, ["strict"])["outcome"]) == ["wrong", "correct"]
 
 
 def test_the_summary_counts_outcomes_and_weighs_questions_alike(tmp_path):

@@ -22,11 +22,11 @@ MODEL_SAYS = {("b", 3): "correct", ("a", 2): "correct", ("c", 0): "correct", ("c
 
 
 def write(path, answers=ANSWERS, questions=QUESTIONS, **changes):
-    golds = {question.id: question for question in QUESTIONS}
+    asked = {question.id: question.question for question in QUESTIONS}
     rows = [
         dict.fromkeys(COLUMNS)
         | {"benchmark": "toy", "question_id": question, "sample_index": index, "seed": index, "completion": text}
-        | {"question": golds[question].question, "answer": golds[question].answer, "token_count": 10 * (index + 1)}
+        | {"question": asked[question], "token_count": 10 * (index + 1)}
         | {"finish_reason": "length" if index == 3 else "stop", "prompt": "p", "model": "tiny"}
         for question, texts in answers.items()
         for index, text in enumerate(texts)
@@ -42,7 +42,8 @@ def write(path, answers=ANSWERS, questions=QUESTIONS, **changes):
 
 @pytest.fixture
 def kept(tmp_path):
-    return read_completions([write(tmp_path / "c.parquet")])
+    samples, settings = read_completions([write(tmp_path / "c.parquet")])
+    return grading.with_golds(samples, settings, "toy", QUESTIONS), settings
 
 
 @pytest.fixture
@@ -192,7 +193,8 @@ def scored(tmp_path, grades, kept):
     def call(command="score", output="r.json", **config):
         options = ["--config", json.dumps(config)] if config else []
         if command == "grade":
-            justrl(["grade", "--completions", f"{tmp_path}/c.parquet", "--graders", "strict", *options])
+            golds = ["--golds", f"{tmp_path}/b.parquet"]
+            justrl(["grade", "--completions", f"{tmp_path}/c.parquet", "--graders", "strict", *golds, *options])
             return None
         arguments = f"score {files} --headline strict --experiment mini --name run@10 --output {tmp_path / output}"
         justrl([*arguments.split(), *options])

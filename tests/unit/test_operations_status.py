@@ -328,6 +328,18 @@ def test_the_page_is_stamped_loads_itself_again_and_asks_nothing_from_elsewhere(
     assert len(points) < 400 and points[0].startswith("4.0,") and points[-1].startswith("336.0,")
 
 
+def test_a_run_that_the_paper_does_not_have_is_marked(tmp_path):
+    results = tmp_path / "results"
+    frozen.write({"config": config_files.read([]), "segment_ends": {}}, results / "experiments" / "0001.json")
+    for run in ("deepseek", "mine"):
+        write_run(results / "runs" / run, [row(1)])
+    page = tmp_path / "status.html"
+    assert "mine (mine: not the paper's run – not a paper result)  step 1" in (shown := status("--results", results))
+    assert "deepseek (paper)  step 1" in shown and shown.startswith("experiment paper in")
+    status("--results", results, "--html", page)
+    assert '<p class="stamp">mine: not the paper&#x27;s run – not a paper result</p>' in page.read_text()
+
+
 def test_a_watched_page_is_written_again(tmp_path):
     results = freeze(tmp_path / "mini")
     folder = write_run(results / "runs" / "mini", [row(1)])

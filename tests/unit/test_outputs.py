@@ -9,7 +9,7 @@ from justrl.config import Experiment
 from justrl.config_files import merge, read
 from justrl.errors import UserError
 from justrl.layout import Layout
-from justrl.outputs import FOLDERS, check_paths, outputs
+from justrl.outputs import FOLDERS, check_folder, check_paths, outputs
 
 LOCAL = {"source": "local", "path": "x", "context_length": 4096}
 SUMS = {"source": "arithmetic", "digits": 2, "rows": 4, "samples": 1}
@@ -116,3 +116,33 @@ def test_plan_and_preflight_refuse_it_too(command, tmp_path):
     )
     with pytest.raises(UserError, match=r"the results under protocols\.golden would both be"):
         main([command, "--config", str(overlay)])
+
+
+ODD_FOLDERS = [
+    "",
+    " ",
+    ".",
+    "..",
+    "/",
+    "results/..",
+    ".git",
+    ".git/x",
+    "workflow",
+    "rules/mine",
+    "~/x",
+    "$HOME/x",
+    "/etc",
+]
+ODD_FOLDERS += ["/etc", "/usr/share/x", "a_file", "a_file/x", "x\n", "mini", "docs/../docs"]
+
+
+@pytest.mark.parametrize("given", ODD_FOLDERS)
+def test_a_folder_that_is_not_for_results_is_refused(tmp_path, given):
+    (tmp_path / "a_file").touch()
+    with pytest.raises(UserError, match=rf"pathvars\.results: {re.escape(repr(given))} .*; name a folder that is for"):
+        check_folder(given, tmp_path)
+
+
+@pytest.mark.parametrize("given", ["results", "results/mini", "out", "../elsewhere", "/tmp/x", "results/.h", "etc"])
+def test_any_other_folder_is_taken(tmp_path, given):
+    check_folder(given, tmp_path / "clone")

@@ -78,6 +78,18 @@ def test_the_golden_rung_evaluates_released_weights_and_trains_nothing(workspace
     assert workspace.jobs("golden", "--configfile", str(mine))["score"] == 5 * 9
 
 
+def test_what_the_golden_rung_leaves_out_is_said(workspace):
+    status, output = workspace.dry_run("golden", "--profile", "one_gpu")
+    assert status == 0 and "golden leaves out justrl_nemotron: its base model, " in output
+    assert "golden leaves out" not in workspace.dry_run("golden")[1]
+
+
+@pytest.mark.parametrize("folder", ["", "workflow", "~/x", "/etc"])
+def test_results_in_a_folder_that_is_for_something_else_are_refused(workspace, folder):
+    status, output = workspace.dry_run("--config", f"pathvars={{results: '{folder}'}}")
+    assert status != 0 and f"pathvars.results: {folder!r}" in output and "Traceback" not in output
+
+
 def test_the_first_thousand_steps_are_segments_of_the_whole_run(workspace):
     jobs = workspace.jobs("first_1000")
     # Up to step 1,020 in segments of 60, and 1,000 in segments of 40; base, 3 and 5 checkpoints on three benchmarks.

@@ -420,6 +420,18 @@ class Layout:
                 found.setdefault(entry.family, []).append(name)
         return found
 
+    def golden_left_out(self) -> Iterator[str]:
+        """A line for each published model that `golden` leaves out, with the reason."""
+        made = {name for names in self.golden_families().values() for name in names}
+        runs = self.experiment.runs
+        for name, entry in self.experiment.external.items():
+            if name not in made:
+                own = next(run for run in runs if runs[run].family == entry.family)
+                yield (
+                    f"golden leaves out {name}: its base model, {runs[own].model}, is of no run that is on "
+                    f"(runs.{own}.enabled); ask for its results by name to evaluate it all the same"
+                )
+
     def golden_family(self, family: str | None) -> list[str]:
         """The results of a family's base and published models, none of which is trained here."""
         runs, names = self.experiment.runs, self.golden_families().get(family, [])

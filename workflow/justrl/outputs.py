@@ -28,6 +28,34 @@ FOLDERS = {
 }
 
 
+# Folders of this repository, and of the system, that no results belong into.
+OURS = ["bench", "docs", "envs", "examples", "mini", "one_gpu", "papers", "rules", "slurm", "tests", "workflow"]
+SYSTEM = ["bin", "boot", "etc", "lib", "lib32", "lib64", "proc", "sbin", "sys", "usr"]
+
+
+def check_folder(given: str, here: Path) -> None:
+    """Raise UserError if what the configuration names is no folder for results alone; `here` is where one starts."""
+    path = (here / given).resolve()
+    inside = path.relative_to(here.resolve()).parts if path.is_relative_to(here.resolve()) else ()
+    wrong = None
+    if not given.strip() or here.resolve().is_relative_to(path):
+        wrong = f"is {path} itself"
+    elif given.startswith("~") or "$" in given:
+        wrong = "is taken as it is written: ~ and $ are not filled in"
+    elif not given.isprintable():
+        wrong = "has characters that are not printed"
+    elif taken := next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None):
+        wrong = f"cannot be made: {taken} is a file"
+    elif inside and (inside[0] in OURS or inside[0].startswith(".")):
+        wrong = f"is in {inside[0]}, which holds other things"
+    elif not inside and path.parts[1] in SYSTEM:
+        wrong = f"is in /{path.parts[1]}, which is the system's"
+    if wrong:
+        raise UserError(
+            f"config: pathvars.results: {given!r} {wrong}; name a folder that is for results alone, as results/mine"
+        )
+
+
 def check_paths(layout: Layout) -> None:
     """Raise UserError if two things of an experiment would be made at one path, naming both."""
     made: dict[str, str] = {}

@@ -91,6 +91,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     )
     made = generate(job)
     samples, settings = read_completions([made])
+    samples = grading.with_golds(samples, settings, benchmark, questions)
     graders = arguments.graders.split(",")
     grades = grading.grade_samples(samples, graders)
     graded = output.with_suffix(".grades.parquet")

@@ -31,7 +31,6 @@ COLUMNS = {
     "sample_index": "int32",
     "seed": "int64",
     "question": "string",
-    "answer": "string",
     "prompt": "string",
     "completion": "string",
     "token_count": "int32",
@@ -39,8 +38,10 @@ COLUMNS = {
     "model": "string",
     "model_revision": "string",
 }
+# The right answers, which the benchmark's file has alone; completions of earlier versions and released ones hold them.
+GOLD = "answer"
 # What must stand in every row of a completions or benchmark file.
-TEXTS = {"benchmark", "question_id", "question", "answer", "completion"}
+TEXTS = {"benchmark", "question_id", "question", GOLD, "completion"}
 # `thunlp/JustRL`'s released generations: {task}_t{temperature}_p{top_p}_n{n}-MNT{max_tokens}.jsonl
 _RELEASED_NAME = re.compile(r"(?P<task>.+)_t(?P<t>[\d.]+)_p(?P<p>[\d.]+)_n(?P<n>\d+)-MNT(?P<max>\d+)\.jsonl$")
 _RELEASED_BENCHMARKS = {"aime24": "aime", "math-500": "math500", "olympiad-bench": "olympiad"}
@@ -163,7 +164,7 @@ def read_completions(paths: Sequence[str | Path]) -> tuple["pandas.DataFrame", d
     Takes our Parquet files, or the authors' released JSONL files, which leave token_count and finish_reason empty.
 
     Returns:
-        The samples and the settings they were made with.
+        The samples, with the right answers where each file has them, and the settings they were made with.
 
     Raises:
         UserError: a file that is not one of these, files made under different settings, or a sample that occurs twice.
@@ -180,7 +181,8 @@ def read_completions(paths: Sequence[str | Path]) -> tuple["pandas.DataFrame", d
         if path.suffix == ".jsonl":
             frame, found = _read_released(path)
         else:
-            frame, found = read_table(path, COLUMNS, "completions").to_pandas(), table_settings(path)
+            frame = read_table(path, COLUMNS, "completions", optional=(GOLD,)).to_pandas()
+            found = table_settings(path)
         _add_new(environments, found.get("environments", []))
         found = comparable(found)
         if first is not None and not made_alike(found, settings):
@@ -189,7 +191,9 @@ def read_completions(paths: Sequence[str | Path]) -> tuple["pandas.DataFrame", d
         if first is None:
             settings, first = found, path
         frames.append(frame)
-    samples = pandas.concat(frames, ignore_index=True)
+    with_golds = all(GOLD in frame for frame in frames)
+    wanted = [*COLUMNS, *([GOLD] if with_golds else [])]
+    samples = pandas.concat([frame[wanted] for frame in frames], ignore_index=True)
     twice = samples[samples.duplicated(KEY)]
     if len(twice):
         row = twice.iloc[0]
@@ -215,9 +219,9 @@ def match_questions(samples: "pandas.DataFrame", questions: Sequence) -> "pandas
 
 
 def digest(samples: "pandas.DataFrame") -> str:
-    """A hash of what was answered to what, by which grades are tied to the completions they judge."""
+    """A hash of answers and right answers, by which grades are tied to the completions they judge."""
     result = hashlib.sha256()
-    columns = [*KEY, "answer", "completion"]
+    columns = [*KEY, GOLD, "completion"]
     for row in samples.sort_values(KEY)[columns].itertuples(index=False):
         result.update(json.dumps([row[0], row[1], int(row[2]), row[3], row[4]], ensure_ascii=True).encode())
     return result.hexdigest()[:16]
@@ -229,8 +233,11 @@ def _add_new(environments: list[dict[str, str]], more: Iterable[dict[str, str]])
             environments.append(environment)
 
 
-def read_table(path: str | Path, columns: Iterable[str], kind: str) -> "pyarrow.Table":
-    """Read columns of a Parquet file; a UserError names what is absent, not Parquet, or lacks a column."""
+def read_table(path: str | Path, columns: Iterable[str], kind: str, optional: Sequence[str] = ()) -> "pyarrow.Table":
+    """Read columns of a Parquet file, `optional` ones where it has them.
+
+    Raises UserError: what is absent, not Parquet, or lacks a column.
+    """
     import pyarrow
     from pyarrow import parquet
 
@@ -240,6 +247,7 @@ def read_table(path: str | Path, columns: Iterable[str], kind: str) -> "pyarrow.
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path} is not a Parquet file, or cut short: {error!s:.300}") from error
+    columns = [*columns, *(name for name in optional if name in table.column_names)]
     for column in columns:
         count = table.column_names.count(column)
         if count != 1:
@@ -247,7 +255,7 @@ def read_table(path: str | Path, columns: Iterable[str], kind: str) -> "pyarrow.
         if column in TEXTS and (empty := table.column(column).null_count):
             row = table.column(column).is_null().to_pylist().index(True) + 1
             raise UserError(f"{path} has no {column} in {empty} of {table.num_rows} rows, the first of them row {row}")
-    return table.select(list(columns))
+    return table.select(columns)
 
 
 def _read_released(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
@@ -283,7 +291,7 @@ def _read_released(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
                         "sample_index": order.setdefault(seed, len(order)),
                         "seed": seed,
                         "question": _without_suffix(item["prompt"]),
-                        "answer": clean_gold(item["answer"]),
+                        GOLD: clean_gold(item["answer"]),
                         "prompt": item["prompt"],
                         "completion": item["response"],
                         "token_count": None,
@@ -303,7 +311,7 @@ def _read_released(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
     if match:
         sampling = {"temperature": float(match["t"]), "top_p": float(match["p"]), "max_tokens": int(match["max"])}
         settings["protocol"] = {"name": "released", **sampling, "samples": int(match["n"])}
-    return pandas.DataFrame(rows, columns=list(COLUMNS)), settings
+    return pandas.DataFrame(rows, columns=[*COLUMNS, GOLD]), settings
 
 
 def _without_suffix(prompt: str) -> str:

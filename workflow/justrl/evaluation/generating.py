@@ -131,7 +131,7 @@ def generate(job: GenerationJob, backend: backends.Backend | None = None) -> Pat
     stops = backends.stop_token_ids(job.model, tokenizer, revision)
     settings = _settings(job, samples, stops) | {"prompts": _prompts_sha256(job, tokenizer)}
     if job.output.is_file() and completions.made_alike(_settings_of(job.output) or {}, settings):
-        _say(f"{job.output} is already there, made with the same settings: delete it to make it again")
+        _say(f"{job.output} is already there, made with the same settings")
         return job.output
     store = completions.PartStore(job.output, settings)
     for folder in store.others():
@@ -156,7 +156,7 @@ def generate(job: GenerationJob, backend: backends.Backend | None = None) -> Pat
         if backend is None:
             loaded.close()
         done, environments = store.read()
-    rows = [{**done[item.question.id, item.index], "answer": item.question.answer} for item in plan]
+    rows = [done[item.question.id, item.index] for item in plan]
     table = completions.make_table(rows, {**settings, "environments": environments})
     write_parquet(table, job.output, compression="zstd")
     store.remove()
@@ -252,7 +252,6 @@ def _row(job: GenerationJob, sample: _Sample, completed: backends.Completed) -> 
         sample.index,
         sample.seed,
         sample.question.question,
-        sample.question.answer,
         sample.prompt,
         completed.text,
         completed.token_count,

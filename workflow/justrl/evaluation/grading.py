@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from justrl.config import OwnFunction
 from justrl.errors import UserError
-from justrl.evaluation.completions import KEY, METADATA_KEY, digest, match_questions, read_table, table_settings
+from justrl.evaluation.completions import GOLD, KEY, METADATA_KEY, digest, match_questions, read_table, table_settings
 from justrl.io import write_parquet
 
 if TYPE_CHECKING:
@@ -65,8 +65,10 @@ def check_whole(samples: "pandas.DataFrame", settings: Mapping[str, Any]) -> Non
 
     Every question has as many samples as the settings say, or else as the question with most of them.
     """
+    if GOLD not in samples:
+        raise UserError("the completions hold no right answers: give the benchmark file that has them (--golds)")
     for (benchmark, question), rows in samples.groupby(["benchmark", "question_id"], sort=False):
-        if (answers := rows["answer"].unique()).size > 1:
+        if (answers := rows[GOLD].unique()).size > 1:
             raise UserError(
                 f"question {question} of {benchmark} has {answers.size} right answers, {answers[0]!r:.60} and "
                 f"{answers[1]!r:.60}: take them from the benchmark file (--golds), or leave out the wrong rows"
@@ -85,7 +87,7 @@ def check_whole(samples: "pandas.DataFrame", settings: Mapping[str, Any]) -> Non
 def with_golds(
     samples: "pandas.DataFrame", settings: dict[str, Any], benchmark: str, questions: Sequence
 ) -> "pandas.DataFrame":
-    """The samples with a benchmark's present answers in place of those that they were generated with.
+    """The samples with a benchmark's right answers, in place of those that completions may hold.
 
     Released samples get the benchmark's question ids too. Raises UserError for a sample of no question of it.
     """
@@ -152,8 +154,8 @@ def read_grades(paths: Sequence[str | Path], samples: "pandas.DataFrame") -> tup
         found = table_settings(path)
         if found.get("completions") != expected:
             raise UserError(
-                f"{path} grades other completions than the ones given, or against other answers: grade these again "
-                "(--golds takes the answers from the benchmark file)"
+                f"{path} grades other completions than the ones given, or against other answers than the benchmark's: "
+                "give the grades of these, or grade these with `justrl grade --golds`"
             )
         frames.append(frame)
         settings.append(found)

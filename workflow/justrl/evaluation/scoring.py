@@ -157,7 +157,8 @@ def check_samples(
     asked = settings.get("benchmark_fingerprint")
     if asked and asked != benchmark_fingerprint(questions):
         raise UserError(
-            f"the completions were made for another version of {benchmark}, whose questions differ: generate them again"
+            f"the completions were made for another version of {benchmark}, whose questions differ: give the benchmark "
+            "file that was asked, or the completions of this one"
         )
     return per_question
 

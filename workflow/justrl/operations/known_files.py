@@ -72,6 +72,14 @@ def result_pattern(experiment: Experiment) -> str:
     return rf"(?P<benchmark>{_any(experiment.benchmarks)})_(?P<name>(?:{runs})(?:@(?:\d+|base))?|{external})"
 
 
+def result_of(layout: Layout, path: Path) -> tuple[str, str, str] | None:
+    """The name, benchmark and protocol that a path says a result is of; None for other files."""
+    experiment = layout.experiment
+    match = re.fullmatch(rf"{result_pattern(experiment)}\.json", path.name)
+    protocol = experiment.evaluation.protocol if path.parent == Path(layout.root) else path.parent.name
+    return (match["name"], match["benchmark"], protocol) if match and protocol in experiment.protocols else None
+
+
 def _pattern(layout: Layout) -> re.Pattern[str]:
     """One regular expression of all paths, below the results, that an experiment may have."""
     experiment = layout.experiment

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 
+from justrl import paper
 from justrl.analysis.health import COLLAPSE_FACTOR, EXPLOSION_FACTOR, problems, summarize_run, verdict
 from justrl.analysis.metrics import series
 from justrl.config import Hardware, RunDescription, read_part
@@ -108,7 +109,7 @@ def read_run(folder: str | Path, total: int | None = None) -> RunProgress:
     merged, lock = folder / "metrics.jsonl", folder / "work" / "LOCK"
     return RunProgress(
         folder.name,
-        described.get("experiment", "?"),
+        paper.stamp_of_run(described) or "?",
         [rows[step] for step in sorted(rows)],
         total,
         max((path.stat().st_mtime for path in [*published, *live]), default=None),
@@ -227,7 +228,7 @@ def headline(run: RunProgress) -> str:
     """A run in one line: step, speed, time left."""
     of = f" of {run.total:,}" if run.total else ""
     if not run.rows:
-        return f"{run.name} ({run.experiment})  step 0{of}, {owner_state(run.owner)}"
+        return f"{run.name} ({_stamped(run)})  step 0{of}, {owner_state(run.owner)}"
     parts = [f"step {run.step:,}{of}"]
     if run.total:
         parts[0] += f" ({run.step / run.total:.0%})"
@@ -240,7 +241,12 @@ def headline(run: RunProgress) -> str:
         parts.append("finished")
     elif run.seconds_left is not None:
         parts.append(f"{duration(run.seconds_left)} left")
-    return f"{run.name} ({run.experiment})  " + "  ".join(parts)
+    return f"{run.name} ({_stamped(run)})  " + "  ".join(parts)
+
+
+def _stamped(run: RunProgress) -> str:
+    """The experiment of a run; of one that the paper does not have, what stands on its pages."""
+    return run.experiment if paper.experiment_of(run.experiment) == run.experiment else paper.mark(run.experiment)
 
 
 def _render_run(run: RunProgress, width: int, now: float | None) -> str:

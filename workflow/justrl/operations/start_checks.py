@@ -1,7 +1,9 @@
 """What is refused while Snakemake still plans, before the first job."""
 
 import difflib
-from collections.abc import Container, Iterable, Iterator
+import shlex
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +56,8 @@ def _described_by(written: Path) -> dict[str, Any]:
 def check_local_files(layout: Layout) -> None:
     """Raise UserError if a local file is neither here nor taken before, or is other than when it was taken.
 
+    An edited benchmark is copied again (`stale`).
+
     So is a hub id that a folder here is called by, unless what it names was taken before.
     """
     experiment, sources = layout.experiment, layout.model_sources
@@ -82,7 +86,7 @@ def check_local_files(layout: Layout) -> None:
         if path.is_dir() and not Path(folder).is_dir() and not key.startswith(("datasets.", "benchmarks.")):
             with _named(f"{key}.path"):
                 check_files(path)
-        if changed := changed_since(path, folder):
+        if not key.startswith("benchmarks.") and (changed := changed_since(path, folder)):
             raise UserError(
                 f"config: {key}.path: {changed} has been edited since it was copied to {folder}, of which results were "
                 "made: undo the edit, or give the edited file an entry of its own"
@@ -90,7 +94,7 @@ def check_local_files(layout: Layout) -> None:
 
 
 def local_data(layout: Layout) -> Iterator[str]:
-    """A line for each local data set and benchmark that is not taken yet: its questions and the first answers.
+    """A line for each local data set and benchmark that is to be copied: its questions and the first answers.
 
     Raises UserError for what the job that reads it would refuse, before any job is started.
     """
@@ -102,7 +106,10 @@ def local_data(layout: Layout) -> Iterator[str]:
             with _named(key := f"datasets.{name}"):
                 yield f"{key}: {look_at_dataset(dataset)}"
     for name, benchmark in layout.experiment.benchmarks.items():
-        if isinstance(benchmark, LocalBenchmark) and not Path(layout.raw_benchmark(name)).is_dir():
+        raw = layout.raw_benchmark(name)
+        if isinstance(benchmark, LocalBenchmark) and (
+            not Path(raw).is_dir() or changed_since(find(benchmark.path), raw)
+        ):
             with _named(key := f"benchmarks.{name}"):
                 yield f"{key}: {look_at_benchmark(name, benchmark)}"
 
@@ -142,10 +149,26 @@ class Planned:
         return [] if self.must_run else [path for path in self.outputs if Path(path).exists()]
 
 
-def check_nothing_lost(jobs: Iterable[Planned], layout: Layout, accepted: bool) -> None:
-    """Raise UserError if finished segments would be trained again, or completions sampled again unless accepted.
+def start_command(words: Sequence[str], setting: str) -> str:
+    """The command line of this start with one more `--config` setting.
 
-    A segment that its run's work folder has archived is published from there, not trained.
+    `words` are the command line of this start, its program left out.
+    """
+    kept = [word for word in words if word not in ("-n", "--dry-run", "--dryrun", setting)]
+    given = next((place for place, word in enumerate(kept) if word in ("--config", "-C")), None)
+    if given is None:
+        end = kept.index("--") if "--" in kept else len(kept)
+        kept[end:end] = ["--config", setting]
+    else:
+        kept.insert(given + 1, setting)
+    return shlex.join(["snakemake", *kept])
+
+
+def check_nothing_lost(jobs: Iterable[Planned], layout: Layout, accept: str | None) -> None:
+    """Raise UserError if finished segments would be trained again, or answers sampled again.
+
+    A segment that its run's work folder has archived is published from there, not trained. `accept` is the command that
+    accepts that answers are sampled again; None where it is given.
     """
     answers = []
     for job in jobs:
@@ -158,12 +181,13 @@ def check_nothing_lost(jobs: Iterable[Planned], layout: Layout, accepted: bool) 
                     )
             elif "/completions/" in path:
                 answers.append((path, job.reason))
-    if answers and not accepted:
+        answers += [(path, "evaluation.shards was another") for path in filter(_is_in_other_shards, job.outputs)]
+    if answers and accept:
         path, reason = answers[0]
         more = f" and {len(answers) - 1} more files of completions" if len(answers) > 1 else ""
         raise UserError(
-            f"{path}{more} would be sampled again and replaced ({reason:.300}). Undo the change, give other sampling "
-            "settings a protocol name of their own, or accept it by `--config accept_changes=true`."
+            f"{path}{more} would be sampled again and replaced ({reason:.300}): undo the change, give other sampling "
+            f"settings a protocol name of their own, or accept it by `{accept}`"
         )
 
 
@@ -172,6 +196,16 @@ def marked(segments: Iterable[tuple[str, int]], layout: Layout) -> Iterator[str]
     for run in sorted({run for run, _ in segments}):
         if alarm := alarms.standing(Path(layout.run(run)) / "work"):
             yield f"{run}: {alarm}"
+
+
+def _is_in_other_shards(path: str) -> bool:
+    """Whether a file of answers that is not there would hold some that are there in another number of files."""
+    file = Path(path)
+    if file.parent.name != "completions" or file.exists():
+        return False
+    counts = Counter(other.stem.rpartition("-of-")[2] for other in file.parent.glob("*-of-*.parquet"))
+    own = file.stem.rpartition("-of-")[2]
+    return any(number != own and number == str(found) for number, found in counts.items())
 
 
 def behind_results(layout: Layout, planned: Container[str] = ()) -> Iterator[str]:

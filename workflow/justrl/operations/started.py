@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from justrl import paper
 from justrl.config import Experiment
 from justrl.errors import UserError
 from justrl.layout import Layout
@@ -87,7 +88,11 @@ def _read(folder: Path, experiment: Experiment | None) -> Started:
     steps = {name: run.steps for name, run in experiment.runs.items()} if experiment else {}
     runs = [read_run(run, steps.get(run.name)) for run in find_runs(folder) if run.parent.parent == folder]
     layout = Layout(experiment, str(folder)) if experiment else None
-    named = experiment.experiment if experiment else next((run.experiment for run in runs), folder.name)
+    named = (
+        experiment.experiment
+        if experiment
+        else next((paper.experiment_of(run.experiment) for run in runs), folder.name)
+    )
     return Started(
         results=folder,
         name=named,

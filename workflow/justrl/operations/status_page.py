@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from justrl import paper
 from justrl.analysis.health import verdict
 from justrl.analysis.html_tables import STYLESHEET
 from justrl.analysis.metrics import series
@@ -15,7 +16,6 @@ from justrl.io import atomic_write
 from justrl.operations.planning import duration
 from justrl.operations.run_status import CHARTED, RunProgress, findings, headline, render
 from justrl.operations.started import Started
-from justrl.paper import mark
 
 # A curve of the page, in pixels, and the most points that it is drawn with.
 WIDTH, HEIGHT, POINTS = 340, 120, 300
@@ -78,7 +78,8 @@ def write(path: Path, shown: Started, refresh: float, now: float | None = None) 
         f'<meta http-equiv="refresh" content="{max(1, round(refresh))}">',
         f"<title>{title}</title>\n<style>{STYLESHEET}{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>",
     ]
-    if stamp := mark(shown.name):
+    stamps = [shown.name, *(run.experiment for run in shown.runs)]
+    if stamp := paper.mark(paper.together(stamps) or shown.name):
         parts.append(f'<p class="stamp">{html.escape(stamp)}</p>')
     written = datetime.fromtimestamp(now, UTC).isoformat(sep=" ", timespec="seconds")
     parts.append(f'<p class="lead">{html.escape(str(shown.results))}, as of {written}</p>')

@@ -6,7 +6,6 @@ claims, pages and cards from those (`remaking`). Other files are compared with w
 """
 
 import functools
-import re
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -229,16 +228,8 @@ def _wrapped(problem: str) -> list[str]:
 def found_results(layout: Layout, results: Path) -> Iterator[Path]:
     """The result files that are there, whoever asked for them: other protocols, checkpoints, runs that are off."""
     for path in sorted([*results.glob("*.json"), *results.glob("*/*.json")]):
-        if _named(layout, path, results):
+        if known_files.result_of(layout, path):
             yield path
-
-
-def _named(layout: Layout, path: Path, results: Path) -> tuple[str, str, str] | None:
-    """The name, benchmark and protocol that a path says a result is of; None for other files."""
-    experiment = layout.experiment
-    match = re.fullmatch(rf"{known_files.result_pattern(experiment)}\.json", path.name)
-    protocol = experiment.evaluation.protocol if path.parent == results else path.parent.name
-    return (match["name"], match["benchmark"], protocol) if match and protocol in experiment.protocols else None
 
 
 def _is_due(layout: Layout, run: str) -> bool:
@@ -348,7 +339,7 @@ def _result(layout: Layout, path: Path, results: Path, fingerprint, due: set[str
         samples = result.data["samples_per_question"]
     except (UserError, KeyError, TypeError) as error:
         return Verified(what, "", [f"it is no whole result: {error!s:.200}"])
-    name, benchmark, protocol = _named(layout, path, results) or ("", "", "")
+    name, benchmark, protocol = known_files.result_of(layout, path) or ("", "", "")
     found = f"avg@{samples} {average:.2%} by {result.headline}"
     problems = [
         *_configuration_problems(layout.configuration(name, benchmark, protocol), result.data),

@@ -1,0 +1,224 @@
+"""Finished files that are other than the configuration and their sources give now, told by their content.
+
+Snakemake plans by times, and by its own record of parameters. Neither tells of a file of one's own that was copied and
+edited since, nor of any edit once that record is gone (.snakemake/metadata), nor of a model swapped behind an ancient()
+input. What a file was made from stands in it, or in the record of its source.
+"""
+
+import json
+from collections.abc import Container, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from justrl.config import LocalBenchmark, completed
+from justrl.config_files import differences, find, in_words
+from justrl.data.sources import changed_since
+from justrl.errors import UserError
+from justrl.io import read_json_object
+from justrl.layout import JUDGE, Layout
+from justrl.operations import frozen, known_files
+
+# What of a benchmark's entry changes none of its questions.
+FREE = ("label", "samples", "newer")
+# What of it the file as downloaded, copied or generated depends on.
+SOURCE = ("source", "path", "hub_id", "hub_config", "revision", "digits", "task", "settings")
+
+
+def to_make_again(layout: Layout, used: Container[str], accepted: bool) -> set[str]:
+    """The files of a start that it has to make again, whether Snakemake sees a reason or not.
+
+    `used` are the files that the start uses or makes; answers and a judge's verdicts are among the ones to make again
+    only where that is `accepted`.
+    """
+    found = set(_edited_copies(layout))
+    for path in filter(used.__contains__, _results(layout)):
+        found |= set(_of_another_configuration(layout, Path(path)))
+    if accepted:
+        found |= {path for path, _ in stale_answers(layout, {}, used, ())}
+    return {path for path in found if path in used}
+
+
+def _edited_copies(layout: Layout) -> Iterator[str]:
+    """The copies of local benchmarks that were edited since."""
+    for name, entry in layout.experiment.benchmarks.items():
+        if isinstance(entry, LocalBenchmark) and changed_since(find(entry.path), layout.raw_benchmark(name)):
+            yield layout.raw_benchmark(name)
+
+
+def _results(layout: Layout) -> Iterator[str]:
+    root = Path(layout.root)
+    yield from map(str, [*root.glob("*.json"), *root.glob("*/*.json")])
+
+
+def _of_another_configuration(layout: Layout, path: Path) -> Iterator[str]:
+    """A result that was made under other settings than today's, with the files behind it that these settings make."""
+    of = known_files.result_of(layout, path)
+    config = (read_json_object(path).get("provenance") or {}).get("config") if of else None
+    if not of or not isinstance(config, dict):
+        return
+    name, benchmark, _ = of
+    now = json.loads(json.dumps(layout.configuration(*of)))
+    changed = [key for key, _, _ in differences(config | {"model": completed(config.get("model") or {})}, now)]
+    if not changed:
+        return
+    yield str(path)
+    parts = {key.partition(".")[0] for key in changed}
+    if "questions" in parts:
+        yield layout.questions(benchmark)
+        generated = layout.experiment.benchmarks[benchmark].source == "arithmetic"
+        if any(key in (f"questions.{part}" for part in (*SOURCE, *(["rows"] if generated else []))) for key in changed):
+            yield layout.raw_benchmark(benchmark)
+    if "model" in parts and (name.endswith("@base") or name in layout.experiment.external):
+        yield layout.target_model(layout.target(name))
+    rules, *judged = layout.grades(*of)
+    if parts & {"graders", "own_graders"}:
+        yield rules
+    if "model_grader" in parts:
+        yield from judged
+        if {"model_grader.model", "model_grader.revision"} & set(changed):
+            yield layout.model(JUDGE)
+
+
+def check_answers(
+    layout: Layout, entries: Mapping[str, Any], used: Container[str], planned: Container[str], accept: str
+) -> None:
+    """Raise UserError if this start would take answers or verdicts for others than they are.
+
+    Args:
+        entries: the benchmarks' entries of the configuration as it was given.
+        used: the files that the start uses or makes.
+        planned: those that it makes.
+        accept: the command that accepts that they are made again.
+    """
+    reasons: dict[str, list[str]] = {}
+    for path, reason in stale_answers(layout, entries, used, planned):
+        reasons.setdefault(reason, []).append(path)
+    for reason, (first, *others) in reasons.items():
+        more = f" and {len(others)} more files" if others else ""
+        raise UserError(
+            f"{reason}, and {first}{more} would be taken for what they are not: undo the change, give what changed a "
+            f"name of its own, or have them made again by `{accept}`"
+        )
+
+
+def stale_answers(
+    layout: Layout, entries: Mapping[str, Any], used: Container[str], planned: Container[str]
+) -> Iterator[tuple[str, str]]:
+    """Each file of answers, or of a judge's verdicts, that is not `planned` and of something else, with the reason."""
+    checks = _Checks(layout, entries, planned)
+    for path in sorted(Path(layout.root).glob("evaluations/*/*/*/completions/*.parquet")):
+        if str(path) in used and str(path) not in planned and (reason := checks.of_answers(path)):
+            yield str(path), reason
+    for path in sorted(Path(layout.root).glob("evaluations/*/*/*/grades_model.parquet")):
+        if str(path) in used and str(path) not in planned and (reason := checks.of_judge(path)):
+            yield str(path), reason
+
+
+class _Checks:
+    """What answers were made from compared with what is there, each model and benchmark looked at once."""
+
+    def __init__(self, layout: Layout, entries: Mapping[str, Any], planned: Container[str]):
+        self.layout, self.entries, self.planned = layout, entries, planned
+        last = frozen.newest(Path(layout.root))
+        self.before = dict((frozen.saved(last) or {}).get("config", {}).get("benchmarks") or {}) if last else {}
+        self.models: dict[str, str] = {}
+        self.questions: dict[str, str | None] = {}
+
+    def of_answers(self, path: Path) -> str | None:
+        """Why a file of answers is not of its model, settings and questions as they are or will be."""
+        settings = _settings(path)
+        target, benchmark, protocol = path.parts[-5:-2]
+        if not settings or benchmark not in self.layout.experiment.benchmarks:
+            return None
+        try:
+            model = self.layout.target_model(target)
+            asked = self.layout.generation(target, benchmark, protocol)
+        except (UserError, KeyError):
+            return None
+        if reason := self._of_model(path, model, settings.get("model_fingerprint"), "it answered"):
+            return reason
+        recorded = json.loads(json.dumps({key: asked[key] for key in asked if key in settings}))
+        made = {key: settings[key] for key in recorded}
+        if "protocol" in recorded:
+            recorded["protocol"] = {k: v for k, v in recorded["protocol"].items() if k in made["protocol"]}
+            made["protocol"] = {k: v for k, v in made["protocol"].items() if k in recorded["protocol"]}
+        if changed := in_words(differences(made, recorded)):
+            return f"the settings of these answers have changed ({changed})"
+        return self._of_questions(benchmark, settings.get("benchmark_fingerprint"))
+
+    def of_judge(self, path: Path) -> str | None:
+        """Why a judge's verdicts are not those of the judge as it is."""
+        judge = (_settings(path).get("judge") or {}).get("model_fingerprint")
+        return self._of_model(path, self.layout.model(JUDGE), judge, "it judged")
+
+    def _of_model(self, path: Path, model: str, fingerprint: str | None, did: str) -> str | None:
+        """Files of a model that are older than what was made with it are not read."""
+        from justrl.evaluation.completions import model_fingerprint
+
+        folder = Path(model)
+        if fingerprint is None or not folder.is_dir():
+            return None
+        if model in self.planned and folder.parent == Path(self.layout.root) / "models":
+            return f"{model} would be made again"
+        if max(file.stat().st_ctime for file in [folder, *folder.iterdir()]) <= path.stat().st_mtime:
+            return None
+        if model not in self.models:
+            self.models[model] = model_fingerprint(folder)
+        return f"{model} is other than when {did}" if self.models[model] != fingerprint else None
+
+    def _of_questions(self, name: str, fingerprint: str | None) -> str | None:
+        if name not in self.questions:
+            self.questions[name] = self._fingerprint_to_be(name)
+        if fingerprint is None or self.questions[name] in (None, fingerprint):
+            return None
+        if self.layout.questions(name) not in self.planned:
+            return f"{self.layout.questions(name)} is other than the questions of benchmark {name} that were asked"
+        changed = differences(self.before.get(name, {}), self.entries.get(name, {})) if name in self.before else ()
+        why = in_words(row for row in changed if row[0] not in FREE)
+        return f"benchmarks.{name} has changed ({why})" if why else f"benchmark {name} has other questions now"
+
+    def _fingerprint_to_be(self, name: str) -> str | None:
+        """What the fingerprint of a benchmark's questions is after this start; None where there are none.
+
+        Raises UserError: the file of one's own that it is taken from is no benchmark.
+        """
+        from justrl.data.arithmetic import benchmark_rows
+        from justrl.data.benchmarks import format_entry
+        from justrl.evaluation.generating import Question, benchmark_fingerprint, read_benchmark
+
+        layout, entry = self.layout, self.layout.experiment.benchmarks[name]
+        raw, file = Path(layout.raw_benchmark(name)), Path(layout.questions(name))
+        if str(file) not in self.planned:
+            return benchmark_fingerprint(read_benchmark(file)[1]) if file.is_file() else None
+        if entry.source == "arithmetic":
+            rows: Iterable[Mapping[str, str]] = benchmark_rows(entry.rows, entry.digits, layout.experiment.seed)
+        elif entry.source == "local" and find(entry.path).exists():
+            try:
+                rows = format_entry(name, entry, find(entry.path)).to_pylist()
+            except UserError as error:
+                raise UserError(f"config: benchmarks.{name}: {error}") from None
+        elif raw.is_dir() and (str(raw) not in self.planned or _is_of(raw, entry)):
+            rows = format_entry(name, entry, raw).to_pylist()
+        else:
+            return "not known before the download"
+        return benchmark_fingerprint([Question(row["id"], row["question"], row["answer"]) for row in rows])
+
+
+def _is_of(raw: Path, entry: Any) -> bool:
+    """Whether a download is of what an entry names."""
+    record = read_json_object(raw / "source.json")
+    revisions = (record.get("revision"), record.get("requested"))
+    return (record.get("hub_id"), record.get("subset")) == (
+        getattr(entry, "hub_id", None),
+        getattr(entry, "hub_config", None),
+    ) and (getattr(entry, "revision", None) or "main") in revisions
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """The settings of a Parquet file; none of a torn one, of which its reader says so."""
+    from justrl.evaluation.completions import table_settings
+
+    try:
+        return table_settings(path)
+    except (OSError, ValueError):
+        return {}
