@@ -95,8 +95,11 @@ def start(place: Path, hang_minutes: float = 20, last: int = LAST) -> Attempt:
     command += ["--work-dir", str(place / "work"), "--model-out", str(place / "out" / "model")]
     command += ["--metrics-out", str(place / "out" / "metrics.jsonl")]
     output = (place / "output.txt").open("a")
-    spy = {"VERL_USE_EXTERNAL_MODULES": "mini_batch_spy", "PYTHONPATH": str(Path(__file__).parents[1])}
-    environment = os.environ | spy
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    spy = {"VERL_USE_EXTERNAL_MODULES": "mini_batch_spy", "PYTHONPATH": os.pathsep.join(paths)}
+    # A home that cannot be written, and an allocator that a user has exported: neither is the training's business.
+    nowhere = {"HOME": "/proc/nohome", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    environment = os.environ | spy | nowhere
     process = Attempt(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
     process.earlier = earlier
     return process
