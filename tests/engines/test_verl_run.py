@@ -102,8 +102,10 @@ def start(place: Path, hang_minutes: float = 20, last: int = LAST, variables: Ma
     command += ["--work-dir", str(place / "work"), "--model-out", str(place / "out" / "model")]
     command += ["--metrics-out", str(place / "out" / "metrics.jsonl")]
     output = (place / "output.txt").open("a")
-    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | variables
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # A home that cannot be written, and an allocator that a user has exported: neither is the training's business.
+    nowhere = {"HOME": "/proc/nohome", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | nowhere | variables
     process = Attempt(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
     process.earlier = earlier
     return process

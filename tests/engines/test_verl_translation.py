@@ -3,18 +3,20 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from justrl import config as experiment
 from justrl.errors import UserError
+from justrl.io import write_json
 from justrl.train.verl.request import Row, VerlRequest
 
 pytest.importorskip("verl")
 from omegaconf import OmegaConf
 
 from justrl.train.verl import chunked_logprobs, environment, launch, settings, translate
+from justrl.train.verl.progress import ATTEMPT_VARIABLE, Progress
 
 pytestmark = pytest.mark.verl
 
@@ -234,6 +236,23 @@ def test_what_verl_would_not_do_as_asked_is_refused(experiment_config, change, m
     request = request_for(experiment_config, "deepseek")
     with pytest.raises(UserError, match=message):
         translate.resolve(replace(request, recipe=request.recipe.model_copy(update=change)))
+
+
+def test_a_segments_trainer_resolves_what_is_asked_for_to_the_same(resolved, experiment_config, monkeypatch, tmp_path):
+    """The supervisor, which is ready while GPUs wait, loads no verl for it."""
+    settings_file = tmp_path / "settings.json"
+    asked = translate.asked(request_for(experiment_config, "deepseek"))
+    write_json(settings_file, [asdict(row) for row in asked])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert launch.load(settings_file) == resolved["deepseek"]
+    assert OmegaConf.load(tmp_path / "config.yaml") == resolved["deepseek"]
+    # What verl refuses becomes the supervisor's own sentence.
+    write_json(settings_file, [asdict(row) for row in [*asked, Row("none", "trainer.none", 1, "D")]])
+    monkeypatch.setenv(ATTEMPT_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["launch", str(settings_file)])
+    with pytest.raises(UserError):
+        launch.main()
+    assert Progress(tmp_path).problem() == "verl 0.9.1 has no setting trainer.none"
 
 
 @pytest.mark.parametrize("gpus", [0, 1, 4, 8])

@@ -182,6 +182,7 @@ class _Checks:
 
         Raises UserError: the file of one's own that it is taken from is no benchmark.
         """
+        from justrl.data import tasks
         from justrl.data.arithmetic import benchmark_rows
         from justrl.data.benchmarks import format_entry
         from justrl.evaluation.generating import Question, benchmark_fingerprint, read_benchmark
@@ -191,7 +192,9 @@ class _Checks:
         if str(file) not in self.planned:
             return benchmark_fingerprint(read_benchmark(file)[1]) if file.is_file() else None
         if entry.source == "arithmetic":
-            rows: Iterable[Mapping[str, str]] = benchmark_rows(entry.rows, entry.digits, layout.experiment.seed)
+            rows: Iterable[Mapping[str, Any]] = benchmark_rows(entry.rows, entry.digits, layout.experiment.seed)
+        elif entry.source == "reasoning_gym":
+            rows = tasks.benchmark_rows(entry.task, entry.settings, entry.rows, layout.experiment.seed)
         elif entry.source == "local" and find(entry.path).exists():
             try:
                 rows = format_entry(name, entry, find(entry.path)).to_pylist()

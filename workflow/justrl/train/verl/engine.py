@@ -1,7 +1,8 @@
 """Train a segment with verl: resolve its configuration, run verl's trainer under guard and watch, publish the result.
 
     work_dir/verl/attempt_0001.jsonl     verl's own log of the attempt, one line for each step
-    work_dir/verl/attempt_0001/          config.yaml as verl ran it, launch.log, progress.json, stacks/, hang.txt
+    work_dir/verl/attempt_0001/          settings.json (ours), config.yaml (all of verl's), launch.log, progress.json,
+                                         stacks/, hang.txt
     work_dir/verl/leftovers.*.json       what a guard that was killed left on a host; removed by the next attempt there
 
 verl resumes by itself from the newest state that is whole; what it trains depends only on the step, never on how a run
@@ -11,6 +12,7 @@ was cut into segments or attempts (docs/verl.md says what differs: the sampled t
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from justrl.config_files import in_words
@@ -94,8 +96,8 @@ class Segment:
         log.touch()
         attempt = log.with_suffix("")
         attempt.mkdir(parents=True, exist_ok=True)
-        configuration = attempt / "config.yaml"
-        translate.write_configuration(translate.resolve(wanted), configuration)
+        asked = attempt / "settings.json"
+        write_json(asked, [asdict(row) for row in translate.asked(wanted)])
         logged = metrics.read_attempts(self.logs, self.request.recipe)
         earlier = [logged[step] for step in sorted(logged) if step <= start]
         AttemptFiles(attempt).write_alarms(self.request.recipe.alarms, earlier)
@@ -106,7 +108,7 @@ class Segment:
         print(f"verl: from step {start} to {self.request.to_step}, log {attempt / 'launch.log'}", file=sys.stderr)
         supervisor = Supervisor(
             attempt=attempt,
-            command=environment.command(wanted, configuration, self.logs / "leftovers"),
+            command=environment.command(wanted, asked, self.logs / "leftovers"),
             variables=environment.variables(wanted, attempt, log),
             idle_seconds=self.request.hardware.hang_seconds,
             on_metrics=lambda: self._tell(trackers, log),

@@ -93,9 +93,12 @@ def variables(request: VerlRequest, attempt: Path, log: Path) -> dict[str, str]:
     return vllm_backend.VARIABLES | inherited | ours
 
 
-def command(request: VerlRequest, configuration: Path, record: Path) -> list[str]:
-    """The command of an attempt: the trainer under guard, on this node or, for more than one, on each by srun."""
-    trainer = [sys.executable, "-m", "justrl.train.verl.launch", str(configuration)]
+def command(request: VerlRequest, settings: Path, record: Path) -> list[str]:
+    """The command of an attempt: the trainer under guard, on this node or, for more than one, on each by srun.
+
+    `settings` is the file of what is asked of verl.
+    """
+    trainer = [sys.executable, "-m", "justrl.train.verl.launch", str(settings)]
     guard = [sys.executable, "-m", "justrl.train.verl.guard", "--record", str(record), "--make-scratch"]
     if request.hardware.nodes == 1:
         return [*guard, "--watch-stdin", "--", *trainer]

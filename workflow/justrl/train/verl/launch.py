@@ -1,11 +1,22 @@
-"""Start verl's trainer on a resolved configuration: `python -m justrl.train.verl.launch FILE`.
+"""Resolve what is asked for and start verl's trainer on it: `python -m justrl.train.verl.launch settings.json`.
 
-This is the process that the engine supervises. It connects to the Ray cluster that RAY_ADDRESS names, or starts one.
+The configuration is written to config.yaml in the same folder. This is the process that the engine supervises. It
+connects to the Ray cluster that RAY_ADDRESS names, or starts one.
 """
 
 import os
 import sys
 from pathlib import Path
+
+from justrl.errors import UserError
+from justrl.io import read_json
+from justrl.machine import usable_cores
+from justrl.train.verl import translate
+from justrl.train.verl.progress import Progress
+from justrl.train.verl.request import Row
+
+# Of the process that computes between the phases of the GPUs, while the others wait for it. More bring little.
+MOST_THREADS = 8
 
 
 def task_runner():
@@ -18,8 +29,12 @@ def task_runner():
 
         def run(self, config):
             """Train until the segment's last step."""
+            import torch
+
             from justrl.train.verl.segment_trainer import install
 
+            # Ray has told it to take one for each of its CPUs, which is one.
+            torch.set_num_threads(min(MOST_THREADS, usable_cores()))
             install()
             super().run(config)
 
@@ -28,10 +43,11 @@ def task_runner():
 
 
 def load(path: Path):
-    """Read the configuration; to join a running cluster, drop what only its starter may say."""
+    """Resolve and write the configuration; to join a running cluster, drop what only its starter may say."""
     from omegaconf import OmegaConf
 
-    configuration = OmegaConf.load(path)
+    configuration = translate.compose(Row(**row) for row in read_json(path))
+    translate.write_configuration(configuration, path.with_name("config.yaml"))
     if os.environ.get("RAY_ADDRESS"):
         for key in ("num_cpus", "num_gpus"):
             configuration.ray_kwargs.ray_init.pop(key, None)
@@ -42,11 +58,12 @@ def load(path: Path):
 def main() -> None:
     """Run verl until the segment ends; Ray goes down with this process."""
     from verl.trainer.main_ppo import run_ppo
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import validate_config
 
-    configuration = load(Path(sys.argv[1]))
-    validate_config(configuration, need_reference_policy(configuration), need_critic(configuration))
+    try:
+        configuration = load(Path(sys.argv[1]))
+    except UserError as error:
+        Progress.of_this_attempt().fail(str(error))
+        raise
     run_ppo(configuration, task_runner_class=task_runner())
 
 

@@ -1,4 +1,4 @@
-"""Loaded by verl in each of its processes (VERL_USE_EXTERNAL_MODULES): stack dumps, CPU platform, log-probabilities.
+"""Loaded by verl in each of its processes (VERL_USE_EXTERNAL_MODULES): stack dumps, sockets, CPU, log-probabilities.
 
 Sent SIGUSR2, a process writes the stacks of all its threads to <JUSTRL_STACKS>/<host>-<pid>.txt. The watchdog uses that
 to say where a run that makes no progress is stuck.
@@ -25,12 +25,20 @@ def dump_stacks_on_signal(folder: str | Path) -> None:
     faulthandler.register(STACK_SIGNAL, file=path.open("w"), all_threads=True)
 
 
-if os.environ.get("JUSTRL_STACKS"):
+def take_own_sockets() -> None:
+    """Make verl's trainers send their weights by sockets of this attempt; the resolved configuration names the rest."""
+    from verl.workers.rollout import base
+
+    base._ROLLOUT_REGISTRY["vllm", "async"] = "justrl.train.verl.weight_sockets.Sender"
+
+
+if os.environ.get("JUSTRL_STACKS"):  # not in the supervisor, which has no verl to change
     dump_stacks_on_signal(os.environ["JUSTRL_STACKS"])
+    take_own_sockets()
 
 if os.environ.get("VERL_PLATFORM") == "cpu":
     from justrl.train.verl import cpu_platform  # noqa: F401
-elif os.environ.get("JUSTRL_STACKS"):  # not in the supervisor, which has no verl to change
+elif os.environ.get("JUSTRL_STACKS"):
     from justrl.train.verl import chunked_logprobs
 
     chunked_logprobs.install()

@@ -1,12 +1,15 @@
 """Translation of a run to verl's complete configuration, resolved and checked by verl's own code.
 
-`justrl verl config` writes the file; the engine does the same for each segment, with the paths of
-the machine filled in. Nothing but the rows of `settings` is changed, and a key that verl does not have is refused, so
-the older names that verl accepts and ignores (`custom_reward_function.*`, `reward_model.*`) cannot be asked for.
+`justrl verl config` writes the file. The trainer of each segment, which loads verl anyway, does the same with the paths
+of the machine filled in (`launch`). Nothing but the rows of `settings` is changed, and a key that verl does not have is
+refused, so the older names that verl accepts and ignores (`custom_reward_function.*`, `reward_model.*`) cannot be asked
+for.
 """
 
 import contextlib
 import io
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +62,28 @@ def apply_row(configuration, row: Row, value: Any) -> None:
     OmegaConf.update(configuration, row.key, value, merge=False, force_add=row.added)
 
 
-def resolve(request: VerlRequest):
-    """The complete configuration for `request`: verl's defaults with our rows, interpolations resolved, checked.
+def asked(request: VerlRequest) -> list[Row]:
+    """The rows for `request` with their values, which need no verl to be taken.
 
-    Raises UserError: a recipe that verl cannot follow, a key that it does not have, or what verl's own checks refuse.
+    Raises UserError: a recipe that verl cannot follow.
     """
     check_recipe(request)
+    return [replace(row, value=row.value_for(request)) for row in settings.rows(request)]
+
+
+def resolve(request: VerlRequest):
+    """The complete configuration for `request`; raises UserError as `asked` and `compose` do."""
+    return compose(asked(request))
+
+
+def compose(rows: Iterable[Row]):
+    """The complete configuration: verl's defaults with these rows, interpolations resolved, checked.
+
+    Raises UserError: a key that verl does not have, or what its own checks refuse.
+    """
     configuration = default_configuration()
-    for row in settings.rows(request):
-        apply_row(configuration, row, row.value_for(request))
+    for row in rows:
+        apply_row(configuration, row, row.value)
     check(configuration)
     from omegaconf import OmegaConf
 

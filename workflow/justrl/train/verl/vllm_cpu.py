@@ -4,7 +4,7 @@ vLLM's CPU backend packs the weight of each linear layer for oneDNN and drops th
 it a new one. The class below, which the resolved configuration names as the worker's extension, keeps it.
 """
 
-from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+from justrl.train.verl.weight_sockets import Receiver
 
 # Marks the function that was put in place already.
 KEPT = "justrl_keeps_weights"
@@ -29,8 +29,8 @@ def keep_linear_weights() -> None:
         linear.dispatch_cpu_unquantized_gemm = dispatch
 
 
-class WeightKeepingExtension(vLLMColocateWorkerExtension):
-    """verl's worker extension, which keeps linear weights before any model is loaded."""
+class WeightKeepingExtension(Receiver):
+    """The worker's extension, which keeps linear weights before any model is loaded."""
 
     def __new__(cls, **kwargs):
         keep_linear_weights()
