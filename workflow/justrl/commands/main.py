@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from justrl.commands import terminal
-from justrl.commands.options import HelpFormatter
+from justrl.commands.options import HelpFormatter, Parser
 from justrl.config_files import ROOT
 from justrl.errors import UserError
 from justrl.io import is_disk_full
@@ -115,7 +115,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"justrl has no command {name!r}: {meant}")
     module = import_module(f"justrl.commands.{_MODULES.get(name, name)}")
     summary, _, details = (module.__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"justrl {name}",
         description=terminal.fit(summary),
         epilog=terminal.paragraphs(details),

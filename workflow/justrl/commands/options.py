@@ -4,6 +4,7 @@ import argparse
 import inspect
 import math
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,14 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str):
         super().__init__(prog, width=min(terminal.WIDTH, shutil.get_terminal_size().columns - 2))
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help does not end well where nobody reads it: argparse itself hears nothing of a closed pipe."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:
+            (file or sys.stderr).write(message)
 
 
 def add_subcommands(parser: argparse.ArgumentParser, commands: Mapping[Callable[..., Any], Describe]) -> None:

@@ -22,6 +22,8 @@ from justrl.train.segment import WorkDir
 
 # Larger files are not hashed without being asked for: their sizes are compared.
 SMALL = 2**26
+# Facts of the card that earlier versions lack or call otherwise, by the ends of their ids.
+VERSIONED = ("-gpus-as-the-preflight-found-them", "-gpus-as-its-first-job-found-them", "-accepted-alarms")
 
 
 def recorded(results: Path) -> dict[Path, Mapping[str, Any]]:
@@ -55,12 +57,24 @@ def card_problems(layout: Layout, results: Path, files: Mapping[Path, Mapping[st
         if not files:
             return
         here = describe(layout, results / "timings", known)["@graph"]
-        old, new = ({one["@id"]: one for one in graph if one["@type"] != "File"} for graph in (there, here))
+        old, new = (
+            {one["@id"]: one for one in _unversioned(graph) if one["@type"] != "File"} for graph in (there, here)
+        )
     except (OSError, UserError, KeyError, TypeError, ValueError) as error:
         yield f"it cannot be made again: {error!s:.200}"
         return
     if found := differences(old, new):
         yield f"it is not what the files give: {found}"
+
+
+def _unversioned(graph: Any) -> Any:
+    """A graph without the facts that not all versions have, and without what points to them."""
+    if isinstance(graph, dict):
+        return {key: _unversioned(value) for key, value in graph.items()}
+    if isinstance(graph, list):
+        kept = [one for one in graph if not (isinstance(one, dict) and str(one.get("@id", "")).endswith(VERSIONED))]
+        return [_unversioned(one) for one in kept]
+    return graph
 
 
 def state_problems(layout: Layout, run: str, hashed: bool) -> Iterator[tuple[Path, list[str], str]]:
