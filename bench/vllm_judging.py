@@ -17,6 +17,9 @@ from work import engine_replies
 
 VERDICT_TOKENS = 8
 
+# Files of answers hold none; what a tiny judge says of it means nothing.
+GOLD = "1"
+
 
 def main() -> None:
     """Load once, then judge file by file until there are no more."""
@@ -35,7 +38,7 @@ def main() -> None:
             samples, _ = read_completions([Path(line.strip())])
             # Neither side finds in the cache what the other has asked.
             judge._judge.backend.llm.reset_prefix_cache()
-            grades = judge.grade_many(samples[["completion", "answer", "question"]].itertuples(index=False, name=None))
+            grades = judge.grade_many((row.completion, GOLD, row.question) for row in samples.itertuples())
             verdicts = json.dumps([grade.outcome.value for grade in grades])
             told = {"answers": len(grades), "digest": hashlib.sha256(verdicts.encode()).hexdigest()}
             print(json.dumps(told), file=replies, flush=True)
