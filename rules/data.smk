@@ -249,6 +249,7 @@ rule generate_benchmark:
 
 
 use rule generate_task_dataset as generate_task_benchmark with:
+    """Make held-out questions of a task of reasoning-gym."""
     output:
         folder=directory("<results>/benchmarks/{benchmark}/raw"),
     log:

@@ -117,7 +117,7 @@ def test_the_report_holds_figures_tables_and_provenance(mini):
     report = mini.folder / "results/mini/report.html"
     mini.run("--profile", "mini", "--report", str(report))
     text = report.read_text()
-    for part in ("Data", "Training", "Benchmarks", "Comparison", "Provenance", "training.svg", "mini.html"):
+    for part in ("Data", "Training", "Accuracy", "Tables", "Provenance", "training.svg", "mini.html"):
         assert part in text
 
 
