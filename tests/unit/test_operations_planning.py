@@ -190,7 +190,9 @@ def test_the_canarys_timings_are_taken_where_they_are_there(tmp_path):
 
 def test_the_canary_takes_full_steps(config):
     recipe = config.with_canaries().runs["canary_deepseek"].recipe
-    differs = {"learning_rate": config.canary.learning_rate, "warmup_steps": 0}
+    differs = {"learning_rate": config.canary.learning_rate, "warmup_steps": 0, "alarms": recipe.alarms}
+    limits = (recipe.alarms.probs_difference, recipe.alarms.least_reward_steps, recipe.alarms.truncated)
+    assert limits == (None, None, None), "a canary ends in its verdict"
     assert recipe == config.runs["deepseek"].recipe.model_copy(update=differs)
     short = experiment.load(overrides=["canary.max_response_length=1024"]).with_canaries()
     assert short.runs["canary_deepseek"].recipe.max_response_length == short.protocols["canary"].max_tokens == 1024
