@@ -205,7 +205,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     resume = commands.add_parser("resume", help=text, description=text, allow_abbrev=False)
     resume.add_argument("run", metavar="RUN", help="the run's folder, or its name in --results")
     resume.add_argument(
-        "--accept", action="append", required=True, choices=alarms.NAMES, help="repeatable; for the rest of the run"
+        "--accept",
+        metavar="ALARM",
+        action="append",
+        required=True,
+        choices=alarms.NAMES,
+        help=f"for the rest of the run, repeatable: {', '.join(alarms.NAMES)}",
     )
     resume.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
     resume.set_defaults(call=accept)
