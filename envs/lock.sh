@@ -1,5 +1,5 @@
 #!/bin/sh
-# Write the locks anew from their .in files; what is pinned in them stays as it is unless a file asks otherwise.
+# Write the locks again from their .in files; what is pinned in them stays as it is unless a file asks otherwise.
 # PIP_FIND_LINKS must name a folder with torch's CPU build, or mini, verl-cpu and trl get CUDA's packages, which torch's
 # other build asks for. torch itself is in no lock but in files of its own, each build by its hashes (install.sh says which when).
 set -eu

@@ -1,7 +1,7 @@
 """Faults for verl's processes, which load this module: `VERL_USE_EXTERNAL_MODULES=verl_faults`.
 
 JUSTRL_TEST_FAULTS names them, separated by commas: `stale` (weights reach the sampler at its start and never again),
-`stops` (the sampler is told of no stop token, so that it knows what vLLM finds by itself), `temperature` (the sampler
+`stops` (the sampler gets no stop token, so that it knows what vLLM finds by itself), `temperature` (the sampler
 draws at another one than the trainer reckons with).
 """
 

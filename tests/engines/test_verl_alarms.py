@@ -39,7 +39,7 @@ def make_place(place, tmp_path):  # noqa: F811
 
 
 def own_reward(folder: Path, score: str) -> dict[str, str]:
-    """A reward of one's own that gives each answer what `score` says."""
+    """A reward function that gives each answer what `score` says."""
     (folder / "reward.py").write_text(f"def score(completion, gold, row):\n    return {score}\n")
     return {"file": str(folder / "reward.py")}
 

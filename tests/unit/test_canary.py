@@ -107,7 +107,7 @@ def test_the_paper_s_canary_can_see_a_missed_sync():
 
 @pytest.fixture
 def canary(tmp_path):
-    """A folder of a canary as the workflow leaves it, but for its metrics."""
+    """A folder of a canary as the workflow leaves it, without its metrics."""
     results = tmp_path / "secret_project" / "results"
     folder = results / "runs" / "canary_mine"
     experiment = config.load()

@@ -295,7 +295,7 @@ def apply_overrides(config: Mapping, overrides: Sequence[str], above: str = "") 
 
 
 def _optional(path: Sequence[str]) -> Sequence[str]:
-    """The keys that the configuration's schema has at a place, but for names of entries."""
+    """The keys that the configuration's schema has at a place, without names of entries."""
     schema = read_yaml(SCHEMA)
     nodes = _meant([schema], schema)
     for name in path:

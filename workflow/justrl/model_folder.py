@@ -164,7 +164,7 @@ def indexed_files(folder: Path) -> set[str]:
     try:
         names = set(read_json(path)["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no index of weight files ({error}): get the folder anew") from error
+        raise UserError(f"{path} is no index of weight files ({error}): download the folder again") from error
     odd = [name for name in names if not isinstance(name, str) or not name.endswith(".safetensors") or "/" in name]
     if odd or not names:
         found = f"{odd[0]!r:.80} is no safetensors file of the folder" if odd else "it names none"
@@ -191,4 +191,4 @@ def tensor_shapes(path: Path) -> Shapes:
         with safe_open(path, framework="np") as tensors:
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is cut short or no safetensors file ({error}): get it anew") from error
+        raise UserError(f"{path} is cut short or no safetensors file ({error}): download it again") from error

@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any
 
 from justrl.analysis.html_tables import Section, Text
+from justrl.config import Alarms
 
 YES, NO, NOT_SHOWN = "yes", "no", "not shown"
 
@@ -17,13 +18,13 @@ STYLES = {YES: "holds", NO: "does not hold", NOT_SHOWN: "undecided"}
 
 # The largest mean difference of a token's probability between sampler and trainer: verl's two engines in bfloat16
 # differ by about 0.01, a policy of another step by more than this.
-MOST_DIFFERENCE = 0.05
+MOST_DIFFERENCE = Alarms().probs_difference or 0.0
 # Steps whose weights were sent to the sampler during the run may differ so many times as much as those that began with
 # weights from a folder; below LEAST_DIFFERENCE it is rounding either way.
 TIMES_THE_FIRST = 4.0
 LEAST_DIFFERENCE = 1e-4
 # Nearly all answers cut off: nobody heard the stop token.
-MOST_TRUNCATED = 0.9
+MOST_TRUNCATED = Alarms().truncated or 1.0
 # Of what the allocator has: fragments and NCCL's buffers need the rest.
 MOST_MEMORY = 0.97
 # Of the estimate. Its own range is narrower; the first steps compile and warm caches.

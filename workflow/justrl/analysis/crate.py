@@ -132,7 +132,7 @@ def describe(layout: Layout, timings: Path, known: Mapping[str, str] | None = No
 
 
 def _same_stem(page: Path) -> list[Path]:
-    """A page and its other forms beside it: the .md and .json of an .html, the .png and the .narrow.svg of an .svg."""
+    """A page and its other forms: the .md and .json of an .html, the .png and the .narrow.svg of an .svg."""
     stems = (page.stem, f"{page.stem}.narrow")
     return sorted(path for path in page.parent.iterdir() if path.stem in stems and path.is_file())
 

@@ -201,7 +201,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     segment.set_defaults(call=train, request=segment_request)
 
-    text = "accept the alarm that ended a run, which the next start then goes on with"
+    text = "accept the alarm that ended a run, so that the next start continues it"
     resume = commands.add_parser("resume", help=text, description=text, allow_abbrev=False)
     resume.add_argument("run", metavar="RUN", help="the run's folder, or its name in --results")
     resume.add_argument(
@@ -252,7 +252,9 @@ def accept(args: argparse.Namespace) -> None:
     if folder is None:
         raise UserError(f"there is no run that has trained in {named} or {below}: name its folder, as the alarm does")
     left = alarms.accept(folder / "work", args.accept)
-    print(f"{folder}: {', '.join(args.accept)} accepted; its metrics say so from now on, and the next start goes on")
+    print(
+        f"{folder}: {', '.join(args.accept)} accepted; its metrics say so from now on, and the next start continues it"
+    )
     for entry in left:
         print(f"{folder}: alarm {entry['alarm']} of step {entry['step']} still ends every start")
 

@@ -14,7 +14,7 @@ from typing import Any
 from justrl.errors import UserError
 from justrl.generation.base import Completed, SamplingRequest, load_tokenizer
 
-# What vLLM is told by its environment in training and generation alike; a user's own value stands.
+# What vLLM's environment sets in training and generation alike; a user's own value stands.
 VARIABLES = {
     "VLLM_NO_USAGE_STATS": "1",
     # Compiles at its first request and wants nvcc for it (vLLM#49497). Seeded and greedy requests, and the rollouts,

@@ -194,7 +194,7 @@ def generation_minutes(
     """Minutes to ask of the queue for a job that samples the answers to benchmarks, or one of `shards` of them.
 
     Twice the estimate, since answers may be longer than that; of a model of unknown size, the longest that is sensible.
-    A job that is cut off goes on from its parts.
+    A job that is cut off continues from its parts.
     """
     shape = shape_of_target(experiment, name)
     if not experiment.hardware.gpus or shape is None:

@@ -1,8 +1,8 @@
 """Finished files that are other than the configuration and their sources give now, told by their content.
 
-Snakemake plans by times, and by its own record of parameters. Neither tells of a file of one's own that was copied and
+Snakemake plans by times, and by its own record of parameters. Neither tells of a user's file that was copied and
 edited since, nor of any edit once that record is gone (.snakemake/metadata), nor of a model swapped behind an ancient()
-input. What a file was made from stands in it, or in the record of its source.
+input. What a file was made from is recorded in it, or in the record of its source.
 """
 
 import json
@@ -180,7 +180,7 @@ class _Checks:
     def _fingerprint_to_be(self, name: str) -> str | None:
         """What the fingerprint of a benchmark's questions is after this start; None where there are none.
 
-        Raises UserError: the file of one's own that it is taken from is no benchmark.
+        Raises UserError: the user's file that it is taken from is no benchmark.
         """
         from justrl.data import tasks
         from justrl.data.arithmetic import benchmark_rows

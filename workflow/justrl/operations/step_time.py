@@ -7,7 +7,7 @@
     rest       sleep and wake, the weights' transfer, rewards, the driver
 
 Only weights where products decide, cache and update shrink with the number of GPUs. The constants are fitted to figures
-that others published (bench/published_steps.csv); `justrl plan --backtest` fits them anew without one source at a time.
+that others published (bench/published_steps.csv); `justrl plan --backtest` fits them without one source at a time.
 """
 
 import math

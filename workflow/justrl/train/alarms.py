@@ -156,7 +156,7 @@ class Watch:
     Args:
         work: the run's working folder.
         limits: the recipe's.
-        rows: metrics of the steps that the training goes on from.
+        rows: metrics of the steps that the training continues from.
         writes: whether this process is the one that marks the run.
     """
 

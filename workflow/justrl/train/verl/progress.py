@@ -60,7 +60,7 @@ class Progress:
         return self.problem_file.read_text(encoding="utf-8") if self.problem_file.is_file() else ""
 
     def write_alarms(self, limits: Alarms, rows: Sequence[dict[str, Any]]) -> None:
-        """Tell the trainer by what alarms are raised, and the metrics of the steps that it goes on from."""
+        """Tell the trainer by what alarms are raised, and the metrics of the steps that it continues from."""
         write_json(self.alarms_file, {"limits": limits.as_dict(), "rows": [read_by_alarms(row) for row in rows]})
 
     def alarms(self, work: Path) -> Watch:
