@@ -67,6 +67,7 @@ def test_a_real_benchmark_flows_through(name, model_dir, backend, real_benchmark
     samples, settings = read_completions(paths)
     assert len(samples) == rows * samples_each
     assert samples["prompt"].str.endswith(f" {SUFFIX}<|im_end|>\n<|im_start|>assistant\n").all()
+    samples = grading.with_golds(samples, settings, benchmark, questions)
     grades = grading.grade_samples(samples, ["strict"])
     result = score(samples, settings, grades, benchmark, questions, name="tiny", experiment="test", headline="strict")
     assert result["n_questions"] == rows and result["samples_per_question"] == samples_each
