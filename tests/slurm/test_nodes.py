@@ -52,7 +52,7 @@ class NodesRun(WorkflowRun):
         return super().environment() | {
             "PYTHONPATH": str(HERE / "without_vllm"),
             "JUSTRL_TEST_HOLD": str(self.hold),
-            # A silent node is given up after three times 13 seconds, not five: on a busy machine each may be late twice.
+            # A silent node is given up after three times 13 seconds, not five; on a busy machine any may be late twice.
             "RAY_health_check_failure_threshold": "3",
         }
 
