@@ -65,8 +65,9 @@ tasks: .venv/.tasks $(patsubst %.ready,%.tasks,$(wildcard .venv-verl/.ready))  #
 bench: .venv/.ready .venv-verl/.ready .venv-trl/.ready  ## Measure speeds beside their peers; writes the table of docs/measured.md.
 	$(ACTIVATE) && OMP_NUM_THREADS=1 python bench
 
-lint: .venv/.ready  ## Check format, style and types of Python and Snakemake code.
+lint: .venv/.ready  ## Check format, style and types of the code, and the English of the pages.
 	$(ACTIVATE) && ruff format --check . && ruff check .
+	$(ACTIVATE) && python docs/plain_english.py
 	$(ACTIVATE) && mypy
 	$(ACTIVATE) && snakefmt --check --compact-diff Snakefile rules
 	$(ACTIVATE) && snakemake --lint
