@@ -42,7 +42,7 @@ PLAIN = {
     r"on the spot": "immediately",
     r"(questions|tokens|answers|completions|sequences|updates|jobs|ms|\d+) an? "
     r"(second|step|token|segment|prompt|forward|mini-batch)": "per",
-    r"(?:(?<=[.;:]\s)|(?<=\n\n))what (?![^.!]*\?)": "a noun: The kept files are in ...",
+    r"(?:(?<=[.;:]\s)|(?<=\n\n))(?-i:What) (?![^.!]*\?)": "a noun: The kept files are in ...",
     r"rungs?|ladders?": "scale",
     r"(?<!time\s)stamp(s|ed|ing)?": "label",
     r"golds": "reference answers",

@@ -35,7 +35,7 @@ FOUND = {
     "The time asked of the queue.": "asked of",
     "Refused on the spot.": "on the spot",
     "Tokens a second.": "tokens a second",
-    "Four jobs. What is kept stands there.": "what",
+    "Four jobs. What is kept, and why.": "what",
     "A ladder.": "ladder",
     "The rungs.": "rungs",
     "Files are stamped.": "stamped",
