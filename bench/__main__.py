@@ -45,6 +45,7 @@ WORKS = {
     "grpo_step_two_threads": step_rows.two_threads,
     "grpo_step_tiny_ragged": step_rows.ragged,
     "grpo_step_39m": step_rows.large,
+    "grpo_step_smollm2": step_rows.real,
     "symbolic": rows_apart.symbolic,
     "generation": rows_apart.generation,
     "generation_and_judge": rows_apart.generation_and_judge,
