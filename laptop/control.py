@@ -8,5 +8,5 @@ import hashlib
 
 def score(completion: str, gold: str, row: dict) -> float:
     """+1 or -1, each with half the chance; the same for the same answer to the same question."""
-    digest = hashlib.sha256(f"{row.get('question_id') or row.get('prompt')}\n{completion}".encode()).digest()
+    digest = hashlib.sha256(f"{row['question']}\n{completion}".encode()).digest()
     return 1.0 if digest[0] % 2 else -1.0
