@@ -1,4 +1,4 @@
-"""The reward of the laptop experiment's control: a coin, thrown by the answer's text, that knows nothing of the question.
+"""The reward of the laptop experiment's control: a coin that knows nothing of the question.
 
 What a training by it gains comes from elsewhere than the task: from shorter answers, or from luck.
 """

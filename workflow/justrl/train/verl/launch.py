@@ -63,7 +63,8 @@ def start(train: Callable[[], None], shut_down: Callable[[], None]) -> None:
     """Train; where Ray itself did not start in time, start it again, STARTS times in all."""
     for left in reversed(range(STARTS)):
         try:
-            return train()
+            train()
+            return
         except Exception as error:
             if TOO_LATE not in str(error) or not left:
                 raise
