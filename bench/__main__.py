@@ -36,18 +36,16 @@ WORKS = {
     "log_probabilities": rows_here.log_probabilities,
     "entropies": rows_here.log_probabilities_and_entropies,
     "cleaning": rows_here.cleaning,
+    "cleaning_distinct": rows_here.cleaning_distinct,
     "dry_run": rows_workflow.dry_run,
-    "dry_run_beside_bare": rows_workflow.dry_run_beside_bare,
-    "dry_run_of_many": rows_workflow.dry_run_of_many,
     "nothing_to_do": rows_workflow.nothing_to_do,
-    "overhead": rows_workflow.overhead,
     "grpo_step_tiny": step_rows.tiny,
     "grpo_step_two_threads": step_rows.two_threads,
     "grpo_step_tiny_ragged": step_rows.ragged,
     "grpo_step_39m": step_rows.large,
+    "grpo_step_smollm2": step_rows.real,
     "symbolic": rows_apart.symbolic,
     "generation": rows_apart.generation,
-    "generation_and_judge": rows_apart.generation_and_judge,
 }
 
 

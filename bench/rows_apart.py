@@ -2,22 +2,17 @@
 
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from work import ROOT, Timed, Work
 
 from justrl.errors import UserError
 
-BENCHMARKS = 4
-
 
 def symbolic() -> Work:
-    """Symbolic grading of an evaluation, beside math-verify called on each completion."""
+    """Symbolic grading of an evaluation, next to math-verify called on each completion's last box."""
     import symbolic_grading
 
     script = ROOT / "bench/symbolic_grading.py"
@@ -33,12 +28,12 @@ def symbolic() -> Work:
     return Work(
         f"symbolic grading, {len(samples):,} completions of {symbolic_grading.LENGTH:,} characters "
         f"(other verdicts, ours right: {', '.join(symbolic_grading.DIFFERENCES)})",
-        "math-verify 0.9, one by one",
+        "math-verify 0.9 given the last box, one by one",
         lambda: side("ours"),
         lambda: side("theirs"),
         lambda one, other: symbolic_grading.agree(samples, one, other),
         "importing SymPy once, parsing each formula once",
-        target=8.0,
+        target=2.0,
         rounds=3,
     )
 
@@ -81,58 +76,18 @@ class _Engine:
 
 
 def generation() -> Work:
-    """An evaluation's answers from vLLM, beside the authors' loop of a call for each seed, on one engine."""
+    """An evaluation's answers from vLLM, next to one call of it with all requests, on one engine."""
     engine = _Engine("vllm_generation.py")
     return Work(
-        "evaluation generation, vLLM, 30 questions x 8 seeds x at most 256 tokens, the same tokens",
-        "a call of vLLM for each seed (the authors' loop)",
+        "evaluation generation, vLLM, 30 questions x 8 seeds x at most 256 tokens, the same tokens, kept as they end",
+        "one call of vLLM, kept at the end",
         lambda: engine.side("ours"),
         lambda: engine.side("theirs"),
         lambda one, other: one == other,
         "vLLM's own steps for 240 requests",
-        target=2.4,
+        target=1.0,
         rounds=5,
         library=lambda: engine.ask("share")["share"],
-    )
-
-
-def generation_and_judge() -> Work:
-    """Answers and their verdicts: the judge of a finished benchmark beside the next one's answers, or after all."""
-    generator, judge = _Engine("vllm_generation.py"), _Engine("vllm_judging.py")
-    benchmarks = [f"drawn_{number}" for number in range(BENCHMARKS)]
-    generating: list[float] = []
-
-    def ours() -> Timed:
-        started = time.perf_counter()
-        with ThreadPoolExecutor(1) as beside:
-            waiting = []
-            for benchmark in benchmarks:
-                made = generator.ask(f"ours {benchmark}")
-                waiting.append((made, beside.submit(judge.ask, made["answers"])))
-            results = [(made["digest"], verdicts.result()["digest"]) for made, verdicts in waiting]
-        elapsed = time.perf_counter() - started
-        generating.append(sum(made["elapsed"] for made, _ in waiting) / elapsed)
-        return Timed(results, elapsed)
-
-    def theirs() -> Timed:
-        started = time.perf_counter()
-        made = [generator.ask(f"theirs {benchmark}") for benchmark in benchmarks]
-        verdicts = [judge.ask(one["answers"])["digest"] for one in made]
-        results = [(one["digest"], verdict) for one, verdict in zip(made, verdicts, strict=True)]
-        return Timed(results, time.perf_counter() - started)
-
-    # Both engines are loaded, and have done the work once, before a clock runs.
-    judge.ask(generator.ask("ours warm_up")["answers"])
-    return Work(
-        f"evaluation of {BENCHMARKS} benchmarks of 30 questions x 8 seeds, vLLM and a judge in vLLM, by the clock",
-        "a call for each seed, then the judge (the authors' scripts)",
-        ours,
-        theirs,
-        lambda one, other: one == other,
-        "generation, were the judge free",
-        target=3.0,
-        rounds=5,
-        library=lambda: statistics.median(generating),
     )
 
 

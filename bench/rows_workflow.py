@@ -1,7 +1,7 @@
 """Rows about the workflow: Snakemake on ours beside Snakemake on a plain workflow of as many jobs.
 
 The plain one has jobs furnished as those of a queue are, with a log and with inputs, parameters and resources that are
-functions, and nothing of ours: what it costs is Snakemake's. Bare jobs have an input, an output and a shell line.
+functions, and nothing of ours: what it costs is Snakemake's.
 """
 
 import re
@@ -26,18 +26,16 @@ FURNISHED = """
 """
 RULES = {"a": "", "b": "a", "c": "b", "d": "ac"}
 """Each rule and those whose output it reads."""
-# Eight seeds of both runs.
-MANY = "runs:\n  deepseek: {seeds: [1, 2, 3, 4, 5, 6, 7, 8]}\n  nemotron: {seeds: [1, 2, 3, 4, 5, 6, 7, 8]}\n"
 
 
-def plain_workflow(folder: Path, jobs: int, furnished: bool = True) -> Path:
+def plain_workflow(folder: Path, jobs: int) -> Path:
     """Write a Snakefile of so many jobs, to within four: chains of four rules, and `all`."""
     text = f'rule all:\n    input: expand("d/{{i}}", i=range({jobs // 4}))\n'
     for name, inputs in RULES.items():
         text += f"rule {name}:\n"
-        asked = [f'lambda wildcards: f"{one}/{{wildcards.i}}"' if furnished else f'"{one}/{{i}}"' for one in inputs]
+        asked = [f'lambda wildcards: f"{one}/{{wildcards.i}}"' for one in inputs]
         text += f"    input: {', '.join(asked)}\n" if asked else ""
-        text += f'    output: "{name}/{{i}}"\n' + (FURNISHED.replace("RULE", name) if furnished else "")
+        text += f'    output: "{name}/{{i}}"\n' + FURNISHED.replace("RULE", name)
         text += '    shell: "touch {output}"\n'
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "Snakefile").write_text(text)
@@ -81,36 +79,23 @@ def snakemake_share(folder: Path, *arguments: str) -> float:
     return 1 - share_within(profile, of_the_project)
 
 
-def dry_run(overlay: str = "", bare: bool = False) -> Work:
+def dry_run() -> Work:
     """The paper's dry run, where nothing is made yet."""
     folder, plain = copy_of_the_project(), Path(tempfile.mkdtemp())
     arguments = ["-n", "--profile", "slurm"]
-    if overlay:
-        (folder / "overlay.yaml").write_text(overlay)
-        arguments += ["--configfile", "overlay.yaml"]
     jobs = jobs_in(snakemake(folder, *arguments))
-    plain_workflow(plain, jobs, furnished=not bare)
+    plain_workflow(plain, jobs)
     return Work(
-        f"dry run of {'the paper' if not overlay else 'the paper with eight seeds a run'}, {jobs:,} jobs",
-        f"a plain workflow of as many {'bare' if bare else 'furnished'} jobs",
+        f"dry run of the paper, {jobs:,} jobs",
+        "a plain workflow of as many furnished jobs",
         lambda: jobs_in(snakemake(folder, *arguments)),
         lambda: jobs_in(snakemake(plain, "-n", "--cores", "1")),
         lambda ours, theirs: abs(ours - theirs) <= 4,
         "Snakemake's own work on our rules",
         target=0.87,
-        rounds=3 if overlay else 5,
+        rounds=5,
         library=lambda: snakemake_share(folder, *arguments),
     )
-
-
-def dry_run_of_many() -> Work:
-    """The same of several thousand jobs: each grows in step with the other."""
-    return dry_run(MANY)
-
-
-def dry_run_beside_bare() -> Work:
-    """Beside jobs without resources, parameters and logs."""
-    return dry_run(bare=True)
 
 
 def nothing_to_do() -> Work:
@@ -133,33 +118,4 @@ def nothing_to_do() -> Work:
         "Snakemake itself: 1",
         target=0.83,
         rounds=5,
-    )
-
-
-def overhead() -> Work:
-    """What a job costs beside its own work: jobs that do nothing, told of in our way and in Snakemake's."""
-    folder = Path(tempfile.mkdtemp())
-    plain, ours = plain_workflow(folder / "plain", 200), plain_workflow(folder / "ours", 200)
-    told = (ours / "Snakefile").read_text()
-    (ours / "Snakefile").write_text(
-        "import snakemake_logger_plugin_justrl\nsnakemake_logger_plugin_justrl.install(workflow)\n" + told
-    )
-    count = iter(range(1000))
-
-    def run(place: Path) -> int:
-        made = place.parent / f"{place.name}_{next(count)}"
-        made.mkdir()
-        shutil.copy(place / "Snakefile", made)
-        snakemake(made, "--cores", "1", "--quiet", *(["rules"] if place is ours else []))
-        return len(list(made.glob("d/*")))
-
-    return Work(
-        "200 jobs that do nothing, told of as ours are",
-        "the same, told of by Snakemake",
-        lambda: run(ours),
-        lambda: run(plain),
-        lambda one, other: one == other == 50,
-        "Snakemake itself: 1",
-        target=0.83,
-        rounds=3,
     )

@@ -12,16 +12,15 @@ Both results are one where training on what TRL sampled (its order, its advantag
 moves the weights as TRL did: within TOLERANCE of the whole movement's length, with the same mean norm of the gradients,
 which Adam's division hides. Each side samples for itself when it is timed, as many tokens in as many updates.
 
-The floor of the tiny step is 49 GFLOP of matrix products for the updates and the old log-probabilities and 7 for the
-sampled tokens: 0.7 of our 1.6 s on a core of 85 GFLOP/s, and TRL needs them too. Most of the rest is the model's
-element-wise code and attention, the same on both sides. TRL also reads a prompt once for each of its samples, puts
-prompts through the output layer, and copies its cache at each token. What is left for us is the prompt's part of the
-passes over whole sequences, a third of their tokens here, which a group could share if gradients might be added up in
-another order.
+The floor is the model's matrix products and attention, whose share of our time each row shows; TRL needs them too.
+Most of the rest of a tiny step is the model's element-wise code, the same on both sides. TRL also reads a prompt once
+for each of its samples, where a group of ours shares it, puts prompts through the output layer, and copies its cache at
+each token.
 """
 
 import functools
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -69,6 +68,18 @@ def large() -> Work:
     return row("GRPO step, 39 M parameters, 32 x 32 tokens", folder)
 
 
+def real() -> Work:
+    """SmolLM2-135M, from a package, on two cores by the clock: eight prompts of about 50 tokens.
+
+    Raises UserError: the model is not there.
+    """
+    model = ROOT / "models/local/smollm2-135m-q4"
+    if not model.is_dir():
+        raise UserError("SmolLM2 is not there (`make smollm2`)")
+    folder = make_problem(model, prompts=8, timed=2, threads=2)
+    return row("GRPO step, SmolLM2-135M, 64 x 32 tokens, two threads, by the clock", folder, by_the_clock=True)
+
+
 def row(name: str, folder: Path, by_the_clock: bool = False) -> Work:
     """Ours and TRL on the problem in a folder."""
     return Work(
@@ -85,7 +96,7 @@ def row(name: str, folder: Path, by_the_clock: bool = False) -> Work:
 
 
 def make_problem(
-    shape: dict[str, int],
+    shape: dict[str, int] | Path,
     *,
     prompts: int,
     timed: int,
@@ -93,10 +104,10 @@ def make_problem(
     vocabulary: int | None = None,
     threads: int = 0,
 ) -> Path:
-    """A folder with a random model, its tokenizer, questions and settings; the reader is trl_step.py or our_step.py.
+    """A folder with a model, its tokenizer, questions and settings; the reader is trl_step.py or our_step.py.
 
     Args:
-        shape: of the model, in the words of the mini experiment.
+        shape: of the model, in the words of the mini experiment; or a folder with a model.
         prompts: questions a step, in four mini-batches.
         timed: steps measured, after one that is not.
         stop_every: of this many tokens one ends a response; 0: none can.
@@ -108,18 +119,25 @@ def make_problem(
     from justrl.data import stand_ins, warm_start
     from justrl.data.arithmetic import question_text
     from justrl.data.messages import DEFAULT_SUFFIX, build_messages
+    from justrl.generation.base import load_tokenizer
 
     folder, chance = Path(tempfile.mkdtemp()), random.Random(0)
-    family = "deepseek" if vocabulary is None else "nemotron"
-    tokenizer = warm_start.build_tokenizer(family, DEFAULT_SUFFIX)
-    model = warm_start.build_model(shape | {"family": family, "context_length": 8192}, tokenizer, seed=0)
-    if vocabulary:
-        model.resize_token_embeddings(vocabulary, mean_resizing=False)
-    model.save_pretrained(folder / "model")
-    stand_ins.save_tokenizer(tokenizer, stand_ins.FAMILIES[family], folder / "model")
+    if isinstance(shape, Path):
+        shutil.copytree(shape, folder / "model")
+        tokenizer = load_tokenizer(folder / "model")
+        size = read_json(folder / "model" / "config.json")["vocab_size"]
+    else:
+        family = "deepseek" if vocabulary is None else "nemotron"
+        tokenizer = warm_start.build_tokenizer(family, DEFAULT_SUFFIX)
+        model = warm_start.build_model(shape | {"family": family, "context_length": 8192}, tokenizer, seed=0)
+        if vocabulary:
+            model.resize_token_embeddings(vocabulary, mean_resizing=False)
+        model.save_pretrained(folder / "model")
+        stand_ins.save_tokenizer(tokenizer, stand_ins.FAMILIES[family], folder / "model")
+        size = model.config.vocab_size
     sums = [warm_start.draw_training_sum(chance.choice((2, 3)), chance) for _ in range(prompts)]
     messages = [build_messages(question_text(*pair)) for pair in sums]
-    size, group = model.config.vocab_size, 8
+    group = 8
     recipe = (
         load([ROOT / "mini/experiment.yaml"])
         .runs["mini"]
@@ -246,4 +264,6 @@ def trl_optimizer(engine):
     decayed = [p for p in engine.model.parameters() if p.ndim >= 2]
     groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     recipe = engine.recipe
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.adam_betas, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(
+        groups, lr=recipe.learning_rate, betas=recipe.adam_betas, weight_decay=recipe.weight_decay, fused=True
+    )

@@ -166,10 +166,15 @@ def ours(samples: list[Sample]) -> list[bool]:
 
 
 def theirs(samples: list[Sample]) -> list[bool]:
-    """Verdicts of math-verify as its users call it."""
+    """Verdicts of math-verify as a user who knows it calls it: on the last box alone."""
     from math_verify import parse, verify
 
-    return [bool(verify(parse(f"${one.gold}$"), parse(one.completion))) for one in samples]
+    verdicts = []
+    for one in samples:
+        _, box, answer = one.completion.rpartition("\\boxed{")
+        right = box and verify(parse(f"${one.gold}$"), parse(f"$\\boxed{{{answer.rstrip('.')}$"))
+        verdicts.append(bool(right))
+    return verdicts
 
 
 def agree(samples: list[Sample], one: list[bool], other: list[bool]) -> bool:

@@ -1,12 +1,11 @@
 """Both sides of the row "generation": an evaluation's answers from one loaded vLLM, ours or a pass for each seed.
 
-    .venv-verl/bin/python bench/vllm_generation.py     (then a line for each measurement: "ours", "theirs" or "share",
-                                                        and after the first two, if wanted, the name of a benchmark)
+    .venv-verl/bin/python bench/vllm_generation.py     (then a line for each measurement: "ours", "theirs" or "share")
 
-Thirty questions of a competition's length, eight samples each, at most 256 tokens, a tiny model. The authors' script
-asks all questions once with `LLM.generate`, waits for the longest answer, and does so for each seed. Ours is
-`justrl.evaluation.generating.generate` from the questions to the Parquet file. Both give a sample the same seed, and so
-make the same tokens. For each line read, a JSON line tells seconds (elapsed, and of the processor) and tokens, or
+Thirty questions of a competition's length, eight samples each, at most 256 tokens, a tiny model. Theirs is one call of
+`LLM.generate` with all 240 requests, as fast as vLLM goes; ours is `justrl.evaluation.generating.generate` from the
+questions to the Parquet file, which keeps answers as they end. Both give a sample the same seed, and so make the same
+tokens. For each line read, a JSON line tells seconds (elapsed, and of the processor) and tokens, or
 for "share" how much of our time is spent within the steps of vLLM.
 """
 
@@ -17,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,33 +80,33 @@ def ours(job: Any, backend: Any) -> Tokens:
 
 
 def theirs(job: Any, backend: Any) -> Tokens:
-    """One call for each seed, and one file at the end."""
+    """One call with all requests, and one file at the end."""
     from vllm import SamplingParams
 
     from justrl.evaluation.protocols import sample_seed
     from justrl.generation.base import chat_prompt, load_tokenizer
 
     tokenizer = load_tokenizer(job.model)
-    prompts = [chat_prompt(tokenizer, job.protocol.user_message(question.question)) for question in job.questions]
+    asked = [(question, index) for question in job.questions for index in range(SAMPLES)]
+    prompts = {
+        question.id: chat_prompt(tokenizer, job.protocol.user_message(question.question)) for question, _ in asked
+    }
     # As ids: of text, vLLM would write the beginning of the sequence a second time.
-    inputs = [{"prompt_token_ids": tokenizer.encode(prompt, add_special_tokens=False)} for prompt in prompts]
+    ids = {name: tokenizer.encode(prompt, add_special_tokens=False) for name, prompt in prompts.items()}
+    parameters = [
+        SamplingParams(
+            temperature=job.protocol.temperature,
+            top_p=job.protocol.top_p,
+            max_tokens=MAX_TOKENS,
+            seed=sample_seed(job.seed, job.run, job.benchmark, question.id, index),
+        )
+        for question, index in asked
+    ]
+    made = backend.llm.generate([{"prompt_token_ids": ids[question.id]} for question, _ in asked], parameters)
     answers, tokens = [], {}
-    for index in range(SAMPLES):
-        parameters = [
-            SamplingParams(
-                temperature=job.protocol.temperature,
-                top_p=job.protocol.top_p,
-                max_tokens=MAX_TOKENS,
-                seed=sample_seed(job.seed, job.run, job.benchmark, question.id, index),
-            )
-            for question in job.questions
-        ]
-        for number, made in enumerate(backend.llm.generate(inputs, parameters)):
-            tokens[number, index] = tuple(made.outputs[0].token_ids)
-            question, text = job.questions[number], made.outputs[0].text
-            asked = job.protocol.user_message(question.question)
-            answer = {"example_id": question.id, "prompt": asked, "answer": question.answer}
-            answers.append(answer | {"seed": index, "response": text})
+    for number, ((question, index), one) in enumerate(zip(asked, made, strict=True)):
+        tokens[divmod(number, SAMPLES)] = tuple(one.outputs[0].token_ids)
+        answers.append({"id": question.id, "sample": index, "response": one.outputs[0].text})
     with job.output.with_suffix(".jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(answer) + "\n" for answer in answers)
     return tokens
@@ -122,7 +120,6 @@ def measure(side: Callable[[Any, Any], Tokens], job: Any, backend: Any) -> dict[
     elapsed, processor = time.perf_counter() - elapsed, time.process_time() - processor
     made = json.dumps(sorted((*key, *ids) for key, ids in tokens.items()))
     return {
-        "answers": str(job.output.with_suffix(".jsonl" if side is theirs else ".parquet")),
         "elapsed": elapsed,
         "seconds": processor,
         "tokens": sum(map(len, tokens.values())),
@@ -148,13 +145,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         job, backend = load(Path(folder))
         for line in sys.stdin:
-            asked, *name = line.split()
+            asked = line.strip()
             if asked == "share":
                 told = {"share": share_of_steps(job, backend)}
             else:
-                benchmark = name[0] if name else job.benchmark
-                lot = replace(job, benchmark=benchmark, output=Path(folder) / f"{benchmark}.parquet")
-                told = measure({"ours": ours, "theirs": theirs}[asked], lot, backend)
+                told = measure({"ours": ours, "theirs": theirs}[asked], job, backend)
             print(json.dumps(told), file=replies, flush=True)
         backend.close()
 

@@ -188,7 +188,8 @@ def _child(
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limits["file_bytes"], limits["file_bytes"]))
     if "nan_reward_at" in limits:
-        from justrl.verifiers.rewards import Mark, Reward
+        from justrl.verifiers.rewards import ExactReward as Reward
+        from justrl.verifiers.rewards import Mark
 
         batches, real = iter(range(10**9)), Reward.mark
 

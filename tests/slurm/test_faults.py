@@ -28,6 +28,8 @@ class Outcome:
     most_states: int
 
 
+# Runs that go on side by side: they wait more than they compute, but their starts would take all of a small machine.
+AT_ONCE = 5
 # name: (the fault, options of the run)
 FAULTS = {
     "undisturbed": (lambda run: "nothing", {}),
@@ -46,9 +48,9 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def outcomes(cluster, beside_experiment, prepared, tmp_path_factory):
-    """All runs side by side, each on a node of its own; an Outcome or the exception for each name."""
+    """Runs side by side, each on a node of its own; an Outcome or the exception for each name."""
     folder = tmp_path_factory.mktemp("runs")
-    with ThreadPoolExecutor(len(FAULTS)) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         futures = {
             name: pool.submit(disturb, prepared, cluster, folder / str(index), name)
             for index, name in enumerate(FAULTS)

@@ -139,17 +139,36 @@ def test_no_tokens_at_all(inputs):
     assert log_probs.shape == entropy.shape == (0,)
 
 
-def test_sequences_are_padded_on_the_right_and_masked():
-    input_ids, mask = pack_sequences([[5, 6], [7]], [[8], [9, 10, 11]], pad_id=0, device="cpu")
-    assert input_ids.tolist() == [[5, 6, 8, 0], [7, 9, 10, 11]]
-    assert mask.int().tolist() == [[0, 0, 1, 0], [0, 1, 1, 1]]
+def test_each_sequence_has_a_row_padded_on_the_right():
+    rows = pack_sequences([[5, 6], [7]], [[8], [9, 10, 11]], "cpu")
+    assert rows.input_ids.tolist() == [[5, 6, 8, 0], [7, 9, 10, 11]]
+    assert rows.targets.tolist() == [2, 5, 6, 7] and rows.states.tolist() == [1, 4, 5, 6]
+    assert rows.position_ids is rows.attention_mask is None
 
 
-def test_each_token_is_predicted_from_the_one_before_whatever_else_is_in_the_batch(tiny_qwen):
-    prompts, responses = [[5, 6, 7], [8]], [[9, 10], [11, 12, 13, 14]]
+def test_responses_to_one_prompt_share_its_row_and_do_not_see_each_other():
+    prompts, responses = [[5, 6], [5, 6], [7]], [[8], [9, 10], [11]]
+    rows = pack_sequences(prompts, responses, "cpu", share_prompts=True)
+    assert rows.input_ids.tolist() == [[5, 6, 8, 9, 10], [7, 11, 0, 0, 0]]
+    assert rows.targets.tolist() == [2, 3, 4, 6] and rows.states.tolist() == [1, 1, 3, 5]
+    assert rows.position_ids[0].tolist() == [0, 1, 2, 2, 3]
+    assert [row.nonzero().flatten().tolist() for row in rows.attention_mask[0, 0]] == [
+        [0], [0, 1], [0, 1, 2], [0, 1, 3], [0, 1, 3, 4]
+    ]  # fmt: skip
+
+
+def test_a_row_that_would_be_too_long_is_not_shared(monkeypatch):
+    monkeypatch.setattr(logprobs, "LONGEST_SHARED", 4)
+    rows = pack_sequences([[5, 6], [5, 6]], [[8], [9, 10]], "cpu", share_prompts=True)
+    assert rows.input_ids.tolist() == [[5, 6, 8, 0], [5, 6, 9, 10]] and rows.attention_mask is None
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_each_token_is_predicted_from_the_one_before_whatever_else_is_in_the_batch(tiny_qwen, shared):
+    prompts, responses = [[5, 6, 7], [5, 6, 7], [8]], [[9, 10], [11, 9], [11, 12, 13, 14]]
     policy = PolicyLogProbs(tiny_qwen, chunk_tokens=3)
     with torch.no_grad():
-        got, entropy = policy(*pack_sequences(prompts, responses, 0, "cpu"), with_entropy=True)
+        got, entropy = policy(pack_sequences(prompts, responses, "cpu", shared), with_entropy=True)
         expected, entropies = [], []
         for prompt, response in zip(prompts, responses, strict=True):
             for position, token in enumerate(response):

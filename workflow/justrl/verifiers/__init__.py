@@ -13,7 +13,7 @@ from justrl.errors import UserError
 from justrl.verifiers.exact import MathRuleVerifier, PaperVerifier
 from justrl.verifiers.outcome import Grade, Grader, Outcome
 from justrl.verifiers.own import OwnReward
-from justrl.verifiers.rewards import COMPARISON_SECONDS, Reward
+from justrl.verifiers.rewards import COMPARISON_SECONDS, ExactReward, Reward, RobustReward
 
 __all__ = [
     "GRADERS",
@@ -64,5 +64,7 @@ def get_reward(name: str | OwnFunction) -> Reward | OwnReward:
     if name not in REWARDS:
         raise UserError(f"unknown reward {name!r}: choose one of {', '.join(REWARDS)}")
     if name == "robust":
-        return Reward(name, get_grader("paper_rules", timeout=COMPARISON_SECONDS), wrong=-1.0)
-    return Reward(name, get_grader(name), wrong={"paper": -1.0, "strict": 0.0}[name], whole_box=name == "strict")
+        from justrl.verifiers.authors_rules import PaperRulesGrader
+
+        return RobustReward(PaperRulesGrader(timeout=COMPARISON_SECONDS))
+    return ExactReward(PaperVerifier() if name == "paper" else MathRuleVerifier())

@@ -15,11 +15,6 @@ class ExactVerifier(Grader):
     """Base of both: how the answer is found, its normal form, and the reward of a wrong answer differ."""
 
     wrong_reward = 0.0
-    _verbatim = True
-
-    def __init_subclass__(cls) -> None:
-        # Two calls that change nothing are a fifth of the paper's reward.
-        cls._verbatim = cls.normalize is ExactVerifier.normalize
 
     def extract_answer(self, text: str) -> str | None:
         r"""Answer that `text` gives in a `\boxed{...}`; None if it gives none. Never raises on a string."""
@@ -39,8 +34,7 @@ class ExactVerifier(Grader):
         answer = self.extract_answer(completion)
         if answer is None:
             return self.wrong_reward
-        correct = answer == gold if self._verbatim else self.normalize(answer) == self.normalize(gold)
-        return 1.0 if correct else self.wrong_reward
+        return 1.0 if self.normalize(answer) == self.normalize(gold) else self.wrong_reward
 
     def grade(self, completion: str, gold: str) -> Grade:
         """Grade as `verify` does, telling a wrong answer from none."""

@@ -18,10 +18,11 @@ boxes.
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
+from justrl.verifiers.exact import ExactVerifier
 from justrl.verifiers.extraction import cut_in_box
-from justrl.verifiers.outcome import Grader, Outcome
+from justrl.verifiers.outcome import Outcome
 from justrl.verifiers.pooled import PooledGrader
 
 TIMEOUT = Outcome.TIMEOUT
@@ -30,8 +31,7 @@ SAVED_SECONDS = 60.0
 SECONDS_PER_ANSWER = 0.03
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """What one completion earned; `undecided` where its grader gave up, which counts as wrong."""
 
     score: float
@@ -39,14 +39,9 @@ class Mark:
 
 
 class Reward:
-    """Marks completions: 1.0 for what `grader` accepts, `wrong` for everything else. Threads may share one.
+    """Marks completions: 1.0 for a right answer. Threads may share one."""
 
-    With `whole_box` a completion that ends inside its last box is not accepted.
-    """
-
-    def __init__(self, name: str, grader: Grader, wrong: float, whole_box: bool = False) -> None:
-        self.name, self.grader, self.wrong, self.whole_box = name, grader, wrong, whole_box
-        self._said = False
+    name: str
 
     def __call__(self, completion: str, gold: str) -> float:
         """Score of one completion."""
@@ -54,14 +49,39 @@ class Reward:
 
     def mark(self, answers: Iterable[tuple]) -> list[Mark]:
         """Mark answers, (completion, gold) or with more behind, in their order."""
+        raise NotImplementedError
+
+
+class ExactReward(Reward):
+    """`paper` and `strict`: a verifier that compares strings; what ends inside its last box is not right."""
+
+    def __init__(self, verifier: ExactVerifier) -> None:
+        self.name, self.verifier = verifier.name, verifier
+
+    def __call__(self, completion: str, gold: str) -> float:
+        """Score of one completion."""
+        score = self.verifier.verify(completion, gold)
+        return self.verifier.wrong_reward if score == 1.0 and cut_in_box(completion) else score
+
+    def mark(self, answers: Iterable[tuple]) -> list[Mark]:
+        """Mark answers, (completion, gold) or with more behind, in their order."""
+        return [Mark(self(completion, gold)) for completion, gold, *_ in answers]
+
+
+class RobustReward(Reward):
+    """`robust`: 1.0 for what `grader` accepts, else -1.0, within a step's limits."""
+
+    name = "robust"
+
+    def __init__(self, grader: PooledGrader) -> None:
+        self.grader = grader
+        self._said = False
+
+    def mark(self, answers: Iterable[tuple]) -> list[Mark]:
+        """Mark answers, (completion, gold) or with more behind, in their order."""
         pairs = [(completion, gold) for completion, gold, *_ in answers]
-        if isinstance(self.grader, PooledGrader):
-            self.grader.grant(SECONDS_PER_ANSWER * len(pairs), SAVED_SECONDS)
+        self.grader.grant(SECONDS_PER_ANSWER * len(pairs), SAVED_SECONDS)
         grades = self.grader.grade_many(pairs)
-        marks = [
-            Mark(1.0 if it.correct and not (self.whole_box and cut_in_box(text)) else self.wrong, it.outcome is TIMEOUT)
-            for it, (text, _) in zip(grades, pairs, strict=True)
-        ]
         if not self._said and (given_up := [it.extracted for it in grades if it.outcome is TIMEOUT]):
             self._said = True
             print(
@@ -70,4 +90,4 @@ class Reward:
                 file=sys.stderr,
                 flush=True,
             )
-        return marks
+        return [Mark(1.0 if it.correct else -1.0, it.outcome is TIMEOUT) for it in grades]

@@ -7,7 +7,8 @@ speed where the products are all.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +18,82 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def pack_sequences(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """Lay prompt and response side by side, padded on the right.
+# Architectures whose every layer attends as a given mask [batch, 1, queries, keys] says, by given positions.
+SHARE_PROMPTS = frozenset({"llama", "qwen2", "qwen3"})
+# The longest row that several responses share: its attention is dense, and its mask has the square of it.
+LONGEST_SHARED = 2048
 
-    Returns:
-        input_ids [batch, length] and response_mask [batch, length], true where a token belongs to a response.
+
+class PackedRows(NamedTuple):
+    """Sequences in rows that are padded on the right, and where the tokens of their responses are.
+
+    Attributes:
+        input_ids: [rows, length].
+        targets: [response tokens], positions of these tokens in the flattened rows, one sequence after the other.
+        states: [response tokens], positions from which they are predicted.
+        position_ids: [rows, length], and
+        attention_mask: [rows, 1, length, length], true where a token sees another; both None where each row is one
+            sequence: a causal model needs neither, since no token sees the padding that follows it.
     """
-    length = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
-    input_ids = torch.full((len(prompts), length), pad_id)
-    response_mask = torch.zeros((len(prompts), length), dtype=torch.bool)
-    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        end = len(prompt) + len(response)
-        input_ids[row, :end] = torch.tensor([*prompt, *response])
-        response_mask[row, len(prompt) : end] = True
-    return input_ids.to(device), response_mask.to(device)
+
+    input_ids: Tensor
+    targets: Tensor
+    states: Tensor
+    position_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+
+
+def pack_sequences(
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    device: torch.device | str,
+    share_prompts: bool = False,
+) -> PackedRows:
+    """Put each prompt with its response into a row, or with `share_prompts` with all neighbours that answer it, too.
+
+    Responses that share a prompt do not see each other, and each is at the positions that follow the prompt: their
+    log-probabilities are those of rows of their own, and the prompt is computed once.
+    """
+    groups = [[response] for response in responses]
+    if share_prompts:
+        pairs = [list(group) for _, group in groupby(zip(prompts, responses, strict=True), key=lambda pair: pair[0])]
+        prompts, groups = [group[0][0] for group in pairs], [[response for _, response in group] for group in pairs]
+    length = max(len(prompt) + sum(map(len, group)) for prompt, group in zip(prompts, groups, strict=True))
+    if share_prompts and length > LONGEST_SHARED:
+        repeated = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
+        return pack_sequences(repeated, [response for group in groups for response in group], device)
+    input_ids = torch.zeros((len(prompts), length), dtype=torch.long)
+    positions = torch.zeros_like(input_ids)
+    owners = torch.full_like(input_ids, -1)  # of each token: 0 the prompt, else the number of its response
+    targets, states = [], []
+    for row, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
+        tokens = [*prompt, *(token for response in group for token in response)]
+        input_ids[row, : len(tokens)] = torch.tensor(tokens)
+        positions[row, : len(prompt)] = torch.arange(len(prompt))
+        owners[row, : len(prompt)] = 0
+        end = len(prompt)
+        for number, response in enumerate(group, start=1):
+            start, end = end, end + len(response)
+            positions[row, start:end] = torch.arange(len(prompt), len(prompt) + len(response))
+            owners[row, start:end] = number
+            own = torch.arange(row * length + start, row * length + end)
+            targets.append(own)
+            # The first is predicted from the end of the prompt, wherever the response itself is.
+            states.append(torch.cat([torch.tensor([row * length + len(prompt) - 1]), own[:-1]])[: len(own)])
+    packed = PackedRows(input_ids, torch.cat(targets), torch.cat(states))
+    if len(groups) < len(responses):
+        seen = (owners[:, None, :] == 0) | (owners[:, None, :] == owners[:, :, None])
+        seen &= torch.ones(length, length, dtype=torch.bool).tril()
+        packed = packed._replace(position_ids=positions, attention_mask=seen[:, None])
+    return PackedRows(*(tensor if tensor is None else tensor.to(device) for tensor in packed))
+
+
+def can_share_prompts(model: "PreTrainedModel") -> bool:
+    """Whether responses of a model may share a row; on a GPU a mask would keep flash attention out."""
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    cpu = next(model.parameters()).device.type == "cpu"
+    return cpu and config.model_type in SHARE_PROMPTS and kinds == {"full_attention"}
 
 
 def _chunk(hidden: Tensor, head: nn.Module, targets: Tensor, temperature: float, with_entropy: bool):
@@ -184,23 +245,20 @@ class PolicyLogProbs(nn.Module):
         self.temperature = temperature
         self.chunk_tokens = chunk_tokens
 
-    def forward(
-        self, input_ids: Tensor, response_mask: Tensor, with_entropy: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Log-probability (and entropy) of every response token, one row of `input_ids` after the other.
-
-        The token at position t is predicted from the state at t - 1: this is the only place where they are shifted.
-        There is no attention mask, because under a causal model no token sees the padding that follows it.
+    def forward(self, rows: PackedRows, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Log-probability (and entropy) of every response token, one sequence after the other.
 
         Returns:
             log-probabilities [response tokens] and entropies [response tokens] or None.
         """
-        hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        predicted = response_mask[:, 1:]
+        where = {"position_ids": rows.position_ids, "attention_mask": rows.attention_mask}
+        hidden = self.model.base_model(
+            input_ids=rows.input_ids, use_cache=False, **(where if rows.attention_mask is not None else {})
+        ).last_hidden_state
         return chunked_log_probs(
-            hidden[:, :-1][predicted],
+            hidden.flatten(0, 1)[rows.states],
             self.model.get_output_embeddings(),
-            input_ids[:, 1:][predicted],
+            rows.input_ids.flatten()[rows.targets],
             temperature=self.temperature,
             chunk_tokens=self.chunk_tokens,
             with_entropy=with_entropy,

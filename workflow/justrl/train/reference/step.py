@@ -26,13 +26,16 @@ from justrl.threads import one_core_each
 from justrl.train.published_entropy import entropy_as_published
 from justrl.train.reference.advantages import compute_group_advantages
 from justrl.train.reference.distributed import ProcessGroup
-from justrl.train.reference.logprobs import PolicyLogProbs, pack_sequences
+from justrl.train.reference.logprobs import PolicyLogProbs, can_share_prompts, pack_sequences
 from justrl.train.reference.loss import policy_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Made = TypeVar("Made")
+
+# Parameters of a model whose operations one thread does best.
+SMALL = 50_000_000
 
 
 class NonFiniteError(UserError):
@@ -86,6 +89,8 @@ class GRPOTrainer:
         if self.world.size > 1:
             self._replica = DistributedDataParallel(self.policy)
         self._workers: ThreadPoolExecutor | None = None
+        self._share_prompts = can_share_prompts(model)
+        self._small = sum(parameter.numel() for parameter in model.parameters()) <= SMALL
 
     def compute_loss(
         self,
@@ -201,26 +206,38 @@ class GRPOTrainer:
         return (part.stop - part.start) * batch.rewards.shape[1]
 
     def _micro_batches(self, rows: range, batch: RolloutBatch) -> list[list[int]]:
-        """Cut rows into micro-batches of like lengths: little padding, and the longest first, where memory peaks."""
-        ordered = sorted(rows, key=lambda row: (-len(batch.prompts[row]) - len(batch.responses[row]), row))
-        size = self.recipe.micro_batch_per_gpu
+        """Cut rows into micro-batches of like lengths: little padding, and the longest first, where memory peaks.
+
+        Where prompts are shared, those that answer one stay neighbours, in as few micro-batches as can be.
+        """
+        size, group = self.recipe.micro_batch_per_gpu, batch.rewards.shape[1] if self._share_prompts else 1
+        lengths = [len(prompt) + len(response) for prompt, response in zip(batch.prompts, batch.responses, strict=True)]
+        groups = [rows[i : i + group] for i in range(0, len(rows), group)]
+        groups.sort(key=lambda group: (-max(lengths[row] for row in group), group[0]))
+        ordered = [row for group in groups for row in group]
+        size -= size % group if size > group else 0
         return [ordered[i : i + size] for i in range(0, len(ordered), size)]
 
     def _forward(self, policy: nn.Module, rows: list[int], batch: RolloutBatch, with_entropy: bool = False):
         device = next(self.model.parameters()).device
-        input_ids, mask = pack_sequences(
-            [batch.prompts[row] for row in rows], [batch.responses[row] for row in rows], pad_id=0, device=device
+        packed = pack_sequences(
+            [batch.prompts[row] for row in rows],
+            [batch.responses[row] for row in rows],
+            device,
+            share_prompts=self._share_prompts,
         )
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.recipe.dtype == "bfloat16"):
-            return policy(input_ids, mask, with_entropy)
+            return policy(packed, with_entropy)
 
     def _at_once(self, micro_batches: list[list[int]]) -> int:
-        """How many micro-batches are worked on at once: several of them, on a CPU, as many as there are threads.
+        """How many micro-batches are worked on at once: several of a small model on a CPU, one for each thread.
 
-        A small model's operations are too short to be shared by threads. Each at work has gradients of its own.
+        Its operations are too short to be shared by threads. Each micro-batch at work has gradients of its own, for
+        which a larger model has no memory to spare.
         """
-        alone = next(self.model.parameters()).device.type != "cpu" or self.world.size > 1 or len(micro_batches) == 1
-        return 1 if alone else torch.get_num_threads()
+        cpu = next(self.model.parameters()).device.type == "cpu"
+        several = cpu and self._small and self.world.size == 1 and len(micro_batches) > 1
+        return torch.get_num_threads() if several else 1
 
     def _of_each(self, micro_batches: list[list[int]], work: Callable[[list[int]], Made]) -> Iterator[Made]:
         """What `work` makes of each micro-batch, in their order; the number of threads at work changes no bit of it."""

@@ -6,6 +6,7 @@ connects to the Ray cluster that RAY_ADDRESS names, or starts one.
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from justrl.errors import UserError
@@ -17,6 +18,9 @@ from justrl.train.verl.request import Row
 
 # Of the process that computes between the phases of the GPUs, while the others wait for it. More bring little.
 MOST_THREADS = 8
+# Ray gives its own first process 30 seconds, which a busy node may not have; nothing is lost by another start.
+STARTS = 3
+TOO_LATE = "node timed out during startup"
 
 
 def task_runner():
@@ -55,8 +59,22 @@ def load(path: Path):
     return configuration
 
 
+def start(train: Callable[[], None], shut_down: Callable[[], None]) -> None:
+    """Train; where Ray itself did not start in time, start it again, STARTS times in all."""
+    for left in reversed(range(STARTS)):
+        try:
+            train()
+            return
+        except Exception as error:
+            if TOO_LATE not in str(error) or not left:
+                raise
+            print(f"Ray did not start in time on this node: {left} more tries", file=sys.stderr, flush=True)
+            shut_down()
+
+
 def main() -> None:
     """Run verl until the segment ends; Ray goes down with this process."""
+    import ray
     from verl.trainer.main_ppo import run_ppo
 
     try:
@@ -64,7 +82,7 @@ def main() -> None:
     except UserError as error:
         Progress.of_this_attempt().fail(str(error))
         raise
-    run_ppo(configuration, task_runner_class=task_runner())
+    start(lambda: run_ppo(configuration, task_runner_class=task_runner()), ray.shutdown)
 
 
 if __name__ == "__main__":

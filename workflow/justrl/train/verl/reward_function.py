@@ -10,6 +10,7 @@ from typing import Any
 from justrl.config import OwnFunction, read_part
 from justrl.train.reward import question_row
 from justrl.verifiers import get_reward
+from justrl.verifiers.rewards import ExactReward
 
 
 @cache
@@ -39,5 +40,9 @@ def compute_score(
         `score`, what GRPO sees before any overlong penalty; `acc`, 1.0 where the answer is right; `undecided`, 1.0
         where the verifier gave up, which counts as wrong. All calls share the limits of verifiers/rewards.py.
     """
-    (mark,) = _reward(reward).mark([(solution_str, ground_truth, question_row(data_source, extra_info))])
-    return {"score": mark.score, "acc": float(mark.score > 0), "undecided": float(mark.undecided)}
+    rule = _reward(reward)
+    if isinstance(rule, ExactReward):
+        score, undecided = rule(solution_str, ground_truth), False
+    else:
+        ((score, undecided),) = rule.mark([(solution_str, ground_truth, question_row(data_source, extra_info))])
+    return {"score": score, "acc": float(score > 0), "undecided": float(undecided)}
