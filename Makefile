@@ -12,7 +12,7 @@ help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.ready: envs/mini.txt envs/install.sh pyproject.toml
-	@echo "Making .venv (torch, then $$(grep -c '==' envs/mini.txt) locked packages), once: 20 seconds by uv, a minute by pip, and the downloads."
+	@echo "Making .venv (torch, then $$(grep -c '==' envs/mini.txt) locked packages), once: 20 seconds by uv, a minute by pip, and the download (0.5 GB; 3 GB where only torch's CUDA build is available)."
 	@$(INSTALL) .venv envs/mini.txt
 	@touch $@
 

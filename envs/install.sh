@@ -51,7 +51,28 @@ for folder_of_wheels in ${PIP_FIND_LINKS:-$(echo "$configured" | sed -n "s/^[a-z
         say "no torch in $folder_of_wheels is the CPU build for Python $version in envs/torch-cpu.txt: $pins is installed"
     fi
 done
-if [ -n "${TORCH:-}" ]; then pip --no-deps "$TORCH"; else pip --require-hashes --no-deps -r "$pins"; fi
+# PyTorch's own index of CPU builds, whose address uv knows. The version names the local part here: uv looks for its hash.
+cpu_build() {
+    [ -n "$uv" ] && [ "$tag" = cp311 ] && [ "$(uname -sm)" = "Linux x86_64" ] || return 1
+    sed 's/^torch==[^ ]*/&+cpu/' envs/torch-cpu.txt >"$folder/torch.txt"
+    "$uv" pip install --quiet --python "$python" --torch-backend=cpu --require-hashes --no-deps -r "$folder/torch.txt" \
+        2>/dev/null
+}
+registry_build() {
+    case $lock:$pins in
+        *gpu*) ;;
+        *:envs/torch.txt) say "torch comes from the package registry: on Linux its CUDA build, about 3 GB to download" ;;
+    esac
+    pip --require-hashes --no-deps -r "$pins"
+}
+if [ -n "${TORCH:-}" ]; then
+    pip --no-deps "$TORCH"
+else
+    case $lock:$pins in
+        *gpu* | *:envs/torch-cpu.txt) registry_build ;;
+        *) cpu_build || registry_build ;;
+    esac
+fi
 install --require-hashes --no-deps -r "$lock"
 # CUDA's libraries, which torch's CUDA build asks for and the locks for a CPU lack: by the versions that torch names.
 pip "torch==$("$python" -c 'from importlib.metadata import version; print(version("torch"))')"

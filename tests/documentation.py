@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "results/README.md"]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "results/README.md", ROOT / "config/README.md"]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 # Their comments name commands in backticks.
 FOLDERS = ("examples", "mini", "one_gpu", "slurm")
@@ -15,7 +15,7 @@ CONFIGURATIONS = [
     ROOT / "config.yaml",
     *(file for folder in FOLDERS for file in sorted((ROOT / folder).glob("*.yaml"))),
 ]
-PROGRAMS = ("snakemake", "make", "justrl", "python", "torchrun", "hf", "head")
+PROGRAMS = ("snakemake", "make", "justrl", "python", "torchrun", "hf", "head", "git", "cd", "cp", ".")
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 # Docstrings of the package, which are not pages.

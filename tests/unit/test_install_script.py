@@ -25,7 +25,7 @@ def install(root, tmp_path):
     """Runs install.sh in a folder with the locks, where `names` are Pythons made here; what pip was asked for, too."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "wheels").mkdir()
-    for name in ("sh", "sed", "grep", "tr", "cut", "ls", "basename", "mkdir", "cp", "cat", "sha256sum"):
+    for name in ("sh", "sed", "grep", "tr", "cut", "ls", "basename", "mkdir", "cp", "cat", "sha256sum", "uname"):
         (tmp_path / "bin" / name).symlink_to(shutil.which(name))
     shutil.copytree(root / "envs", tmp_path / "envs")
 
@@ -107,3 +107,36 @@ def test_the_cpu_build_is_taken_where_its_wheel_is_for_this_python(install, tmp_
 def test_a_lock_for_gpus_has_its_own_torch(install):
     done, asked = install("envs/gpu-cu12.txt", {"python3.11": "3.11"}, ["torch-2.13.0+cpu-cp311-cp311-x.whl"])
     assert done.returncode == 0 and asked == ["envs/torch-gpu-cu12.txt"], done.stderr
+
+
+UV = """#!/bin/sh
+echo "uv $*" >>{said}
+case "$*" in *--torch-backend=cpu*) exit {status} ;; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("lock", "version", "status", "tried", "pins"),
+    [
+        ("envs/mini.txt", "3.11", 0, True, []),
+        ("envs/mini.txt", "3.11", 2, True, ["envs/torch.txt"]),
+        ("envs/mini.txt", "3.12", 0, False, ["envs/torch.txt"]),
+        ("envs/gpu.txt", "3.11", 0, False, ["envs/torch.txt"]),
+    ],
+)
+def test_uv_gets_the_cpu_build_from_pytorchs_index_or_the_size_is_said(
+    install, tmp_path, lock, version, status, tried, pins
+):
+    uv = tmp_path / "bin/uv"
+    uv.write_text(UV.format(said=tmp_path / "said", status=status))
+    uv.chmod(0o755)
+    (tmp_path / "bin/uname").unlink()
+    (tmp_path / "bin/uname").write_text("#!/bin/sh\necho Linux x86_64\n")
+    (tmp_path / "bin/uname").chmod(0o755)
+    done, asked = install(lock, {f"python{version}": version}, PYTHON=f"python{version}", UV=str(uv))
+    assert done.returncode == 0 and asked == pins, done.stderr
+    assert ("--torch-backend=cpu" in (tmp_path / "said").read_text()) == tried
+    assert ("about 3 GB to download" in done.stderr) == (bool(pins) and "gpu" not in lock)
+    if tried:
+        pinned = (tmp_path / "made/torch.txt").read_text()
+        assert pinned == (tmp_path / "envs/torch-cpu.txt").read_text().replace("torch==2.13.0", "torch==2.13.0+cpu")
