@@ -1,4 +1,4 @@
-"""A reward of one's own: 1 for the right answer in a box, half for a long one, less for a wrong one or no box."""
+"""Example of a custom reward: 1 for a correct answer in a box, 0.5 for a long one, less for a wrong one or no box."""
 
 
 def score(completion: str, gold: str, row: dict) -> float:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "results/README.md", ROOT / "config/README.md"]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES += [ROOT / "results/README.md", ROOT / "config/README.md"]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 # Their comments name commands in backticks.
 FOLDERS = ("examples", "mini", "one_gpu", "slurm")
@@ -40,8 +41,8 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def shown_files(text: str) -> dict[str, str]:
-    """The content of each file of examples/ that a page shows: blocks that begin with the file's path as a comment."""
-    bodies = [body for _, body in FENCE.findall(text) if body.startswith("# examples/")]
+    """The content of each file that a page shows: blocks that begin with the file's path as a comment."""
+    bodies = [body for _, body in FENCE.findall(text) if re.match(r"# [\w/]+\.\w+\n", body)]
     return {body.partition("\n")[0].removeprefix("# "): body.partition("\n")[2] for body in bodies}
 
 

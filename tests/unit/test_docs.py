@@ -94,6 +94,7 @@ def test_files_that_a_page_names_are_there(page):
 
 def test_the_guide_to_changes_shows_the_examples_as_they_are():
     shown = shown_files((ROOT / "docs/change.md").read_text())
+    shown = {path: text for path, text in shown.items() if path.startswith("examples/")}
     assert shown == {path: (ROOT / path).read_text() for path in shown}
     there = {
         str(path.relative_to(ROOT)) for ending in ("yaml", "py") for path in (ROOT / "examples").glob(f"*.{ending}")
@@ -127,6 +128,23 @@ def test_every_result_file_is_explained():
             for path in re.findall(r'"<results>/([^"]+)"', output):
                 sample = re.sub(r"\{\w+\}", "x", path) + ("" if "." in path else "/")
                 assert any(re.match(pattern, sample) for pattern in explained), path
+
+
+def test_every_column_is_explained():
+    from dataclasses import fields
+
+    from justrl.analysis import claims, comparison, metrics, setting_pairs
+    from justrl.data import benchmarks, contamination
+    from justrl.evaluation import completions, grading, seeds, statistics
+    from justrl.train import kept_rollouts
+    from justrl.train.verl import step_log
+
+    written = [*completions.COLUMNS, *grading.COLUMNS, *kept_rollouts.COLUMNS, *benchmarks.BENCHMARK_SCHEMA.names]
+    written += [*metrics.METRICS, *step_log.NAMES]
+    for record in (comparison.Cell, claims.Claim, setting_pairs.Compared, seeds.SeedMean, contamination.Pair):
+        written += [field.name for field in fields(record)]
+    written += [f"avg_at_k.{field.name}" for field in fields(statistics.AvgAtK)]
+    assert set(written) <= set(re.findall(r"`([\w.]+)`", (ROOT / "docs/results.md").read_text()))
 
 
 def test_every_command_is_of_a_known_kind():

@@ -7,11 +7,11 @@ import pytest
 import yaml
 from snakemake.cli import get_argument_parser
 
-from documentation import ROOT, blocks, of_program
+from documentation import ROOT, blocks, of_program, shown_files
 from justrl.config import load
 
-# What is done elsewhere: reports of the mini experiment in test_mini.py, unlocking in the fault tests of Slurm. The laptop
-# profile needs the model that `make smollm2` downloads.
+# What is done elsewhere: reports of the mini experiment in test_mini.py, unlocking in the fault tests of Slurm. The
+# laptop profile needs the model that `make smollm2` downloads.
 NOT_PLANNED = {"--report", "--unlock", "laptop"}
 OVERLAY = "mine.yaml"
 COMMANDS = of_program("snakemake")
@@ -54,7 +54,9 @@ def test_options_exist(command):
 
 @pytest.fixture(scope="module")
 def overlay(workspace):
-    """The overlay that the guide to changes writes, block by block."""
+    """The overlay that the guide to changes writes, block by block; next to it the files of the tutorial."""
+    for name, text in shown_files((ROOT / "docs/tutorial.md").read_text()).items():
+        (workspace.folder / name).write_text(text)
     parts = blocks((ROOT / "docs/change.md").read_text(), "yaml")
     parts = [part for part in parts if not part.startswith("# examples/")]
     merged = defaultdict(dict)

@@ -1,11 +1,15 @@
 """The mini experiment, end to end, as `make mini` runs it."""
 
 import json
+import re
+import subprocess
+import sys
 
 import pandas as pd
 from huggingface_hub import ModelCard
 
 import ro_crate
+from documentation import ROOT, blocks
 
 
 def result(mini, name):
@@ -57,6 +61,27 @@ def test_the_metrics_cover_each_step_once(mini):
     assert all(needed <= row.keys() for row in rows)
     # Rewards are +1 and -1, so their mean is twice the accuracy less one.
     assert all(abs(row["reward_mean"] - (2 * row["accuracy"] - 1)) < 1e-6 for row in rows)
+
+
+def test_every_field_is_explained(mini):
+    explained = set(re.findall(r"`([\w.]+)`", (ROOT / "docs/results.md").read_text()))
+    found = result(mini, "sums_heldout_mini")
+    health = json.loads((mini.folder / "results/mini/runs/mini/health.json").read_text())
+    card = json.loads((mini.folder / "results/mini/data/sums/tiny/prepared/data_card.json").read_text())
+    run = json.loads((mini.folder / "results/mini/runs/mini/run.json").read_text())
+    whole = json.loads((mini.folder / "results/mini/provenance.json").read_text())
+    step = json.loads((mini.folder / "results/mini/runs/mini/metrics.jsonl").read_text().splitlines()[-1])
+    for record in (found, found["provenance"], found["length"], found["protocol"], health, card, run, whole, step):
+        assert record.keys() <= explained
+    assert found["graders"]["strict"].keys() - {"avg_at_k"} <= explained
+
+
+def test_the_tutorials_python_reads_the_results(mini):
+    first, *_ = blocks((ROOT / "docs/tutorial.md").read_text(), "python")
+    done = subprocess.run([sys.executable, "-c", first], cwd=mini.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, value in result(mini, "sums_heldout_mini")["graders"].items():
+        assert f"{name:12} {value['avg_at_k']['value']:.1%}" in done.stdout
 
 
 def test_the_second_run_has_nothing_to_do(mini):
