@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "config/*.md", "results/README.md", ".github/ISSUE_TEMPLATE/*.md")
 COMMENTS = ("config.yaml", *(f"{folder}/*.yaml" for folder in ("mini", "laptop", "one_gpu", "slurm", "examples")))
 
 # A pattern, and what to write instead. A space is any white space; @ is a piece of code.
