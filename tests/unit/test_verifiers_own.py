@@ -8,6 +8,7 @@ import pytest
 
 from justrl import config
 from justrl.config import OwnFunction, Recipe
+from justrl.data import arithmetic
 from justrl.errors import UserError
 from justrl.evaluation.grading import grade_samples
 from justrl.operations.experiment_checks import check_reward
@@ -110,11 +111,23 @@ def test_the_file_s_hash_is_part_of_the_training(write):
     assert config.read_part(Recipe, json.dumps(before.as_dict()), "run.json").reward == before.reward
 
 
-def test_the_preflight_calls_it(write):
-    found = check_reward(
-        write("def score(completion, gold, row):\n    return len(row['question']) if gold in completion else 0")
+def test_the_preflight_calls_it_on_the_run_s_own_questions(write, tmp_path):
+    """A reward may need to know where a question is from: of a made-up one it would be refused."""
+    own = write(
+        "def score(completion, gold, row):\n"
+        "    assert row['data_source'] == 'arithmetic' and str(gold) in '3 5 7 9'\n"
+        "    return len(row['question']) if gold in completion else 0"
     )
-    assert "10 numbers for 10 answers, from 0 to 19" in found.found
+    sums = arithmetic.training_rows(20, digits=1, seed=1)
+    questions = arithmetic.as_training_examples(sums, "Answer.", " ")
+    for question in questions:
+        question["reward_model"]["ground_truth"] = "7"
+        question["data_source"] = "arithmetic"
+    arithmetic.write_parquet(questions, tmp_path / "train.parquet")
+    assert "12 numbers for 12 answers, from 0 to " in check_reward(own, tmp_path / "train.parquet").found
+    assert "it is called once the training data is there" in check_reward(own).found
+    with pytest.raises(UserError, match="nothing_of_that_name"):
+        check_reward(write("import nothing_of_that_name\ndef score(completion, gold, row):\n    return 1.0"))
 
 
 def test_the_paper_s_experiment_has_no_reward_of_one_s_own(write):

@@ -30,6 +30,8 @@ from justrl.operations.checks import FAILED, OK, SKIPPED, WARNING, Check
 from justrl.train.reference.room import reference_job
 from justrl.train.verl.memory import TIGHT, job_of, transfer_mib
 
+# Questions of the training data whose answers a reward of the user's is tried on.
+KNOWN_ROWS = 4
 # (completion, gold, is it right?): what any reward of this project must agree on.
 KNOWN_ANSWERS = (
     (r"The sum is \boxed{204}", "204", True),
@@ -230,13 +232,20 @@ def check_memory(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelSh
     return Check("memory", OK, found)
 
 
-def check_reward(name: str | OwnFunction) -> Check:
-    """Does the configured reward mark ten known answers as it must? One's own has to give a number to each."""
+def check_reward(name: str | OwnFunction, data: str | Path | None = None) -> Check:
+    """Does the configured reward mark ten known answers as it must?
+
+    One's own must give a number to answers to the first questions of the training file `data`; before that is there,
+    it must be a function that can be imported.
+    """
     from justrl.verifiers import get_reward
 
     reward = get_reward(name)
     if isinstance(name, OwnFunction):
-        scores = [reward(completion, gold) for completion, gold, _ in KNOWN_ANSWERS]
+        if data is None:
+            return Check("reward", OK, f"{name} is a function; it is called once the training data is there")
+        marks = reward.mark(_first_answers(data))
+        scores = [mark.score for mark in marks]
         found = f"{name}: {len(scores)} numbers for {len(scores)} answers, from {min(scores):g} to {max(scores):g}"
         return Check("reward", OK, f"{found}; whether it is right is its author's to test")
     wrong = [
@@ -249,6 +258,21 @@ def check_reward(name: str | OwnFunction) -> Check:
             "reward", FAILED, f"{name}: {'; '.join(wrong)}", "do not train: run `make test` on this installation"
         )
     return Check("reward", OK, f"{name}: all {len(KNOWN_ANSWERS)} known answers marked right")
+
+
+def _first_answers(data: str | Path) -> list[tuple[str, str, dict[str, Any]]]:
+    """Right answers in a box and in plain text, and none, to the first questions of a training file."""
+    from pyarrow import parquet
+
+    from justrl.train.reward import question_row
+
+    columns = ["data_source", "reward_model", "extra_info"]
+    batch = next(parquet.ParquetFile(data).iter_batches(batch_size=KNOWN_ROWS, columns=columns))
+    answers = []
+    for row in batch.to_pylist():
+        gold, about = row["reward_model"]["ground_truth"], question_row(row["data_source"], row["extra_info"])
+        answers += [(text, gold, about) for text in (f"So it is \\boxed{{{gold}}}.", gold, "I do not know.")]
+    return answers
 
 
 def check_run_file(run: RunDescription) -> Check:

@@ -25,8 +25,10 @@ def check_experiment(
         done.append(guarded("cores", partial(checks.check_cores, experiment.hardware, engine)))
         done.append(guarded("packages", partial(checks.check_packages, engine)))
         done += gpu_checks.check_card(experiment.hardware, engine)
-    for reward in sorted({experiment.runs[run].recipe.reward for run in runs}, key=str):
-        done.append(guarded("reward", partial(experiment_checks.check_reward, reward)))
+    rewards = {experiment.runs[run].recipe.reward: Layout(experiment, str(results)).training_data(run) for run in runs}
+    for reward, data in sorted(rewards.items(), key=str):
+        data = data if Path(data).is_file() else None
+        done.append(guarded("reward", partial(experiment_checks.check_reward, reward, data)))
     done.append(guarded("golden", lambda: experiment_checks.check_golden(experiment, results)))
     for run in runs:
         done += _check_run(experiment, run, results)
@@ -78,7 +80,7 @@ def check_job(
         guarded("memory", lambda: experiment_checks.check_memory(hardware, engine, recipe, shape)),
         guarded("packages", lambda: checks.check_packages(engine)),
         guarded("disk", lambda: checks.check_disk(Path(output).parent, needed)),
-        guarded("reward", lambda: experiment_checks.check_reward(recipe.reward)),
+        guarded("reward", lambda: experiment_checks.check_reward(recipe.reward, data)),
         guarded("model", lambda: experiment_checks.check_model(model, engine)),
         guarded("weight transfer", lambda: experiment_checks.check_weight_transfer(model, hardware, engine)),
         guarded("stop tokens", lambda: experiment_checks.check_stops(model)),
