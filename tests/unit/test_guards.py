@@ -13,7 +13,7 @@ from justrl.verifiers import get_grader
 from tiny_model import make_tiny_model
 
 HEAVY = ("torch", "transformers", "snakemake", "matplotlib", "pandas", "vllm", "ray", "verl")
-LIGHT = [["plan"], ["plan", "--kinds"], ["plan", "--rungs"], ["status"]]
+LIGHT = [["plan"], ["plan", "--kinds"], ["plan", "--scales"], ["status"]]
 # In this order: the second reads what the first writes; FOLDER is a temporary one.
 LIGHT += [
     ["data", "arithmetic", "train", "--rows", "20", "--digits", "1", "--seed", "5", "--output", "FOLDER/sums.parquet"],

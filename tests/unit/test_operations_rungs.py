@@ -1,4 +1,6 @@
-"""The rungs side by side, and that each fits the card it is for."""
+"""The scales side by side, and that each fits the card it is for."""
+
+import re
 
 import pytest
 
@@ -8,30 +10,47 @@ from justrl.errors import UserError
 from justrl.operations import planning
 
 
-def test_the_rungs_stand_side_by_side(capsys):
-    assert main(["plan", "--rungs"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    hours = {line[: line.index("  ")]: line.split("  ") for line in lines}
-    assert list(hours)[1:] == [
-        "snakemake --profile mini",
-        "snakemake golden",
-        "snakemake --profile one_gpu",
-        "snakemake first_1000",
-        "snakemake --profile slurm",
-    ]
+def test_the_scales_are_compared_in_a_table(capsys):
+    assert main(["plan", "--scales"]) == 0
+    printed = capsys.readouterr().out
+    table = printed.split("\n\n")[1].splitlines()
+    rows = {line.split()[0]: re.split(r"\s{2,}", line) for line in table}
+    assert list(rows)[1:] == ["mini", "golden", "one_gpu", "first_1000", "paper"]
+    assert all(len(cells) == len(rows["scale"]) for cells in rows.values())
+    assert max(map(len, printed.splitlines())) <= 100
 
-    def gpu_hours(rung):
-        return float([cell for cell in hours[rung] if cell.strip()][2].strip().replace(",", ""))
+    def cell(scale, column):
+        return rows[scale][rows["scale"].index(column)]
 
-    assert 5 < gpu_hours("snakemake golden") < 48 and "12,184 answers of each of 4 models" in lines[2]
+    def number(scale, column):
+        return float(cell(scale, column).split()[0].replace(",", ""))
+
+    assert {scale: cell(scale, "environment") for scale in list(rows)[1:]} == {
+        "mini": ".venv",
+        **dict.fromkeys(["golden", "one_gpu", "first_1000", "paper"], ".venv-gpu"),
+    }
+    assert 5 < number("golden", "GPU hours") < 48
     # 1,020 and 1,000 of 4,380 and 3,440 steps.
-    share = gpu_hours("snakemake first_1000") / gpu_hours("snakemake --profile slurm")
+    share = number("first_1000", "GPU hours") / number("paper", "GPU hours")
     assert share == pytest.approx(2020 / 7820, abs=0.03)
+    # Two base models, two released ones, the judge of 3 billion parameters.
+    assert 13.3 + 6.2 <= number("golden", "disk") + 0.5 < 22
+    for command in ("--profile mini", "golden --cores", "--profile one_gpu", "first_1000 --profile", "--profile slurm"):
+        assert f"  snakemake {command}" in printed
+    assert main(["plan", "--rungs"]) == 0
+    assert capsys.readouterr().out == printed
 
 
-def test_rungs_of_an_experiment_without_gpus_are_refused():
+def test_the_old_name_of_the_option_is_not_shown(capsys):
+    with pytest.raises(SystemExit):
+        main(["plan", "--help"])
+    shown = capsys.readouterr().out
+    assert "--scales" in shown and "--rungs" not in shown
+
+
+def test_scales_of_an_experiment_without_gpus_are_refused():
     with pytest.raises(UserError, match="gpus_per_node is 0"):
-        main(["plan", "--rungs", "--config", "mini/experiment.yaml"])
+        main(["plan", "--scales", "--config", "mini/experiment.yaml"])
 
 
 @pytest.mark.parametrize(("overlay", "days"), [("experiment", 3.1), ("48gb", 4.8), ("24gb", 0.8)])

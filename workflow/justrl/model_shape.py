@@ -90,6 +90,7 @@ KNOWN = {
     "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": LLAMA["3.1-8B"],
     "agentica-org/DeepScaleR-1.5B-Preview": DEEPSEEK,
     "hbx/JustRL-DeepSeek-1.5B": DEEPSEEK,
+    "opencompass/CompassVerifier-3B": QWEN25["3B"],
     "hbx/JustRL-Nemotron-1.5B": NEMOTRON,
 }
 KNOWN |= {f"deepseek-ai/DeepSeek-R1-Distill-Qwen-{size}": QWEN25[size] for size in ("7B", "14B", "32B")}

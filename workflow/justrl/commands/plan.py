@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "metrics.jsonl of config's hardware, whose times correct the estimate (default: the canary's)"
     parser.add_argument("--measured", metavar="FILE", help=text)
     parser.add_argument("--kinds", action="store_true", help="what fits and how fast, for every known kind of GPU")
-    parser.add_argument("--rungs", action="store_true", help="every rung from a laptop to the paper, side by side")
+    parser.add_argument("--scales", action="store_true", help="compare the scales, from a laptop to the paper")
+    parser.add_argument("--rungs", action="store_true", dest="scales", help=argparse.SUPPRESS)
     parser.add_argument("--backtest", action="store_true", help="the model of time against published figures")
     text = "samples and seeds that find a difference of so many points"
     parser.add_argument("--detect", type=number(0), metavar="POINTS", help=text)
@@ -58,7 +59,7 @@ def plan(arguments: argparse.Namespace) -> None:
         print(json.dumps(backtest.as_dict(), indent=2) if arguments.json else backtest.render())
         return
     loaded = started(arguments)
-    if not loaded.enabled and not arguments.rungs and arguments.detect is None:
+    if not loaded.enabled and not arguments.scales and arguments.detect is None:
         raise UserError("no run is on, so there is nothing to plan: set runs.NAME.enabled to true")
     if arguments.kinds:
         terminal.say(plan_tables.render_kinds(loaded))
@@ -68,8 +69,8 @@ def plan(arguments: argparse.Namespace) -> None:
             raise UserError("--detect takes points above 0, --seeds a number of trainings from 1")
         terminal.say(detection.render_detection(loaded, arguments.detect, arguments.results, arguments.seeds))
         return
-    if arguments.rungs:
-        print(rungs.render_rungs(loaded))
+    if arguments.scales:
+        terminal.say(rungs.render_rungs(loaded))
         return
     made = planning.make_plan(loaded, arguments.gpu, arguments.nodes, arguments.measured)
     _show(arguments, made, lambda: plan_tables.render(made))

@@ -184,6 +184,11 @@ def export_gb(parameters: int) -> Estimate:
     return Estimate(2 * parameters / 1e9, "GB", f"{parameters / 1e9:.2f}e9 parameters x 2 bytes (bfloat16)")
 
 
+def completions_gb(answers: float) -> float:
+    """Size of the completions of evaluations: a token is about four characters, which Parquet compresses to a third."""
+    return answers * MEAN_EVALUATION_ANSWER * 4 / 3 / 1e9
+
+
 def save_seconds(parameters: int) -> float:
     """Seconds to write one full state at half a gigabyte a second."""
     return state_gb(parameters).value / WRITE_GB_PER_SECOND

@@ -339,8 +339,7 @@ def _disk_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dict[str,
     keep = experiment.keep_exports
     samples, _ = _evaluations(experiment, run)
     most = most_full_states()
-    # A token is about four characters of text, which Parquet compresses to a third.
-    completions = samples * costs.MEAN_EVALUATION_ANSWER * 4 / 3 / 1e9
+    completions = costs.completions_gb(samples)
     parts = {
         "one full state": state,
         "full states": Estimate(

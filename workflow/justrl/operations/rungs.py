@@ -1,38 +1,78 @@
-"""The rungs between a laptop and the paper, side by side: what each needs, takes and teaches."""
+"""The scales at which the workflow runs, from a laptop to the paper: command, environment, hours, memory, disk."""
 
 from justrl import config
 from justrl.config import Experiment
 from justrl.errors import UserError
 from justrl.layout import Layout
+from justrl.model_shape import KNOWN, ModelShape
 from justrl.operations import costs
-from justrl.operations.planning import evaluation_samples, make_plan, shape_of_run, shape_of_target
+from justrl.operations.planning import evaluation_samples, make_plan, most_full_states, shape_of_run, shape_of_target
 
-COLUMNS = ("rung", "runs on", "GPU hours", "days", "fills a GPU", "disk", "what one learns")
+COLUMNS = ("scale", "environment", "hardware", "GPU hours", "days", "GPU memory", "disk")
+GPU_ENVIRONMENT = ".venv-gpu"
+# Results and data of the mini experiment, rounded up.
+MINI_DISK = "30 MB"
+NOTES = """Hours and days are estimates; days leave out queueing and count one run after the other.
+GPU memory is the peak of a training on one GPU; without training, vLLM takes its default share.
+Disk includes the base models{judge}, not the packages.
+Activate an environment with `. .venv/bin/activate` or `. .venv-gpu/bin/activate`."""
 
 
 def render_rungs(experiment: Experiment) -> str:
-    """Every rung as a row of a table; the paper's and those of its own DAG on the configured hardware.
+    """Every scale as a row of a table, then its command and purpose; the paper's scales on the configured hardware.
 
-    Days are without queueing; a GPU's figure is GiB of its fullest phase.
-
-    Raises UserError: an experiment without GPUs, to which the rungs do not lead.
+    Raises UserError: an experiment without GPUs, which has no scales to compare.
     """
     if not experiment.hardware.gpus:
-        raise UserError("--rungs compares what GPUs do: hardware.gpus_per_node is 0 in this configuration")
-    one_gpu = make_plan(config.load(["one_gpu/experiment.yaml"]))
+        raise UserError(
+            "--scales compares runs on GPUs, and hardware.gpus_per_node is 0 in this configuration: leave out --config "
+            "or set hardware.gpus_per_node"
+        )
+    one_gpu = config.load(["one_gpu/experiment.yaml"])
     paper = make_plan(experiment)
-    rows = [
-        COLUMNS,
-        ("snakemake --profile mini", "2 CPU cores", "0", "minutes", "", "", "that every part works"),
-        _golden(experiment),
-        ("snakemake --profile one_gpu", *_of(one_gpu), "whether the recipe improves the model at all"),
-        _first_thousand(experiment, paper),
-        ("snakemake --profile slurm", *_of(paper), "the paper, and a verdict on each of its claims"),
+    scales = [
+        (
+            ("mini", ".venv", "2 CPU cores", "0", "minutes", "-", MINI_DISK),
+            "snakemake --profile mini",
+            "checks that every part works, on a tiny model and generated sums",
+        ),
+        (
+            _golden(experiment),
+            "snakemake golden --cores all --resources gpu=1",
+            "checks whether your installation reproduces the published scores of the released weights",
+        ),
+        (
+            ("one_gpu", GPU_ENVIRONMENT, *_of(one_gpu, make_plan(one_gpu))),
+            "snakemake --profile one_gpu",
+            "shows whether a smaller version of the recipe improves the model",
+        ),
+        (
+            _first_thousand(experiment, paper),
+            "snakemake first_1000 --profile slurm",
+            "shows whether reward, length and entropy change as published; `paper` resumes from it",
+        ),
+        (
+            ("paper", GPU_ENVIRONMENT, *_of(experiment, paper)),
+            "snakemake --profile slurm",
+            "reproduces the paper, with a verdict on each of its claims",
+        ),
     ]
+    rows = [COLUMNS, *(row for row, _, _ in scales)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    lines = ["Scales of the experiment", "", *(_line(row, widths) for row in rows)]
+    for (name, *_), command, purpose in scales:
+        lines += ["", f"{name:<{widths[0]}}  {command}", f"{'':<{widths[0]}}  {purpose}"]
+    judge = " and the judge model" if experiment.evaluation.model_grader.enabled else ""
+    return "\n".join([*lines, "", NOTES.format(judge=judge)])
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    """A row: three columns of words, then numbers, which are aligned to the right."""
+    cells = [
+        cell.ljust(width) if column < 3 else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    return "  ".join(cells).rstrip()
 
 
 def _golden(experiment: Experiment) -> tuple[str, ...]:
@@ -47,34 +87,68 @@ def _golden(experiment: Experiment) -> tuple[str, ...]:
         shapes += [shape for shape in (*found, bases.get(family or "")) if shape]
     judged = evaluation.model_grader.enabled
     hours = [costs.evaluation_gpu_hours(s, hardware.kind, answers, jobs, tokens, judged).value for s in shapes]
-    sizes = [costs.export_gb(shape.parameters).value for shape in shapes]
+    disk = sum(map(_model_gb, shapes)) + _judge_gb(experiment) + costs.completions_gb(answers * len(shapes))
     return (
-        "snakemake golden",
+        "golden",
+        GPU_ENVIRONMENT,
         f"1 x {hardware.gpu}",
         f"{sum(hours):,.0f}",
         f"{sum(hours) / 24:.1f}",
-        "",
-        f"{sum(sizes):,.0f} GB",
-        f"whether this installation finds the published numbers ({answers:,} answers of each of {len(shapes)} models)",
+        "-",
+        f"{disk:,.0f} GB",
     )
 
 
 def _first_thousand(experiment: Experiment, paper: dict) -> tuple[str, ...]:
-    """The share of the paper's runs that the segments of their first 1,000 steps are."""
-    hardware = experiment.hardware
-    seconds = 0.0
-    for name, ends in Layout(experiment).trainings("first_1000").items():
+    """The segments that hold the first 1,000 steps of each run, and the evaluations of their checkpoints."""
+    hardware, evaluation, layout = experiment.hardware, experiment.evaluation, Layout(experiment)
+    few = evaluation_samples(experiment, evaluation.validation_benchmarks, evaluation.protocol)
+    tokens, jobs = experiment.protocols[evaluation.protocol].max_tokens, len(evaluation.validation_benchmarks)
+    seconds, evaluated, disk = 0.0, 0.0, _judge_gb(experiment)
+    bases = {}
+    for name, ends in layout.trainings("first_1000").items():
+        run, shape = experiment.runs[name], shape_of_run(experiment, name)
+        bases[run.model] = shape
         seconds += paper["runs"][name]["seconds per step"]["value"] * max(ends, default=0)
-    row = _of(paper)
+        checkpoints = 1 + sum(step <= 1000 for step in run.evaluated_steps) if run.evaluate else 0
+        evaluated += (
+            checkpoints
+            * costs.evaluation_gpu_hours(shape, hardware.kind, few, jobs, tokens, evaluation.model_grader.enabled).value
+        )
+        disk += most_full_states() * costs.state_gb(shape.parameters).value
+        disk += len(ends) * _model_gb(shape) + costs.completions_gb(checkpoints * few)
+    disk += sum(map(_model_gb, bases.values()))
     hours = seconds / 3600
-    days = f"{hours / 24:.1f}"
-    learns = "whether reward, length and entropy move as published; the paper goes on from it"
-    return ("snakemake first_1000", row[0], f"{hours * hardware.gpus:,.0f}", days, row[3], "", learns)
+    *_, memory, _ = _of(experiment, paper)
+    return (
+        "first_1000",
+        GPU_ENVIRONMENT,
+        _hardware(paper),
+        f"{hours * hardware.gpus + evaluated:,.0f}",
+        f"{hours / 24:.1f}",
+        memory,
+        f"{disk:,.0f} GB",
+    )
 
 
-def _of(plan: dict) -> tuple[str, ...]:
-    """Hardware, GPU hours, days one run after the other, GiB of the fullest phase, disk."""
+def _model_gb(shape: ModelShape) -> float:
+    return costs.export_gb(shape.parameters).value
+
+
+def _judge_gb(experiment: Experiment) -> float:
+    """Gigabytes of the model that judges; 0 where none does, or one of unknown size."""
+    grader = experiment.evaluation.model_grader
+    shape = KNOWN.get(grader.model) if grader.enabled else None
+    return _model_gb(shape) if shape else 0.0
+
+
+def _hardware(plan: dict) -> str:
     hardware = plan["hardware"]
+    return f"{hardware['nodes'] * hardware['gpus_per_node']} x {hardware['gpu']}"
+
+
+def _of(experiment: Experiment, plan: dict) -> tuple[str, ...]:
+    """Hardware, GPU hours, days one run after the other, GiB of the fullest phase, disk."""
 
     def total(quantity: str) -> float:
         return sum(rows[quantity]["value"] for rows in plan["runs"].values() if quantity in rows)
@@ -82,10 +156,12 @@ def _of(plan: dict) -> tuple[str, ...]:
     fullest = [
         sum(phase.values()) for memory in plan["memory"].values() if memory for phase in memory["phases"].values()
     ]
+    bases = {experiment.runs[name].model: shape_of_run(experiment, name) for name in plan["runs"]}
+    disk = total("disk at most") + sum(map(_model_gb, bases.values())) + _judge_gb(experiment)
     return (
-        f"{hardware['nodes'] * hardware['gpus_per_node']} x {hardware['gpu']}",
+        _hardware(plan),
         f"{total('training GPU hours') + total('evaluation GPU hours'):,.0f}",
         f"{total('training'):.1f}",
-        f"{max(fullest):.0f} GiB" if fullest else "",
-        f"{total('disk at most'):,.0f} GB",
+        f"{max(fullest):.0f} GiB" if fullest else "-",
+        f"{disk:,.0f} GB",
     )
