@@ -52,7 +52,9 @@ def test_a_model_card_says_to_the_hub_what_it_is_of_and_how_it_scored(tmp_path):
     assert set(found) == {(f"someone/{name}", grader) for name in BENCHMARKS for grader in ("paper_rules", "strict")}
     aime = found["someone/aime", "paper_rules"]
     assert (
-        aime.dataset_split == "test" and aime.metric_name == "avg@4, rules" and aime.metric_args["temperature"] == 0.7
+        aime.dataset_split == "test"
+        and aime.metric_name == "avg@4, paper_rules"
+        and aime.metric_args["temperature"] == 0.7
     )
     low, high = aime.metric_args["interval_95"]
     assert low < aime.metric_value < high and 15 < aime.metric_value < 45, "percent, of the trained model"

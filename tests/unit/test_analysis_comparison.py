@@ -195,7 +195,7 @@ def test_verdict_against_the_reevaluation_uses_its_standard_deviation():
     found = cell(exact("aime", "deepseek", 4380, {"paper_rules+model": 0.5}), reference="reevaluation")
     assert (found.published, found.published_error) == (0.433, 0.054)
     assert found.tolerance == pytest.approx(1.959964 * math.hypot(0.01, 0.054), abs=1e-6)
-    assert found.verdict == "agrees" and "T 0.8" in found.note
+    assert found.verdict == "agrees" and "temperature 0.8" in found.note
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_what_is_not_comparable_says_why(ours, options, note):
 def test_each_model_stands_beside_its_counterpart(ours, expected):
     found = cell(ours, grader="strict")
     assert found.published == expected
-    assert "rules and then by a model" in found.note
+    assert "the paper used paper_rules+model" in found.note
 
 
 @pytest.mark.parametrize(("step", "verdict"), [(4380, "agrees"), (4720, "agrees"), (3000, "not comparable")])
@@ -376,7 +376,7 @@ def test_command_line_writes_every_form(tmp_path, files):
     # The trained model stands beside three more checkpoints of the paper's, the base does not.
     assert [(row["run"], row["step"]) for row in rows if row["reference"] == "paper@4720"] == [("deepseek", "4380")] * 6
     text = (tmp_path / "c.md").read_text()
-    for expected in ("Ours: rules, then model", "Paper, step 4,860", "Rules alone, and rules and then a model"):
+    for expected in ("Ours: paper_rules+model", "Paper, step 4,860", "Without and with the judge model"):
         assert expected in text
     assert "not a paper result" not in text
     page = Tags()
@@ -390,7 +390,7 @@ def test_mini_results_make_a_sensible_page(tmp_path, files):
     command(tmp_path, sorted(files.glob("mini_*.json")), "mini", "mini", ["md", "html"], *label)
     text = (tmp_path / "c.md").read_text()
     assert "mini experiment – not a paper result" in text
-    assert "no figure" in text and "Sums, held out" in text and "Gain over the base model" in text
+    assert "No scores of this model" in text and "Sums, held out" in text and "Gain over the base model" in text
     assert "JustRL paper" not in text
     assert "not a paper result" in (tmp_path / "c.html").read_text()
 

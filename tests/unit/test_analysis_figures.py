@@ -155,8 +155,8 @@ def test_comparison_figure_shows_headline_and_rules_of_the_trained_model(results
     labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     assert labels[:3] == [
         "ours: deepseek, base",
-        "ours: deepseek, step 4,380 (rules, then model)",
-        "ours: deepseek, step 4,380 (rules)",
+        "ours: deepseek, step 4,380 (paper_rules+model)",
+        "ours: deepseek, step 4,380 (paper_rules)",
     ]
     assert "JustRL paper" in labels
     mini = plot_comparison(compare(chosen, "mini", "mini"), "mini", "mini")
@@ -329,6 +329,6 @@ def _check_start_page(body, experiment):
 @pytest.mark.parametrize("experiment", ["mini-verl", "an-experiment-of-a-rather-long-name"])
 def test_title_and_stamp_stand_side_by_side(experiment):
     figure = style.new_figure(5.6, 3)
-    style.add_header(figure, "Accuracy of mini_verl over training", experiment, "grader: exact match")
+    style.add_header(figure, "Accuracy of mini_verl over training", experiment, "grader: strict")
     title, stamp, _ = (text.get_window_extent() for text in figure.texts)
     assert title.x0 > 0 and title.x1 + 8 < stamp.x0 and stamp.x1 < figure.bbox.x1

@@ -69,7 +69,7 @@ def marks_of(samples, question, place):
 
 def test_marks_say_what_is_wrong_with_an_answer(evaluation):
     found = read_evaluation(**evaluation, headline="strict")
-    assert found.graders[0] == "exact match" and marks_of(found, 0, 0) == []
+    assert found.graders[0] == "strict" and marks_of(found, 0, 0) == []
     assert {"wrong", "unread", "unparsed"} <= set(marks_of(found, 0, 1)) and "solve_none" not in marks_of(found, 0, 1)
     assert "unread" not in marks_of(found, 0, 3)
     assert {"truncated", "repeated", "solve_none"} <= set(marks_of(found, 1, 2))
@@ -79,14 +79,14 @@ def test_marks_say_what_is_wrong_with_an_answer(evaluation):
 
 def test_alarms_stand_for_what_many_answers_share(evaluation):
     sentences = [sentence for _, sentence in alarms(read_evaluation(**evaluation, headline="strict"))]
-    assert "62% unparsed by exact match (5 of 8): the answers are not in a box." in sentences
+    assert "62% unparsed by strict (5 of 8): the answers are not in a box." in sentences
     right = [Answer(0, f"sample {n}", "\\boxed{1}", 3, "stop", [("correct", "1")]) for n in range(4)]
-    assert alarms(mark(Samples([("q", "One?", "1")], right, ["exact match"]))) == []
+    assert alarms(mark(Samples([("q", "One?", "1")], right, ["strict"]))) == []
 
 
 def test_graders_that_disagree_are_marked():
     answer = Answer(0, "sample 0", "\\boxed{1/2}", 3, "stop", [("wrong", "1/2"), ("correct", "1/2")])
-    mark(Samples([("q", "Half?", "0.5")], [answer], ["exact match", "rules"]))
+    mark(Samples([("q", "Half?", "0.5")], [answer], ["strict", "paper_rules"]))
     assert "disagree" in answer.marks and "unread" not in answer.marks
 
 
@@ -109,7 +109,7 @@ def test_graders_that_disagree_are_marked():
 )
 def test_the_gold_counts_as_present_if_it_stands_whole_near_the_end(gold, text, there):
     answer = Answer(0, "sample 0", text, 3, "stop", [("unparsed", None)])
-    mark(Samples([("q", "?", gold)], [answer], ["exact match"]))
+    mark(Samples([("q", "?", gold)], [answer], ["strict"]))
     assert ("unread" in answer.marks) is there
 
 
@@ -166,7 +166,7 @@ def test_a_browser_shows_the_answers_as_text(evaluation, tmp_path):
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in shown and "<script" not in shown and "<img" not in shown
     assert "What is &lt;b&gt;a&lt;/b&gt;?" in shown and "so it is \\boxed{12}" in shown
     assert "<title>apart true, scrolled true, stamp on top true</title>" in page
-    assert "⟦" not in page and re.search(r"Correct of 8 answers: [\d.]+% by exact match", page)
+    assert "⟦" not in page and re.search(r"Correct of 8 answers: [\d.]+% by strict", page)
     assert page.count('class="alarm"') >= 2 and "the answers are not in a box" in page
 
 
@@ -174,7 +174,7 @@ def test_a_page_says_what_it_leaves_out(tmp_path):
     answers = [
         Answer(n % 2, f"sample {n // 2}", f"{n:03d}" + "x" * 997, 9, "stop", [("wrong", None)]) for n in range(100)
     ]
-    samples = mark(Samples([("a", "A?", "1"), ("b", "B?", "2")], answers, ["exact match"]))
+    samples = mark(Samples([("a", "A?", "1"), ("b", "B?", "2")], answers, ["strict"]))
     write_page(tmp_path / "page.html", samples, "Answers", "paper", answers=10, characters=3000)
     found = content(tmp_path / "page.html")
     assert len(found["answers"]) == 10 and found["total"] == found["counts"]["wrong"] == 100

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from justrl import paper
 from justrl.analysis import figure_style as style
-from justrl.analysis.html_tables import grader_label, model_label
+from justrl.analysis.html_tables import model_label
 from justrl.analysis.results import Result, benchmark_label, graded_by_model, ordered_benchmarks
 from justrl.errors import UserError
 from justrl.published import select_published
@@ -52,7 +52,7 @@ def plot_checkpoints(
         style.thousands(axis.xaxis)
     for axis in axes[-3:]:
         axis.set_xlabel("Training step (0: base model)")
-    subtitle = f"grader: {grader_label(grader or results[0].headline)}"
+    subtitle = f"grader: {grader or results[0].headline}"
     style.add_header(figure, title or f"Accuracy of {style.joined(runs)} over training", experiment, subtitle)
     if len(entries) > 1:
         add_legend(figure, entries)
@@ -171,7 +171,7 @@ def _lanes(cells: Sequence, whose: str) -> list[Lane]:
             for cell in mine:
                 if cell.grader == grader:
                     by_benchmark.setdefault(cell.benchmark, []).append(cell)
-            label = f"{whose}{model_label(run, step)}" + (f" ({grader_label(grader)})" if len(graders) > 1 else "")
+            label = f"{whose}{model_label(run, step)}" + (f" ({grader})" if len(graders) > 1 else "")
             index = len([lane for lane in lanes if lane.color != style.MUTED])
             color, marker = (style.MUTED, "o") if step == 0 else (style.COLORS[index % 7], style.MARKERS[1 + index % 6])
             lanes.append(Lane(label, color, marker, by_benchmark))

@@ -21,7 +21,7 @@ from justrl.analysis.results import Result, benchmark_label, graded_by_model, or
 from justrl.published import BENCHMARKS, LABELS, PublishedFigure, final_step, published_steps, select_published
 
 AVERAGE = "average"
-GRADER_CAVEAT = "the paper graded by rules and then by a model, so another grader's verdict tells of the graders too"
+GRADER_CAVEAT = "the paper used paper_rules+model, so part of the difference may come from the grader"
 # What every result stands beside; trained models stand beside the paper's late checkpoints too, as "paper@4520".
 REFERENCES = ("paper", "reevaluation")
 LATE = "paper@"
@@ -200,7 +200,7 @@ def not_the_papers(result: Result, family: str, experiment: str, runs: Sequence[
 
 def _caveat(cell: Cell) -> str:
     if cell.reference == "reevaluation":
-        return "their protocol: T 0.8, top-p 0.9, other prompt template"
+        return "their protocol: temperature 0.8, top-p 0.9, another prompt template"
     return "" if graded_by_model(cell.grader) else GRADER_CAVEAT
 
 

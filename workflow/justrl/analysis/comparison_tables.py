@@ -3,22 +3,23 @@
 from collections.abc import Sequence
 
 from justrl import paper
-from justrl.analysis.html_tables import Section, Text, grader_label, model_label, percent
+from justrl.analysis.html_tables import Section, Text, grader_legend, model_label, percent
 from justrl.analysis.results import Result, graded_by_model, ordered_benchmarks
 from justrl.published import BENCHMARKS, LABELS, final_step, published_steps, select_published
 
 MODEL_GRADED = ("minerva", "olympiad")
 
 UNPUBLISHED = (
-    "Accuracies are avg@k in percent, with a 95% interval over questions (bootstrap, clustered by question). No figure "
-    "is published for this model on these benchmarks, so there is nothing to compare with."
+    "Accuracies are avg@k in percent, with a 95% confidence interval over questions (bootstrap, clustered by "
+    "question). No scores of this model on these benchmarks are published."
 )
 CRITERION = (
-    "Accuracies are avg@k in percent, with a 95% interval over questions (bootstrap, clustered by question). A verdict "
-    "compares ours with the published figure on the same questions: they agree if they differ by no more than 1.96 "
-    "times the combined sampling error, ours from the spread over samples, theirs as given by the source (the "
-    "re-evaluation's standard deviation) or else the binomial bound for as many questions and samples. A figure made "
-    "with another protocol, recipe, step, questions or samples is not comparable, and the cell says why."
+    "Accuracies are avg@k in percent, with a 95% confidence interval over questions (bootstrap, clustered by "
+    "question). A verdict compares our score with the published one on the same questions. Two scores agree if they "
+    "differ by at most 1.96 times the combined sampling error. Our error is the spread over samples. Theirs is the "
+    "standard deviation that the source reports (the re-evaluation does), or else the binomial bound for the number "
+    "of questions and samples. Scores from another protocol, recipe, step, set of questions or number of samples are "
+    "not comparable; a note gives the reason."
 )
 
 
@@ -58,13 +59,15 @@ def _model_section(cells: Sequence, labels: dict[str, str], model: tuple[str, in
     notes = [_note(cell) for cell in mine if cell.note]
     there = len({cell.benchmark for cell in mine} & set(BENCHMARKS))
     if there < len(BENCHMARKS):
-        notes.append(f"{there} of the paper's nine benchmarks, so there is no average.")
+        notes.append(f"Only {there} of the paper's nine benchmarks were evaluated, so there is no average.")
     if whole := _unfinished(mine[0]):
-        notes.append(f"The paper's recipe, {mine[0].step:,} of {whole:,} steps.")
-    lead = f"{CRITERION if published else UNPUBLISHED} The headline grader is “{grader_label(headline)}”."
+        notes.append(f"The paper's recipe after {mine[0].step:,} of {whole:,} steps.")
+    lead = (
+        f"{CRITERION if published else UNPUBLISHED} The primary grader is {headline}. {grader_legend(graders)}".rstrip()
+    )
     return Section(
         title=f"Ours: {model_label(*model)}",
-        columns=["Benchmark", *references, *(f"Ours: {grader_label(name)}" for name in graders)],
+        columns=["Benchmark", *references, *(f"Ours: {name}" for name in graders)],
         rows=rows,
         lead=lead,
         notes=tuple(dict.fromkeys(notes)) if published else (),
@@ -84,7 +87,7 @@ def _note(cell) -> str:
 
 def _published_text(cell) -> Text:
     if cell is None or cell.published is None:
-        return Text("–", "no figure")
+        return Text("–", "not published")
     if cell.reference == "reevaluation" and cell.benchmark != "average":
         return Text(percent(cell.published, 1), f"± {percent(cell.published_error)}")
     return Text(percent(cell.published, 2))
@@ -135,8 +138,9 @@ def _gain_sections(results: Sequence[Result], labels: dict[str, str]) -> list[Se
     if not rows:
         return []
     lead = (
-        "The same questions put to the base model and to the trained one, under the headline grader. The difference is "
-        "in percentage points with its 95% interval over questions; p is the exact two-sided sign-flip test."
+        "Base and trained model on the same questions, scored by the primary grader. The difference is in percentage "
+        "points, with its 95% confidence interval over questions. p is the p-value of the exact two-sided sign-flip "
+        "test."
     )
     columns = ["Benchmark", "Base", "Trained", "Difference", "p", "Questions better / equal / worse"]
     return [Section("Gain over the base model", columns, rows, lead)]
@@ -146,11 +150,12 @@ def _grading_section(cells: Sequence, labels: dict[str, str]) -> list[Section]:
     """Minerva and OlympiadBench by rules alone and by rules and then a model, where both graders ran."""
     ours = {(c.run, c.step, c.benchmark, c.grader): c for c in cells if c.reference == "paper"}
     others = {(c.run, c.step, c.benchmark): c for c in cells if c.reference == "reevaluation"}
-    rows = []
+    rows, graders = [], []
     for (run, step, benchmark, grader), cell in ours.items():
         rules = ours.get((run, step, benchmark, "paper_rules"))
         if benchmark not in MODEL_GRADED or not graded_by_model(grader) or rules is None:
             continue
+        graders.append(grader)
         texts = [_interval_text(rules), _interval_text(cell)]
         gap = Text(f"{100 * (cell.value - rules.value):+.1f}".replace("-", "−"))
         published = [_published_text(cell), _published_text(others.get((run, step, benchmark)))]
@@ -158,11 +163,12 @@ def _grading_section(cells: Sequence, labels: dict[str, str]) -> list[Section]:
     if not rows:
         return []
     lead = (
-        "On these two benchmarks published figures for one checkpoint differ by up to 20 points. "
-        "Here are the same completions of ours, graded both ways; the paper used rules and then a model."
+        "On these two benchmarks, published scores of the same checkpoint differ by up to 20 points. The table shows "
+        "our completions without and with the judge model; the paper used paper_rules+model."
     )
-    columns = ["Benchmark", "Ours: rules", "Ours: rules, then model", "Model adds", "JustRL paper", "Re-evaluation"]
-    return [Section("Rules alone, and rules and then a model", columns, rows, lead)]
+    judged = " or ".join(dict.fromkeys(graders))
+    columns = ["Benchmark", "Ours: paper_rules", f"Ours: {judged}", "Judge adds", "JustRL paper", "Re-evaluation"]
+    return [Section("Without and with the judge model", columns, rows, lead)]
 
 
 def _late_sections(cells: Sequence, family: str) -> list[Section]:
@@ -190,8 +196,8 @@ def _late_sections(cells: Sequence, family: str) -> list[Section]:
             row.append(_interval_text(mine[0]) if mine else Text("–"))
         rows.append(row)
     lead = (
-        "What the paper reports for checkpoints of one run, the first being its final one: how far accuracy moves "
-        "between checkpoints of a finished run. Beside it, and in the verdicts, ours under the headline grader."
+        "Scores that the paper reports for late checkpoints of one run, the final one first: they show how much "
+        "accuracy varies between checkpoints of a finished run. Our scores and the verdicts use the primary grader."
     )
     columns = ["Benchmark", *(f"Paper, step {step:,}" for step in steps)]
     columns += [f"Ours: {model_label(*model)}" for model in models]
@@ -214,7 +220,9 @@ def _published_sections(family: str) -> list[Section]:
         rows = [[Text(LABELS[name]), *(Text(_lookup(figures, name, model=m)) for m in models)] for name in names]
         source = next((figure.source for figure in figures), "")
         if rows:
-            sections.append(Section(title, ["Benchmark", *models], rows, f"Source: {source}. No figure here is ours."))
+            sections.append(
+                Section(title, ["Benchmark", *models], rows, f"Source: {source}. None of these scores is ours.")
+            )
     return sections
 
 

@@ -2,22 +2,20 @@
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from justrl.io import atomic_write
 from justrl.paper import mark
 
-# Graders as readers should know them; others stand under their own name.
+# How each grader decides, for legends; tables and figures print the names themselves.
 GRADERS = {
-    "strict": "exact match",
-    "paper": "training reward",
-    "paper_rules": "rules",
-    "symbolic": "symbolic",
-    "paper_rules+model": "rules, then model",
-    "symbolic+model": "symbolic, then model",
-    "strict+model": "exact match, then model",
+    "strict": r"exact match of the last \boxed{}, ignoring spaces",
+    "paper": r"exact match of a \boxed{} in the last 100 characters, the authors' training reward",
+    "paper_rules": "the rules of the authors' evaluation script",
+    "symbolic": "mathematical equality, checked by SymPy",
+    "model": "the verdict of the judge model",
 }
 
 
@@ -49,9 +47,13 @@ class Section:
     numeric: bool = True
 
 
-def grader_label(name: str) -> str:
-    """A grader's name for readers."""
-    return GRADERS.get(name, name.replace("_", " "))
+def grader_legend(graders: Collection[str]) -> str:
+    """A sentence on how each of some graders decides; one of the user's own is left out."""
+    named = dict.fromkeys(part for grader in graders for part in grader.split("+"))
+    known = [f"{name}: {GRADERS[name]}" for name in named if name in GRADERS]
+    if any("+" in grader for grader in graders):
+        known.append("+model: answers that the first grader rejects go to the judge model")
+    return f"Graders: {'; '.join(known)}." if known else ""
 
 
 def model_label(run: str, step: int | None) -> str:

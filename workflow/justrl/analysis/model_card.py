@@ -14,7 +14,7 @@ import yaml
 from justrl import paper
 from justrl.analysis.comparison import compare
 from justrl.analysis.comparison_tables import comparison_sections
-from justrl.analysis.html_tables import Section, Text, grader_label, markdown
+from justrl.analysis.html_tables import Section, Text, markdown
 from justrl.analysis.metrics import series
 from justrl.analysis.results import Result, benchmark_label, experiment_of
 from justrl.config_files import read_card
@@ -120,7 +120,7 @@ def _evaluation(result: Result, grader: str) -> dict[str, Any]:
         "dataset_split": questions.get("split"),
         "dataset_revision": questions.get("revision"),
         "metric_type": "accuracy",
-        "metric_name": f"avg@{result.data['samples_per_question']}, {grader_label(grader)}",
+        "metric_name": f"avg@{result.data['samples_per_question']}, {grader}",
         "metric_value": round(100 * average["value"], 2),
         "metric_args": {"grader": grader, "interval_95": interval, "questions": result.data["n_questions"]}
         | {key: protocol[key] for key in ("temperature", "top_p", "max_tokens") if key in protocol},

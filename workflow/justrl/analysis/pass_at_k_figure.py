@@ -8,7 +8,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from justrl.analysis import figure_style as style
 from justrl.analysis.accuracy_figures import add_legend
-from justrl.analysis.html_tables import grader_label, model_label
+from justrl.analysis.html_tables import model_label
 from justrl.analysis.results import Result, benchmark_label, ordered_benchmarks
 from justrl.errors import UserError
 from justrl.evaluation.statistics import pass_at_k_interval
@@ -33,7 +33,7 @@ def plot_pass_at_k(results: Sequence[Result], experiment: str, grader: str | Non
         shown = next(result for result in drawable if result.benchmark == benchmark)
         _finish(axis, benchmark_label(shown), [r for r in drawable if r.benchmark == benchmark], grader)
     runs = style.joined(list(dict.fromkeys(result.run for result in drawable)))
-    subtitle = f"grader: {grader_label(grader or drawable[0].headline)}"
+    subtitle = f"grader: {grader or drawable[0].headline}"
     style.add_header(figure, title or f"pass@k of {runs}", experiment, subtitle)
     entries = [(model_label(*model), style.COLORS[i % 7], style.MARKERS[i % 7], True) for i, model in enumerate(models)]
     add_legend(figure, entries)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from justrl.analysis.html_tables import grader_label
 from justrl.errors import UserError
 from justrl.evaluation.completions import KEY, read_completions, read_table
 from justrl.evaluation.generating import read_benchmark
@@ -128,7 +127,7 @@ def graded_answers(
     ]
     answers.sort(key=lambda answer: answer.question)
     questions = [(question.id, question.question, question.answer) for question in asked]
-    marked = mark(Samples(questions, answers, [grader_label(grader) for grader in graders]))
+    marked = mark(Samples(questions, answers, graders))
     return Graded(marked, graders, settings, name)
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from justrl import io
 from justrl.analysis import figure_style as style
 from justrl.analysis import html_tables as tables
-from justrl.analysis.html_tables import Section, Text, grader_label, percent
+from justrl.analysis.html_tables import Section, Text, percent
 from justrl.analysis.metrics import series
 from justrl.analysis.results import Result, benchmark_label, ordered_benchmarks
 from justrl.analysis.training_figures import Rows, moving_mean, smoothing_window
@@ -98,8 +98,8 @@ def pair_section(compared: Sequence[Compared], first: Setting, second: Setting, 
         )
     seeds = " and ".join(f"{len(side.runs)} of {side.name}" for side in (first, second))
     lead = (
-        f"The last checkpoints of {seeds} on the same questions, under the grader “{grader_label(compared[0].grader)}"
-        "”, in percent with intervals of 95% over seeds and questions. The difference is in points"
+        f"The last checkpoints of {seeds} on the same questions, graded by {compared[0].grader}, in "
+        "percent with intervals of 95% over seeds and questions. The difference is in points"
         + (", each seed's with the same seed's." if paired else ".")
     )
     fewest = min(len(first.runs), len(second.runs))
