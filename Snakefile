@@ -1,6 +1,6 @@
-"""JustRL (arXiv 2512.16649) from dataset download to the comparison with the published numbers.
+"""JustRL (arXiv 2512.16649), from data download to the comparison with the published scores.
 
-snakemake --profile mini                    the whole experiment, tiny, on a CPU
+snakemake --profile mini                    the whole workflow on a tiny model, on a CPU
 snakemake --profile slurm                   the paper's experiment on a cluster
 snakemake results/aime_deepseek.json        one benchmark of one run
 snakemake golden --profile slurm            the released weights, without training
@@ -23,7 +23,7 @@ HERE = str(workflow.current_basedir)
 PACKAGE = f"{HERE}/workflow"
 sys.path.insert(0, PACKAGE)
 if set("{}") & set(HERE):
-    raise WorkflowError(f"{HERE} has a brace in its name, which Snakemake takes for a wildcard's: move this folder")
+    raise WorkflowError(f"{HERE} has a brace in its name, which Snakemake reads as a wildcard: rename or move this folder")
 
 import ancient_inputs
 import slurm_executor
@@ -62,8 +62,8 @@ shell.prefix(
 
 if HERE == workflow.basedir and not os.path.samefile(HERE, os.getcwd()):
     raise WorkflowError(
-        f"start Snakemake in {HERE}, where config.yaml and the profiles are, or import the workflow from your own "
-        f"(docs/change.md); the working folder is {os.getcwd()}"
+        f"Snakemake was started in {os.getcwd()}: start it in {HERE}, which has config.yaml and the profiles, or import "
+        "the workflow as a module (docs/change.md)"
     )
 
 # Jobs read what their start has frozen (rules/experiment.smk), not a file that may be edited meanwhile.
@@ -111,20 +111,20 @@ localrules:
 
 
 rule all:
-    """Everything: training, evaluations, figures, tables, provenance."""
+    """Run everything: training, evaluation, figures, tables, provenance."""
     default_target: True
     input:
         of(lambda: LAYOUT.wanted("all")),
 
 
 rule data:
-    """Download models, training data and benchmarks only, for compute nodes without network."""
+    """Download models, training data and benchmarks, for compute nodes without network."""
     input:
         LAYOUT.downloads(),
 
 
 rule canary:
-    """Four real steps and a small evaluation of each enabled run, with verdicts."""
+    """Train and evaluate a short trial of each enabled run; print the verdicts."""
     input:
         of(lambda: LAYOUT.wanted("canary")),
         verdicts=of(LAYOUT.canary_verdicts),
@@ -135,12 +135,12 @@ rule canary:
 
 
 rule golden:
-    """Evaluate released weights and base models on every benchmark, without training."""
+    """Evaluate released weights and base models on all benchmarks, without training."""
     input:
         of(lambda: LAYOUT.wanted("golden")),
 
 
 rule first_1000:
-    """The first 1,000 steps of each enabled run; the whole run continues from them."""
+    """Train the first 1,000 steps of each enabled run; the full run resumes from them."""
     input:
         of(lambda: LAYOUT.wanted("first_1000")),

@@ -33,7 +33,7 @@ localrules:
 
 
 rule plot_training:
-    """Draw a run's reward, entropy and response length against the training step."""
+    """Plot reward, entropy and response length of a run against the training step."""
     input:
         "<results>/runs/{run}/metrics.jsonl",
     output:
@@ -62,7 +62,7 @@ rule plot_training:
 
 
 use rule plot_training as plot_overlay with:
-    """Draw the metrics of several runs in one figure."""
+    """Plot the metrics of several runs in one figure."""
     input:
         overlay_metrics,
     output:
@@ -113,7 +113,7 @@ rule plot_forecast:
 
 
 use rule plot_forecast as plot_early_forecast with:
-    """Forecast from the first 1,000 steps what the rest of a run brings."""
+    """Forecast the rest of a run from its first 1,000 steps."""
     input:
         metrics=of(LAYOUT.first_thousand_metrics, "run"),
         results=[],
@@ -132,7 +132,7 @@ use rule plot_forecast as plot_early_forecast with:
 
 
 use rule plot_training as plot_diagnostics with:
-    """Draw truncation, clipping, gradient norm, learning rate and speed."""
+    """Plot truncation, clipping, gradient norm, learning rate and speed."""
     output:
         svg=report(
             "<results>/figures/{run}/diagnostics.svg",
@@ -149,7 +149,7 @@ use rule plot_training as plot_diagnostics with:
 
 
 rule summarise_health:
-    """Summarise how a run began and ended, and what went wrong."""
+    """Summarise the health of a run: first and last metrics, and findings."""
     input:
         "<results>/runs/{run}/metrics.jsonl",
     output:
@@ -173,7 +173,7 @@ rule summarise_health:
 
 
 rule judge_canary:
-    """Check what the short trial of a run has shown, question by question."""
+    """Check the short trial of a run (canary), question by question."""
     input:
         metrics="<results>/runs/{run}/metrics.jsonl",
         run_file="<results>/runs/{run}/run.json",
@@ -208,7 +208,7 @@ rule judge_canary:
 
 
 rule summarise_results:
-    """Say in a sentence per run what it reached, with its health."""
+    """Summarise accuracy and health of each run in one sentence."""
     input:
         results=LAYOUT.evaluation_results(),
         health=LAYOUT.health(LAYOUT.experiment.enabled),
@@ -240,7 +240,7 @@ rule summarise_results:
 
 
 rule plot_checkpoints:
-    """Draw accuracy against training step with its 95% interval."""
+    """Plot accuracy with its 95% confidence interval against the training step."""
     input:
         checkpoint_results,
     output:
@@ -270,7 +270,7 @@ rule plot_checkpoints:
 
 
 use rule plot_checkpoints as plot_pass_at_k with:
-    """Draw pass@k against k of a run's base model and last checkpoint."""
+    """Plot pass@k against k for a run's base model and last checkpoint."""
     input:
         base_and_last_results,
     output:
@@ -355,7 +355,7 @@ use rule compare_with_published as compare_golden with:
 
 
 rule compare_settings:
-    """Compare two settings on the same questions, over seeds and questions."""
+    """Compare two settings on the same questions, with intervals over seeds and questions."""
     input:
         results=of(LAYOUT.pair_results, "pair"),
         metrics=of(LAYOUT.pair_metrics, "pair"),
@@ -396,7 +396,7 @@ rule compare_settings:
 
 
 rule plot_contamination:
-    """Draw the overlap of each benchmark with a training set."""
+    """Plot the overlap of each benchmark with a training set."""
     input:
         summary="<results>/data/{dataset}/{model}/contamination.json",
         card="<results>/data/{dataset}/{model}/prepared/data_card.json",
@@ -438,7 +438,7 @@ rule plot_contamination:
 
 
 rule show_samples:
-    """Write the page of answers: verdict by grader, filters, alarms."""
+    """Write the page of answers, with verdicts, filters and warnings."""
     input:
         completions=scored_completions,
         grades=scored_grades,
@@ -476,7 +476,7 @@ use rule show_samples as show_samples_under with:
 
 
 rule show_rollouts:
-    """Write the page of a run's kept rollouts."""
+    """Write the page of a run's saved rollouts."""
     input:
         "<results>/runs/{run}/metrics.jsonl",
     output:
@@ -500,7 +500,7 @@ rule show_rollouts:
 
 
 rule judge_claims:
-    """Check each claim of the paper by our results and trainings."""
+    """Check the claims of the paper against our results and trainings."""
     input:
         results=LAYOUT.evaluation_results(),
         metrics=[LAYOUT.metrics(run) for run in LAYOUT.trainings("all")],
@@ -558,7 +558,7 @@ use rule judge_claims as judge_golden_claims with:
 
 
 use rule judge_claims as judge_first_thousand with:
-    """Check the paper's claims that the first 1,000 steps can decide."""
+    """Check the claims of the paper that need only the first 1,000 steps."""
     input:
         results=LAYOUT.first_thousand_evaluations(),
         metrics=[LAYOUT.first_thousand_metrics(run) for run in LAYOUT.trainings("first_1000")],
@@ -576,7 +576,7 @@ use rule judge_claims as judge_first_thousand with:
 
 
 use rule plot_training as plot_first_thousand with:
-    """Draw reward, entropy and response length over the first 1,000 steps."""
+    """Plot reward, entropy and response length over the first 1,000 steps."""
     input:
         of(LAYOUT.first_thousand_metrics, "run"),
     output:
@@ -655,7 +655,7 @@ rule write_model_card:
 
 
 rule write_card:
-    """Describe the finished experiment as an RO-Crate."""
+    """Write a machine-readable description of the finished experiment (RO-Crate)."""
     input:
         results=LAYOUT.evaluation_results(),
         pages=LAYOUT.pages(),

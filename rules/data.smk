@@ -100,7 +100,7 @@ rule generate_dataset:
 
 
 rule generate_task_dataset:
-    """Make questions of a task of reasoning-gym that no benchmark holds."""
+    """Generate questions of a reasoning-gym task, none of which is in a benchmark."""
     output:
         folder=directory("<results>/data/{dataset}/raw"),
     log:
@@ -128,7 +128,7 @@ rule generate_task_dataset:
 
 
 rule prepare_training_data:
-    """Clean the questions, format prompts, drop prompts that are too long."""
+    """Clean the questions, format prompts, drop prompts over the length limit."""
     input:
         raw="<results>/data/{dataset}/raw",
         model="<results>/models/{model}",
@@ -163,7 +163,7 @@ rule prepare_training_data:
 
 
 rule check_contamination:
-    """Count training questions that a benchmark asks too, or shares 13 words with."""
+    """Count training questions that overlap with a benchmark (equal, or 13 words in a row)."""
     input:
         data="<results>/data/{dataset}/{model}/prepared/train.parquet",
         benchmarks=expand("<results>/benchmarks/{benchmark}/questions.parquet", benchmark=EVALUATION.benchmarks),
@@ -249,7 +249,7 @@ rule generate_benchmark:
 
 
 use rule generate_task_dataset as generate_task_benchmark with:
-    """Make held-out questions of a task of reasoning-gym."""
+    """Generate held-out questions of a reasoning-gym task."""
     output:
         folder=directory("<results>/benchmarks/{benchmark}/raw"),
     log:
@@ -265,7 +265,7 @@ use rule generate_task_dataset as generate_task_benchmark with:
 
 
 rule format_benchmark:
-    """Bring a benchmark to question, answer and id; check its number of questions."""
+    """Convert a benchmark to question, answer and id; check the number of questions."""
     input:
         folder="<results>/benchmarks/{benchmark}/raw",
     output:

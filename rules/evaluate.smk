@@ -11,7 +11,7 @@ localrules:
 
 
 rule generate:
-    """Sample one shard of the answers; resumes after an interruption."""
+    """Generate one shard of the answers; resumes after an interruption."""
     input:
         model=asked(target_model),
         questions=asked("<results>/benchmarks/{benchmark}/questions.parquet"),
@@ -61,7 +61,7 @@ ruleorder: generate_together > generate
 
 
 use rule generate as generate_together with:
-    """Sample a model's answers to all benchmarks in one job."""
+    """Generate the answers of a model to all benchmarks in one job."""
     input:
         model=asked(target_model),
         questions=asked(expand("<results>/benchmarks/{benchmark}/questions.parquet", benchmark=EVALUATION.benchmarks)),
@@ -86,7 +86,7 @@ use rule generate as generate_together with:
 
 
 rule grade:
-    """Grade each completion by every rule grader."""
+    """Grade all completions with all rule-based graders."""
     input:
         completions=completions_of,
         questions="<results>/benchmarks/{benchmark}/questions.parquet",
@@ -118,7 +118,7 @@ rule grade:
 
 
 rule grade_by_model:
-    """Ask the judge model about the answers that the rules rejected."""
+    """Grade the answers that the rules rejected with the judge model."""
     input:
         completions=completions_of,
         questions="<results>/benchmarks/{benchmark}/questions.parquet",
@@ -165,7 +165,7 @@ rule grade_by_model:
 
 
 rule score:
-    """Compute avg@k with its interval, pass@k, maj@k, lengths and provenance."""
+    """Compute avg@k with its confidence interval, pass@k, maj@k, lengths and provenance."""
     input:
         completions=scored_completions,
         grades=scored_grades,
@@ -198,7 +198,7 @@ rule score:
 
 
 use rule score as score_under with:
-    """Compute a result under another protocol than the experiment's."""
+    """Compute a result under a protocol other than the experiment's."""
     output:
         "<results>/{protocol}/{benchmark}_{name}.json",
     log:

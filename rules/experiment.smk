@@ -100,7 +100,7 @@ def changes_accepted():
     """Whether `--config accept_changes=true` was given; UserError if it is neither true nor false."""
     given = str(ON_COMMAND_LINE.get("accept_changes", False))
     if given.lower() not in ("true", "false"):
-        raise UserError(f"--config accept_changes: true or false is wanted, got {given!r}")
+        raise UserError(f"--config accept_changes={given!r}: must be true or false")
     return given.lower() == "true"
 
 
@@ -141,8 +141,8 @@ def check_interpreter():
         return
     if not python or subprocess.run([python, "-c", "import pydantic, yaml"], capture_output=True).returncode:
         raise UserError(
-            f"jobs run `python`, which is {python or 'not on PATH'} and lacks the workflow's packages: activate the "
-            f"environment of {sys.executable} first (`. {Path(sys.executable).parent}/activate`)"
+            f"jobs run `python`, which is {python or 'not on PATH'} and lacks the workflow's packages: first activate the "
+            f"environment of {sys.executable} with `. {Path(sys.executable).parent}/activate`"
         )
 
 

@@ -16,7 +16,7 @@ localrules:
 
 
 rule write_run:
-    """Record what determines a run's training."""
+    """Record the settings that determine a run's training."""
     output:
         "<results>/runs/{run}/run.json",
     log:
@@ -31,7 +31,7 @@ rule write_run:
 
 # Apart from the run: a run that moves to other nodes in its middle is not trained again.
 use rule write_run as write_hardware with:
-    """Record the hardware of the training jobs, apart from what determines a run."""
+    """Record the hardware settings of training jobs, which do not change results."""
     output:
         "<results>/hardware.json",
     log:
@@ -41,7 +41,7 @@ use rule write_run as write_hardware with:
 
 
 rule resolve_verl_config:
-    """Translate a run into verl's configuration, checked by verl's own code."""
+    """Translate a run into verl's configuration, validated by verl."""
     input:
         run="<results>/runs/{run}/run.json",
         hardware="<results>/hardware.json",
@@ -66,7 +66,7 @@ rule resolve_verl_config:
 
 
 rule preflight:
-    """Check a run before a GPU is paid for; its first job also checks its node."""
+    """Check a run before it uses a GPU; its first job also checks the node."""
     input:
         run="<results>/runs/{run}/run.json",
         hardware="<results>/hardware.json",
@@ -98,7 +98,7 @@ rule preflight:
 
 
 rule train_segment:
-    """Train from one checkpoint step to the next; resumes from its last save."""
+    """Train one segment of a run; resumes from the last saved state."""
     input:
         run=ancient("<results>/runs/{run}/run.json"),
         hardware=ancient("<results>/hardware.json"),
@@ -151,7 +151,7 @@ rule train_segment:
 
 
 rule merge_metrics:
-    """Join the metrics of all segments of a run, each step once."""
+    """Concatenate the metrics of all segments of a run, with each step once."""
     input:
         segments=segment_metrics,
         # Behind ancient() inputs Snakemake loses sight of what is missing when one of them is renewed: see it from here.
@@ -172,7 +172,7 @@ rule merge_metrics:
 
 
 use rule write_run as write_first_run with:
-    """Record what determines a run, for its first 1,000 steps."""
+    """Record the settings of a run, for its first 1,000 steps."""
     output:
         "<results>/first_1000/{run}/run.json",
     log:
@@ -180,7 +180,7 @@ use rule write_run as write_first_run with:
 
 
 use rule merge_metrics as merge_first_thousand with:
-    """Join the metrics of the segments of a run's first 1,000 steps."""
+    """Concatenate the metrics of the segments of a run's first 1,000 steps."""
     input:
         segments=of(LAYOUT.first_thousand_segments, "run"),
         run="<results>/first_1000/{run}/run.json",

@@ -236,7 +236,7 @@ def test_the_log_for_inspect_has_a_score_of_each_grader(evaluation, tmp_path):
     ]
     assert log["eval"]["tags"] == ["not a paper result"] and log["eval"]["model"] == "mini@60"
     assert [(sample["id"], sample["epoch"]) for sample in log["samples"]][3:6] == [("a", 4), ("b", 1), ("b", 2)]
-    with pytest.raises(UserError, match="Inspect knows a log of this form by"):
+    with pytest.raises(UserError, match="the name must end in"):
         main(["export", "--inspect", "log.txt", *words(evaluation), "--experiment", "mini"])
 
 

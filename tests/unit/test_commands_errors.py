@@ -89,7 +89,7 @@ except Exception as error:
 
 def one_sentence(done):
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.count("error: no room left on the disk") == 1
+    assert done.stderr.count("error: no space left on the disk") == 1
 
 
 def test_a_full_disk_while_data_are_written(tmp_path):

@@ -87,7 +87,7 @@ def test_ablations_change_only_what_the_paper_ablates(paper):
         ("runs.deepseek.model=depseek", "no such entry in models: depseek: did you mean deepseek?"),
         ("evaluation.benchmarks=[aime, aimee]", "no benchmark aimee: did you mean aime"),
         ("evaluation.protocol=papr", "did you mean paper?"),
-        ("evaluation.headline_grader=mode", "is not among the graders that run"),
+        ("evaluation.headline_grader=mode", "is not one of the enabled graders"),
         ("models.deepseek.source=cloud", "'cloud' is none of hub, local, taught"),
         ("hardware.gpus_per_node=7", "must be a multiple of the 7 GPUs"),
         ("seed", "write it as dotted.key=value"),
@@ -329,7 +329,7 @@ def test_what_the_training_data_is_made_with_is_not_a_runs_own(key, tmp_path):
     assert experiment.load(overrides=[f"recipe.{key}={value}"])
     overlay = tmp_path / "own.yaml"
     overlay.write_text(f"runs: {{deepseek: {{recipe: {{{key}: {value}}}}}}}")
-    with pytest.raises(UserError, match=rf"runs.deepseek.recipe.{key}: the training data is prepared for all runs"):
+    with pytest.raises(UserError, match=rf"runs.deepseek.recipe.{key}: the training data is prepared with recipe"):
         experiment.load([overlay])
 
 

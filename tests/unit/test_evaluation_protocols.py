@@ -63,7 +63,7 @@ def test_what_is_no_protocol_is_refused(text):
 
 
 def test_the_number_of_samples_must_come_from_somewhere():
-    with pytest.raises(UserError, match="give --samples"):
+    with pytest.raises(UserError, match="give it with --samples"):
         EvalProtocol(**FIELDS).samples_per_question()
     assert EvalProtocol(**FIELDS).samples_per_question(32) == 32
 

@@ -61,5 +61,5 @@ def test_the_command_prints_each_benchmark_and_refuses_nonsense(capsys):
     printed = capsys.readouterr().out
     assert "average" in printed and "The luck of the training is not in it" in printed
     for words in (["--detect", "0"], ["--detect", "2", "--seeds", "0"]):
-        with pytest.raises(UserError, match="--detect takes points above 0"):
+        with pytest.raises(UserError, match="--detect must be above 0"):
             main(["plan", *words])

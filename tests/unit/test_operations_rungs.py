@@ -66,5 +66,5 @@ def test_the_one_gpu_experiment_fits_its_card_and_some_days(overlay, days):
 @pytest.mark.parametrize("options", [[], ["--kinds"], ["--json"]])
 def test_a_plan_of_nothing_is_refused(options):
     off = [word for run in ("deepseek", "nemotron") for word in ("--set", f"runs.{run}.enabled=false")]
-    with pytest.raises(UserError, match="no run is on, so there is nothing to plan"):
+    with pytest.raises(UserError, match="no run is enabled, so there is nothing to plan"):
         main(["plan", *off, *options])

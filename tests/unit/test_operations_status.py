@@ -306,7 +306,7 @@ def test_without_training_the_evaluations_of_a_target_are_counted(tmp_path):
 
 
 def test_what_cannot_be_shown_is_one_sentence(tmp_path):
-    assert "nothing has been started in" in status("--results", tmp_path)
+    assert "no experiment has been started in" in status("--results", tmp_path)
     assert "no folder" in status("--results", tmp_path / "none", code=2)
     (tmp_path / "mini" / "experiments").mkdir(parents=True)
     (tmp_path / "mini" / "experiments" / "0001.json").write_text("{")

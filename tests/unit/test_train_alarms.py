@@ -144,7 +144,7 @@ def test_marked_it_is_refused_until_accepted_and_says_so_from_then_on(tmp_path, 
     with pytest.raises(UserError, match=r"no alarm probs_difference .* least_reward, truncated did"):
         justrl([*resume, "--accept", "probs_difference"])
     justrl([*resume, "--accept", "least_reward"])
-    assert "alarm truncated of step 3 still ends every start" in capsys.readouterr().out
+    assert "alarm truncated of step 3 still stops every start" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"^alarm truncated: ") as refused:
         alarms.refuse_marked(work)
     assert "least_reward" not in str(refused.value)
@@ -180,7 +180,7 @@ def test_a_damaged_mark_is_a_sentence(tmp_path):
 def test_a_run_that_is_not_there_is_named(tmp_path, monkeypatch, run_name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()
-    with pytest.raises(UserError, match=f"no run that has trained in {run_name} or results/runs/{run_name}"):
+    with pytest.raises(UserError, match=f"no trained run in {run_name} or results/runs/{run_name}"):
         justrl(["train", "resume", run_name, "--accept", "truncated"])
 
 

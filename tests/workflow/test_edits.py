@@ -196,7 +196,7 @@ def test_another_working_folder_is_told_where_to_start(copy, tmp_path_factory):
         capture_output=True,
         text=True,
     )
-    assert done.returncode != 0 and f"start Snakemake in {copy.folder}" in done.stdout + done.stderr
+    assert done.returncode != 0 and f"start it in {copy.folder}" in done.stdout + done.stderr
 
 
 def test_a_missing_interpreter_is_told_before_the_first_job(copy, monkeypatch, tmp_path_factory):

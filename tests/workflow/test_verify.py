@@ -52,7 +52,9 @@ def test_what_a_start_was_asked_for_is_written_down(results):
 
 def test_results_of_nobody_knows_what_need_a_configuration(tmp_path):
     (tmp_path / RESULT).write_text("{}")
-    with pytest.raises(UserError, match=r"nothing was started in .* yet: name its configuration with --config"):
+    with pytest.raises(
+        UserError, match=r"no experiment has been started in .* yet: give its configuration with --config"
+    ):
         verify(tmp_path)
 
 

@@ -33,7 +33,7 @@ from justrl.own_code import code_sha256
 def _not_a_switch(value: Any) -> Any:
     """Refuse true and false, which Python would silently take for 1 and 0."""
     if isinstance(value, bool):
-        raise ValueError("a number is wanted")
+        raise ValueError("must be a number")
     return value
 
 
@@ -42,7 +42,7 @@ def _switch(value: Any) -> Any:
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     if not isinstance(value, bool):
-        raise ValueError("true or false is wanted")
+        raise ValueError("must be true or false")
     return value
 
 
@@ -88,53 +88,55 @@ def text(description: str, **limits: Any) -> Any:
 
 # For what is compiled in a first step.
 LEAST_HANG_MINUTES = 30
-REVISION = "Commit of the hub repository; null resolves main once."
-COLUMN = "Column of the {}; null: the first of the known names (docs/change.md)."
-FROM_DISK = "File or folder, from where one starts or from this repository."
+REVISION = "Commit of the hub repository; null: the latest commit of main, resolved at the first download."
+COLUMN = "Column with the {}; null: the first known name that exists (docs/change.md)."
+FROM_DISK = "File or folder, relative to the working directory or the repository."
 
 
 class Hub(Part):
-    """How models and datasets are reached."""
+    """Access to models and datasets on the hub."""
 
-    mirror: str | None = text("Folder with <hub id>/... copies, used instead of the hub.")
-    offline: Switch = text("Never ask the network.")
+    mirror: str | None = text("Folder with local copies (<hub id>/...), used instead of the hub; null: use the hub.")
+    offline: Switch = text("Never use the network.")
 
 
 class HubModel(Part):
-    """A model of the hub."""
+    """A model on the hub."""
 
-    source: Literal["hub"] = text("The model hub.")
-    hub_id: HubId = text("Repository, owner/name.")
+    source: Literal["hub"] = text("The Hugging Face model hub.")
+    hub_id: HubId = text("Repository: owner/name.")
     revision: str | None = text(REVISION, default=None)
-    context_length: Positive = text("Tokens the model can attend to (max_position_embeddings of its config.json).")
+    context_length: Positive = text("Maximum sequence length in tokens (max_position_embeddings of its config.json).")
 
 
 class LocalModel(Part):
     """A model folder on disk, in Hugging Face's layout."""
 
-    source: Literal["local"] = text("A folder.")
-    path: str = text("The folder, from where one starts or from this repository; it is copied.")
-    context_length: Positive = text("Tokens the model can attend to (max_position_embeddings of its config.json).")
+    source: Literal["local"] = text("A local folder.")
+    path: str = text("Folder, relative to the working directory or the repository; it is copied.")
+    context_length: Positive = text("Maximum sequence length in tokens (max_position_embeddings of its config.json).")
 
 
 class TaughtModel(Part):
-    """A tiny model that the workflow makes and teaches the format of the task, for machines without a GPU."""
+    """A tiny model that the workflow creates and warm-starts (supervised training), for machines without a GPU."""
 
-    source: Literal["taught"] = text("Made by the workflow.")
-    family: Literal["deepseek", "nemotron"] = text("Whose tokenizer, template and kind of embeddings it has.")
-    context_length: Positive = text("Tokens the model can attend to.")
-    hidden_size: Whole = text("Width of the model.", ge=8)
-    intermediate_size: Whole = text("Width of the feed-forward layers.", ge=8)
+    source: Literal["taught"] = text("Created by the workflow.")
+    family: Literal["deepseek", "nemotron"] = text(
+        "Model family to imitate: tokenizer, chat template, tied or untied embeddings."
+    )
+    context_length: Positive = text("Maximum sequence length in tokens.")
+    hidden_size: Whole = text("Hidden size of the model.", ge=8)
+    intermediate_size: Whole = text("Hidden size of the feed-forward layers.", ge=8)
     layers: Positive = text("Number of layers.")
-    heads: Positive = text("Attention heads.")
-    key_value_heads: Positive = text("Key and value heads.")
-    steps: Positive = text("Supervised steps.")
-    batch_size: Positive = text("Examples a supervised step.")
-    learning_rate: Number = text("Peak learning rate of the supervised phase.", gt=0)
-    digits: Positive = text("Digits of the operands it is taught on.")
-    harder_share: Share = text("Share of examples with one digit more.")
-    wrong_share: Share = text("Share of examples answered at a glance, wrongly.")
-    slip_share: Share = text("Share of worked solutions with a slip in them.")
+    heads: Positive = text("Number of attention heads.")
+    key_value_heads: Positive = text("Number of key-value heads.")
+    steps: Positive = text("Steps of the warm start.")
+    batch_size: Positive = text("Examples per step of the warm start.")
+    learning_rate: Number = text("Peak learning rate of the warm start.", gt=0)
+    digits: Positive = text("Digits per operand in the warm start.")
+    harder_share: Share = text("Share of examples with one more digit.")
+    wrong_share: Share = text("Share of examples with a wrong answer and no working.")
+    slip_share: Share = text("Share of worked solutions that contain an error.")
 
 
 Model = Annotated[HubModel | LocalModel | TaughtModel, Field(discriminator="source")]
@@ -144,29 +146,29 @@ TaskSettings = dict[str, bool | int | float | str]
 
 
 class TextDataset(Part):
-    """What training sets of the hub and of the disk have in common."""
+    """Keys shared by training sets from the hub and from disk."""
 
-    split: str = text("Split that is trained on.", default="train")
+    split: str = text("Split to train on.", default="train")
     question_column: str | None = text(COLUMN.format("question"), default=None)
     answer_column: str | None = text(COLUMN.format("answer"), default=None)
-    remove_wrapper: Switch = text("Take DAPO's own instruction off each question.", default=True)
-    remove_duplicates: Switch = text("Keep one copy of each question.", default=True)
-    remove_contradictions: Switch = text("Drop questions whose copies disagree on the answer.", default=True)
-    remove_contaminated: Switch = text("Drop questions that overlap with a benchmark.", default=False)
+    remove_wrapper: Switch = text("Remove DAPO's own instruction around each question.", default=True)
+    remove_duplicates: Switch = text("Remove duplicate questions.", default=True)
+    remove_contradictions: Switch = text("Remove questions whose copies have different answers.", default=True)
+    remove_contaminated: Switch = text("Remove questions that overlap with a benchmark.", default=False)
 
 
 class HubDataset(TextDataset):
-    """A training set of the hub."""
+    """A training set on the hub."""
 
-    source: Literal["hub"] = text("The dataset hub.")
-    hub_id: HubId = text("Repository, owner/name.")
+    source: Literal["hub"] = text("The Hugging Face dataset hub.")
+    hub_id: HubId = text("Repository: owner/name.")
     revision: str | None = text(REVISION, default=None)
 
 
 class LocalDataset(TextDataset):
     """A training set on disk: JSON lines, JSON, CSV or Parquet."""
 
-    source: Literal["local"] = text("A file or folder.")
+    source: Literal["local"] = text("A local file or folder.")
     path: str = text(FROM_DISK)
 
 
@@ -174,40 +176,41 @@ class ArithmeticDataset(Part):
     """Generated sums with exact answers."""
 
     source: Literal["arithmetic"] = text("Generated.")
-    digits: Positive = text("Digits of each operand.")
-    harder_share: Share = text("Share of the sums with one digit more.")
-    rows: Positive = text("Questions.")
-    remove_contaminated: Switch = text("Drop questions that overlap with a benchmark.")
+    digits: Positive = text("Digits per operand.")
+    harder_share: Share = text("Share of sums with one more digit.")
+    rows: Positive = text("Number of questions.")
+    remove_contaminated: Switch = text("Remove questions that overlap with a benchmark.")
 
 
 class TaskDataset(Part):
-    """Generated questions of a task of reasoning-gym (`make tasks`)."""
+    """Generated questions of a reasoning-gym task (install with `make tasks`)."""
 
     source: Literal["reasoning_gym"] = text("Generated.")
     task: str = text("Name of the task, such as chain_sum.")
     settings: TaskSettings = text("Settings of the task, such as {max_terms: 3}.", default_factory=dict)
-    rows: Positive = text("Questions.")
-    remove_contaminated: Switch = text("Drop questions that overlap with a benchmark.")
+    rows: Positive = text("Number of questions.")
+    remove_contaminated: Switch = text("Remove questions that overlap with a benchmark.")
 
 
 Dataset = Annotated[HubDataset | LocalDataset | ArithmeticDataset | TaskDataset, Field(discriminator="source")]
 
 
 class OverlongPenalty(Part):
-    """DAPO's soft penalty on the last tokens of the budget."""
+    """DAPO's soft penalty on responses that come close to the length limit."""
 
-    enabled: Switch = text("Whether it is added to the reward.")
-    buffer: Positive = text("Tokens before the limit where it begins.")
+    enabled: Switch = text("Add the penalty to the reward.")
+    buffer: Positive = text("Number of tokens before the limit at which the penalty begins.")
     factor: Number = text("Penalty at the limit.", gt=0)
 
 
 class OwnFunction(Part):
-    """A plain Python function of one's own, of the completion, the gold and the row that the question is from."""
+    """Your own Python function of the completion, the reference answer and the data row of the question."""
 
-    file: str = text("Python file, from where one starts or from this repository.")
-    function: str = text("Name of the function.", pattern=r"^[A-Za-z_]\w*$", default="score")
+    file: str = text("Python file, relative to the working directory or the repository.")
+    function: str = text("Name of the function in that file.", pattern=r"^[A-Za-z_]\w*$", default="score")
     sha256: str | None = text(
-        "SHA-256 of the file and of the modules next to it that it imports, taken when the experiment is read.",
+        "SHA-256 of the file and of the modules in the same folder that it imports; computed when the "
+        "experiment is read.",
         default=None,
         validate_default=True,
     )
@@ -216,7 +219,7 @@ class OwnFunction(Part):
     @classmethod
     def _is_there(cls, value: str) -> str:
         if not find(value).is_file():
-            raise ValueError("there is no such file; its path begins where one starts, or at this repository")
+            raise ValueError("no such file, relative to the working directory or the repository")
         return value
 
     @field_validator("sha256")
@@ -239,27 +242,29 @@ Reward = Annotated[
 
 
 class Alarms(Part):
-    """What ends a training that cannot be right, until somebody accepts it; null switches an alarm off."""
+    """Alarms that stop a broken training until you accept them; null disables an alarm."""
 
     probs_difference: Annotated[Number, Field(gt=0)] | None = text(
-        "Mean difference of a token's probability between sampler and trainer (rollout_probs_diff_mean). Above it, or "
-        "where it is no number, what is trained is not what was sampled; others' runs in bfloat16 have 0.004 to 0.007 "
-        "(verl#7749, verl-omni#637).",
+        "Limit on the mean difference between a token's probability in the sampler and in the trainer "
+        "(rollout_probs_diff_mean). If it is higher or not a number, the trainer does not train what was sampled. "
+        "Published bfloat16 runs have 0.004 to 0.007 (verl#7749, verl-omni#637).",
         default=0.05,
     )
-    probs_difference_steps: Positive = text("Steps in a row of that; a single one may be a slip.", default=2)
+    probs_difference_steps: Positive = text(
+        "Consecutive steps above the limit that raise the alarm; a single step may be an outlier.", default=2
+    )
     least_reward_steps: Positive | None = text(
-        "Steps in a row in which no answer earns more than the least reward, so that nothing is learnt.", default=3
+        "Consecutive steps in which all answers get the lowest reward, so that nothing is learned.", default=3
     )
     truncated: Share | None = text(
-        "Share of answers cut off at the length limit. Above 0.9 not one in a group of 8 is whole on average, and what "
-        "is rewarded is to end at all.",
+        "Limit on the share of answers truncated at the length limit. Above 0.9, on average less than one answer in a "
+        "group of 8 is complete, and the reward mainly favours ending at all.",
         default=0.9,
     )
-    truncated_steps: Positive = text("Steps in a row of that; the weights of one step do not last.", default=3)
+    truncated_steps: Positive = text("Consecutive steps above the limit that raise the alarm.", default=3)
     answers: Positive = text(
-        "Answers that the steps of the last two alarms hold at least: of a model that is right once in a hundred, as "
-        "many wrong ones in a row come once in 23,000 times.",
+        "Minimum number of answers in those steps for the last two alarms. A model with 1% accuracy gives this many "
+        "wrong answers in a row once in 23,000 times.",
         default=1000,
     )
 
@@ -272,54 +277,54 @@ AGGREGATION = {"vanilla": "token-mean", "dr_grpo": "seq-mean-token-sum-norm", "g
 
 
 class Recipe(Part):
-    """The training recipe; the same for every run unless the run overrides a key."""
+    """The training recipe, shared by all runs; a run can override keys."""
 
-    algorithm: Literal["grpo"] = text("Policy optimisation algorithm.")
-    advantage_epsilon: Number = text("Added to the group's standard deviation.", gt=0)
-    kl_coefficient: Number = text("Weight of a KL term; arXiv 2512.16649 has none.", ge=0, le=0)
-    entropy_coefficient: Number = text(
-        "Weight of an entropy bonus; the recipe of arXiv 2512.16649 has none.", ge=0, le=0
-    )
-    prompts_per_step: Positive = text("Questions a step.")
-    rollouts_per_prompt: Whole = text("Answers sampled for each question (the group).", ge=2)
-    mini_batch_prompts: Positive = text("Questions an optimizer update.")
-    micro_batch_per_gpu: Positive = text("Sequences a forward pass on one GPU.")
-    clip_ratio_low: Number = text("Ratio is clipped below at 1 minus this.", gt=0, lt=1)
-    clip_ratio_high: Number = text("Ratio is clipped above at 1 plus this.", gt=0)
-    clip_ratio_c: Number = text("Dual clip: bound of the loss for negative advantages.", gt=1)
+    algorithm: Literal["grpo"] = text("Policy optimization algorithm.")
+    advantage_epsilon: Number = text("Added to the standard deviation of the group.", gt=0)
+    kl_coefficient: Number = text("Weight of a KL term; arXiv 2512.16649 uses none.", ge=0, le=0)
+    entropy_coefficient: Number = text("Weight of an entropy bonus; arXiv 2512.16649 uses none.", ge=0, le=0)
+    prompts_per_step: Positive = text("Questions per step.")
+    rollouts_per_prompt: Whole = text("Answers sampled per question (the group size).", ge=2)
+    mini_batch_prompts: Positive = text("Questions per optimizer update.")
+    micro_batch_per_gpu: Positive = text("Sequences per forward pass on one GPU.")
+    clip_ratio_low: Number = text("The probability ratio is clipped below at 1 minus this value.", gt=0, lt=1)
+    clip_ratio_high: Number = text("The probability ratio is clipped above at 1 plus this value.", gt=0)
+    clip_ratio_c: Number = text("Dual clip: upper bound of the ratio for negative advantages.", gt=1)
     loss: Literal["vanilla", "dr_grpo", "gspo"] = text(
-        "vanilla (clipped, token mean: the paper's), dr_grpo (arXiv 2503.20783) or gspo (arXiv 2507.18071); "
-        "formulas in docs/recipe.md.",
+        "vanilla (clipped ratio, mean over tokens; the paper's), dr_grpo (arXiv 2503.20783) or gspo (arXiv "
+        "2507.18071); formulas in docs/recipe.md.",
         default="vanilla",
     )
     loss_aggregation: Literal["token-mean", "seq-mean-token-sum-norm", "seq-mean-token-mean"] | None = text(
-        "null: that of the loss; another one is refused.", default=None, validate_default=True
+        "null: the aggregation of the loss; other values are rejected.", default=None, validate_default=True
     )
     learning_rate: Number = text("Constant learning rate after warm-up.", gt=0)
     warmup_steps: Count = text("Steps of linear warm-up.")
     weight_decay: Number = text("AdamW weight decay.", ge=0)
     adam_betas: tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]] = text("AdamW betas.")
-    gradient_clip: Number = text("Global gradient norm is clipped to this.", gt=0)
-    max_prompt_length: Positive = text("Tokens of a prompt, chat template included; longer prompts are dropped.")
-    max_response_length: Positive = text("Tokens of a response.")
+    gradient_clip: Number = text("Maximum global gradient norm.", gt=0)
+    max_prompt_length: Positive = text(
+        "Maximum tokens of a prompt, including the chat template; longer prompts are removed."
+    )
+    max_response_length: Positive = text("Maximum tokens of a response.")
     temperature: Number = text("Sampling temperature of rollouts.", gt=0)
-    top_p: Number = text("Nucleus of rollouts.", gt=0, le=1)
-    top_k: TopK = text("Top-k of rollouts; -1 is off.")
+    top_p: Number = text("Top-p (nucleus) of rollouts.", gt=0, le=1)
+    top_k: TopK = text("Top-k of rollouts; -1: off.")
     reward: Reward = text(
-        "Verifier that gives the reward: paper (the authors' strict one), strict (last box anywhere), robust (lenient, "
-        "of the ablation); or {file, function}, a Python function of one's own."
+        "paper (the authors' verifier, which reads the last 100 characters), strict (reads the last box anywhere), "
+        "robust (lenient, as in the ablation), or {file, function}: your own Python function."
     )
     overlong_penalty: OverlongPenalty
     prompt_separator: str = text("Text between question and suffix.")
     prompt_suffix: str = text("Instruction after each question.", min_length=1)
     staleness: Annotated[Whole, Field(ge=0, le=1)] = text(
-        "Steps that rollouts may be older than the weights they train: 0 (on-policy, the paper's) or 1 (verl samples "
-        "the next step's answers meanwhile; docs/recipe.md).",
+        "Maximum age of rollouts in steps: 0 (on-policy, as in the paper) or 1 (verl generates the next step's answers "
+        "during the update; docs/recipe.md).",
         default=0,
     )
-    data_seed: Count | None = text("Seed of the order of the questions; null: the experiment's.", default=None)
-    dtype: Literal["bfloat16", "float32"] = text("Number format of the forward and backward pass.")
-    gradient_checkpointing: Switch = text("Recompute activations in the backward pass.")
+    data_seed: Count | None = text("Seed of the order of the questions; null: the experiment's seed.", default=None)
+    dtype: Literal["bfloat16", "float32"] = text("Number format of forward and backward passes.")
+    gradient_checkpointing: Switch = text("Recompute activations in the backward pass to save memory.")
     alarms: Alarms = Field(default_factory=Alarms)
 
     @field_validator("loss_aggregation")
@@ -327,7 +332,7 @@ class Recipe(Part):
     def _that_of_the_loss(cls, value: str | None, known: ValidationInfo) -> str | None:
         loss = known.data.get("loss")
         if loss and value not in (None, AGGREGATION[loss]):
-            raise ValueError(f"loss {loss} goes with {AGGREGATION[loss]}; leave this null, or choose another loss")
+            raise ValueError(f"loss {loss} requires {AGGREGATION[loss]}: set this to null, or choose another loss")
         return AGGREGATION[loss] if loss else value
 
     @property
@@ -342,22 +347,24 @@ class Recipe(Part):
 
 
 class Run(Part):
-    """A training run: a base model, data, an engine and the complete recipe."""
+    """A training run: base model, data, engine and changes to the recipe."""
 
-    family: Name = text("Comparison table it belongs to; that of its model's name where nothing is said.")
-    model: str = text("A name of models.")
-    dataset: str = text("A name of datasets.")
+    family: Name = text("Comparison table of the run (default: the name of its model).")
+    model: str = text("Name of an entry in `models`.")
+    dataset: str = text("Name of an entry in `datasets`.")
     engine: Literal["verl", "reference"] = text("verl (Ray, FSDP2, vLLM) or reference (one process).", default="verl")
-    enabled: Switch = text("Whether it is trained; no target trains a run that is off.", default=True)
+    enabled: Switch = text("Train this run; no target trains a run that is not enabled.", default=True)
     evaluate: Switch = text(
-        "Whether `snakemake` evaluates it; a run that is not evaluated is trained and drawn.", default=True
+        "Evaluate this run by default; training and its figures do not depend on this.", default=True
     )
     steps: Positive = text("Training steps.")
-    segment_steps: Positive = text("Steps of one job; divides steps.")
-    evaluate_every: Positive = text("Steps between checkpoint evaluations; a multiple of segment_steps.")
-    seeds: list[Count] = text("One training for each of these seeds, named <run>_s<seed>; none: one.", default=[])
-    seed: Count | None = text("Seed of this run; null: the experiment's.", default=None)
-    recipe: Recipe = text("Keys of the recipe that this run changes.")
+    segment_steps: Positive = text("Steps per segment, which one job trains; must divide steps.")
+    evaluate_every: Positive = text("Steps between evaluated checkpoints; must be a multiple of segment_steps.")
+    seeds: list[Count] = text(
+        "Seeds: one training per seed, named <run>_s<seed>; empty: a single training.", default=[]
+    )
+    seed: Count | None = text("Seed of this run; null: the experiment's seed.", default=None)
+    recipe: Recipe = text("Recipe keys that this run overrides.")
 
     @property
     def canary(self) -> bool:
@@ -386,36 +393,36 @@ class SeedRun(Run):
 
 
 class External(Part):
-    """A model that is evaluated without training, of the hub or of a folder."""
+    """A model from the hub or a folder that is evaluated without training."""
 
-    model: HubId | None = text("Hub id, owner/name; a folder is given by `path`.", default=None)
+    model: HubId | None = text("Hub id: owner/name; use `path` for a folder.", default=None)
     path: str | None = text(
-        "Model folder in Hugging Face's layout, from where one starts or from this repository; it is copied.",
+        "Model folder in Hugging Face's layout, relative to the working directory or the repository; it is copied.",
         default=None,
     )
     revision: str | None = text(REVISION, default=None)
-    family: Name | None = text("Comparison table it belongs to.", default=None)
-    enabled: Switch = text("Whether `snakemake` evaluates it unasked; `snakemake golden` does.", default=True)
+    family: Name | None = text("Comparison table of the model.", default=None)
+    enabled: Switch = text("Evaluate by default (`snakemake golden` always does).", default=True)
 
 
-LABEL = "Name in tables and figures; that of the entry where nothing is said."
-SAMPLES = "Samples of each question."
-NEWER = "First asked after weights and training data were published; figures say so."
+LABEL = "Name in tables and figures (default: the name of the entry)."
+SAMPLES = "Answers sampled per question."
+NEWER = "Released after the models and the training data (marked in figures)."
 
 
 class HubBenchmark(Part):
-    """A benchmark of the hub."""
+    """A benchmark on the hub."""
 
     label: str = text(LABEL)
-    source: Literal["hub"] = text("The dataset hub.")
-    hub_id: HubId = text("Repository, owner/name.")
+    source: Literal["hub"] = text("The Hugging Face dataset hub.")
+    hub_id: HubId = text("Repository: owner/name.")
     hub_config: str | None = text("Configuration (subset) of the dataset.", default=None)
     revision: str | None = text(REVISION, default=None)
-    split: str = text("Split that is evaluated.", default="train")
+    split: str = text("Split to evaluate.", default="train")
     question_column: str | None = text(COLUMN.format("question"), default=None)
     answer_column: str | None = text(COLUMN.format("gold answer"), default=None)
-    id_column: str | None = text("Column of a unique id; null numbers the rows.", default=None)
-    rows: Positive = text("Number of questions; another count is refused.")
+    id_column: str | None = text("Column with a unique id; null: number the rows.", default=None)
+    rows: Positive = text("Number of questions; data with another number is rejected.")
     samples: Positive = text(SAMPLES, default=4)
     newer: Switch = text(NEWER, default=False)
 
@@ -424,30 +431,30 @@ class LocalBenchmark(Part):
     """A benchmark on disk: JSON lines, JSON, CSV or Parquet."""
 
     label: str = text(LABEL)
-    source: Literal["local"] = text("A file or folder.")
+    source: Literal["local"] = text("A local file or folder.")
     path: str = text(FROM_DISK)
     question_column: str | None = text(COLUMN.format("question"), default=None)
     answer_column: str | None = text(COLUMN.format("gold answer"), default=None)
-    id_column: str | None = text("Column of a unique id; null numbers the rows.", default=None)
+    id_column: str | None = text("Column with a unique id; null: number the rows.", default=None)
     rows: Positive | None = text(
-        "Number of questions; another count is refused. null: as many as there are.", default=None
+        "Number of questions; data with another number is rejected. null: any number.", default=None
     )
     samples: Positive = text(SAMPLES, default=4)
     newer: Switch = text(NEWER, default=False)
 
 
 class ArithmeticBenchmark(Part):
-    """Generated sums that are held out."""
+    """Generated held-out sums."""
 
     label: str = text(LABEL)
     source: Literal["arithmetic"] = text("Generated.")
-    digits: Positive = text("Digits of each operand.")
+    digits: Positive = text("Digits per operand.")
     rows: Positive = text("Number of questions.")
     samples: Positive = text(SAMPLES)
 
 
 class TaskBenchmark(Part):
-    """Generated questions of a task of reasoning-gym that are held out."""
+    """Generated held-out questions of a reasoning-gym task."""
 
     label: str = text(LABEL)
     source: Literal["reasoning_gym"] = text("Generated.")
@@ -464,17 +471,17 @@ PER_BENCHMARK: Literal["per_benchmark"] = "per_benchmark"
 
 
 class EvalProtocol(Part):
-    """One way of evaluating: how a question is asked and how its answers are sampled.
+    """A sampling protocol: how a question is put to the model and how its answers are sampled.
 
-    Nothing of a model's own generation_config takes part; stop tokens are found by `justrl.generation`.
+    A model's own generation_config is ignored; `justrl.generation` finds the stop tokens.
     """
 
-    temperature: Number = text("Sampling temperature; 0 is greedy.", ge=0, le=100)
-    top_p: Number = text("Nucleus.", gt=0, le=1)
-    top_k: TopK = text("Top-k; -1 is off.", default=-1)
-    max_tokens: Positive = text("New tokens of an answer.")
+    temperature: Number = text("Sampling temperature; 0: greedy.", ge=0, le=100)
+    top_p: Number = text("Top-p (nucleus).", gt=0, le=1)
+    top_k: TopK = text("Top-k; -1: off.", default=-1)
+    max_tokens: Positive = text("Maximum new tokens of an answer.")
     samples: Positive | Literal["per_benchmark"] = text(
-        "Answers of each question, or per_benchmark.", default=PER_BENCHMARK
+        "Answers per question; per_benchmark: the number set for each benchmark.", default=PER_BENCHMARK
     )
     prompt_separator: str = text("Text between question and suffix.")
     prompt_suffix: str = text("Instruction after each question.")
@@ -490,149 +497,164 @@ class EvalProtocol(Part):
         """
         samples = self.samples if override is None else override
         if not isinstance(samples, int):
-            raise UserError("the protocol leaves the samples to the benchmark: give --samples")
+            raise UserError("the protocol sets no number of samples (samples: per_benchmark): give it with --samples")
         if samples < 1:
             raise UserError(f"--samples must be at least 1, got {samples}")
         if samples > 1 and self.temperature == 0:
-            raise UserError(f"temperature 0 is greedy, so {samples} samples would all be the same: use --samples 1")
+            raise UserError(f"temperature 0 is greedy, so all {samples} samples would be equal: use --samples 1")
         return samples
 
 
 class ModelGrader(Part):
-    """The model that judges what the paper's rules rejected."""
+    """The judge model, which grades the answers that `paper_rules` rejects."""
 
-    enabled: Switch = text("Whether it runs.")
-    model: HubId = text("Hub id.")
+    enabled: Switch = text("Use the judge model.")
+    model: HubId = text("Hub id: owner/name.")
     revision: str | None = text(REVISION, default=None)
-    fill_question: Switch = text("Whether the judge is shown the question.")
-    exact_verdict: Switch = text("Whether the bare letter A alone counts as correct, as in the authors' script.")
-    max_tokens: Positive = text("New tokens of a verdict.")
+    fill_question: Switch = text("Show the question to the judge.")
+    exact_verdict: Switch = text("Count only the bare letter A as correct, as the authors' script does.")
+    max_tokens: Positive = text("Maximum new tokens of a verdict.")
 
 
 class Evaluation(Part):
-    """What is evaluated, by what and how."""
+    """Benchmarks, sampling and graders of the evaluation."""
 
-    protocol: str = text("Protocol of results/{benchmark}_{run}.json.")
-    benchmarks: list[str] = text("Evaluated at the base model and the last checkpoint.", min_length=1)
-    validation_benchmarks: list[str] = text("Evaluated at checkpoints between.")
-    backend: Literal["vllm", "transformers"] = text("What generates.")
+    protocol: str = text("Protocol of the results/{benchmark}_{run}.json files.")
+    benchmarks: list[str] = text("Benchmarks for the base model and the last checkpoint.", min_length=1)
+    validation_benchmarks: list[str] = text("Benchmarks for the checkpoints in between.")
+    backend: Literal["vllm", "transformers"] = text("Library that generates answers.")
     dtype: Literal["bfloat16", "float16", "float32"] = text("Number format of generation.")
-    shards: Positive = text("Jobs that share the samples of a benchmark.")
-    together: Switch = text("Whether one job answers all benchmarks of a checkpoint, for models that load slowly only.")
+    shards: Positive = text("Number of jobs among which the samples of a benchmark are divided.")
+    together: Switch = text(
+        "Generate all benchmarks of a checkpoint in one job; useful if loading the model takes most of the time."
+    )
     graders: list[Literal["strict", "paper", "paper_rules", "symbolic"]] = text(
-        "Rule graders; every completion gets every verdict.", min_length=1
+        "Rule-based graders; each of them grades every completion.", min_length=1
     )
     own_graders: dict[Name, OwnFunction] = text(
-        "Graders of one's own by name, beside those: Python functions that say whether a completion is right.",
+        "Your own graders by name, in addition: Python functions that return whether a completion is correct.",
         default={},
     )
     model_grader: ModelGrader
-    headline_grader: str = text("Grader whose avg@k is the headline.")
+    headline_grader: str = text("Primary grader, whose avg@k tables and figures show first.")
 
 
 class Canary(Part):
-    """The short trial of each enabled run: every rule on the real hardware, before it is paid for."""
+    """The short trial of each enabled run, which runs every rule on the real hardware."""
 
-    steps: Positive = text("Training steps of each enabled run's canary.")
-    segment_steps: Positive = text("Steps of one of its jobs; divides steps.")
+    steps: Positive = text("Training steps of a canary.")
+    segment_steps: Positive = text("Steps per job; must divide steps.")
     learning_rate: Number = text(
-        "Its rate, without warm-up: so high that a sampler without the newest weights is seen in two steps.",
+        "Learning rate, without warm-up; high enough to reveal within two steps a sampler that uses old weights.",
         gt=0,
         default=1e-4,
     )
     max_response_length: Positive | None = text(
-        "Tokens of a response, in training and in evaluation; null: full length, of which memory and time are learnt."
+        "Maximum tokens of a response in training and evaluation; null: full length, needed to measure memory and time."
     )
-    benchmark: str = text("The benchmark that is tried.")
-    samples: Positive = text("Samples of each question.")
+    benchmark: str = text("Benchmark to evaluate.")
+    samples: Positive = text("Answers sampled per question.")
 
 
 class ShapeFigures(Part):
-    """Sizes of a model that is neither downloaded nor known, by the names of its config.json."""
+    """Sizes of a model that is neither downloaded nor known, named as in its config.json."""
 
-    num_hidden_layers: Positive = text("Layers.")
-    hidden_size: Positive = text("Width.")
-    intermediate_size: Positive = text("Width of the feed-forward layers.")
-    num_attention_heads: Positive = text("Attention heads.")
-    num_key_value_heads: Positive = text("Key and value heads.")
-    vocab_size: Positive = text("Rows of the embedding.")
-    head_dim: Positive | None = text("Size of a head; null: the width over the heads.", default=None)
-    tie_word_embeddings: Switch = text("Whether the two embeddings are one.", default=False)
+    num_hidden_layers: Positive = text("Number of layers.")
+    hidden_size: Positive = text("Hidden size.")
+    intermediate_size: Positive = text("Hidden size of the feed-forward layers.")
+    num_attention_heads: Positive = text("Number of attention heads.")
+    num_key_value_heads: Positive = text("Number of key-value heads.")
+    vocab_size: Positive = text("Vocabulary size (rows of the embedding).")
+    head_dim: Positive | None = text("Size of a head; null: hidden size divided by the number of heads.", default=None)
+    tie_word_embeddings: Switch = text("Input and output embeddings share their weights.", default=False)
 
 
 class Plan(Part):
-    """What a plan takes for true where nothing has been measured; it changes what is asked for, never results."""
+    """Assumptions of the plan where nothing was measured; they change requested resources, never results."""
 
     shapes: dict[Name, ShapeFigures] = text(
-        "Sizes by model, of those that the plan does not know.", default_factory=dict
+        "Sizes of models that the plan does not know, by model.", default_factory=dict
     )
     answer_tokens: dict[Name, Positive] = text(
-        "Mean tokens of an answer before the limit cuts it, by model; of one that is missing here 7,500 at first, "
-        "falling to 5,000 by step 1,000, as the paper's.",
+        "Mean tokens of an answer before truncation, by model (default, as in the paper: 7,500 at the "
+        "start, falling to "
+        "5,000 by step 1,000).",
         default_factory=dict,
     )
 
 
 class GpuFigures(Part):
-    """A kind of GPU that is not in the table."""
+    """Specifications of a GPU that the plan does not know."""
 
-    memory: Number = text("GiB of memory.", gt=0)
-    bandwidth: Number = text("Memory bandwidth, GB/s.", gt=0)
-    tflops: Number = text("Peak of dense bfloat16, TFLOP/s.", gt=0)
+    memory: Number = text("Memory in GiB.", gt=0)
+    bandwidth: Number = text("Memory bandwidth in GB/s.", gt=0)
+    tflops: Number = text("Peak performance in dense bfloat16, TFLOP/s.", gt=0)
 
 
 class EngineSettings(Part):
-    """Memory and speed of the verl engine; null is derived from GPU memory, GPUs and model."""
+    """Memory and speed settings of the verl engine; null: derived from GPU memory, number of GPUs and model."""
 
     gpu_memory_utilization: Annotated[Number, Field(gt=0, le=1)] | None = text(
-        "Part of each GPU's memory that vLLM takes.", default=None
+        "Share of each GPU's memory that vLLM uses.", default=None
     )
-    max_tokens_per_gpu: Positive | None = text("Tokens of a micro-batch of update and log-probabilities.", default=None)
-    offload_parameters: Switch | None = text("Keep the trainer's weights in main memory meanwhile.", default=None)
-    offload_optimizer: Switch | None = text("Keep Adam's moments in main memory meanwhile.", default=None)
-    fused_kernels: Switch | None = text("Never hold the logits; derived: false (verl#2656).", default=None)
-    cuda_graphs: Switch | None = text("Replay vLLM's kernels as graphs; derived: true.", default=None)
-    max_num_seqs: Positive | None = text("Sequences that one vLLM runs at once.", default=None)
+    max_tokens_per_gpu: Positive | None = text(
+        "Tokens per micro-batch, in the update and in the log-probabilities.", default=None
+    )
+    offload_parameters: Switch | None = text(
+        "Offload the trainer's weights to CPU memory while they are not used.", default=None
+    )
+    offload_optimizer: Switch | None = text(
+        "Offload Adam's moments to CPU memory while they are not used.", default=None
+    )
+    fused_kernels: Switch | None = text(
+        "Use fused kernels, which never store the logits (default: false, see verl#2656).", default=None
+    )
+    cuda_graphs: Switch | None = text("Use CUDA graphs in vLLM (default: true).", default=None)
+    max_num_seqs: Positive | None = text("Maximum number of concurrent sequences per vLLM instance.", default=None)
     rollout_dtype: Literal["bfloat16", "float16", "float32"] | None = text(
-        "Number format of rollouts; derived: the recipe's, from which another one rounds apart.", default=None
+        "Number format of rollouts (default: the recipe's; another one causes a mismatch between rollout "
+        "and training).",
+        default=None,
     )
 
 
 class Hardware(Part):
-    """What one training job and one evaluation job run on; it changes time, never results."""
+    """Hardware of one training job and one evaluation job; it changes time, never results."""
 
-    gpu: str = text("Kind of GPU, of which memory and time are planned; none for a machine without.")
-    gpu_figures: GpuFigures | None = text("Figures of a kind that the table lacks.", default=None)
-    nodes: Positive = text("Nodes of one training job.")
-    gpus_per_node: Count = text("GPUs of each node; 0 trains on the CPU.")
-    cpus_per_node: Positive = text("CPU cores asked for on each node.")
-    memory_per_node_gb: Positive = text("Memory asked for on each node.")
-    gpus_per_evaluation: Count = text("GPUs of one evaluation shard; 0 generates on the CPU.")
-    cpus_per_evaluation: Positive = text("CPU cores of one evaluation shard.")
-    memory_per_evaluation_gb: Positive = text("Memory of one evaluation shard.")
-    save_every: Positive = text("Steps between full saves inside a segment.")
+    gpu: str = text("GPU model, from which memory and time are planned; none: no GPU.")
+    gpu_figures: GpuFigures | None = text("Specifications of a GPU that the plan does not know.", default=None)
+    nodes: Positive = text("Number of nodes of one training job.")
+    gpus_per_node: Count = text("GPUs per node; 0: train on the CPU.")
+    cpus_per_node: Positive = text("CPU cores per node of a training job.")
+    memory_per_node_gb: Positive = text("Memory per node of a training job, in GB.")
+    gpus_per_evaluation: Count = text("GPUs per evaluation job; 0: generate on the CPU.")
+    cpus_per_evaluation: Positive = text("CPU cores per evaluation job.")
+    memory_per_evaluation_gb: Positive = text("Memory per evaluation job, in GB.")
+    save_every: Positive = text("Steps between saves of the full state inside a segment.")
     hang_timeout_minutes: Annotated[Number, Field(gt=0)] | None = text(
-        "No progress for this long ends a training job; null: twice the longest phase, 30 at least.", default=None
+        "A training job without progress for this many minutes is stopped; null: twice the longest phase, at least 30.",
+        default=None,
     )
     attention: Literal["flash_attention_2", "sdpa"] = text(
-        "Attention of verl's update on GPUs; sdpa goes without flash-attn, and is slower."
+        "Attention of verl's update on GPUs; sdpa does not need flash-attn and is slower."
     )
     network_interface: Annotated[str, Field(pattern=r"^[=^]?[\w.:,-]+$")] | None = text(
-        "Network of the trainer's ranks on verl, such as ib0 or ^lo,docker0 (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME); "
-        "null: theirs to find.",
+        "Network interface of verl's trainer, such as ib0 or ^lo,docker0 (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME); "
+        "null: NCCL and Gloo choose one.",
         default=None,
     )
     cpu_bind: Annotated[str, Field(pattern=r"^[\w:,-]+$")] | None = text(
-        "How srun binds the processes of Slurm jobs to cores (--cpu-bind): none where it says that it cannot satisfy "
-        "the request; null: the cluster's own way.",
+        "How srun binds processes to cores (--cpu-bind); set none if srun cannot satisfy the bind request; null: the "
+        "cluster's default.",
         default=None,
     )
     rollouts: Literal["transformers", "vllm"] = text(
-        "Who samples for the reference engine: transformers (to the bit reproducible) or vllm (fast).",
+        "Sampler of the reference engine: transformers (bit-reproducible) or vllm (fast).",
         default="transformers",
     )
     rollouts_kept: Count = text(
-        "Rollouts of each step that are kept to be read; 0: none. They change nothing of the training.", default=8
+        "Number of rollouts per step that are saved for inspection; 0: none. This does not change the training.",
+        default=8,
     )
     engine: EngineSettings = Field(default_factory=EngineSettings)
 
@@ -659,15 +681,16 @@ class Hardware(Part):
 
 
 class Experiment(Part):
-    """What config.yaml and its overlays may say. Unknown keys are refused."""
+    """The keys of config.yaml and its overlays. Unknown keys are rejected."""
 
     pathvars: dict[str, Annotated[str, Field(pattern=r"^[^{}]*$")]] = text(
-        "Snakemake path variables; an overlay sets `results` so that its files never mix with the paper's.",
+        "Snakemake path variables; an overlay sets `results`, so that its files are separate from the paper's.",
         default_factory=dict,
     )
     experiment: str = text(
-        'Name stamped on every result and figure. Only "paper" is compared with the published numbers, and has the '
-        "paper's values (docs/recipe.md).",
+        'Name of the experiment, on every result and figure. Only "paper" is compared with the published '
+        "scores, and it "
+        "must have the paper's values (docs/recipe.md).",
         pattern=r"^[a-z][a-z0-9_-]*$",
     )
     seed: Count = text("Seed of data order, rollouts, evaluation samples and bootstrap.")
@@ -676,22 +699,22 @@ class Experiment(Part):
     datasets: dict[Name, Dataset] = text("Training datasets by name.", min_length=1)
     recipe: Recipe
     runs: dict[Name, Run] = text("Training runs by name.")
-    external: dict[Name, External] = text("Published models to evaluate without training.")
+    external: dict[Name, External] = text("Models to evaluate without training, by name.")
     benchmarks: dict[Name, Benchmark] = text("Benchmarks by name.")
     protocols: dict[Name, EvalProtocol] = text("Sampling protocols of evaluation by name.")
     evaluation: Evaluation
-    overlays: dict[Name, list[str]] = text("Figures that draw the training curves of several runs together, by name.")
+    overlays: dict[Name, list[str]] = text("Figures that show the training curves of several runs, by name.")
     compare: dict[Name, list[str]] = text(
-        "Pairs of runs, by name: the second minus the first, over seeds and questions."
+        "Pairs of runs to compare, by name: second minus first, with intervals over seeds and questions."
     )
     canary: Canary
     keep_exports: Literal["all", "evaluated"] = text(
-        "The models of which segments are kept: all, or those of checkpoints that are evaluated.", default="all"
+        "Exported models to keep: all, or only those of evaluated checkpoints.", default="all"
     )
     hardware: Hardware
     plan: Plan = Field(default_factory=Plan)
     trackers: list[Tracker] = text(
-        "Who is told of each training step, besides TensorBoard; changes nothing that is trained.", default=[]
+        "Additional metric loggers (TensorBoard is always on); they do not change the training.", default=[]
     )
 
     @classmethod
@@ -772,7 +795,7 @@ class Experiment(Part):
             }
             if taken := sorted(each.keys() & self.runs.keys()):
                 raise UserError(
-                    f"config: runs.{name}.seeds: {taken[0]} is the name of another run; choose another seed"
+                    f"config: runs.{name}.seeds: {taken[0]} is already the name of another run; choose another seed"
                 )
             runs |= each or {name: run}
         overlays = {
@@ -787,7 +810,9 @@ class Experiment(Part):
         They are evaluated under a protocol named `canary`: the experiment's own with few samples.
         """
         if "canary" in self.protocols:
-            raise UserError("config: protocols.canary: canaries are evaluated under this name; choose another")
+            raise UserError(
+                "config: protocols.canary: the name is reserved for the evaluation of canaries; choose another name"
+            )
         canary, length = self.canary, self.canary.max_response_length
         protocol = self.protocols[self.evaluation.protocol].model_copy(update={"samples": canary.samples})
         if length:
@@ -796,7 +821,9 @@ class Experiment(Part):
         for name, *_ in settings({name: self.runs[name] for name in self.enabled}).values():
             run = self.runs[name]
             if f"canary_{name}" in runs:
-                raise UserError(f"config: runs.canary_{name}: that is the name of {name}'s canary; choose another")
+                raise UserError(
+                    f"config: runs.canary_{name}: the name is reserved for the canary of {name}; choose another name"
+                )
             # A penalty on the last tokens of a short budget would need a buffer of its own.
             penalty = run.recipe.overlong_penalty.model_copy(update={"enabled": False})
             # What an alarm would say its verdict says, and of the other questions, too.
@@ -839,7 +866,7 @@ class Experiment(Part):
             yield from _twice(f"overlays.{overlay}", members)
         for pair, both in self.compare.items():
             if len(both) != 2:
-                yield f"compare.{pair}: two runs are compared, got {len(both)}: {', '.join(both)}"
+                yield f"compare.{pair}: must name two runs, got {len(both)}: {', '.join(both)}"
             for setting in both:
                 yield from _unknown(f"compare.{pair}: no run", setting, settings(self.runs))
                 for member in settings(self.runs).get(setting, [])[:1]:
@@ -850,29 +877,38 @@ class Experiment(Part):
             yield from _unknown("plan: no such entry in models", name, self.models)
         yield from _unknown("canary.benchmark: no benchmark", self.canary.benchmark, self.benchmarks)
         if self.canary.steps % self.canary.segment_steps:
-            yield f"canary.steps ({self.canary.steps}) must be a multiple of its segment_steps"
+            yield (
+                f"canary.steps ({self.canary.steps}) must be a multiple of canary.segment_steps "
+                f"({self.canary.segment_steps})"
+            )
         yield from _unknown("evaluation.protocol: no protocol", evaluation.protocol, self.protocols)
         graders: list[str] = [*evaluation.graders, *evaluation.own_graders]
         for name in sorted(evaluation.own_graders.keys() & {"strict", "paper", "paper_rules", "symbolic", "model"}):
-            yield f"evaluation.own_graders.{name}: the name is taken by a grader of the package; choose another"
+            yield f"evaluation.own_graders.{name}: a grader of the package has this name; choose another name"
         if evaluation.model_grader.enabled:
             graders += ["model", "paper_rules+model"]
             if "paper_rules" not in graders:
-                yield "evaluation.graders: model_grader judges what paper_rules rejected; add paper_rules or disable it"
+                yield (
+                    "evaluation.graders: model_grader judges the answers that paper_rules rejects, and "
+                    "paper_rules is not "
+                    "listed: add it, or set model_grader.enabled to false"
+                )
         if evaluation.headline_grader not in graders:
             headline = evaluation.headline_grader
-            yield f"evaluation.headline_grader: {headline} is not among the graders that run: {', '.join(graders)}"
+            yield f"evaluation.headline_grader: {headline} is not one of the enabled graders: {', '.join(graders)}"
         if self.experiment == "canary":
-            yield "experiment: canary is what results of `snakemake canary` are stamped with; choose another name"
+            yield "experiment: canary is the name reserved for results of `snakemake canary`; choose another name"
         for name in self.external:
             if name in self.runs or name in self.models:
-                yield f"external.{name}: the name is taken by a run or a model; choose another"
+                yield f"external.{name}: a run or model has this name; choose another name"
         for name, entry in self.external.items():
             if (entry.model is None) == (entry.path is None):
-                given = "gives both" if entry.model else "gives neither"
-                yield f"external.{name} {given}: a model is of the hub (model: owner/name) or a folder (path: FOLDER)"
+                given = "has both model and path" if entry.model else "has neither model nor path"
+                yield f"external.{name} {given}: set model (owner/name on the hub) or path (a folder)"
             elif entry.path and entry.revision:
-                yield f"external.{name}.revision: {entry.revision} is a commit of the hub; a folder (path) has none"
+                yield (
+                    f"external.{name}.revision: {entry.revision} is set, but a folder (path) has no revision; remove it"
+                )
 
     def run_contradictions(self, name: str) -> Iterator[str]:
         """What of one run does not fit together, or not its model and hardware."""
@@ -880,8 +916,9 @@ class Experiment(Part):
         for key in PREPARED:
             if getattr(run.recipe, key) != getattr(self.recipe, key):
                 yield (
-                    f"{where}.recipe.{key}: the training data is prepared for all runs alike, by recipe.{key}; set it "
-                    "there, in an experiment of its own if other runs shall keep theirs"
+                    f"{where}.recipe.{key}: the training data is prepared with recipe.{key} for all runs: "
+                    "set it there, or "
+                    "use a separate experiment if other runs should keep their value"
                 )
         if run.model not in self.models:
             return
@@ -914,19 +951,20 @@ class Experiment(Part):
             )
         if run.engine == "reference" and recipe.staleness:
             yield (
-                f"{where}: recipe.staleness = {recipe.staleness} is verl's: the reference engine samples each step "
-                "with the weights that it trains; set it to 0, or engine to verl"
+                f"{where}: recipe.staleness = {recipe.staleness} is supported by verl only: set it to 0, or set "
+                "engine to verl"
             )
         if run.engine == "reference" and self.hardware.nodes > 1:
             yield (
-                f"{where}: the reference engine trains on one node, so hardware.nodes = {self.hardware.nodes} would "
-                "leave the others idle; set it to 1, or engine to verl"
+                f"{where}: the reference engine uses one node, but hardware.nodes = "
+                f"{self.hardware.nodes}: set it to 1, "
+                "or set engine to verl"
             )
         sequences = recipe.mini_batch_prompts * recipe.rollouts_per_prompt
         if self.hardware.gpus and run.engine == "verl" and sequences % self.hardware.gpus:
             yield (
                 f"{where}: mini_batch_prompts x rollouts_per_prompt = {sequences} sequences must be a multiple of the "
-                f"{self.hardware.gpus} GPUs of hardware"
+                f"{self.hardware.gpus} GPUs in hardware"
             )
 
 
@@ -958,7 +996,7 @@ def _like(name: str, runs: Mapping[str, dict], above: tuple[str, ...]) -> dict[s
     if other not in runs:
         raise UserError(f"config: runs.{name}.like: no run {other}{did_you_mean(str(other), runs)}")
     if other in chain:
-        raise UserError(f"config: runs.{name}.like goes round in a circle: {' -> '.join((*chain, other))}")
+        raise UserError(f"config: runs.{name}.like is circular: {' -> '.join((*chain, other))}")
     inherited = _like(other, runs, chain)
     inherited.pop("enabled", None)
     return merge(inherited, own)
@@ -1034,4 +1072,4 @@ def _unknown(what: str, name: str, known: Mapping) -> Iterator[str]:
 
 def _twice(where: str, names: Sequence[str]) -> Iterator[str]:
     for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"{where}: {name} stands there twice"
+        yield f"{where}: {name} is listed twice; remove one"

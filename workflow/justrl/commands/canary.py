@@ -1,7 +1,7 @@
-"""The verdicts of a canary: make them, check them, send them to others, read those of others.
+"""Make, check, pack and read the verdicts of a canary, the short trial of a run.
 
-`judge` answers each question from metrics; `check` prints the answers and ends with 1 where one is no; `pack` writes
-one file without users, hosts or paths; `read` shows such a file.
+`judge` answers each question from the metrics. `check` prints the answers and exits with status 1 if one of them is no.
+`pack` writes one file that names no user, host or path, to be sent to others. `read` shows such a file.
 """
 
 import argparse
@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one = commands.add_parser("judge", help=judge.__doc__)
     one.add_argument("--metrics", required=True, type=Path, metavar="METRICS.jsonl")
     one.add_argument("--run-file", required=True, type=Path, help="the canary's run.json")
-    one.add_argument("--result", type=Path, help="result file of its evaluation")
-    one.add_argument("--asked", required=True, help="JSON: what it was asked to do (analysis/canary_verdict.py, Asked)")
+    one.add_argument("--result", type=Path, help="result JSON of its evaluation")
+    one.add_argument("--asked", required=True, help="JSON: settings of the canary (analysis/canary_verdict.py, Asked)")
     one.add_argument("--output", required=True, type=Path, nargs="+", help="verdict.json, verdict.html")
     one.set_defaults(call=judge)
     one = commands.add_parser("check", help=check.__doc__)
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def judge(arguments: argparse.Namespace) -> None:
-    """Answer each question from a canary's metrics, as JSON and as a page."""
+    """Answer each question from a canary's metrics; write JSON and a page."""
     from justrl.analysis import canary_verdict
     from justrl.analysis.html_tables import write_html
     from justrl.analysis.metrics import read_metrics
@@ -53,7 +53,7 @@ def judge(arguments: argparse.Namespace) -> None:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Print the verdicts of canaries; status 1 where a question was answered no."""
+    """Print the verdicts of canaries; exit status 1 if an answer is no."""
     from justrl.analysis.canary_verdict import sentence
     from justrl.io import read_object
 
@@ -83,17 +83,17 @@ def _table(rows: Sequence[tuple[str, str, str]]) -> None:
 
 
 def pack(arguments: argparse.Namespace) -> None:
-    """Write a canary's verdicts, metrics, versions and settings as one file, without users, hosts or paths."""
+    """Write a canary's verdicts, metrics, versions and settings to one file, without names of users, hosts or paths."""
     from justrl.io import write_json
     from justrl.operations import canary_pack
 
     output = arguments.to or Path(f"{arguments.run.name}.json")
     write_json(output, canary_pack.packed(arguments.run))
-    print(f"{output}: {output.stat().st_size / 1e3:,.0f} kB; look at it, then send it as README says")
+    print(f"{output}: {output.stat().st_size / 1e3:,.0f} kB; check it, then send it as described in README")
 
 
 def read(arguments: argparse.Namespace) -> None:
-    """Show a packed canary: verdicts, machine, and its times next to the plan's."""
+    """Show a packed canary: verdicts, machine, measured and planned times."""
     from justrl.operations import canary_pack
 
     found = canary_pack.unpacked(arguments.file)

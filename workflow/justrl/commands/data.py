@@ -1,4 +1,4 @@
-"""Download, clean and check training data, benchmarks and models; make the sums and the model of the mini experiment.
+"""Download, clean and check training data, benchmarks and models; generate the data and model of the mini experiment.
 
     justrl data prepare --dataset-name BytedTsinghua-SIA/DAPO-Math-17k --output-dir data \\
         --tokenizer MODEL_DIR
@@ -32,12 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _hub_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--revision", default="main", help="branch, tag or commit; a branch is locked once resolved")
-    parser.add_argument("--subset", "--hub-config", help="subset (`config_name`) of a data set of the hub")
-    parser.add_argument("--lock", type=Path, help="lock file that keeps revisions and hashes (data.lock.json)")
-    parser.add_argument("--mirror", type=Path, help="folder of local copies, laid out as DIR/<hub id>/files")
+    parser.add_argument(
+        "--revision", default="main", help="branch, tag or commit (default: main); --lock records the commit"
+    )
+    parser.add_argument("--subset", "--hub-config", help="subset (`config_name`) of a data set on the hub")
+    parser.add_argument("--lock", type=Path, help="lock file with revisions and hashes (data.lock.json)")
+    parser.add_argument("--mirror", type=Path, help="folder with local copies: DIR/<hub id>/files")
     parser.add_argument("--offline", action="store_true", help="never use the network")
-    parser.add_argument("--timeout", type=number(0), default=5.0, help="seconds to wait for the hub to answer")
+    parser.add_argument("--timeout", type=number(0), default=5.0, help="seconds to wait for the hub (default: 5)")
 
 
 def _hub(arguments: argparse.Namespace):
@@ -47,27 +49,35 @@ def _hub(arguments: argparse.Namespace):
 
 
 def _prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset-name", required=True, help="hub id, folder, or Parquet, JSON, JSONL or CSV file")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for train.parquet and data_card.json")
     parser.add_argument(
-        "--dataset-name", required=True, help="hub id, or a Parquet, JSON, JSONL or CSV file, or a folder"
+        "--tokenizer", type=Path, help="model folder whose chat template is used to count prompt tokens"
     )
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder of train.parquet and data_card.json")
-    parser.add_argument("--tokenizer", type=Path, help="model folder whose chat template measures prompts")
     parser.add_argument(
-        "--max-prompt-length", type=whole(1), default=1024, help="drop longer prompts, in tokens (default 1024)"
+        "--max-prompt-length", type=whole(1), default=1024, help="drop prompts with more tokens (default: 1024)"
     )
-    parser.add_argument("--prompt-suffix", default=DEFAULT_SUFFIX, help="instruction after the question")
-    parser.add_argument("--prompt-separator", default=DEFAULT_SEPARATOR, help=r"what joins them, \n for a newline")
-    parser.add_argument("--split", default="train", help="split of the data set (default train)")
-    parser.add_argument("--question-column", help="column of the question, if its name is not a known one")
-    parser.add_argument("--answer-column", help="column of the answer, if unknown; dots reach into structs")
-    parser.add_argument("--keep-wrapper", action="store_true", help="keep DAPO's own instruction around a question")
-    parser.add_argument("--keep-duplicates", action="store_true", help="keep every copy of a question")
-    parser.add_argument("--keep-contradictions", action="store_true", help="keep questions with different answers")
+    parser.add_argument(
+        "--prompt-suffix", default=DEFAULT_SUFFIX, help="instruction after the question (default: the paper's)"
+    )
+    parser.add_argument(
+        "--prompt-separator", default=DEFAULT_SEPARATOR, help=r"text between them, \n for a newline (default: \n\n)"
+    )
+    parser.add_argument("--split", default="train", help="split of the data set (default: train)")
+    parser.add_argument("--question-column", help="column with the question (default: the first known name)")
+    parser.add_argument(
+        "--answer-column", help="column with the answer (default: the first known name); a dot selects a field"
+    )
+    parser.add_argument("--keep-wrapper", action="store_true", help="keep DAPO's own instruction around each question")
+    parser.add_argument("--keep-duplicates", action="store_true", help="keep all copies of a question")
+    parser.add_argument(
+        "--keep-contradictions", action="store_true", help="keep questions whose copies have different answers"
+    )
     _hub_arguments(parser)
 
 
 def prepare(arguments: argparse.Namespace) -> None:
-    """Clean DAPO-Math-17k, or a data set like it, into training prompts."""
+    """Clean DAPO-Math-17k or a similar data set and write training prompts."""
     from justrl.data.dapo import process_dapo_dataset
 
     card = process_dapo_dataset(
@@ -92,13 +102,13 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def _download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=("dataset", "benchmark", "model"))
-    parser.add_argument("--hub-id", required=True, help="for example BytedTsinghua-SIA/DAPO-Math-17k")
+    parser.add_argument("--hub-id", required=True, help="such as BytedTsinghua-SIA/DAPO-Math-17k")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     _hub_arguments(parser)
 
 
 def download(arguments: argparse.Namespace) -> None:
-    """Download one source into a folder, with source.json: revision, origin, SHA-256."""
+    """Download a data set, benchmark or model; source.json records revision, origin and SHA-256."""
     from justrl.data import sources
 
     source = sources.locate(
@@ -117,7 +127,7 @@ def _local(parser: argparse.ArgumentParser) -> None:
 
 
 def local(arguments: argparse.Namespace) -> None:
-    """Copy data or a model from the disk into a folder, with source.json: where from, SHA-256."""
+    """Copy data or a model from disk; source.json records origin and SHA-256."""
     from justrl.config_files import find
     from justrl.data import sources
 
@@ -128,17 +138,17 @@ def local(arguments: argparse.Namespace) -> None:
 
 def _benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", required=True, help="the benchmark's name in the configuration")
-    parser.add_argument("--input", type=Path, required=True, help="data file, or folder of a download")
+    parser.add_argument("--input", type=Path, required=True, help="data file, or folder of a downloaded data set")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
-    parser.add_argument("--rows", type=whole(0), help="number of questions there must be; 0, where none is said")
+    parser.add_argument("--rows", type=whole(0), help="expected number of questions; 0: any number")
     parser.add_argument("--subset", "--hub-config", help="subset (`config_name`) of the data set")
     parser.add_argument("--split", help="split of the data set")
     for what in ("question", "answer", "id"):
-        parser.add_argument(f"--{what}-column", help=f"column of the {what}, if its name is not a known one")
+        parser.add_argument(f"--{what}-column", help=f"column with the {what} (default: the first known name)")
 
 
 def benchmark(arguments: argparse.Namespace) -> None:
-    """Bring a benchmark to the columns benchmark, id, question, answer."""
+    """Convert a benchmark to the columns benchmark, id, question, answer."""
     from justrl.data.benchmarks import format_benchmark
     from justrl.io import write_parquet
 
@@ -154,36 +164,36 @@ def _contamination(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output-dir", type=Path, required=True, help="gets contamination.json, contamination.csv and train.parquet"
     )
-    parser.add_argument("--remove", action="store_true", help="leave out training questions that meet a benchmark's")
-    parser.add_argument("--ngram", type=whole(1), default=13, help="words in a row (default 13)")
+    parser.add_argument("--remove", action="store_true", help="remove training questions that overlap with a benchmark")
+    parser.add_argument("--ngram", type=whole(1), default=13, help="length of an overlap in words (default: 13)")
 
 
 def contamination(arguments: argparse.Namespace) -> None:
-    """Find training questions that benchmarks also ask."""
+    """Find training questions that overlap with benchmarks."""
     from justrl.data.contamination import compare_files
 
     report = compare_files(
         arguments.train, arguments.benchmarks, arguments.output_dir, arguments.remove, arguments.ngram
     )
     rows = report["train_rows"]
-    text = f"{rows['met']} of {rows['in']} training questions meet a benchmark's; {rows['removed']} removed"
+    text = f"{rows['met']} of {rows['in']} training questions overlap with a benchmark; {rows['removed']} removed"
     print(text, file=sys.stderr)
 
 
 def _arithmetic(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("side", choices=("train", "benchmark"), help="sums to train on, or never trained on")
-    parser.add_argument("--rows", type=whole(1), required=True, help="how many sums")
-    parser.add_argument("--digits", type=whole(1), required=True, help="digits of each of the two numbers")
+    parser.add_argument("side", choices=("train", "benchmark"), help="sums for training, or held-out sums")
+    parser.add_argument("--rows", type=whole(1), required=True, help="number of sums")
+    parser.add_argument("--digits", type=whole(1), required=True, help="digits of each operand")
     parser.add_argument(
-        "--harder-share", type=number(0, 1), default=0.0, help="share of training sums with one digit more"
+        "--harder-share", type=number(0, 1), default=0.0, help="share of training sums with one more digit (default: 0)"
     )
-    parser.add_argument("--seed", type=int, required=True, help="which sums are drawn and in what order")
-    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write, or its folder")
-    parser.add_argument("--formatted", action="store_true", help="write verl's training schema, ready for a trainer")
+    parser.add_argument("--seed", type=int, required=True, help="seed of the sums and their order")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file or folder to write to")
+    parser.add_argument("--formatted", action="store_true", help="write verl's training schema")
 
 
 def arithmetic(arguments: argparse.Namespace) -> None:
-    """Make sums with exact answers, for training or held out."""
+    """Generate sums with exact answers, for training or held out."""
     from justrl.data import arithmetic as sums
 
     size = arguments.rows, arguments.digits, arguments.seed
@@ -198,16 +208,16 @@ def arithmetic(arguments: argparse.Namespace) -> None:
 
 
 def _task(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("side", choices=("train", "benchmark"), help="questions to train on, or never trained on")
-    parser.add_argument("--task", required=True, help="a task of reasoning-gym, such as chain_sum")
-    parser.add_argument("--settings", default="{}", help="JSON of the task's settings")
-    parser.add_argument("--rows", type=whole(1), required=True, help="how many questions")
-    parser.add_argument("--seed", type=int, required=True, help="which questions are drawn and in what order")
-    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write, or its folder")
+    parser.add_argument("side", choices=("train", "benchmark"), help="questions for training, or held-out questions")
+    parser.add_argument("--task", required=True, help="task of reasoning-gym, such as chain_sum")
+    parser.add_argument("--settings", default="{}", help="settings of the task as JSON (default: {})")
+    parser.add_argument("--rows", type=whole(1), required=True, help="number of questions")
+    parser.add_argument("--seed", type=int, required=True, help="seed of the questions and their order")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file or folder to write to")
 
 
 def task(arguments: argparse.Namespace) -> None:
-    """Make questions of a task of reasoning-gym, for training or held out."""
+    """Generate questions of a task of reasoning-gym, for training or held out."""
     from justrl.data import tasks
     from justrl.data.arithmetic import write_parquet
     from justrl.io import json_argument
@@ -219,15 +229,19 @@ def task(arguments: argparse.Namespace) -> None:
 
 
 def _warm_start(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--settings", type=json.loads, required=True, help="JSON of a model entry of the configuration")
-    parser.add_argument("--seed", type=int, required=True, help="initial weights and examples")
-    parser.add_argument("--output", type=Path, required=True, help="the Hugging Face folder to write")
-    parser.add_argument("--threads", type=whole(1), default=usable_cores(), help="CPU threads")
-    parser.add_argument("--prompt-suffix", default=DEFAULT_SUFFIX, help="what is put after every question")
+    parser.add_argument(
+        "--settings", type=json.loads, required=True, help="an entry of `models` of the configuration, as JSON"
+    )
+    parser.add_argument("--seed", type=int, required=True, help="seed of initial weights and examples")
+    parser.add_argument("--output", type=Path, required=True, help="model folder to write, in Hugging Face's layout")
+    parser.add_argument("--threads", type=whole(1), default=usable_cores(), help="CPU threads (default: all cores)")
+    parser.add_argument(
+        "--prompt-suffix", default=DEFAULT_SUFFIX, help="instruction after each question (default: the paper's)"
+    )
 
 
 def warm_start(arguments: argparse.Namespace) -> None:
-    """Make a tiny Qwen2 and teach it the form of a solution."""
+    """Warm-start a tiny Qwen2 by supervised training."""
     from justrl.data.warm_start import make_model
 
     make_model(arguments.settings, arguments.seed, arguments.output, arguments.threads, arguments.prompt_suffix)

@@ -1,4 +1,4 @@
-"""Compare the installed packages with their lock, or ask the registry whether all pins can still be had."""
+"""Compare the installed packages with their lock file, or check that all pins are available from the registry."""
 
 import argparse
 
@@ -12,11 +12,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _versions(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--environment", choices=LOCKS, help="default: the one that this Python looks like")
+    parser.add_argument(
+        "--environment", choices=LOCKS, help="name of the environment (default: detected from this Python)"
+    )
 
 
 def versions(arguments: argparse.Namespace) -> int:
-    """Compare the installed packages with the lock of this environment; status 1 if any differs."""
+    """Compare the installed packages with the lock file; exit status 1 if one differs."""
     environment = arguments.environment or environment_here()
     found = packages(environment)
     problems = [str(package) for package in found if not package.matches]
@@ -25,7 +27,7 @@ def versions(arguments: argparse.Namespace) -> int:
 
 
 def resolve(arguments: argparse.Namespace) -> int:
-    """Ask the registry whether every pin of every environment can be had; status 1 if one cannot."""
+    """Check that the registry has all pins of all environments; exit status 1 if one is missing."""
     from justrl.operations import registry
 
     problems = registry.conda_disagreements()

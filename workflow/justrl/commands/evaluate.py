@@ -1,9 +1,9 @@
-"""Evaluate one model on one benchmark in one go.
+"""Evaluate one model on one benchmark in one step.
 
-Generates, grades and scores with the functions that the workflow's rules use. By default greedily (temperature 0,
-15,360 new tokens, one answer per question) and graded by the strict verifier. An --output-file that ends in .jsonl
-gets one line for each answer (question, ground_truth, completion, extracted, outcome of each grader), any other the
-result with its statistics; completions and grades are kept beside it.
+Generates, grades and scores with the same functions as the workflow. By default, decoding is greedy (temperature 0,
+15,360 new tokens, one answer per question) and the grader is `strict`. If --output-file ends in .jsonl, it gets one
+line per answer (question, ground_truth, completion, extracted, outcome of each grader); otherwise it gets the result
+with its statistics. Completions and grades are written next to it.
 """
 
 import argparse
@@ -19,20 +19,20 @@ from justrl.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     add = parser.add_argument
-    add("--model-path", required=True, help="Hugging Face model folder, or a hub id")
-    add(
-        "--dataset", required=True, help="a benchmark by name (aime2024, math500, ...), or a Parquet, JSONL or CSV file"
-    )
-    add("--output-file", required=True, type=Path, help="result JSON to write, or .jsonl: one line for each answer")
-    add("--max-tokens", type=whole(1), default=15360, help="longest answer in tokens (default: 15360)")
-    add("--temperature", type=number(0), default=0.0, help="0 is greedy (default: 0)")
+    add("--model-path", required=True, help="model folder in Hugging Face's layout, or hub id")
+    add("--dataset", required=True, help="name of a benchmark (aime2024, math500, ...), or Parquet, JSONL or CSV file")
+    add("--output-file", required=True, type=Path, help="result JSON to write, or .jsonl with one line per answer")
+    add("--max-tokens", type=whole(1), default=15360, help="maximum new tokens of an answer (default: 15360)")
+    add("--temperature", type=number(0), default=0.0, help="sampling temperature (default: 0, greedy)")
     add("--top-p", type=number(0, 1), default=1.0, help="nucleus sampling (default: 1, off)")
     add("--samples", type=whole(1), default=1, help="answers per question (default: 1)")
-    add("--seed", type=int, default=0, help="seed of sampling and of the bootstrap (default: 0)")
-    add("--graders", default="strict", help="graders by comma, the headline first (default: strict)")
-    add("--prompt-separator", default=DEFAULT_SEPARATOR, help="between question and suffix (default: two newlines)")
-    add("--prompt-suffix", default=DEFAULT_SUFFIX, help="what follows every question")
-    add("--limit", type=whole(1), help="only the first so many questions")
+    add("--seed", type=int, default=0, help="seed of sampling and bootstrap (default: 0)")
+    add("--graders", default="strict", help="comma-separated graders, the primary grader first (default: strict)")
+    add(
+        "--prompt-separator", default=DEFAULT_SEPARATOR, help="text between question and suffix (default: two newlines)"
+    )
+    add("--prompt-suffix", default=DEFAULT_SUFFIX, help="instruction after each question (default: the paper's)")
+    add("--limit", type=whole(1), help="use only the first N questions", metavar="N")
     add_backend_arguments(parser, backend="auto")
     parser.set_defaults(call=evaluate)
 
@@ -54,7 +54,9 @@ def read_questions(dataset: str) -> tuple[str, list]:
         check_ids(questions, dataset)
         return names.pop() if len(names) == 1 else path.stem, questions
     if path.suffix:
-        raise UserError(f"there is no dataset file {dataset}")
+        raise UserError(
+            f"--dataset {dataset}: no such file; give a file, or the name of a benchmark in the configuration"
+        )
     rows = load_eval_dataset(dataset)
     return dataset, [Question(str(index), row["question"], row["ground_truth"]) for index, row in enumerate(rows)]
 

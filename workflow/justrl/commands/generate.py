@@ -1,4 +1,4 @@
-"""Sample the answers to benchmarks, or one shard of them; what a killed try left is gone on from."""
+"""Generate answers to benchmarks, or one shard of them; resumes after an interruption."""
 
 import argparse
 from pathlib import Path
@@ -10,19 +10,26 @@ from justrl.io import json_object
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
-    parser.add_argument("--model", required=True, help="Hugging Face model folder, or a hub id")
-    parser.add_argument("--model-name", help="what the results call the model (default: --model)")
-    parser.add_argument("--model-revision", help="the model's commit, at which a hub id is loaded")
+    parser.add_argument("--model", required=True, help="model folder in Hugging Face's layout, or hub id")
+    parser.add_argument("--model-name", help="name of the model in the results (default: --model)")
+    parser.add_argument("--model-revision", help="commit of the model on the hub")
     parser.add_argument("--benchmark", required=True, nargs="+", type=Path, help="benchmark Parquet files")
-    parser.add_argument("--protocol", required=True, help="the evaluation protocol: a JSON file or inline JSON")
+    parser.add_argument("--protocol", required=True, help="evaluation protocol, as a JSON file or JSON text")
     parser.add_argument(
-        "--samples", nargs="+", type=whole(1), help="answers per question, for all benchmarks or for each"
+        "--samples",
+        nargs="+",
+        type=whole(1),
+        help="answers per question: one number for all benchmarks, or one for each",
     )
-    parser.add_argument("--run", required=True, help="the experiment's name, part of every sample's seed")
-    parser.add_argument("--seed", required=True, type=int, help="the experiment's seed, part of every sample's seed")
-    parser.add_argument("--shard", type=whole(0), default=0, help="which shard to make, from 0 (default: 0)")
-    parser.add_argument("--shards", type=whole(1), default=1, help="how many shards there are (default: 1)")
-    parser.add_argument("--output", required=True, nargs="+", type=Path, help="completions Parquet of each benchmark")
+    parser.add_argument("--run", required=True, help="name of the run, part of each sample's seed")
+    parser.add_argument("--seed", required=True, type=int, help="seed of the experiment, part of each sample's seed")
+    parser.add_argument(
+        "--shard", type=whole(0), default=0, help="number of the shard to generate, from 0 (default: 0)"
+    )
+    parser.add_argument("--shards", type=whole(1), default=1, help="number of shards (default: 1)")
+    parser.add_argument(
+        "--output", required=True, nargs="+", type=Path, help="completions Parquet to write, one per benchmark"
+    )
     add_backend_arguments(parser)
     parser.set_defaults(call=generate_benchmarks)
 
@@ -32,16 +39,22 @@ def add_backend_arguments(parser: "argparse._ActionsContainer", backend: str = "
     choices, note = ["vllm", "transformers"], ""
     if backend == "auto":
         choices, note = [*choices, "auto"], ", vllm if it is installed"
-    parser.add_argument("--backend", choices=choices, default=backend, help=f"default: {backend}{note}")
     parser.add_argument(
-        "--dtype", default="auto", help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16 or float16"
+        "--backend", choices=choices, default=backend, help=f"inference library (default: {backend}{note})"
     )
     parser.add_argument(
-        "--tensor-parallel-size", type=whole(1), default=1, help="GPUs that share the model (default: 1)"
+        "--dtype",
+        default="auto",
+        help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16 or float16 (default: auto)",
     )
-    parser.add_argument("--batch-size", type=whole(1), help="sequences decoded together (default: the backend's)")
     parser.add_argument(
-        "--engine-options", default="{}", help='more arguments of vllm.LLM as JSON: {"gpu_memory_utilization": 0.85}'
+        "--tensor-parallel-size", type=whole(1), default=1, help="number of GPUs that share the model (default: 1)"
+    )
+    parser.add_argument("--batch-size", type=whole(1), help="sequences decoded at a time (default: the backend's)")
+    parser.add_argument(
+        "--engine-options",
+        default="{}",
+        help='further arguments of vllm.LLM as JSON, such as {"gpu_memory_utilization": 0.85}',
     )
 
 
@@ -56,7 +69,9 @@ def generate_benchmarks(arguments: argparse.Namespace) -> None:
     files, outputs, samples = arguments.benchmark, arguments.output, arguments.samples or [None]
     samples = samples * len(files) if len(samples) == 1 else samples
     if not len(files) == len(outputs) == len(samples):
-        raise UserError(f"{len(files)} of --benchmark need as many of --output, and of --samples one or as many")
+        raise UserError(
+            f"--benchmark names {len(files)} files: give --output as many files, and --samples one number or as many"
+        )
     from justrl.evaluation.generating import GenerationJob, generate, read_benchmark
     from justrl.evaluation.protocols import load_protocol
 

@@ -1,4 +1,4 @@
-"""Run a command with GPUs that no other such command on this machine has.
+"""Run a command with GPUs that are reserved for it among all `justrl gpus` commands on this machine.
 
 justrl gpus --count 2 -- COMMAND ...
 """
@@ -10,7 +10,9 @@ from justrl.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
-    parser.add_argument("--count", type=int, required=True, help="GPUs; 0 runs the command as it is")
+    parser.add_argument(
+        "--count", type=int, required=True, help="number of GPUs; 0: run the command without a reservation"
+    )
     parser.add_argument("command", nargs="*", metavar="-- COMMAND ...")
     parser.set_defaults(call=lease)
 
@@ -20,5 +22,5 @@ def lease(arguments: argparse.Namespace) -> int:
     from justrl.operations.gpu_lease import run_leased
 
     if not arguments.command:
-        raise UserError("gpus: no command after --")
+        raise UserError("gpus: no command given; write it after --: `justrl gpus --count 1 -- COMMAND ...`")
     return run_leased(arguments.count, arguments.command)

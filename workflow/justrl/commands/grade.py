@@ -1,6 +1,7 @@
-"""Give kept answers, ours (Parquet) or the authors' released ones (JSONL), the verdicts of graders.
+"""Grade saved answers: our Parquet, or the JSONL that the authors released.
 
-`--graders` runs rule graders on everything; `--grader model` runs a judge model on what the rules rejected.
+`--graders` runs rule-based graders on all answers. `--grader model` runs a judge model on the answers that the rules
+rejected.
 """
 
 import argparse
@@ -15,37 +16,55 @@ from justrl.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     parser.add_argument(
-        "--completions", required=True, nargs="+", type=Path, help="completions: every shard's Parquet, or JSONL"
+        "--completions", required=True, nargs="+", type=Path, help="completions Parquet of all shards, or JSONL"
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--graders", help="rule graders, by comma: strict,paper,paper_rules,symbolic")
+    which.add_argument("--graders", help="comma-separated rule-based graders: strict,paper,paper_rules,symbolic")
     parser.add_argument(
         "--own-graders",
         metavar="JSON",
         default="{}",
-        help='Python functions of your own, beside --graders: {"mine": {"file": "my_grader.py", "function": "grade"}}',
+        help='additional graders as Python functions: {"mine": {"file": "my_grader.py", "function": "grade"}}',
     )
-    which.add_argument("--grader", choices=["model"], help="a judge model, on what the rules rejected")
-    parser.add_argument("--output", type=Path, help="grades Parquet to write (default: only print the summary)")
+    which.add_argument("--grader", choices=["model"], help="use a judge model")
+    parser.add_argument("--output", type=Path, help="grades Parquet to write (default: print the summary only)")
     add_config_argument(parser)
-    parser.add_argument("--summary", type=Path, help="write the printed counts as JSON too")
-    parser.add_argument("--golds", type=Path, help="benchmark Parquet to take the right answers from")
-    parser.add_argument("--processes", type=whole(1), help="processes of paper_rules and symbolic (default: the cores)")
+    parser.add_argument("--summary", type=Path, help="also write the printed counts, as JSON")
+    parser.add_argument(
+        "--golds", type=Path, help="benchmark Parquet with the reference answers (default: those in the completions)"
+    )
+    parser.add_argument(
+        "--processes", type=whole(1), help="processes of paper_rules and symbolic (default: one per core)"
+    )
     model = parser.add_argument_group("with --grader model")
-    model.add_argument("--rejected-by", type=Path, help="the rules' grades Parquet (without: judge everything)")
-    model.add_argument("--rules", default="paper_rules", help="whose rejections to judge (default: paper_rules)")
-    model.add_argument("--model", help="the judge: a Hugging Face model folder, or a hub id")
-    model.add_argument("--model-revision", help="the judge's commit")
-    model.add_argument("--max-tokens", type=whole(1), default=2048, help="longest verdict in tokens (default: 2048)")
-    model.add_argument("--empty-question", action="store_true", help="leave the question out, as the authors do")
-    model.add_argument("--exact-verdict", action="store_true", help="only a bare A is correct, as the authors count")
+    model.add_argument(
+        "--rejected-by",
+        type=Path,
+        help="grades Parquet of the rules; only rejected answers are judged (default: judge all)",
+    )
+    model.add_argument(
+        "--rules", default="paper_rules", help="grader whose rejected answers are judged (default: paper_rules)"
+    )
+    model.add_argument("--model", help="judge model: folder in Hugging Face's layout, or hub id")
+    model.add_argument("--model-revision", help="commit of the judge model on the hub")
+    model.add_argument(
+        "--max-tokens", type=whole(1), default=2048, help="maximum new tokens of a verdict (default: 2048)"
+    )
+    model.add_argument(
+        "--empty-question", action="store_true", help="leave out the question, as the authors' script does"
+    )
+    model.add_argument(
+        "--exact-verdict",
+        action="store_true",
+        help="count only the bare letter A as correct, as the authors' script does",
+    )
     add_backend_arguments(model)
     parser.set_defaults(call=grade)
 
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option that says what the completions must have been made with."""
-    text = 'what the completions must be of, as JSON or a JSON file: {"generation": {"protocol": {"temperature": 0.7}}}'
+    text = 'required settings of the completions, as JSON or file: {"generation": {"protocol": {"temperature": 0.7}}}'
     parser.add_argument("--config", default="{}", metavar="JSON", help=text)
 
 

@@ -19,22 +19,22 @@ from justrl.io import is_disk_full
 
 COMMANDS = {
     "data": "download, clean and check training data, benchmarks and models",
-    "train": "train a run by GRPO: the whole of it, or one segment",
-    "evaluate": "evaluate one model on one benchmark in one go",
-    "generate": "sample the answers to benchmarks",
-    "grade": "give kept answers the verdicts of graders",
-    "score": "turn verdicts into avg@k, pass@k and maj@k with intervals",
-    "canary": "what the short trial of a run showed: verdicts, to read and to send",
-    "verify": "are results what they say: against inputs, hashes and configuration",
-    "report": "figures, tables and provenance of what was trained and evaluated",
-    "export": "an evaluation for other programs: as a log of Inspect",
-    "plan": "what the experiment costs: hours, GPU hours, disk, jobs",
-    "preflight": "can it run here? seconds; each failure says what to do",
-    "status": "how the runs are going",
-    "set-aside": "move a trained run and its results away, to train it anew",
-    "gpus": "run a command with GPUs that no other such command here has",
-    "verl": "the settings of verl that a run resolves to",
-    "envs": "are the installed packages those of the lock, and can its pins be had",
+    "train": "train a run with GRPO, or one segment of it; accept an alarm",
+    "evaluate": "evaluate one model on one benchmark in one step",
+    "generate": "generate answers to benchmarks",
+    "grade": "grade saved answers",
+    "score": "compute avg@k, pass@k and maj@k with confidence intervals",
+    "canary": "show, check and pack the verdicts of a canary (short trial of a run)",
+    "verify": "check results against inputs, hashes and configuration",
+    "report": "write figures, tables and provenance of trainings and evaluations",
+    "export": "export an evaluation as an Inspect log",
+    "plan": "estimate memory, hours, GPU hours, disk and jobs of the experiment",
+    "preflight": "check within seconds whether the experiment can run here",
+    "status": "show the progress of the runs",
+    "set-aside": "move a trained run and its results away, to retrain it",
+    "gpus": "run a command with exclusively reserved GPUs",
+    "verl": "show verl's settings for a run",
+    "envs": "compare installed packages with the lock file; check that its pins are available",
 }
 _MODULES = {"verl": "verl_config", "set-aside": "set_aside"}
 
@@ -100,7 +100,7 @@ def of_the_machine(error: Exception) -> str | None:
     where = getattr(error, "filename2", None) or getattr(error, "filename", None)
     if is_disk_full(error):
         place = where or str(error).splitlines()[0]
-        return f"no room left on the disk ({place}): free some and start again; what was finished before is kept"
+        return f"no space left on the disk ({place}): free some space and start again; finished files are kept"
     if isinstance(error, OSError) and where and error.strerror:
         return f"{where}: {error.strerror}"
     return None
@@ -111,13 +111,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     name, *words = with_hyphens(words)
     if name not in COMMANDS:
         guess = difflib.get_close_matches(name, COMMANDS, n=1)
-        meant = f"did you mean {guess[0]}?" if guess else f"there are {', '.join(COMMANDS)}"
+        meant = f"did you mean {guess[0]}?" if guess else f"choose one of {', '.join(COMMANDS)}"
         raise UserError(f"justrl has no command {name!r}: {meant}")
     module = import_module(f"justrl.commands.{_MODULES.get(name, name)}")
     summary, _, details = (module.__doc__ or "").partition("\n\n")
     parser = Parser(
         prog=f"justrl {name}",
-        description=terminal.fit(summary),
+        description=terminal.paragraphs(summary),
         epilog=terminal.paragraphs(details),
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -154,8 +154,8 @@ def overview() -> str:
     lines = [f"  {name:<11}{text}" for name, text in COMMANDS.items()]
     head = """usage: justrl COMMAND ... | --version
 
-JustRL, reproduced: from data to the comparison with the published numbers.
-`justrl COMMAND --help` says what a command takes.
+Reproduce JustRL, from data to the comparison with the published scores.
+`justrl COMMAND --help` shows the options of a command.
 
 commands:"""
     return "\n".join([head, *lines])

@@ -39,7 +39,7 @@ def add_subcommands(parser: argparse.ArgumentParser, commands: Mapping[Callable[
         text = (inspect.getdoc(call) or name).splitlines()[0]
         brief = text[:1].lower() + text[1:].removesuffix(".")
         subcommand = group.add_parser(
-            name, help=brief, description=terminal.fit(text), formatter_class=HelpFormatter, allow_abbrev=False
+            name, help=brief, description=terminal.paragraphs(text), formatter_class=HelpFormatter, allow_abbrev=False
         )
         describe(subcommand)
         subcommand.set_defaults(call=call)

@@ -1,4 +1,4 @@
-"""Estimate what the experiment takes: memory, hours, GPU hours, disk, jobs, and how each was derived."""
+"""Estimate memory, hours, GPU hours, disk and jobs of the experiment, with the derivation of each number."""
 
 import argparse
 import json
@@ -13,27 +13,41 @@ from justrl.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     add_config_arguments(parser)
-    parser.add_argument("--gpu", metavar="NAME", help="another GPU than config's; an unknown name lists those known")
-    parser.add_argument("--nodes", type=whole(1), metavar="N", help="another number of nodes than config's")
-    text = "metrics.jsonl of config's hardware, whose times correct the estimate (default: the canary's)"
+    parser.add_argument(
+        "--gpu", metavar="NAME", help="plan for this GPU (default: hardware.gpu); an unknown name lists the known ones"
+    )
+    parser.add_argument(
+        "--nodes", type=whole(1), metavar="N", help="plan for this number of nodes (default: hardware.nodes)"
+    )
+    text = "metrics.jsonl measured on the configured hardware, to correct the estimate (default: the canary's)"
     parser.add_argument("--measured", metavar="FILE", help=text)
-    parser.add_argument("--kinds", action="store_true", help="what fits and how fast, for every known kind of GPU")
+    parser.add_argument("--kinds", action="store_true", help="compare all known GPUs: memory and seconds per step")
     parser.add_argument("--scales", action="store_true", help="compare the scales, from a laptop to the paper")
     parser.add_argument("--rungs", action="store_true", dest="scales", help=argparse.SUPPRESS)
-    parser.add_argument("--backtest", action="store_true", help="the model of time against published figures")
-    text = "samples and seeds that find a difference of so many points"
+    parser.add_argument("--backtest", action="store_true", help="compare estimated with published step times")
+    text = "number of samples and seeds needed to detect a difference of this many points"
     parser.add_argument("--detect", type=number(0), metavar="POINTS", help=text)
-    text = "with --detect: results of trainings alike, whose variances count in place of the bound"
+    text = "with --detect: result files of similar trainings, to estimate the variance (default: binomial bound)"
     parser.add_argument("--results", nargs="+", default=[], metavar="RESULT.json", help=text)
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="with --detect: trainings of either kind")
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="with --detect: seeds per setting (default: 1)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(call=plan)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that change the configuration."""
-    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="overlay over config.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="dotted override")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="overlay over config.yaml; repeatable"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key, such as hardware.nodes=4; repeatable",
+    )
 
 
 def started(arguments: argparse.Namespace) -> config.Experiment:
@@ -60,13 +74,15 @@ def plan(arguments: argparse.Namespace) -> None:
         return
     loaded = started(arguments)
     if not loaded.enabled and not arguments.scales and arguments.detect is None:
-        raise UserError("no run is on, so there is nothing to plan: set runs.NAME.enabled to true")
+        raise UserError("no run is enabled, so there is nothing to plan: set runs.NAME.enabled to true")
     if arguments.kinds:
         terminal.say(plan_tables.render_kinds(loaded))
         return
     if arguments.detect is not None:
         if arguments.detect <= 0 or arguments.seeds < 1:
-            raise UserError("--detect takes points above 0, --seeds a number of trainings from 1")
+            raise UserError(
+                f"--detect must be above 0 and --seeds at least 1, got {arguments.detect:g} and {arguments.seeds}"
+            )
         terminal.say(detection.render_detection(loaded, arguments.detect, arguments.results, arguments.seeds))
         return
     if arguments.scales:

@@ -1,7 +1,7 @@
-"""Check within seconds whether the experiment can run here; each failure says what to do.
+"""Check within seconds whether the experiment can run here; each failed check comes with a remedy.
 
-At the terminal it looks at the whole experiment from the machine it is on. In the workflow it looks at one run, without
-a GPU, since that run's first job looks at its own:
+On the command line, it checks the whole experiment on the current machine. In the workflow, it checks one run and needs
+no GPU, because the run's first job checks its own GPUs:
 `justrl preflight --run run.json --hardware hardware.json --model DIR --data FILE`.
 """
 
@@ -20,11 +20,13 @@ from justrl.layout import Layout
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     add_config_arguments(parser)
-    parser.add_argument("--run", metavar="NAME", help="one run instead of all enabled ones; or its run.json")
-    parser.add_argument("--offline", action="store_true", help="do not ask the hub")
+    parser.add_argument(
+        "--run", metavar="NAME", help="check only this run, given by name or run.json (default: all enabled runs)"
+    )
+    parser.add_argument("--offline", action="store_true", help="do not contact the hub")
     parser.add_argument("--results", type=Path, help="results folder (default: the configuration's)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the report as JSON")
-    job = parser.add_argument_group("in the workflow, with --run run.json, beside which verl.yaml is read")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the report as JSON if all checks pass")
+    job = parser.add_argument_group("in the workflow, with --run run.json (verl.yaml is read from its folder)")
     job.add_argument("--model", type=Path, metavar="DIR", help="base model folder")
     job.add_argument("--data", type=Path, metavar="FILE", help="training Parquet")
     job.add_argument("--hardware", type=Path, metavar="FILE", help="hardware.json: the configuration's `hardware`")
@@ -67,7 +69,9 @@ def _check_experiment(arguments: argparse.Namespace) -> list:
         loaded.run(arguments.run)
         runs = [arguments.run]
     if not runs:
-        raise UserError("no run is enabled in the configuration: set runs.<name>.enabled, or name one with --run")
+        raise UserError(
+            "no run is enabled in the configuration: set runs.NAME.enabled to true, or name a run with --run"
+        )
     results = arguments.results or loaded.results
     return preflight_checks.check_experiment(loaded, runs, results)
 

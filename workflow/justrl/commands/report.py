@@ -1,7 +1,7 @@
-"""Figures, tables, provenance and metrics of what was trained and evaluated.
+"""Write figures, tables, provenance and metrics of trainings and evaluations.
 
-The files say what they are of: a metrics file its run and, by the run.json beside it, its experiment; a result its
-experiment. What is written is decided by the ending of each --output.
+Run and experiment are read from the files: from metrics.jsonl and the run.json next to it, and from each result. The
+ending of each --output sets the format.
 """
 
 import argparse
@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _output_argument(parser: argparse.ArgumentParser, *endings: str) -> None:
-    text = f"files to write, by their endings: {', '.join(endings)}"
-    text += f"; {NARROW} for a phone" if ".svg" in endings else ""
+    text = f"files to write; allowed endings: {', '.join(endings)}"
+    text += f"; {NARROW}: layout for a phone" if ".svg" in endings else ""
     parser.add_argument("--output", nargs="+", type=Path, required=True, metavar="FILE", help=text)
     parser.set_defaults(endings=endings)
 
@@ -52,25 +52,25 @@ def _outputs(arguments: argparse.Namespace) -> dict[str, Path]:
     """The files to write by ending; a UserError names one of another kind."""
     for path in arguments.output:
         if path.suffix not in arguments.endings:
-            raise UserError(f"--output {path}: this writes {', '.join(arguments.endings)}, by the file's ending")
+            raise UserError(f"--output {path}: the name must end in {', '.join(arguments.endings)}")
     return {NARROW if path.name.endswith(NARROW) else path.suffix: path for path in arguments.output}
 
 
 def _experiment_arguments(parser: argparse.ArgumentParser) -> None:
-    text = 'the experiment\'s name, where the files do not say it; all but "paper" are stamped'
+    text = 'name of the experiment (default: read from the files); all but "paper" are labelled "not a paper result"'
     parser.add_argument("--experiment", metavar="NAME", help=text)
-    parser.add_argument("--title", default="", help="the figure's title")
+    parser.add_argument("--title", default="", help="title of the figure")
 
 
 def _files_argument(parser: argparse.ArgumentParser, option: str, metavar: str, nargs: str = "+") -> None:
     parser.fromfile_prefix_chars = "@"
-    text = "as many as there are; @FILE names one with a file on each line"
+    text = "input files; @FILE reads their names from FILE, one per line"
     parser.add_argument(option, nargs=nargs, required=nargs == "+", default=[], type=Path, metavar=metavar, help=text)
 
 
 def _result_arguments(parser: argparse.ArgumentParser) -> None:
     _files_argument(parser, "--results", "RESULT.json")
-    text = "names for readers, where they differ from the paper's: aime='AIME 2024' my_set='My set'"
+    text = "displayed names of benchmarks (default: the paper's): aime='AIME 2024' my_set='My set'"
     parser.add_argument("--benchmark-labels", nargs="+", default=[], metavar="NAME=TEXT", help=text)
     _experiment_arguments(parser)
 
@@ -84,7 +84,7 @@ def _results(arguments: argparse.Namespace):
 
 
 def _seeds_argument(parser: argparse.ArgumentParser) -> None:
-    text = "the trainings of a run that has several seeds: deepseek=deepseek_s1,deepseek_s2"
+    text = "trainings of a run with several seeds: deepseek=deepseek_s1,deepseek_s2"
     parser.add_argument("--seeds", nargs="*", default=[], metavar="RUN=NAME,NAME", help=text)
 
 
@@ -112,14 +112,20 @@ def _save(arguments: argparse.Namespace, draw) -> None:
 
 def _training(parser: argparse.ArgumentParser) -> None:
     _files_argument(parser, "--metrics", "METRICS.jsonl")
-    parser.add_argument("--labels", nargs="+", help="one name for each metrics file (default: the runs' names)")
-    parser.add_argument("--panels", nargs="+", default=["reward", "entropy", "length"], metavar="PANEL", help=PANELS)
+    parser.add_argument("--labels", nargs="+", help="one name per metrics file (default: the names of the runs)")
+    parser.add_argument(
+        "--panels",
+        nargs="+",
+        default=["reward", "entropy", "length"],
+        metavar="PANEL",
+        help=f"panels (default: reward entropy length), of: {PANELS}",
+    )
     _experiment_arguments(parser)
     _output_argument(parser, ".svg", ".png")
 
 
 def training(arguments: argparse.Namespace) -> None:
-    """Draw reward, entropy, length and more against the training step."""
+    """Plot reward, entropy, length and more against the training step."""
     from justrl.analysis.metrics import read_metrics, run_of
     from justrl.analysis.training_figures import plot_training
 
@@ -136,22 +142,26 @@ def training(arguments: argparse.Namespace) -> None:
 
 
 def _forecast(parser: argparse.ArgumentParser) -> None:
-    text = "the run's metrics, or those of its segments so far"
+    text = "metrics of the run, or of its finished segments"
     parser.add_argument("--metrics", nargs="+", required=True, type=Path, metavar="METRICS.jsonl", help=text)
-    parser.add_argument("--results", nargs="*", default=[], type=Path, metavar="RESULT.json", help="of its checkpoints")
-    parser.add_argument("--benchmark-labels", nargs="+", default=[], metavar="NAME=TEXT", help="names for readers")
-    parser.add_argument("--steps", required=True, type=int, help="the step to look ahead to")
-    text = (
-        "fit up to this step and hold the rest out (default: the last step; half of --steps where the run reached it)"
+    parser.add_argument(
+        "--results", nargs="*", default=[], type=Path, metavar="RESULT.json", help="results of its checkpoints"
     )
+    parser.add_argument(
+        "--benchmark-labels", nargs="+", default=[], metavar="NAME=TEXT", help="displayed names of benchmarks"
+    )
+    parser.add_argument("--steps", required=True, type=int, help="step to forecast")
+    text = "last step of the fit; later ones are held out (default: the last, or half of --steps if the run reached it)"
     parser.add_argument("--until", type=int, help=text)
-    parser.add_argument("--metric", choices=("reward", "accuracy"), default="reward", help="of the rollouts")
+    parser.add_argument(
+        "--metric", choices=("reward", "accuracy"), default="reward", help="metric of the rollouts (default: reward)"
+    )
     _experiment_arguments(parser)
     _output_argument(parser, ".svg", ".png", ".json")
 
 
 def forecast(arguments: argparse.Namespace) -> None:
-    """Say what more steps would bring, with an interval."""
+    """Forecast the metrics of later steps, with an interval."""
     from justrl.analysis.forecast import compute_of
     from justrl.analysis.forecast_figure import forecast_series, forecasted, plot_forecast
     from justrl.analysis.metrics import merge_metrics, run_of
@@ -181,14 +191,14 @@ def forecast(arguments: argparse.Namespace) -> None:
 
 
 def _checkpoints(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--family", help="whose published figures to draw: deepseek or nemotron")
-    parser.add_argument("--grader", help="default: each result's headline grader")
+    parser.add_argument("--family", help="family whose published scores are drawn: deepseek or nemotron")
+    parser.add_argument("--grader", help="grader (default: the primary grader of each result)")
     _result_arguments(parser)
     _output_argument(parser, ".svg", ".png")
 
 
 def checkpoints(arguments: argparse.Namespace) -> None:
-    """Draw accuracy against the checkpoint's step."""
+    """Plot accuracy against the step of the checkpoint."""
     from justrl.analysis.accuracy_figures import plot_checkpoints
 
     results, experiment = _results(arguments)
@@ -197,13 +207,13 @@ def checkpoints(arguments: argparse.Namespace) -> None:
 
 
 def _pass_at_k(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--grader", help="default: each result's headline grader")
+    parser.add_argument("--grader", help="grader (default: the primary grader of each result)")
     _result_arguments(parser)
     _output_argument(parser, ".svg", ".png")
 
 
 def pass_at_k(arguments: argparse.Namespace) -> None:
-    """Draw pass@k against k, base and trained."""
+    """Plot pass@k against k, for base and trained models."""
     from justrl.analysis.pass_at_k_figure import plot_pass_at_k
 
     results, experiment = _results(arguments)
@@ -211,14 +221,14 @@ def pass_at_k(arguments: argparse.Namespace) -> None:
 
 
 def _comparison(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--family", required=True, help="deepseek, nemotron, or a family that nothing is published on")
+    parser.add_argument("--family", required=True, help="deepseek, nemotron, or a family without published scores")
     _seeds_argument(parser)
     _result_arguments(parser)
     _output_argument(parser, ".html", ".md", ".csv", ".svg", ".png")
 
 
 def comparison(arguments: argparse.Namespace) -> None:
-    """Set our numbers beside the published ones of a family."""
+    """Compare our scores with the published ones of a family."""
     from justrl.analysis.comparison import compare, page_subject, write_csv
 
     outputs, family = _outputs(arguments), arguments.family
@@ -241,12 +251,12 @@ def comparison(arguments: argparse.Namespace) -> None:
 
 
 def _pair(parser: argparse.ArgumentParser) -> None:
-    text = "one side: NAME=RUN, or NAME=RUN,RUN of several seeds"
+    text = "first setting: NAME=RUN, or NAME=RUN,RUN for several seeds"
     parser.add_argument("--first", required=True, metavar="NAME=RUN,RUN", help=text)
     parser.add_argument(
-        "--second", required=True, metavar="NAME=RUN,RUN", help="the other, from which it is subtracted"
+        "--second", required=True, metavar="NAME=RUN,RUN", help="second setting; the difference is second minus first"
     )
-    parser.add_argument("--paired", action="store_true", help="runs at the same place of both sides share their seed")
+    parser.add_argument("--paired", action="store_true", help="the n-th runs of both settings share their seed")
     _files_argument(parser, "--metrics", "METRICS.jsonl", nargs="*")
     _result_arguments(parser)
     _output_argument(parser, ".html", ".md", ".json", ".svg", ".png")
@@ -273,7 +283,7 @@ def pair(arguments: argparse.Namespace) -> None:
     if {".svg", ".png"} & outputs.keys():
         runs = {str(run_of(path)["run"]): read_metrics(path) for path in arguments.metrics}
         if missing := [run for side in sides for run in side.runs if run not in runs]:
-            raise UserError(f"the figure needs the metrics of {missing[0]}: give them with --metrics")
+            raise UserError(f"--metrics lacks those of {missing[0]}, which the figure needs: add its metrics.jsonl")
         _save(arguments, lambda: setting_pairs.plot_pair(compared, runs, first, second, experiment))
     for each in compared:
         difference = each.difference
@@ -285,25 +295,30 @@ def pair(arguments: argparse.Namespace) -> None:
 
 def _contamination(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--summary", required=True, type=Path, metavar="contamination.json")
-    text = "the training set's card, to stand below the table"
+    text = "card of the training set, shown below the table"
     parser.add_argument("--card", type=Path, metavar="data_card.json", help=text)
-    parser.add_argument("--benchmark-labels", nargs="+", default=[], metavar="NAME=TEXT", help="names for readers")
-    text = "benchmarks that were first asked after weights and training data were published"
+    parser.add_argument(
+        "--benchmark-labels", nargs="+", default=[], metavar="NAME=TEXT", help="displayed names of benchmarks"
+    )
+    text = "benchmarks that were released after the base models and the training data"
     parser.add_argument("--newer", nargs="*", default=[], metavar="NAME", help=text)
-    parser.add_argument("--experiment", default="paper", metavar="NAME", help="the experiment's name")
-    parser.add_argument("--title", default="", help="the figure's title")
+    parser.add_argument("--experiment", default="paper", metavar="NAME", help="name of the experiment")
+    parser.add_argument("--title", default="", help="title of the figure")
     _output_argument(parser, ".svg", ".png", ".html", ".md")
 
 
 def contamination(arguments: argparse.Namespace) -> None:
-    """Draw how much of each benchmark the training set asks, too."""
+    """Show how many questions of each benchmark the training set contains."""
     from justrl.analysis import contamination_figure as figure
     from justrl.analysis.results import read_labels
     from justrl.io import read_json_object
 
     outputs, summary = _outputs(arguments), read_json_object(arguments.summary)
     if missing := {"ngram", "train_rows", "benchmarks"} - summary.keys():
-        raise UserError(f"{arguments.summary} is no contamination.json: it has no {min(missing)}")
+        raise UserError(
+            f"{arguments.summary} is not a contamination.json: {min(missing)} is missing; make it with "
+            "`justrl data contamination`"
+        )
     labels, newer, experiment = read_labels(arguments.benchmark_labels), arguments.newer, arguments.experiment
     sections = [figure.contamination_section(summary, labels, newer)]
     if arguments.card:
@@ -316,15 +331,15 @@ def contamination(arguments: argparse.Namespace) -> None:
 def _claims(parser: argparse.ArgumentParser) -> None:
     _files_argument(parser, "--results", "RESULT.json", nargs="*")
     _files_argument(parser, "--metrics", "METRICS.jsonl", nargs="*")
-    text = "the name of the weights that the authors released of a family: deepseek=justrl_deepseek"
+    text = "name of the released weights of a family: deepseek=justrl_deepseek"
     parser.add_argument("--released", nargs="*", default=[], metavar="FAMILY=NAME", help=text)
     _seeds_argument(parser)
-    parser.add_argument("--experiment", metavar="NAME", help="the experiment's name, where the files do not say it")
+    parser.add_argument("--experiment", metavar="NAME", help="name of the experiment (default: read from the files)")
     _output_argument(parser, ".json", ".md", ".html")
 
 
 def claims(arguments: argparse.Namespace) -> None:
-    """Judge the claims of the paper by the results and trainings at hand."""
+    """Check the claims of the paper against the given results and trainings."""
     from justrl.analysis.claims import Training, judge_claims, write_claims
     from justrl.analysis.metrics import read_metrics, run_of
     from justrl.analysis.results import experiment_of, load_results
@@ -332,7 +347,7 @@ def claims(arguments: argparse.Namespace) -> None:
 
     outputs, results = _outputs(arguments), load_results(arguments.results)
     if not results and not arguments.metrics:
-        raise UserError("claims need results or metrics to be judged by: give --results or --metrics")
+        raise UserError("no results and no metrics given to check the claims: give --results or --metrics")
     trainings = {
         str(run_of(path)["run"]): Training(read_metrics(path), read_json_object(path.with_name("run.json")))
         for path in arguments.metrics
@@ -347,7 +362,7 @@ def claims(arguments: argparse.Namespace) -> None:
 
 
 def _provenance(parser: argparse.ArgumentParser) -> None:
-    text = "the resolved configuration: a JSON file, or its text; or what a start froze in experiments/"
+    text = "resolved configuration: a JSON file, JSON text, or a file that a start saved in experiments/"
     parser.add_argument("--config", metavar="JSON", help=text)
     _files_argument(parser, "--sources", "source.json", nargs="*")
     _files_argument(parser, "--results", "RESULT.json", nargs="*")
@@ -356,7 +371,7 @@ def _provenance(parser: argparse.ArgumentParser) -> None:
 
 
 def provenance(arguments: argparse.Namespace) -> None:
-    """Say how results were made: code, configuration, data, versions, hardware."""
+    """Record how results were made: code, configuration, data, versions, hardware."""
     from justrl.analysis.provenance import collect_provenance, write_provenance
     from justrl.config import Experiment
 
@@ -366,7 +381,7 @@ def provenance(arguments: argparse.Namespace) -> None:
         config = Experiment.from_mapping(config).with_canaries().model_dump(mode="json")
     experiment = arguments.experiment or (config or {}).get("experiment")
     if not experiment:
-        raise UserError("the experiment has no name: give --experiment, or a configuration that has one")
+        raise UserError("the experiment has no name: give --experiment, or a --config with a name")
     seeds = {"experiment": config["seed"]} if config and "seed" in config else {}
     # The record has the hash of the configuration, and the items of a list.
     command = ["..." if part == arguments.config or part.startswith("@") else part for part in sys.argv]
@@ -384,14 +399,14 @@ def _configuration(text: str) -> tuple[dict, bool]:
 
 def _card(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config", required=True, metavar="JSON", help="the resolved configuration: a file, or its text"
+        "--config", required=True, metavar="JSON", help="resolved configuration: a JSON file or JSON text"
     )
-    parser.add_argument("--timings", type=Path, required=True, help="folder of the times of jobs")
-    parser.add_argument("--results", type=Path, required=True, help="the results folder, which gets the card")
+    parser.add_argument("--timings", type=Path, required=True, help="folder with the timings of jobs")
+    parser.add_argument("--results", type=Path, required=True, help="results folder, in which the card is written")
 
 
 def card(arguments: argparse.Namespace) -> None:
-    """Describe a finished experiment to machines: an RO-Crate 1.1 in its results folder."""
+    """Write the machine-readable description of an experiment, an RO-Crate 1.1, to its results folder."""
     from justrl.analysis.crate import write_card
     from justrl.config import Experiment
     from justrl.operations.trained import layout_of
@@ -401,9 +416,15 @@ def card(arguments: argparse.Namespace) -> None:
 
 
 def _model_card(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", type=Path, required=True, metavar="run.json", help="the metrics lie beside it")
-    parser.add_argument("--family", required=True, help="deepseek, nemotron, or a family that nothing is published on")
-    text = "folders of the base model and the data set, whose README.md tells a licence"
+    parser.add_argument(
+        "--run",
+        type=Path,
+        required=True,
+        metavar="run.json",
+        help="run.json of the run; metrics.jsonl is read from the same folder",
+    )
+    parser.add_argument("--family", required=True, help="deepseek, nemotron, or a family without published scores")
+    text = "folders of the base model and the data set, whose README.md files name the licences"
     parser.add_argument("--sources", nargs=2, default=[], type=Path, metavar="FOLDER", help=text)
     _result_arguments(parser)
     _output_argument(parser, ".md")
@@ -428,7 +449,7 @@ def _metrics(parser: argparse.ArgumentParser) -> None:
 
 
 def metrics(arguments: argparse.Namespace) -> None:
-    """Join the metrics of a run's segments; steps must be contiguous."""
+    """Concatenate the metrics of a run's segments, whose steps must be contiguous."""
     from justrl.analysis.metrics import merge_metrics
     from justrl.io import write_jsonl
 
@@ -437,12 +458,12 @@ def metrics(arguments: argparse.Namespace) -> None:
 
 def _health(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", required=True, type=Path, metavar="METRICS.jsonl")
-    parser.add_argument("--experiment", help="the experiment's name, where the run.json beside the metrics is missing")
+    parser.add_argument("--experiment", help="name of the experiment (default: from the run.json next to the metrics)")
     parser.add_argument("--output", required=True, type=Path, help="JSON to write")
 
 
 def health(arguments: argparse.Namespace) -> None:
-    """Write a run's health: how it began and ended, and what went wrong."""
+    """Summarize the health of a run: first and last metrics, and findings."""
     from justrl.analysis.health import summarize_run
     from justrl.analysis.metrics import read_metrics, run_of
     from justrl.io import write_json
@@ -457,13 +478,15 @@ def health(arguments: argparse.Namespace) -> None:
 def _summary(parser: argparse.ArgumentParser) -> None:
     _files_argument(parser, "--results", "RESULT.json", nargs="*")
     _files_argument(parser, "--health", "health.json", nargs="*")
-    parser.add_argument("--benchmark-labels", nargs="+", default=[], metavar="NAME=TEXT", help="names for readers")
-    parser.add_argument("--experiment", metavar="NAME", required=True, help="the experiment's name")
+    parser.add_argument(
+        "--benchmark-labels", nargs="+", default=[], metavar="NAME=TEXT", help="displayed names of benchmarks"
+    )
+    parser.add_argument("--experiment", metavar="NAME", required=True, help="name of the experiment")
     _output_argument(parser, ".html", ".txt")
 
 
 def summary(arguments: argparse.Namespace) -> None:
-    """Say in a sentence per run what it reached, and how its training fared."""
+    """Summarize each run in one sentence: accuracy before and after training, and health."""
     from justrl.analysis.results import load_results
     from justrl.analysis.summary import find, write_summary
     from justrl.io import read_json_object
@@ -479,12 +502,17 @@ def summary(arguments: argparse.Namespace) -> None:
 def _page_arguments(parser: argparse.ArgumentParser) -> None:
     from justrl.analysis.samples import ANSWERS, CHARACTERS
 
-    text = f"the most answers of a page (default: {ANSWERS:,}); a sentence on it says what is left out"
+    text = f"maximum number of answers on the page (default: {ANSWERS:,}); the page reports how many are left out"
     parser.add_argument("--answers", type=whole(1), default=ANSWERS, help=text)
-    text = f"the most characters of all its answers together (default: {CHARACTERS:,}); the middle of long ones goes"
+    text = f"maximum characters of all answers together (default: {CHARACTERS:,}); long answers lose their middle"
     parser.add_argument("--characters", type=whole(1), default=CHARACTERS, help=text)
-    parser.add_argument("--experiment", required=True, metavar="NAME", help='all but "paper" are stamped')
-    parser.add_argument("--title", required=True, help="the page's title")
+    parser.add_argument(
+        "--experiment",
+        required=True,
+        metavar="NAME",
+        help='name of the experiment; all but "paper" are labelled "not a paper result"',
+    )
+    parser.add_argument("--title", required=True, help="title of the page")
     _output_argument(parser, ".html")
 
 
@@ -499,15 +527,15 @@ def _write_samples(arguments: argparse.Namespace, found) -> None:
 
 
 def _samples(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--completions", required=True, nargs="+", type=Path, help="completions: every shard's Parquet")
+    parser.add_argument("--completions", required=True, nargs="+", type=Path, help="completions Parquet of all shards")
     parser.add_argument("--grades", required=True, nargs="+", type=Path, help="grades Parquet of these completions")
     parser.add_argument("--benchmark", required=True, type=Path, help="benchmark Parquet of the questions")
-    parser.add_argument("--headline", required=True, help="the grader that stands first")
+    parser.add_argument("--headline", required=True, help="primary grader, listed first")
     _page_arguments(parser)
 
 
 def samples(arguments: argparse.Namespace) -> None:
-    """Write a page on which every answer of an evaluation is read."""
+    """Write a page with the answers of an evaluation."""
     from justrl.analysis.samples import read_evaluation
 
     inputs = chosen(arguments, "completions", "grades", "benchmark", "headline")
@@ -515,13 +543,13 @@ def samples(arguments: argparse.Namespace) -> None:
 
 
 def _rollouts(parser: argparse.ArgumentParser) -> None:
-    text = "what each segment of a run kept of its rollouts"
+    text = "saved rollouts of each segment of a run"
     parser.add_argument("--rollouts", required=True, nargs="+", type=Path, metavar="rollouts.parquet", help=text)
     _page_arguments(parser)
 
 
 def rollouts(arguments: argparse.Namespace) -> None:
-    """Write a page on which the kept rollouts of a training are read."""
+    """Write a page with the saved rollouts of a training."""
     from justrl.analysis.samples import read_rollouts
 
     _write_samples(arguments, read_rollouts(arguments.rollouts))

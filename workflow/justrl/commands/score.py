@@ -1,6 +1,6 @@
-"""Turn completions and their grades into a result JSON: avg@k with its interval, pass@k, maj@k, lengths, provenance.
+"""Compute a result JSON from completions and grades: avg@k with its interval, pass@k, maj@k, lengths, provenance.
 
-Seed, checkpoint and step are those that the completions say they were made with.
+Seed, checkpoint and step are read from the completions.
 """
 
 import argparse
@@ -12,13 +12,13 @@ from justrl.commands.options import chosen
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
-    parser.add_argument("--completions", required=True, nargs="+", type=Path, help="completions: every shard's Parquet")
+    parser.add_argument("--completions", required=True, nargs="+", type=Path, help="completions Parquet of all shards")
     parser.add_argument("--grades", required=True, nargs="+", type=Path, help="grades Parquet of these completions")
     parser.add_argument("--benchmark", required=True, type=Path, help="benchmark Parquet of the questions")
-    parser.add_argument("--headline", required=True, help="the grader whose figure stands for the result")
-    parser.add_argument("--experiment", required=True, help="the experiment's name, as in the config")
-    parser.add_argument("--name", required=True, help="what the result is of: run, run@step, run@base, published model")
-    parser.add_argument("--family", help="family of the published figures to put beside: deepseek or nemotron")
+    parser.add_argument("--headline", required=True, help="primary grader")
+    parser.add_argument("--experiment", required=True, help="name of the experiment in the configuration")
+    parser.add_argument("--name", required=True, help="evaluated model: run, run@step, run@base or published model")
+    parser.add_argument("--family", help="family of published scores to compare with: deepseek or nemotron")
     add_config_argument(parser)
     parser.add_argument("--output", required=True, type=Path, help="result JSON to write")
     parser.set_defaults(call=score)

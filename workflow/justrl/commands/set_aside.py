@@ -1,6 +1,6 @@
-"""Move a run and what was made of its checkpoints to <results>/set_aside/, so that it can be trained anew.
+"""Move a run and the results of its checkpoints to <results>/set_aside/, so that the run can be retrained.
 
-Nothing is deleted, and evaluations of the base model stay. Moved back, everything is as it was.
+Nothing is deleted. Evaluations of the base model stay. To undo, move the files back.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Show the experiment that runs here, or ran last: steps, reward, entropy, length, time left, health, evaluations."""
+"""Show the running or latest experiment: steps, reward, entropy, length, time left, health, evaluations."""
 
 import argparse
 import json
@@ -21,18 +21,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results",
         type=Path,
-        help="where to look: the folder of one experiment, or of several (default: results, here or in a folder above)",
+        help="results folder of one experiment or of several (default: results, here or in a parent folder)",
     )
     parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="overlay, in place of what the last start froze"
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="overlay over config.yaml (default: the configuration saved by the last start)",
     )
-    parser.add_argument("--run", metavar="NAME", help="only this run")
+    parser.add_argument("--run", metavar="NAME", help="show only this run")
     parser.add_argument(
-        "--watch", type=number(0.1), nargs="?", const=10, metavar="SECONDS", help="repeat (default: 10)"
+        "--watch", type=number(0.1), nargs="?", const=10, metavar="SECONDS", help="repeat every SECONDS (default: 10)"
     )
     output = parser.add_mutually_exclusive_group()
-    output.add_argument("--html", type=Path, metavar="FILE", help="write a page that loads itself again")
-    output.add_argument("--json", action="store_true", help="print JSON: every metric row and finding")
+    output.add_argument("--html", type=Path, metavar="FILE", help="write a page that reloads itself")
+    output.add_argument("--json", action="store_true", help="print JSON with all metric rows and findings")
     parser.set_defaults(call=show)
 
 
@@ -45,12 +49,12 @@ def show(arguments: argparse.Namespace) -> None:
             print(shown)
             return
         if arguments.html is None:
-            ends = f"{time.strftime('%H:%M:%S')}, every {arguments.watch:g} s; Ctrl-C ends"
+            ends = f"{time.strftime('%H:%M:%S')}, every {arguments.watch:g} s; stop with Ctrl-C"
             terminal.clear_screen()
             print(f"{shown}\n\n{ends}", flush=True)
         elif not told:
             told = True
-            print(f"{shown}, and again every {arguments.watch:g} s; Ctrl-C ends", flush=True)
+            print(f"{shown}; updated every {arguments.watch:g} s; stop with Ctrl-C", flush=True)
         time.sleep(arguments.watch)
 
 
@@ -61,13 +65,13 @@ def _show(arguments: argparse.Namespace) -> str:
     given = config.load(arguments.config) if arguments.config else None
     found = started.find(results, given)
     if not found:
-        return f"nothing has been started in {results} yet: `snakemake --profile mini` starts the smallest experiment"
+        return f"no experiment has been started in {results} yet: `snakemake --profile mini` starts the smallest one"
     first, *others = found
     if arguments.run:
         names = [run.name for run in first.runs]
         if arguments.run not in names:
             near = did_you_mean(arguments.run, names)
-            raise UserError(f"no run {arguments.run} has been started in {first.results}{near}")
+            raise UserError(f"--run {arguments.run}: no such run has been started in {first.results}{near}")
         first = replace(first, runs=[run for run in first.runs if run.name == arguments.run])
     if arguments.json:
         return json.dumps([{**asdict(run), "findings": run_status.findings(run)} for run in first.runs], indent=2)

@@ -1,12 +1,13 @@
-"""Train by GRPO: a whole run without Snakemake, or one segment of a run, as the workflow calls it.
+"""Train with GRPO: a whole run without Snakemake, or one segment of a run, as the workflow does.
 
     justrl train run mini --config mini/experiment.yaml --model DIR --data FILE --output DIR \\
         learning_rate=2e-4 seed=7
     torchrun --nproc_per_node=2 -m justrl train run mini --config mini/experiment.yaml ...
     justrl train resume results/runs/deepseek --accept least_reward
 
-The first two go on from the last saved state when started again. SIGTERM, SIGURG and SIGUSR1 make them save at the end
-of the step and exit with status 75. Under torchrun every mini-batch is shared out among its processes.
+`run` and `segment` resume from the last saved state. On SIGTERM, SIGURG and SIGUSR1 they finish the step, save, and
+exit with status 75. Under torchrun, each mini-batch is split among the processes. `resume` accepts an alarm that
+stopped a run.
 """
 
 import argparse
@@ -69,7 +70,9 @@ def segment_request(args: argparse.Namespace) -> SegmentRequest:
     """Make the request for one segment from the command line and the files that it names."""
     described = read_object(args.run_file)
     if missing := [name for name in ("run", "engine", "seed", "recipe") if name not in described]:
-        raise UserError(f"{args.run_file} does not describe a run: it has no {', '.join(missing)}")
+        raise UserError(
+            f"{args.run_file} does not describe a run: {', '.join(missing)} missing; give the run.json of a run"
+        )
     args.run = described["run"]
     given = read_object(args.hardware) if args.hardware else {}
     engine, recipe = args.engine or described["engine"], read_part(Recipe, described["recipe"], args.run_file)
@@ -143,35 +146,46 @@ def run_request(args: argparse.Namespace) -> SegmentRequest:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the sub-commands."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--model", type=Path, required=True, help="Hugging Face folder to start from")
-    common.add_argument("--data", type=Path, required=True, help="training Parquet file (verl's schema)")
-    common.add_argument("--engine", choices=["reference", "verl"], help="instead of the run's own")
-    common.add_argument("--device", choices=["cpu", "cuda"], help="reference engine; default: the GPU if there is one")
-    common.add_argument("--threads", type=whole(1), help="CPU threads; default: OMP_NUM_THREADS, Slurm's, or all cores")
-    common.add_argument("--save-every", type=whole(1), help="steps between full states, over hardware.save_every")
     common.add_argument(
-        "--log-every", type=whole(1), default=10, help="steps between lines of progress where there is no terminal"
+        "--model", type=Path, required=True, help="model folder to start from, in Hugging Face's layout"
+    )
+    common.add_argument("--data", type=Path, required=True, help="training Parquet in verl's schema")
+    common.add_argument("--engine", choices=["reference", "verl"], help="default: the run's engine")
+    common.add_argument(
+        "--device", choices=["cpu", "cuda"], help="of the reference engine (default: cuda if available)"
+    )
+    common.add_argument(
+        "--threads", type=whole(1), help="CPU threads (default: OMP_NUM_THREADS, Slurm's number, or all cores)"
+    )
+    common.add_argument(
+        "--save-every", type=whole(1), help="steps between saves of the full state (default: hardware.save_every)"
+    )
+    common.add_argument(
+        "--log-every",
+        type=whole(1),
+        default=10,
+        help="steps between progress lines when the output is not a terminal (default: 10)",
     )
     common.add_argument(
         "--rollouts",
         choices=["transformers", "vllm"],
-        help="reference engine: who samples, over hardware.rollouts",
+        help="sampler of the reference engine (default: hardware.rollouts)",
     )
     common.add_argument(
-        "--rollout-batch-size", type=whole(1), help="responses generated together; default: all of a step"
+        "--rollout-batch-size", type=whole(1), help="responses generated at a time (default: all of a step)"
     )
     common.add_argument(
         "--wait-for-owner-minutes",
         type=number(0),
         default=0.0,
-        help="how long to wait for a live trainer in the same folder; default 0: refuse at once",
+        help="minutes to wait while another trainer uses the same folder (default: 0, fail at once)",
     )
-    common.add_argument("--keep-rollouts", action="store_true", help="verl: write every rollout down as JSON lines")
+    common.add_argument("--keep-rollouts", action="store_true", help="of verl: write all rollouts as JSON lines")
     common.add_argument(
         "--tracker",
         action="append",
         choices=get_args(config.Tracker),
-        help=f"tell it of each step, besides TensorBoard; repeatable; over `trackers` and {VARIABLE}",
+        help=f"also log to this tracker (repeatable; overrides `trackers` and {VARIABLE})",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     options: dict[str, Any] = {"parents": [common], "formatter_class": HelpFormatter, "allow_abbrev": False}
@@ -179,38 +193,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "train a whole run without Snakemake"
     run = commands.add_parser("run", help=text, description=text, **options)
     run.add_argument(
-        "overrides", nargs="*", metavar="RUN key.dotted=value", help="a run's name; learning_rate=2e-4 ..."
+        "overrides",
+        nargs="*",
+        metavar="RUN key.dotted=value",
+        help="name of the run, then overrides such as learning_rate=2e-4",
     )
     # torchrun looks for its own options among its program's words, too, and --run could be two of them.
-    run.add_argument("--run", help="the run, in place of the bare word (which torchrun needs)")
+    run.add_argument("--run", help="name of the run, as an option (needed under torchrun)")
     run.add_argument("--config", type=Path, action="append", default=[], help="overlay over config.yaml; repeatable")
-    run.add_argument("--output", type=Path, required=True, help="gets model/, metrics.jsonl and work/")
+    run.add_argument("--output", type=Path, required=True, help="folder for model/, metrics.jsonl and work/")
     run.set_defaults(call=train, request=run_request)
 
     text = "train one segment, as the workflow does"
     segment = commands.add_parser("segment", help=text, description=text, **options)
     segment.add_argument("--run-file", type=Path, required=True, help="run.json: run, engine, seed, recipe")
     segment.add_argument("--hardware", type=Path, help="hardware.json: save_every, cpus_per_node, ...")
-    segment.add_argument("--start-step", type=whole(0), required=True, help="the step that the segment starts from")
-    segment.add_argument("--to-step", type=whole(1), required=True, help="the step that it ends with")
-    segment.add_argument("--work-dir", type=Path, required=True, help="where states are kept between attempts")
-    segment.add_argument("--model-out", type=Path, required=True, help="where to publish the model")
-    segment.add_argument("--metrics-out", type=Path, required=True, help="where to publish the segment's metrics")
+    segment.add_argument("--start-step", type=whole(0), required=True, help="last step before the segment")
+    segment.add_argument("--to-step", type=whole(1), required=True, help="last step of the segment")
+    segment.add_argument("--work-dir", type=Path, required=True, help="folder for training states between attempts")
+    segment.add_argument("--model-out", type=Path, required=True, help="folder for the exported model")
+    segment.add_argument("--metrics-out", type=Path, required=True, help="file for the metrics of the segment")
     segment.add_argument(
-        "--export", choices=["kept", "dropped"], default="kept", help="dropped: publish a note in place of the model"
+        "--export",
+        choices=["kept", "dropped"],
+        default="kept",
+        help="dropped: write a note instead of the model (default: kept)",
     )
     segment.set_defaults(call=train, request=segment_request)
 
-    text = "accept the alarm that ended a run, so that the next start continues it"
+    text = "accept the alarm that stopped a run, so that the next start continues it"
     resume = commands.add_parser("resume", help=text, description=text, allow_abbrev=False)
-    resume.add_argument("run", metavar="RUN", help="the run's folder, or its name in --results")
+    resume.add_argument("run", metavar="RUN", help="folder of the run, or its name in --results")
     resume.add_argument(
         "--accept",
         metavar="ALARM",
         action="append",
         required=True,
         choices=alarms.NAMES,
-        help=f"for the rest of the run, repeatable: {', '.join(alarms.NAMES)}",
+        help=f"alarm to accept for the rest of the run (repeatable): {', '.join(alarms.NAMES)}",
     )
     resume.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
     resume.set_defaults(call=accept)
@@ -220,7 +240,7 @@ def name_the_run(args: argparse.Namespace) -> None:
     """Take the run's name out of the words: the first without an equals sign, where --run does not give it."""
     names = [word for word in args.overrides if "=" not in word]
     if args.run is None and not names:
-        raise UserError("train run: name a run of the configuration: `justrl train run mini ...`")
+        raise UserError("train run: no run given; name a run of the configuration: `justrl train run mini ...`")
     if args.run is None:
         args.run = names.pop(0)
         args.overrides.remove(args.run)
@@ -250,13 +270,12 @@ def accept(args: argparse.Namespace) -> None:
     named, below = Path(args.run), args.results / "runs" / args.run
     folder = next((folder for folder in (named, below) if (folder / "work").is_dir()), None)
     if folder is None:
-        raise UserError(f"there is no run that has trained in {named} or {below}: name its folder, as the alarm does")
+        raise UserError(f"no trained run in {named} or {below}: give the folder of the run, as in the alarm's message")
     left = alarms.accept(folder / "work", args.accept)
-    print(
-        f"{folder}: {', '.join(args.accept)} accepted; its metrics say so from now on, and the next start continues it"
-    )
+    accepted = ", ".join(args.accept)
+    print(f"{folder}: {accepted} accepted and recorded in the metrics from now on; the next start continues it")
     for entry in left:
-        print(f"{folder}: alarm {entry['alarm']} of step {entry['step']} still ends every start")
+        print(f"{folder}: alarm {entry['alarm']} of step {entry['step']} still stops every start: accept it as well")
 
 
 def train(args: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
-"""Check every file of an experiment: make again what other files give, compare the rest with what was recorded.
+"""Check all files of an experiment: recompute derived files, and compare the others with recorded hashes and sizes.
 
-Exit status: 0 if nothing is wrong and nothing is missing that was asked for, also where nothing was started yet; 1 if
-anything is wrong (cut short, edited, of another protocol, recipe or model, not known to the configuration) or missing
-though a start was asked for it; 2 if the experiment or its configuration cannot be read.
+Exit status: 0 if nothing is wrong and no requested file is missing, also if nothing has been started; 1 if a file is
+wrong (truncated, edited, unknown to the configuration, or made with another protocol, recipe or model) or a requested
+file is missing; 2 if the experiment or its configuration cannot be read.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from justrl.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
-    text = "results folder (default: results), compared with the configuration it was last started with, or --config"
+    text = "results folder (default: results); it is compared with --config or the configuration of its last start"
     parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help=text)
-    text = "hash training states, too, which are large; without it their sizes are compared"
+    text = "also hash training states, which are large (default: compare their sizes)"
     parser.add_argument("--states", action="store_true", help=text)
     add_config_arguments(parser)
     parser.set_defaults(call=verify)
@@ -34,7 +34,9 @@ def experiment_of(arguments: argparse.Namespace) -> config.Experiment:
         return config.Experiment.from_mapping(frozen.read(started)[0])
     loaded = config.load()
     if loaded.results.resolve() != arguments.results.resolve():
-        raise UserError(f"nothing was started in {arguments.results} yet: name its configuration with --config")
+        raise UserError(
+            f"no experiment has been started in {arguments.results} yet: give its configuration with --config"
+        )
     return loaded
 
 
@@ -45,7 +47,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
     given = arguments.config or arguments.set or any(arguments.results.glob("*_*.json"))
     if not given and not started.is_started(arguments.results):
-        print(f"nothing has been started in {arguments.results} yet, so there is nothing to verify")
+        print(f"no experiment has been started in {arguments.results} yet, so there is nothing to verify")
         return 0
     checked = verification.verify(experiment_of(arguments), arguments.results, main, arguments.states)
     terminal.say(verification.table(checked))
@@ -53,5 +55,5 @@ def verify(arguments: argparse.Namespace) -> int:
     if wrong:
         first = "; ".join(f"{row.what}: {row.problems[0]}" for row in wrong[:3])
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        terminal.complain(f"{len(wrong)} of {len(checked)} are not as they should be: {first}{more}")
+        terminal.complain(f"{len(wrong)} of {len(checked)} items are wrong: {first}{more}")
     return 1 if wrong else 0

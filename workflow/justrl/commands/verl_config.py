@@ -1,4 +1,4 @@
-"""The settings of verl that a run resolves to."""
+"""Show verl's settings for a run."""
 
 import argparse
 from pathlib import Path
@@ -12,18 +12,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", type=Path, required=True, help="the run's description (run.json)")
+    parser.add_argument("--run", type=Path, required=True, help="run.json of the run")
     parser.add_argument("--hardware", type=Path, required=True, help="hardware.json: the configuration's `hardware`")
     parser.add_argument("--output", type=Path, required=True, help="YAML file to write")
 
 
 def _table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", default="deepseek", help="a run of config.yaml (default: deepseek)")
-    parser.add_argument("--part", choices=["recipe", "run", "speed"], required=True, help="which settings")
+    parser.add_argument("--part", choices=["recipe", "run", "speed"], required=True, help="group of settings")
 
 
 def config(arguments: argparse.Namespace) -> None:
-    """Write verl's complete configuration of a run, checked by verl's own code."""
+    """Write verl's complete configuration for a run, validated by verl."""
     import os
 
     from justrl.config import Hardware, RunDescription, read_part
@@ -38,7 +38,7 @@ def config(arguments: argparse.Namespace) -> None:
 
 
 def table(arguments: argparse.Namespace) -> None:
-    """Print the settings of a run as Markdown: name, verl's key, value, source, why."""
+    """Print the settings of a run as Markdown: name, verl's key, value, source, reason."""
     from justrl.config import load
     from justrl.train.verl import settings
     from justrl.train.verl.table import markdown, request_for
