@@ -60,7 +60,7 @@ def test_the_command_writes_figure_and_table(tmp_path):
     assert main([*words, "--experiment", "mini", "--output", *map(str, outputs)]) == 0
     assert all("not a paper result" in outputs[place].read_text() for place in (2, 3)) and outputs[1].stat().st_size
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(UserError, match=r"other\.json is no contamination\.json: it has no benchmarks"):
+    with pytest.raises(UserError, match=r"other\.json is not a contamination\.json: benchmarks is missing"):
         main([*words[:3], str(tmp_path / "other.json"), "--output", str(outputs[0])])
 
 

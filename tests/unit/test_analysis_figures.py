@@ -222,7 +222,7 @@ def test_command_line_says_what_it_cannot_write(tmp_path):
         cwd=tmp_path,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: --output none.pdf: this writes .svg, .png, by the file's ending\n"
+    assert done.stderr == "error: --output none.pdf: the name must end in .svg, .png\n"
 
 
 @pytest.mark.parametrize("experiment", ["paper", "mini"])

@@ -68,16 +68,16 @@ def test_ablations_change_only_what_the_paper_ablates(paper):
         ("recipe.kl_coefficient=0.001", "2512.16649"),
         ("recipe.entropy_coefficient=0.001", "2512.16649"),
         ("recipe.loss_aggregation=token-median", "recipe.loss_aggregation: input should be 'token-mean'"),
-        ("recipe.loss_aggregation=seq-mean-token-mean", "loss_aggregation: loss vanilla goes with token-mean; leave"),
+        ("recipe.loss_aggregation=seq-mean-token-mean", "loss_aggregation: loss vanilla requires token-mean: set"),
         ("recipe.loss=grpo", "recipe.loss: input should be 'vanilla', 'dr_grpo' or 'gspo', got 'grpo'"),
         ("recipe.clip_ratio_c=1.0", "recipe.clip_ratio_c: input should be greater than 1"),
         ("recipe.dtype=float16", "recipe.dtype: input should be 'bfloat16' or 'float32'"),
         ("recipe.algorithm=reinforce", "recipe.algorithm: input should be 'grpo'"),
         ("recipe.prompts_per_step=256.5", "recipe.prompts_per_step: input should be a valid integer"),
-        ("recipe.prompts_per_step=true", "recipe.prompts_per_step: a number is wanted, got True"),
+        ("recipe.prompts_per_step=true", "recipe.prompts_per_step: must be a number, got True"),
         ("recipe.gradient_clip=.inf", "recipe.gradient_clip: must be a finite number, got inf"),
-        ("runs.deepseek.enabled=1", "runs.deepseek.enabled: true or false is wanted, got 1"),
-        ("evaluation.benchmarks=[aime, aime]", "evaluation.benchmarks: aime stands there twice"),
+        ("runs.deepseek.enabled=1", "runs.deepseek.enabled: must be true or false, got 1"),
+        ("evaluation.benchmarks=[aime, aime]", "evaluation.benchmarks: aime is listed twice"),
         ("recipe.max_response_length=131072", "do not fit the context_length of models.deepseek (131072)"),
         ("runs.deepseek_overlong.recipe.overlong_penalty.bufer=1", "unknown key 'bufer'"),
         ("hardware.rollout=vllm", "unknown key 'rollout': did you mean rollouts?"),
@@ -118,7 +118,7 @@ def test_a_loss_that_contradicts_the_common_aggregation_is_named():
     with pytest.raises(UserError) as caught:
         experiment.Experiment.from_mapping(config_files.merge(config_files.read(), changes))
     assert str(caught.value).startswith(
-        "config: runs.deepseek.recipe.loss_aggregation: loss gspo goes with seq-mean-token-mean; leave this null"
+        "config: runs.deepseek.recipe.loss_aggregation: loss gspo requires seq-mean-token-mean: set this to null"
     )
 
 
@@ -140,7 +140,7 @@ def test_each_problem_is_a_line_of_its_own():
         "unknown key clip_ratio_hig in runs.deepseek.recipe: did you mean clip_ratio_high?",
         "recipe.learning_rate: input should be a valid number",
         "runs.deepseek.steps: input should be a valid integer, got None (Training steps.)",
-        "hub.offline: true or false is wanted, got 'maybe'",
+        "hub.offline: must be true or false, got 'maybe'",
     ):
         assert any(sentence in line for line in lines), (sentence, lines)
 
@@ -348,7 +348,7 @@ def test_a_step_ahead_is_a_run_of_its_own_and_only_verls():
     ahead, paper = config.runs["deepseek_async"], config.runs["deepseek"]
     assert ahead.recipe == paper.recipe.model_copy(update={"staleness": 1}) and not ahead.enabled
     assert paper.recipe.staleness == 0 and config.described("deepseek_async").recipe.staleness == 1
-    with pytest.raises(UserError, match=r"runs.deepseek: recipe.staleness = 1 is verl's: the reference engine samples"):
+    with pytest.raises(UserError, match=r"runs.deepseek: recipe.staleness = 1 is supported by verl only"):
         experiment.load(overrides=["recipe.staleness=1", "runs.deepseek.engine=reference"])
 
 
@@ -356,7 +356,7 @@ def test_nodes_that_an_engine_would_leave_idle_are_not_asked_for():
     overrides = ["hardware.nodes=2", "hardware.gpus_per_node=8"]
     assert experiment.load(overrides=overrides)
     with pytest.raises(
-        UserError, match=r"runs.deepseek: the reference engine trains on one node, so hardware.nodes = 2"
+        UserError, match=r"runs.deepseek: the reference engine uses one node, but hardware.nodes = 2"
     ):
         experiment.load(overrides=[*overrides, "runs.deepseek.engine=reference"])
 
@@ -392,7 +392,7 @@ def test_a_run_cannot_take_the_name_of_a_canary():
     """It would be the canary then, and its own steps would never be trained."""
     paper = experiment.load()
     named = paper.model_copy(update={"runs": paper.runs | {"canary_nemotron": paper.runs["deepseek"]}})
-    with pytest.raises(UserError, match=r"runs\.canary_nemotron: that is the name of nemotron's canary"):
+    with pytest.raises(UserError, match=r"runs\.canary_nemotron: the name is reserved for the canary of nemotron"):
         named.with_canaries()
 
 

@@ -38,7 +38,7 @@ def test_a_protocol_is_read_from_a_file_and_from_text(tmp_path):
     [
         ({"temprature": 1.0}, "unknown key temprature"),
         ({"temperature": -0.1}, "temperature: input should be greater than or equal to 0, got -0.1"),
-        ({"temperature": True}, "temperature: a number is wanted, got True"),
+        ({"temperature": True}, "temperature: must be a number, got True"),
         ({"top_p": 0.0}, "top_p: input should be greater than 0"),
         ({"top_p": 1.5}, "top_p: input should be less than or equal to 1"),
         ({"top_k": 0}, "top_k: must be -1 .off. or at least 1, got 0"),

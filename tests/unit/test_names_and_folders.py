@@ -146,10 +146,10 @@ def test_a_local_model_is_evaluated_in_one_line(here):
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({}, "external.mine gives neither: a model is of the hub"),
-        ({"model": "a/b", "path": "c"}, "external.mine gives both"),
-        ({"path": "c", "revision": "main"}, "external.mine.revision: main is a commit of the hub"),
-        ({"model": "own_model"}, "a folder is given by `path`"),
+        ({}, "external.mine has neither model nor path: set model"),
+        ({"model": "a/b", "path": "c"}, "external.mine has both model and path"),
+        ({"path": "c", "revision": "main"}, "external.mine.revision: main is set, but a folder"),
+        ({"model": "own_model"}, "use `path` for a folder"),
     ],
 )
 def test_an_external_model_is_of_one_place(entry, said):

@@ -44,7 +44,7 @@ def check(changes: dict) -> None:
             ("runs.b_c_s1", "runs.c_s1"),
         ),
         ({"runs": {"mini": {**LIKE, "seeds": [1]}, "mini_s1": LIKE}}, ("runs.mini.seeds", "mini_s1")),
-        ({"runs": {"mini": {**LIKE, "seeds": [1, 2, 1]}}}, ("runs.mini.seeds: 1 stands there twice",)),
+        ({"runs": {"mini": {**LIKE, "seeds": [1, 2, 1]}}}, ("runs.mini.seeds: 1 is listed twice",)),
         ({"models": {"model_grader": LOCAL}}, ("models.model_grader", "evaluation.model_grader")),
         (
             {

@@ -181,7 +181,7 @@ GONE = "runs: {deepseek: {enabled: false}, nemotron: {enabled: false}}\n"
             (),
             "external: {mine: {model: a/b, enabled: 1}}\n",
             "all",
-            "external.mine.enabled: true or false is wanted, got 1",
+            "external.mine.enabled: must be true or false, got 1",
         ),
     ],
 )

@@ -222,7 +222,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     segment.set_defaults(call=train, request=segment_request)
 
     text = "accept the alarm that stopped a run, so that the next start continues it"
-    resume = commands.add_parser("resume", help=text, description=text, allow_abbrev=False)
+    resume = commands.add_parser("resume", help=text, description=text, formatter_class=HelpFormatter, allow_abbrev=False)
     resume.add_argument("run", metavar="RUN", help="folder of the run, or its name in --results")
     resume.add_argument(
         "--accept",
@@ -230,7 +230,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         choices=alarms.NAMES,
-        help=f"alarm to accept for the rest of the run (repeatable): {', '.join(alarms.NAMES)}",
+        help=f"alarm to accept for the rest of the run; repeatable: {', '.join(alarms.NAMES)}",
     )
     resume.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
     resume.set_defaults(call=accept)
