@@ -35,7 +35,7 @@ FAILED = {
     "BOOT_FAIL": "its node did not start",
     "CANCELLED": "somebody cancelled it",
     "DEADLINE": "its deadline passed",
-    "FAILED": "its log says why",
+    "FAILED": "its log shows the reason",
     "NODE_FAIL": "its node was lost",
     "OUT_OF_MEMORY": "it was killed for memory: ask for more (`hardware` in config.yaml, mem_mb in slurm/config.yaml)",
     "PREEMPTED": "a job of higher priority took its place, and the partition does not requeue",
@@ -166,7 +166,10 @@ class PatientExecutor(plugin.Executor):
             _note(self.slurm_logdir / f"rule_{job.name}" / get_job_wildcards(job) / "refused.log", sentence)
             super()._report_job_error_threadsafe(job_info, sentence)
             return
-        self._say(f"Slurm takes no job just now, each is tried again every {LONGEST_PAUSE * self._pause} s: {error}")
+        self._say(
+            "Slurm accepts no jobs at the moment; each submission is retried every "
+            f"{LONGEST_PAUSE * self._pause} s: {error}"
+        )
         self._submit_later(job_info.job)
 
     def _submit_later(self, job: JobExecutorInterface) -> None:
@@ -189,7 +192,7 @@ class PatientExecutor(plugin.Executor):
         try:
             self._job_submission_executor.submit(self.run_job, job)
         except RuntimeError:
-            self.logger.debug("Snakemake ends; nothing is submitted any more")
+            self.logger.debug("Snakemake is stopping; no more jobs are submitted")
 
     def _squeue(self, columns: str, *options: str) -> list[list[str]] | None:
         """Rows of this user's jobs as the controller has them, ended ones among them; None if it does not answer."""
@@ -202,10 +205,10 @@ class PatientExecutor(plugin.Executor):
         if problem:
             if self._silent_since is None:
                 self._silent_since = time.monotonic()
-                self.logger.warning(f"Slurm does not answer; its jobs go on, and are asked about again: {problem}")
+                self.logger.warning(f"Slurm does not respond; its jobs continue and are queried again: {problem}")
             return None
         if self._silent_since is not None:
-            self.logger.warning(f"Slurm answers again, after {time.monotonic() - self._silent_since:.0f} s.")
+            self.logger.warning(f"Slurm responds again after {time.monotonic() - self._silent_since:.0f} s.")
             self._silent_since = None
         return rows
 
@@ -238,7 +241,7 @@ class PatientExecutor(plugin.Executor):
             return False
         if not state:
             state = _accounted_state(number)
-            why = FAILED.get(state, "it left the queue without having finished; its log may say why")
+            why = FAILED.get(state, "it left the queue before it finished; its log may show the reason")
         elif state in FAILED:
             why = FAILED[state]
         elif state == "PENDING" and NEVER.search(reason):
@@ -298,8 +301,8 @@ class PatientExecutor(plugin.Executor):
                 subprocess.run(["scancel", *which], capture_output=True, text=True, timeout=60, check=True)
             except (OSError, subprocess.SubprocessError) as error:
                 said = getattr(error, "stderr", "") or error
-                again = "the same command again, after --unlock, goes on with them"
-                self.logger.error(f"Could not cancel jobs {', '.join(self._jobs)}, which go on ({said}); {again}.")
+                again = "the same command continues with them, after --unlock"
+                self.logger.error(f"Could not cancel jobs {', '.join(self._jobs)}, which continue ({said}); {again}.")
                 return
         for info in list(self._jobs.values()):
             self._forget(info)

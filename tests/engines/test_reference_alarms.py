@@ -51,7 +51,7 @@ def test_a_reward_that_is_always_the_least_ends_it_until_accepted(make_run, tmp_
     ((alarm, step, accepted),) = marks(run)
     assert (alarm, step, accepted) == ("least_reward", 4, None)
     said = run.output.splitlines()[-1]
-    assert "none of the 1,024 answers of steps 1 to 4 earns more than the least reward, -1" in said
+    assert "none of the 1,024 answers of steps 1 to 4 earns more than the lowest reward, -1" in said
     assert "its gold is '" in said and "--accept least_reward`" in said
     # Kept: the state of the step before, which no save was due at, and answers of this one to be read.
     assert [path.name for path in list_states(run.work / "checkpoints")] == ["step_000002", "step_000003"]

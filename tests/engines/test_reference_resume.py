@@ -141,7 +141,7 @@ def test_a_warning_saves_at_the_end_of_the_step_and_asks_to_be_retried(run, undi
     process.join()
     assert process.exitcode == 75, run.output
     (state,) = list_states(run.work / "checkpoints")
-    assert f"told to stop; step {int(state.name[-6:])} is saved" in run.output
+    assert f"stopped by a signal; step {int(state.name[-6:])} is saved" in run.output
     assert int(state.name[-6:]) >= 3
     assert not (run.work / "LOCK").exists() and not run.model().exists()
     assert run.finish() == 0, run.output
@@ -181,7 +181,7 @@ def test_a_segment_that_the_run_has_left_behind_is_not_trained_again(run):
     shutil.rmtree(run.work / "finished")
     states = list_states(run.work / "checkpoints")
     assert run.finish(*run.arguments(0, 3)) == 2
-    assert "holds the training state of step 8, and the segment that ends at step 3" in run.output
+    assert "holds the training state of step 8, and training the segment that ends at step 3" in run.output
     assert list_states(run.work / "checkpoints") == states
 
 
@@ -220,7 +220,7 @@ def test_a_torn_state_is_passed_over(run, undisturbed):
 def test_a_full_disk_is_said_so_and_survived(run, undisturbed):
     assert run.finish(kill_at=("justrl.train.reference.rollout:TransformersRollouts.generate", 4)) == -signal.SIGKILL
     assert run.finish(file_bytes=20_000) == 2
-    assert "error: no room to save the training state of step 4" in run.output
+    assert "error: no space to save the training state of step 4" in run.output
     assert "intact states: step_000002" in run.output and "Traceback" not in run.output
     assert run.finish() == 0, run.output
     assert_same(run, undisturbed)

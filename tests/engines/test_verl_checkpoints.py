@@ -56,7 +56,7 @@ def test_a_state_whose_last_step_was_not_logged_is_passed_over(tmp_path):
 def test_a_segment_that_the_run_has_left_behind_is_not_trained_again(tmp_path):
     """Trained again, its start would remove every state of the run."""
     write_state(tmp_path, 600)
-    with pytest.raises(UserError, match="training state of step 600, and the segment that ends at step 60"):
+    with pytest.raises(UserError, match="training state of step 600, and training the segment that ends at step 60"):
         checkpoints.choose(tmp_path, 2, 0, 60, logged=set(range(1, 601)))
 
 

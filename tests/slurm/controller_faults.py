@@ -63,13 +63,13 @@ def away(run: WorkflowRun, outage: Outage) -> str:
     outage.ready.wait(PATIENCE)
     assert outage.begun.wait(PATIENCE)
     began = time.monotonic()
-    run.wait_until_said("Slurm does not answer")
+    run.wait_until_said("Slurm does not respond")
     run.pause(0)
     run.wait_for((run.run / "segments" / "12" / "metrics.jsonl").is_file, "the job has ended")
     outage.may_end.set()
     assert outage.over.wait(PATIENCE)
     seconds = time.monotonic() - began
-    run.wait_until_said("Slurm answers again")
+    run.wait_until_said("Slurm responds again")
     return f"away {seconds:.0f} s, the job ended meanwhile"
 
 

@@ -17,7 +17,7 @@ def test_jobs_in_one_allocation_get_different_gpus_of_it(cluster, tmp_path):
         # More than the allocation has is refused, never taken from elsewhere.
         many = [*request, sys.executable, "-m", "justrl", "gpus", "--count", "3", "--", "true"]
         refused = subprocess.run(many, capture_output=True, text=True, timeout=120)
-        assert refused.returncode != 0 and "3 GPUs wanted, 2 visible" in refused.stderr
+        assert refused.returncode != 0 and "3 GPUs requested, 2 visible" in refused.stderr
     finally:
         other.terminate()
         other.wait()

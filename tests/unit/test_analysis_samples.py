@@ -186,7 +186,7 @@ def test_a_page_says_what_it_leaves_out(tmp_path):
 
 
 def test_a_grader_without_verdicts_is_refused(evaluation):
-    with pytest.raises(UserError, match="symbolic has no verdicts; there are those of strict, paper_rules"):
+    with pytest.raises(UserError, match="symbolic has no verdicts: choose one of strict, paper_rules"):
         read_evaluation(**evaluation, headline="symbolic")
 
 
@@ -215,7 +215,7 @@ def test_kept_rollouts_become_a_page_of_the_training(tmp_path):
         ("step 1, sample 3", ("correct", "+1")),
         ("step 2, sample 3", ("wrong", "-1")),
     ]
-    assert "Nothing was kept of 1 of 2 segments" in found.notes[-1]
+    assert "No rollouts were saved for 1 of 2 segments" in found.notes[-1]
     # Of a question that was answered wrongly once, other answers may have been right.
     assert "wrong" in found.answers[1].marks and "solve_none" not in found.answers[1].marks
 

@@ -152,9 +152,9 @@ def test_a_packed_canary_tells_numbers_and_nobody_s_name(canary, capsys, tmp_pat
     assert "550.54.15" in text and file.stat().st_size < 25_000_000
     assert main(["canary", "read", str(file)]) == 0
     said = capsys.readouterr().out
-    assert "Do answers end by themselves?" in said and "driver 550.54.15" in said and "420.0, 255.0" in said
+    assert "Do answers end before the length limit?" in said and "driver 550.54.15" in said and "420.0, 255.0" in said
     assert re.search(
-        r"by the model of time\s+a step of these lengths takes [\d,]+ s, [\d.]+ times what was measured", said
+        r"by the model of time\s+a step of these lengths takes [\d,]+ s, [\d.]+ times the measured value", said
     )
 
 
@@ -207,4 +207,4 @@ def test_a_run_that_is_no_canary_cannot_be_packed(tmp_path):
 def test_the_sentence_of_a_verdict_names_each_no():
     answers = judge(rows(accuracy=[0.0] * 4, response_clip_ratio=[1.0] * 4), None, ASKED)
     said = canary_verdict.sentence(canary_verdict.as_json("canary_x", answers, ASKED))
-    assert "Are right answers found? No" in said and "Do answers end by themselves? No" in said
+    assert "Are some answers correct? No" in said and "Do answers end before the length limit? No" in said

@@ -241,7 +241,7 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("#" * 2**20 + "\nseed: 1", "larger than"),
         ("extends: [a, b]\n", "`extends` takes one file"),
         ("extends: 0\n", "`extends` takes one file"),
-        ("extends: mini\n", "mini is no file"),
+        ("extends: mini\n", "mini is not a file"),
         ('extends: "a\\0b"\n', "cannot be read"),
         ("extends: " + "x" * 5000, "cannot be read"),
     ],
@@ -256,7 +256,7 @@ def test_odd_configuration_files_end_in_a_sentence(tmp_path, text, said):
 def test_what_is_no_file_and_a_long_chain_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
-        with pytest.raises(UserError, match="is no file"):
+        with pytest.raises(UserError, match="is not a file"):
             config_files.read_overlay(path)
     for number in range(3000):
         (tmp_path / f"{number}.yaml").write_text(f"extends: {tmp_path}/{number + 1}.yaml\n")
@@ -355,9 +355,7 @@ def test_a_step_ahead_is_a_run_of_its_own_and_only_verls():
 def test_nodes_that_an_engine_would_leave_idle_are_not_asked_for():
     overrides = ["hardware.nodes=2", "hardware.gpus_per_node=8"]
     assert experiment.load(overrides=overrides)
-    with pytest.raises(
-        UserError, match=r"runs.deepseek: the reference engine uses one node, but hardware.nodes = 2"
-    ):
+    with pytest.raises(UserError, match=r"runs.deepseek: the reference engine uses one node, but hardware.nodes = 2"):
         experiment.load(overrides=[*overrides, "runs.deepseek.engine=reference"])
 
 

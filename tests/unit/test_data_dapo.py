@@ -340,4 +340,4 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     write(source, [{"query": "Q?"}])
     refused = subprocess.run([*command, "--dataset_name", str(source)], capture_output=True, text=True)
     assert refused.returncode == 2
-    assert refused.stderr.startswith(f"error: {source} has no column known to hold the question: found query")
+    assert refused.stderr.startswith(f"error: {source} has no column with a known name for the question: found query")

@@ -135,7 +135,7 @@ def test_what_is_no_gold_is_refused_with_its_row(tmp_path: Path, answer: str, me
     [
         ("in.jsonl", b'{"question": "a", "answer": "\xff"}\n', "in.jsonl, row 1: 'utf-8' codec"),
         ("in.json", b"[" * 100_000, "in.json: maximum recursion depth"),
-        ("in.json", b'[{"question": "a", "answer": "1"}, 7]', "in.json, row 2: it is no JSON object but '7'"),
+        ("in.json", b'[{"question": "a", "answer": "1"}, 7]', "in.json, row 2: it is not a JSON object but '7'"),
         ("in.csv", b"question,answer\nq,\xff\n", "in.csv, line 0: 'utf-8' codec"),
         ("in.csv", b"question,answer\nq,1\nq,2,3\n", "in.csv, line 3: it has 3 fields, its header 2"),
         ("in.csv", b"question,answer,answer\nq,1,2\n", "in.csv, line 1: the column answer is there twice"),
@@ -248,7 +248,9 @@ def test_unusable_golds_are_dropped_and_counted_or_refused_above_a_share(tmp_pat
     assert card["golds"]["first_unusable"] == {"row": 201, "reason": "a placeholder", "gold": "TODO"}
     assert MOST_UNUSABLE < 4 / 204
     write_jsonl(tmp_path / "many.jsonl", [*right, "TODO", "N/A", "?", "the angle is right so it is 90"])
-    with pytest.raises(UserError, match=r"4 of 204 golds are no answer \(at most 1% may\), .* row 201: .*'TODO'"):
+    with pytest.raises(
+        UserError, match=r"4 of 204 reference answers are unusable \(at most 1% may\), .* row 201: .*'TODO'"
+    ):
         process_dapo_dataset(tmp_path / "many.jsonl", tmp_path / "many")
     with pytest.raises(UserError, match=r"row 201: a placeholder, 'TODO'"):
         format_benchmark("b", tmp_path / "few.jsonl")

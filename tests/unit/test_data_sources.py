@@ -109,7 +109,7 @@ def test_a_first_download_that_was_damaged_on_its_way_is_refused(hub: Hub, tmp_p
     assert "train.jsonl is not what the hub holds" in message and "delete" in message
     assert not (tmp_path / "out").exists() and not (tmp_path / "data.lock.json").exists()
     # The way out that the message names.
-    Path(message.partition("; delete ")[2].partition(" and call again")[0]).unlink()
+    Path(message.partition("; delete ")[2].partition(" and run the command again")[0]).unlink()
     hub.damaged = {}
     assert download(tmp_path, hub.endpoint, "dataset", "--hub-id", "org/set").returncode == 0
 
@@ -310,8 +310,8 @@ def test_the_lock_follows_no_link_and_leaves_nothing_in_the_temporary_folder(tmp
         (b"[" * 100_000, "is not JSON"),
         (b'{"hub_id": "\xe9"}', "is not JSON"),
         (b"[]", "must be a JSON object"),
-        (b"{}", "is no record of a download"),
-        (b'{"files": {}, "hub_id": "a/b"}', "is no record of a download"),
+        (b"{}", "is not a download record"),
+        (b'{"files": {}, "hub_id": "a/b"}', "is not a download record"),
     ],
     ids=["cut", "nested", "not UTF-8", "list", "empty", "incomplete"],
 )

@@ -61,7 +61,7 @@ def test_the_authors_benchmark_files_are_read_as_they_are(real_benchmarks):
 
 @pytest.mark.parametrize(
     ("dataset", "said"),
-    [("no/such.parquet", "there is no dataset file no/such.parquet"), ("aime1900", "no benchmark 'aime1900'")],
+    [("no/such.parquet", "no/such.parquet: no such file"), ("aime1900", "no benchmark 'aime1900'")],
 )
 def test_what_is_no_dataset_is_named(dataset, said):
     with pytest.raises(UserError, match=said):

@@ -191,7 +191,9 @@ def test_shards_of_different_settings_do_not_mix(job, backend, tmp_path):
     generate(job, backend)
     other = dataclasses.replace(job, seed=2, output=tmp_path / "other.parquet")
     generate(other, backend)
-    with pytest.raises(UserError, match=r"other.parquet was not made like .*whole.parquet: they differ in seed"):
+    with pytest.raises(
+        UserError, match=r"other.parquet and .*whole.parquet were made with different settings: they differ in seed"
+    ):
         read_completions([job.output, other.output])
 
 
@@ -223,7 +225,7 @@ def test_a_torn_part_is_made_again(job, backend, tmp_path, capsys):
         before.add(part)
         part.write_bytes(part.read_bytes()[torn])
     generate(again, backend)
-    assert capsys.readouterr().err.count("is torn and is made again") == 4
+    assert capsys.readouterr().err.count("is damaged and is generated again") == 4
     assert completions_of(again.output).equals(whole)
     assert not store.root.exists()
 
@@ -232,7 +234,7 @@ def test_a_torn_output_is_made_again(job, backend, capsys):
     whole = completions_of(generate(job, backend))
     job.output.write_bytes(job.output.read_bytes()[:-20])
     assert completions_of(generate(job, backend)).equals(whole)
-    assert "whole.parquet is torn and is made again" in capsys.readouterr().err
+    assert "whole.parquet is damaged and is generated again" in capsys.readouterr().err
 
 
 def test_a_downloaded_models_revision_stands_in_its_completions(job, model_dir, tmp_path):

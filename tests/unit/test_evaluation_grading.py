@@ -67,7 +67,7 @@ def test_grades_of_other_completions_or_golds_are_refused(samples, tmp_path, col
     grades = grading.grade_samples(samples, ["strict"])
     grading.write_grades(grades, tmp_path / "g.parquet", samples, {})
     changed = samples.assign(**{column: samples[column] + "!"})
-    with pytest.raises(UserError, match=r"grades other completions.*or against other answers"):
+    with pytest.raises(UserError, match=r"grades of other completions or against other reference answers"):
         grading.read_grades([tmp_path / "g.parquet"], changed)
 
 
@@ -122,7 +122,7 @@ def test_golds_can_be_put_right_without_generating(samples):
 def test_completions_without_golds_take_them_from_the_benchmark(tmp_path):
     """Also where a shard of an earlier version has them."""
     new = write_completions(tmp_path / "new.parquet", ["\\boxed{12}"], gold=None)
-    with pytest.raises(UserError, match=r"hold no right answers: .*--golds"):
+    with pytest.raises(UserError, match=r"have no reference answers: .*--golds"):
         main(["grade", "--completions", str(new), "--graders", "strict"])
     old = write_completions(tmp_path / "old.parquet", ["\\boxed{12}"], question_id="p")
     samples, _ = read_completions([new, old])
@@ -280,7 +280,7 @@ def test_errors_of_the_command_line_are_one_sentence(tmp_path):
     for arguments, said in (
         (
             ["--completions", "absent.parquet", "--graders", "strict"],
-            "error: there is no completions file absent.parquet",
+            "error: no such completions file: absent.parquet",
         ),
         (["--completions", "absent.parquet", "--grader", "model"], "error: --grader model needs --model"),
     ):
@@ -304,7 +304,7 @@ WHOLE = [(0, 11, "1"), (0, 12, "1"), (1, 11, "2"), (1, 12, "2")]
 @pytest.mark.parametrize(
     ("rows", "name", "sentence"),
     [
-        (WHOLE[:3], None, "1 of 4 samples of aime are missing; the first question that lacks some, 1, has 1 of 2"),
+        (WHOLE[:3], None, "1 of 4 samples of aime are missing; question 1, the first incomplete one, has 1 of 2"),
         # Every question lacks the same one.
         ([WHOLE[0], WHOLE[2]], None, "2 of 4 samples of aime are missing"),
         (WHOLE[:3], "mine.jsonl", "1 of 4 samples of mine are missing"),

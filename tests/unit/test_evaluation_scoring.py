@@ -108,12 +108,12 @@ def test_a_rejected_sample_that_the_model_did_not_judge_is_named(kept, grades):
 
 def test_a_missing_sample_is_named(kept, grades):
     samples, settings = kept
-    with pytest.raises(UserError, match="2 of 12 samples of toy are missing, the first being question b sample 2"):
+    with pytest.raises(UserError, match=r"2 of 12 samples of toy are missing .first: question b, sample 2"):
         result((samples.drop(index=[1, 6]), settings), grades)
 
 
 def test_a_missing_question_is_named(kept, grades):
-    with pytest.raises(UserError, match="4 of 16 samples of toy are missing, the first being question d sample 0"):
+    with pytest.raises(UserError, match=r"4 of 16 samples of toy are missing .first: question d, sample 0"):
         result(kept, grades, [*QUESTIONS, Question("d", "Five?", "5")])
 
 
@@ -133,9 +133,7 @@ def test_completions_of_other_questions_are_refused(kept, grades):
 
 
 def test_a_headline_without_verdicts_is_named(kept, grades):
-    with pytest.raises(
-        UserError, match=r"headline grader paper_rules\+model has no verdicts; there are those of strict"
-    ):
+    with pytest.raises(UserError, match=r"primary grader paper_rules\+model has no verdicts: choose one of strict"):
         result(kept, grades, headline=COMBINED)
 
 
@@ -222,10 +220,16 @@ def test_a_result_carries_the_hashes_of_configuration_and_inputs_and_nothing_of_
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"protocol": {"name": "paper", "samples": 8}}, "with protocol.samples 4, but asked for is protocol.samples 8"),
-        ({"protocol": {"name": "greedy"}}, "with protocol.name 'paper', but asked for is protocol.name 'greedy'"),
-        ({"protocol": {"temperature": 0.7}}, r"protocol.temperature None, but asked for is protocol.temperature 0\.7"),
-        ({"run": "mini@30", "seed": 1}, "with run None, seed None, but asked for is run 'mini@30', seed 1"),
+        (
+            {"protocol": {"name": "paper", "samples": 8}},
+            "with protocol.samples 4, but --config requires protocol.samples 8",
+        ),
+        ({"protocol": {"name": "greedy"}}, "with protocol.name 'paper', but --config requires protocol.name 'greedy'"),
+        (
+            {"protocol": {"temperature": 0.7}},
+            r"protocol.temperature None, but --config requires protocol.temperature 0\.7",
+        ),
+        ({"run": "mini@30", "seed": 1}, "with run None, seed None, but --config requires run 'mini@30', seed 1"),
     ],
 )
 def test_completions_of_another_protocol_than_the_one_asked_for_are_refused(scored, command, asked, message):

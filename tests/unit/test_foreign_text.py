@@ -38,7 +38,7 @@ TEMPLATES = {
     "memory": ("{{ 'ab' * 10 ** 10 }}", "2 GB of memory"),
     "list": ("{{ [0] * 10 ** 10 }}", "2 GB of memory"),
     "long": ("{{ 'a' * 30000000 }}", "30,000,000 characters"),
-    "large": ("a" * 2_000_000, "which no such file of a model has"),
+    "large": ("a" * 2_000_000, "too many for this kind of file"),
     "loops": ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "more than 2 s"),
     "power": ("{{ 7 ** (7 ** 12) }}", "more than 2 s"),
 }

@@ -173,10 +173,10 @@ def test_what_a_template_refuses_is_said(folder, tmp_path):
     with pytest.raises(UserError, match="has no chat template"):
         ChatTokenizer(tmp_path).render([{"role": "user", "content": "?"}])
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match=r"holds no usable tokenizer: tokenizer\.json: "):
+    with pytest.raises(UserError, match=r"has no usable tokenizer: tokenizer\.json: "):
         ChatTokenizer(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match="holds no usable tokenizer: there is no tokenizer"):
+    with pytest.raises(UserError, match="has no usable tokenizer: tokenizer"):
         ChatTokenizer(tmp_path)
 
 

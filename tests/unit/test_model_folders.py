@@ -154,7 +154,10 @@ def flip_a_bit(path):
         ),
         (lambda folder: (folder / "source.json").write_bytes(b"[" * 100_000), "source.json is not JSON"),
         (lambda folder: (folder / "source.json").write_bytes(b'{"files": "\xe9"}'), "source.json is not JSON"),
-        (lambda folder: (folder / "source.json").write_bytes(b'{"files": ["a"]}'), "source.json is no record"),
+        (
+            lambda folder: (folder / "source.json").write_bytes(b'{"files": ["a"]}'),
+            "source.json is not a download record",
+        ),
     ],
     ids=["weights", "lost", "nested", "not UTF-8", "no record"],
 )

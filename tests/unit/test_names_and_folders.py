@@ -60,7 +60,7 @@ def test_a_missing_model_folder_is_not_asked_of_the_hub(here, monkeypatch, name)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     (here / "mine").mkdir()
     write_rows(here / "q.jsonl")
-    with pytest.raises(UserError, match=f"there is no model folder {name}"):
+    with pytest.raises(UserError, match=f"no such model folder: {name}"):
         load_tokenizer(name)
     for command in (
         ["evaluate", "--model-path", name, "--dataset", "q.jsonl", "--output-file", "o.json"],
@@ -74,7 +74,7 @@ def test_a_missing_model_folder_is_not_asked_of_the_hub(here, monkeypatch, name)
 
 @pytest.mark.parametrize("name", ["data/train.parquet", "train.jsonl", "./set"])
 def test_a_missing_training_set_is_not_asked_of_the_hub(here, name):
-    with pytest.raises(UserError, match=f"there is no file or folder {name}"):
+    with pytest.raises(UserError, match=f"no such file or folder: {name}"):
         process_dapo_dataset(name, here / "out")
 
 
@@ -90,7 +90,7 @@ def test_a_benchmarks_name_goes_before_a_folder_of_that_name(here):
 
 @pytest.mark.parametrize("name", ["data/aime24", "no/math500", "./aime"])
 def test_a_missing_benchmark_file_is_not_the_benchmark_of_its_name(here, name):
-    with pytest.raises(UserError, match=f"there is no dataset file {name}"):
+    with pytest.raises(UserError, match=f"no such dataset file: {name}"):
         load_eval_dataset(name)
 
 
@@ -101,8 +101,8 @@ def test_a_missing_benchmark_file_is_not_the_benchmark_of_its_name(here, name):
             {"external": {"mine": {"model": "own/model"}}},
             "external.mine: own/model is a folder here, and not asked of the hub",
         ),
-        ({"external": {"mine": {"model": "own/nothere"}}}, "external.mine.model: there is no folder own/nothere"),
-        ({"external": {"mine": {"model": "models/nothere"}}}, "external.mine.model: there is no folder models/nothere"),
+        ({"external": {"mine": {"model": "own/nothere"}}}, "external.mine.model: no such folder: own/nothere"),
+        ({"external": {"mine": {"model": "models/nothere"}}}, "external.mine.model: no such folder: models/nothere"),
         ({"external": {"mine": {"path": "nothere"}}}, "external.mine.path: nothere is not there"),
         (
             {"models": {"mine": {"source": "hub", "hub_id": "own/model", "context_length": 4096}}},

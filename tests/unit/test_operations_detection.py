@@ -59,7 +59,7 @@ def test_variances_come_from_results_and_the_luck_of_training_from_several(paper
 def test_the_command_prints_each_benchmark_and_refuses_nonsense(capsys):
     assert main(["plan", "--detect", "2.0"]) == 0
     printed = capsys.readouterr().out
-    assert "average" in printed and "The luck of the training is not in it" in printed
+    assert "average" in printed and "Seed variance is not included" in printed
     for words in (["--detect", "0"], ["--detect", "2", "--seeds", "0"]):
         with pytest.raises(UserError, match="--detect must be above 0"):
             main(["plan", *words])

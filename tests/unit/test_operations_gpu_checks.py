@@ -140,7 +140,7 @@ def test_a_runs_first_job_looks_at_its_node_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     request = SimpleNamespace(work_dir=tmp_path / "work", hardware=HARDWARE, engine="verl")
-    with pytest.raises(UserError, match="gpus: 8 GPUs wanted, no NVIDIA driver answers"):
+    with pytest.raises(UserError, match="gpus: 8 GPUs requested, but no NVIDIA driver responds"):
         train.check_node(request)
     assert not request.work_dir.exists()
     without = HARDWARE.model_copy(update={"gpus_per_node": 0})

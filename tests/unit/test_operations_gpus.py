@@ -79,7 +79,7 @@ def test_more_devices_than_there_are_is_refused_at_once(tmp_path):
     job = leased(5, "true", folder=tmp_path)
     _, stderr = job.communicate(timeout=20)
     assert job.returncode == 2
-    assert stderr.startswith("error: 5 GPUs wanted, 4 visible (0,1,2,3)")
+    assert stderr.startswith("error: 5 GPUs requested, 4 visible (0,1,2,3)")
 
 
 def test_no_gpu_is_leased_for_none_or_for_a_job_of_several_nodes(tmp_path):

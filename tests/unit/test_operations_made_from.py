@@ -47,7 +47,7 @@ def test_a_changed_input_of_a_trained_run_is_refused_by_name(layout, trained, wh
 
 
 def test_a_base_model_is_not_made_again_under_a_trained_run(layout, trained):
-    with pytest.raises(UserError, match=r"models/tiny would be made again, and run mini has trained from it"):
+    with pytest.raises(UserError, match=r"models/tiny would be created again, but run mini was trained from it"):
         made_from.check_trained_runs(layout, set(), {layout.base_model("mini")})
 
 

@@ -53,7 +53,7 @@ def test_published_and_live_steps_are_joined_each_once(tmp_path):
 
 def test_a_run_without_a_step_is_shown(tmp_path):
     run = progress.read_run(write_run(tmp_path / "run"), total=20)
-    assert "step 0 of 20, nobody is training" in progress.render([run])
+    assert "step 0 of 20, no trainer is running" in progress.render([run])
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_run_that_an_alarm_ended_is_shown_first_with_the_way_out_and_said_when
     write_json(folder / "work/alarms.json", [entry | {"accepted": "2026"}])
     assert not list(start_checks.marked([("deepseek", 60)], layout))
     write_json(folder / "work/alarms.json", {"torn": 1})
-    assert "no list of alarms" in progress.findings(progress.read_run(folder))[0]
+    assert "not a list of alarms" in progress.findings(progress.read_run(folder))[0]
 
 
 def test_a_work_folder_that_is_a_file_is_shown(tmp_path):

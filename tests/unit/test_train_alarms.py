@@ -120,7 +120,7 @@ def test_the_sentence_shows_an_answer_next_to_its_gold_and_the_way_out(tmp_path)
     with pytest.raises(AlarmRaised) as caught:
         watched(work, run(*[ALL_WRONG] * 4))
     said = str(caught.value)
-    assert "none of the 6,144 answers of steps 1 to 3 earns more than the least reward, -1" in said
+    assert "none of the 6,144 answers of steps 1 to 3 earns more than the lowest reward, -1" in said
     assert r"boxed{43}', its gold is '42'" in said and "xxx" in said and len(said) < 1000
     assert f"`justrl train resume '{tmp_path / 'a run'}' --accept least_reward`" in said
     (entry,) = read_json(work / "alarms.json")
@@ -164,7 +164,7 @@ def test_an_accepted_alarm_leaves_the_others_on(tmp_path):
     with pytest.raises(AlarmRaised):
         watched(tmp_path, rows, limits=limits)
     alarms.accept(tmp_path, ["least_reward"])
-    with pytest.raises(AlarmRaised, match=r"^alarm probs_difference: .* by 1, 1 on average in steps 4 to 5 "):
+    with pytest.raises(AlarmRaised, match=r"^alarm probs_difference: .* is 1, 1 in steps 4 to 5 "):
         watched(tmp_path, rows[2:], before=rows[:2], limits=limits)
     assert [entry["alarm"] for entry in alarms.read(tmp_path)] == ["least_reward", "probs_difference"]
 

@@ -205,7 +205,7 @@ def test_no_room_is_said_so_and_the_state_before_is_intact(tmp_path, limit):
     spare = save(tmp_path, 10)
     with pytest.raises(UserError) as error, files_no_longer_than(limit):
         save_state(tmp_path, make_state(20), spare)
-    assert "no room to save the training state of step 20" in str(error.value)
+    assert "no space to save the training state of step 20" in str(error.value)
     assert "intact states: step_000010" in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["step_000010"]
     assert load_state(tmp_path / "step_000010", IDENTITY).step == 10

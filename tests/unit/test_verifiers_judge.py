@@ -188,9 +188,9 @@ def test_wrong_options_are_named(judge_folder, tmp_path):
         get_grader("model", prompt="{answer}")
     with pytest.raises(UserError, match="max_tokens must be at least 1, got 0"):
         get_grader("model", max_tokens=0)
-    with pytest.raises(UserError, match="too few for a prompt"):
+    with pytest.raises(UserError, match="too short for a prompt"):
         get_grader("model", model=judge_folder, backend="transformers", max_model_len=10).grade("a", "b", "c")
     with pytest.raises(UserError, match="backend 'llama' is unknown"):
         get_grader("model", model=judge_folder, backend="llama").grade("a", "b", "c")
-    with pytest.raises(UserError, match="there is no model folder"):
+    with pytest.raises(UserError, match="no such model folder:"):
         get_grader("model", model=tmp_path / "no/such/judge", backend="transformers").grade("a", "b", "c")

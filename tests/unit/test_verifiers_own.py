@@ -141,7 +141,7 @@ def test_a_missing_file_is_named_by_its_key():
     plain = config.read()
     plain["experiment"] = "mine"
     plain["runs"]["deepseek"]["recipe"] = {"reward": {"file": "nowhere.py"}}
-    with pytest.raises(UserError, match=r"deepseek.recipe.reward.file: there is no such file.*got 'nowhere.py'"):
+    with pytest.raises(UserError, match=r"deepseek.recipe.reward.file: no such file.*got 'nowhere.py'"):
         config.Experiment.from_mapping(plain)
 
 
@@ -167,7 +167,7 @@ def test_a_grader_stands_beside_the_others(write):
 @pytest.mark.parametrize("returned", ["1", "'yes'", "0.5", "[True]"])
 def test_a_grader_that_says_neither_is_refused(write, returned):
     own = write(f"def grade(completion, gold, row):\n    return {returned}", "grade")
-    with pytest.raises(UserError, match="a grader returns True, False, or None"):
+    with pytest.raises(UserError, match="a grader must return True, False, or None"):
         OwnGrader(own).grade_many([("it is 6", "6", {})])
 
 

@@ -250,7 +250,7 @@ def test_only_what_was_asked_for_is_missing(results, capsys):
 def test_where_nothing_was_started_nothing_is_wrong(tmp_path, capsys, options):
     assert justrl(["verify", str(tmp_path / "results"), *options]) == 0
     out = capsys.readouterr().out
-    assert "no experiment has been started in" in out or "not asked for and not made" in out
+    assert "no experiment has been started in" in out or "not requested, not computed" in out
     assert out.count("\n") == 1
 
 

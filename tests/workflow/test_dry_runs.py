@@ -290,7 +290,7 @@ def test_a_step_that_no_segment_ends_at_is_refused_with_the_nearest(workspace):
 def test_a_report_of_nothing_says_what_to_run(workspace):
     result = workspace.run("--report", "report.html", check=False)
     assert result.returncode != 0
-    assert "nothing of the experiment paper is in results yet" in result.stdout + result.stderr
+    assert "the experiment paper has no results in results yet" in result.stdout + result.stderr
 
 
 def requests(workspace, rule: str, *config: str) -> set[str]:
@@ -345,7 +345,7 @@ def _repeated(spelled):
     [
         (_repeated("{{{}}}"), "what anchors repeat included"),
         ("recipe: &r {x: *r}", "line 1: .r is inside of what it names"),
-        (None, "is no file: a configuration is a file of YAML"),
+        (None, "is not a file: give a YAML file as configuration"),
         ("x: " + "[" * 50_000, "nested deeper than 40 levels"),
         ("x: [" + "1, " * 10_000_000 + "1]", "larger than 1,048,576 bytes"),
         ("recipe:\n\tsteps: 3\n", "line 2: not valid YAML: found character"),
@@ -391,4 +391,4 @@ def test_so_it_does_with_config_yaml(own_workspace, content):
     else:
         path.write_text(content)
     status, output = own_workspace.dry_run()
-    assert status != 0 and re.search("what anchors repeat included|is no file", output), output[-3000:]
+    assert status != 0 and re.search("what anchors repeat included|is not a file", output), output[-3000:]

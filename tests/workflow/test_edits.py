@@ -149,7 +149,10 @@ def test_what_is_gone_behind_a_finished_result_is_said(copy):
     status, output = copy.dry_run("results/mini/sums_heldout_mini@base.json", *MINI)
     assert status == 0 and "Nothing to be done" in output
     folder = "results/mini/evaluations/mini@base/sums_heldout/paper"
-    assert f"Behind finished results 3 files or folders are gone, which nothing makes again: {folder}" in output
+    assert (
+        f"Inputs of finished results are missing (3 files or folders), and no rule creates them again: {folder}"
+        in output
+    )
     assert "`justrl verify results/mini`" in output
 
 
@@ -159,7 +162,7 @@ def test_completions_are_replaced_only_where_that_is_accepted(mini):
     status, output = mini.dry_run(*MINI)
     assert status != 0
     assert "protocols.paper.temperature: 0.7 -> 0.6" in output
-    assert "would be sampled again and replaced" in output and "--config accept_changes=true" in output
+    assert "would be generated again and replaced" in output and "--config accept_changes=true" in output
     assert mini.jobs(*MINI, "--config", "accept_changes=true")["generate_together"] == 3
 
 

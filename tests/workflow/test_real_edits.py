@@ -273,7 +273,7 @@ def test_another_seed_is_refused(copy):
 
 def test_more_shards_are_refused(copy):
     configure(copy, "together: false", "together: false\n  shards: 2")
-    refused(copy, r"would be sampled again and replaced \(evaluation\.shards was another\)")
+    refused(copy, r"would be generated again and replaced \(evaluation\.shards was another\)")
 
 
 def fingerprint(model):
@@ -313,7 +313,7 @@ def test_a_model_that_came_back_as_another_is_refused(copy):
 
 def test_a_deleted_shard_is_said(copy):
     shutil.rmtree(copy.folder / "results/edits/evaluations/mini@4/mine/paper/completions")
-    assert "Behind finished results" in nothing_but_said(copy)
+    assert "Inputs of finished results are missing" in nothing_but_said(copy)
 
 
 def nothing_but_said(copy):

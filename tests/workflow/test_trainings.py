@@ -148,8 +148,8 @@ GONE = "runs: {deepseek: {enabled: false}, nemotron: {enabled: false}}\n"
 @pytest.mark.parametrize(
     ("options", "overlay", "target", "said"),
     [
-        ((), GONE, "all", "all: no run is on, so there is nothing to make: set runs.deepseek.enabled to true"),
-        ((), GONE, "canary", "canary: no run is on"),
+        ((), GONE, "all", "all: no run is enabled, so there is nothing to do: set runs.deepseek.enabled to true"),
+        ((), GONE, "canary", "canary: no run is enabled"),
         ((), GONE, "first_1000", "first_1000: no run is on"),
         (
             ("--profile", "mini"),
@@ -215,7 +215,7 @@ def test_the_start_says_what_is_left_out(workspace):
     for line in (
         "overlays.models is not drawn: nemotron is off (runs.nemotron.enabled)",
         "overlays.three draws deepseek, deepseek_async alone: nemotron is off (runs.nemotron.enabled)",
-        "compare.o is not made: deepseek_overlong is off (runs.deepseek_overlong.enabled)",
+        "compare.o is left out: deepseek_overlong is off (runs.deepseek_overlong.enabled)",
     ):
         assert output.splitlines().count(line) == 1, line
     assert workspace.jobs("--configfile", "left_out.yaml")["plot_overlay"] == 1

@@ -94,14 +94,14 @@ BROKEN = {
         "its configuration was edited",
     ),
     "completions deleted": (lambda f: (f / COMPLETIONS).unlink(), f"{COMPLETIONS} is missing"),
-    "completions edited": (lambda f: edit_answers(f / COMPLETIONS), "is not the file that it was made from"),
+    "completions edited": (lambda f: edit_answers(f / COMPLETIONS), "has changed since it was computed"),
     "grades truncated": (
         lambda f: (f / EVALUATION / "grades_rules.parquet").write_bytes(b"PAR1"),
-        "grades_rules.parquet is not the file that it was made from",
+        "grades_rules.parquet has changed since it was computed",
     ),
     "of another checkpoint": (
         lambda f: shutil.copy(f / "sums_heldout_mini@30.json", f / RESULT),
-        "it was made for another configuration: generation.run is 'mini@30' instead of 'mini@60'",
+        "it was computed with another configuration: generation.run is 'mini@30' instead of 'mini@60'",
     ),
     "model deleted": (lambda f: shutil.rmtree(f / "runs/mini/segments/60/model"), "segments/60/model is missing"),
     "segment between deleted": (
@@ -114,7 +114,7 @@ BROKEN = {
     ),
     "metrics edited": (
         lambda f: flip_last_byte(f / "runs/mini/segments/60/metrics.jsonl"),
-        "segments/60/metrics.jsonl is not what the segment ended with",
+        "segments/60/metrics.jsonl differs from the end of the segment",
     ),
     "recipe edited": (
         lambda f: edit(f / "runs/mini/run.json", lambda r: r["recipe"].update(learning_rate=1.0)),

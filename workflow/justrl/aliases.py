@@ -40,11 +40,11 @@ ELSEWHERE = {other: ours for other, ours in _OURS.items() if "." in ours}
 OPTIONS = {
     "train_files": "the option --data FILE (the Parquet file of `justrl data`)",
     "train_file": "the option --data FILE (the Parquet file of `justrl data`)",
-    "val_files": "`justrl evaluate --dataset FILE`, as a training without Snakemake evaluates nothing",
+    "val_files": "`justrl evaluate --dataset FILE`; a training without Snakemake does not evaluate",
     "model_path": "the option --model FOLDER",
     "model_name_or_path": "the option --model FOLDER",
     "output_dir": "the option --output FOLDER",
-    "project_name": "the environment variable WANDB_PROJECT, or TRACKIO_PROJECT, beside `--tracker NAME`",
+    "project_name": "the environment variable WANDB_PROJECT or TRACKIO_PROJECT, together with `--tracker NAME`",
     "experiment_name": "the option --run NAME, a name under `runs` in the configuration",
     "total_epochs": "a number of steps, runs.{run}.steps=N",
     "num_epochs": "a number of steps, runs.{run}.steps=N",

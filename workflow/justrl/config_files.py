@@ -74,7 +74,7 @@ def read_yaml(path: str | Path) -> Config:
     except OSError:  # a name too long, which opening it says
         odd = False
     if odd:
-        raise UserError(f"{path} is no file: a configuration is a file of YAML")
+        raise UserError(f"{path} is not a file: give a YAML file as configuration")
     try:
         with path.open("rb") as handle:
             content = handle.read(MOST_BYTES + 1)
@@ -175,7 +175,7 @@ class _Builder:
         elif isinstance(event, yaml.DocumentStartEvent):
             self.documents += 1
             if self.documents > 1:
-                raise self._problem(event, "a second document begins here: a configuration is one")
+                raise self._problem(event, "a second YAML document begins here: keep one document per file")
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
         top = self._open[-1] if self._open else None

@@ -33,7 +33,7 @@ def _sentence(problem: Mapping[str, Any], where: str, owner: type[BaseModel] | N
         return f"{where} is missing{meaning}"
     if kind == "union_tag_invalid":
         known = problem["ctx"]["expected_tags"].replace("'", "")
-        return f"{where}.source: {value.get('source')!r} is none of {known}"
+        return f"{where}.source: {value.get('source')!r} is not one of {known}"
     if kind == "union_tag_not_found":
         return f"{where}.source is missing"
     message = problem["msg"].removeprefix("Value error, ")

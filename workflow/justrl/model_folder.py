@@ -51,15 +51,15 @@ def check_model_folder(model_dir: str | Path) -> None:
     if not folder.is_dir():
         if is_hub_id(model_dir):
             return
-        raise UserError(f"there is no model folder {model_dir}; a model of the hub is named owner/name")
+        raise UserError(f"no such model folder: {model_dir}; name a model on the hub owner/name")
     check_files(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{model_dir} is not a Hugging Face model folder: it has no config.json")
     check_numbers(read_object(folder / "config.json"), folder / "config.json")
     if (folder / "adapter_config.json").is_file():
         raise UserError(
-            f"{folder} holds an adapter (adapter_config.json), in whose place its base model may be loaded: merge the "
-            "two, or take that file out"
+            f"{folder} holds an adapter (adapter_config.json), which some programs ignore and load only "
+            "its base model: merge the two, or remove that file"
         )
     for path in weight_files(folder):
         if path.is_file():
@@ -75,7 +75,7 @@ def check_files(folder: Path, within: str | Path | None = None) -> None:
     root = os.path.realpath(within or folder)
     for path in read_files(folder):
         if path.is_symlink() and not path.exists():
-            raise UserError(f"{path} is a link to {path.readlink()}, where nothing is: put a copy in its place")
+            raise UserError(f"{path} is a link to {path.readlink()}, which does not exist: replace the link by a copy")
         if kind := irregular(path):
             raise UserError(
                 f"{path} is {kind} and no file of a model: put the file itself in its place, or take it away"
@@ -87,7 +87,7 @@ def check_files(folder: Path, within: str | Path | None = None) -> None:
                 raise UserError(f"{path} is a link out of the model's folder, to {target}: put a copy in its place")
         most = LARGEST_TEMPLATE if path.suffix == ".jinja" else _LARGEST.get(path.name, 0)
         if most and (size := path.stat().st_size) > most:
-            raise UserError(f"{path} has {size:,} bytes, which no such file of a model has: download it again")
+            raise UserError(f"{path} has {size:,} bytes, too many for this kind of file: download it again")
 
 
 def read_files(folder: Path) -> Iterator[Path]:
@@ -127,7 +127,7 @@ def _check_number(key: str, value: Any, source: str | Path) -> None:
         if value > most:
             raise UserError(f"{source}: {key} must be at most {most:,}, got {value!s:.60}")
     elif isinstance(value, float) and math.isnan(value):
-        raise UserError(f"{source}: {key} is no number (NaN)")
+        raise UserError(f"{source}: {key} is not a number (NaN)")
     elif (key == "factor" or key.endswith(("_eps", "epsilon", "rope_theta"))) and (
         isinstance(value, str | bool) or (isinstance(value, int | float) and not 0 <= value < math.inf)
     ):
@@ -138,9 +138,9 @@ def _check_heads(part: dict[str, Any], source: str | Path) -> None:
     width, heads, shared = (part.get(key) for key in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
     own = any(size in key for key in part if part[key] is not None for size in _HEAD_SIZES)
     if type(width) is int and type(heads) is int and width % heads and not own:
-        raise UserError(f"{source}: hidden_size {width:,} is no multiple of num_attention_heads {heads:,}")
+        raise UserError(f"{source}: hidden_size {width:,} is not a multiple of num_attention_heads {heads:,}")
     if type(heads) is int and type(shared) is int and shared and heads % shared:
-        raise UserError(f"{source}: num_attention_heads {heads:,} is no multiple of num_key_value_heads {shared:,}")
+        raise UserError(f"{source}: num_attention_heads {heads:,} is not a multiple of num_key_value_heads {shared:,}")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -152,8 +152,8 @@ def weight_files(folder: Path) -> list[Path]:
     names = {SINGLE} if single.is_file() or not index.is_file() else indexed_files(folder)
     if single.is_file() and index.is_file() and SINGLE not in indexed_files(folder):
         raise UserError(
-            f"{folder} holds {SINGLE} and {INDEX}, which names others: one program loads the one, another the others; "
-            "take out what is not the model"
+            f"{folder} holds {SINGLE} and {INDEX}, which names other files, so programs load different "
+            "weights: remove the wrong files"
         )
     return [folder / name for name in sorted(names)]
 
@@ -164,11 +164,11 @@ def indexed_files(folder: Path) -> set[str]:
     try:
         names = set(read_json(path)["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no index of weight files ({error}): download the folder again") from error
+        raise UserError(f"{path} is not an index of weight files ({error}): download the folder again") from error
     odd = [name for name in names if not isinstance(name, str) or not name.endswith(".safetensors") or "/" in name]
     if odd or not names:
-        found = f"{odd[0]!r:.80} is no safetensors file of the folder" if odd else "it names none"
-        raise UserError(f"{path} is no index of weight files ({found}): download the folder again")
+        found = f"{odd[0]!r:.80} is not a safetensors file in the folder" if odd else "it names none"
+        raise UserError(f"{path} is not an index of weight files ({found}): download the folder again")
     return names
 
 
@@ -185,10 +185,8 @@ def tensor_shapes(path: Path) -> Shapes:
                 f"{path} is a pointer of Git LFS, not the weights: `git lfs pull` in its folder fetches them"
             )
         if (header := int.from_bytes(start[:8], "little")) > _LARGEST_HEADER:
-            raise UserError(
-                f"{path} has a header of {header:,} bytes, which no model's weights have: download it again"
-            )
+            raise UserError(f"{path} has a header of {header:,} bytes, too long for model weights: download it again")
         with safe_open(path, framework="np") as tensors:
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is cut short or no safetensors file ({error}): download it again") from error
+        raise UserError(f"{path} is truncated or not a safetensors file ({error}): download it again") from error

@@ -23,7 +23,7 @@ FOLDERS = {
     "models": "the models",
     "runs": "the runs",
     "samples": "the pages of answers",
-    "set_aside": "the runs that were set aside",
+    "set_aside": "the runs moved away by `justrl set-aside`",
     "timings": "the times of jobs",
 }
 
@@ -41,11 +41,11 @@ def check_folder(given: str, here: Path) -> None:
     if not given.strip() or here.resolve().is_relative_to(path):
         wrong = f"is {path} itself"
     elif given.startswith("~") or "$" in given:
-        wrong = "is taken as it is written: ~ and $ are not filled in"
+        wrong = "is used literally: ~ and $ are not expanded; write the full path"
     elif not given.isprintable():
         wrong = "has characters that are not printed"
     elif taken := next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None):
-        wrong = f"cannot be made: {taken} is a file"
+        wrong = f"cannot be created: {taken} is a file; choose another folder"
     elif inside and (inside[0] in OURS or inside[0].startswith(".")):
         wrong = f"is in {inside[0]}, which holds other things"
     elif not inside and path.parts[1] in SYSTEM:

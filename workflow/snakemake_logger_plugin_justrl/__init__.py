@@ -308,7 +308,7 @@ def _bars(stream: Any) -> "Bars | None":
     try:
         return Bars(stream)
     except ImportError:
-        print("rich is not installed: lines in place of bars", file=stream)
+        print("rich is not installed: printing lines instead of progress bars", file=stream)
         return None
 
 

@@ -84,10 +84,7 @@ def _list(values: Sequence[float]) -> str:
 def _sync(rows: Sequence[Mapping[str, Any]], asked: Asked) -> Answer:
     """Steps that begin a segment sample from weights out of a folder, the others from weights sent during the run."""
     name, question = "sync", "Do answers come from the weights that were just trained?"
-    action = (
-        "do not train: the sampler and the trainer hold different policies; docs/verl.md says which runner vLLM must "
-        "take"
-    )
+    action = "do not train: sampler and trainer use different weights; docs/verl.md names the vLLM runner to use"
     differences = [row.get("rollout_probs_diff_mean") for row in rows]
     missing = [row["step"] for row, value in zip(rows, differences, strict=True) if value is None]
     if not rows or missing:
@@ -106,7 +103,11 @@ def _sync(rows: Sequence[Mapping[str, Any]], asked: Asked) -> Answer:
         return Answer(name, question, NO, f"{said}; at most {MOST_DIFFERENCE:g}", action)
     if not later:
         return Answer(
-            name, question, NOT_SHOWN, f"{said}: no step sampled from weights sent to it", "canary.segment_steps: 2"
+            name,
+            question,
+            NOT_SHOWN,
+            f"{said}: no step sampled from weights that were sent to the sampler",
+            "canary.segment_steps: 2",
         )
     most = max(TIMES_THE_FIRST * max(first, default=0.0), LEAST_DIFFERENCE)
     if max(later) > most:
@@ -114,20 +115,22 @@ def _sync(rows: Sequence[Mapping[str, Any]], asked: Asked) -> Answer:
     moved = [row for row in rows if row["step"] % asked.segment_steps and (row.get("grad_norm") or 0) > 0]
     if not moved:
         why = f"{said}, and no step before them changed the weights (grad_norm is 0)"
-        return Answer(name, question, NOT_SHOWN, why, "raise canary.steps, so that some group of answers differs")
+        return Answer(
+            name, question, NOT_SHOWN, why, "raise canary.steps until the answers of some group differ in reward"
+        )
     return Answer(name, question, YES, said)
 
 
 def _stop_tokens(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | None) -> Answer:
-    name, question = "stop_tokens", "Do answers end by themselves?"
+    name, question = "stop_tokens", "Do answers end before the length limit?"
     cut = _values(rows, "response_clip_ratio")
     if not cut:
         return Answer(name, question, NOT_SHOWN, "response_clip_ratio is not in the metrics")
-    said = f"{min(cut):.0%} to {max(cut):.0%} of a step's answers were cut off at the limit"
+    said = f"{min(cut):.0%} to {max(cut):.0%} of the answers of a step were truncated"
     evaluated = (result or {}).get("truncated_fraction")
-    said += f", {evaluated:.0%} of the evaluation's" if evaluated is not None else ""
+    said += f", {evaluated:.0%} of the answers in the evaluation" if evaluated is not None else ""
     if min(cut) > MOST_TRUNCATED:
-        action = "compare the stop tokens that `justrl preflight` lists; or the limit is too short for this model"
+        action = "check the stop tokens that `justrl preflight` lists, or raise the length limit for this model"
         return Answer(name, question, NO, said, action)
     return Answer(name, question, YES, said)
 
@@ -137,38 +140,44 @@ def _memory(rows: Sequence[Mapping[str, Any]], asked: Asked) -> Answer:
     used = _values(rows, "memory_gb")
     if not asked.gpu_memory or not used:
         return Answer(name, question, NOT_SHOWN, "no GPU's memory was measured")
-    said = f"the trainer took at most {max(used):.1f} of {asked.gpu_memory:.1f} GiB"
+    said = f"the trainer used at most {max(used):.1f} of {asked.gpu_memory:.1f} GiB"
     if max(used) > MOST_MEMORY * asked.gpu_memory:
         return Answer(name, question, NO, said, "lower hardware.engine.max_tokens_per_gpu")
     return Answer(name, question, YES, said)
 
 
 def _time(rows: Sequence[Mapping[str, Any]], asked: Asked) -> Answer:
-    name, question = "time", "Do steps take what the plan says?"
+    name, question = "time", "Do steps take as long as planned?"
     taken = _values(rows, "step_seconds")
     if not taken or not asked.expected_seconds:
         return Answer(name, question, NOT_SHOWN, f"steps took {_list(taken)} s; the plan has no estimate of them")
     # The first step of all compiles.
     usual = sorted(taken[1:] or taken)[len(taken[1:] or taken) // 2]
-    said = f"a step took {usual:,.0f} s, by the plan {asked.expected_seconds:,.0f} s"
+    said = f"a step took {usual:,.0f} s, the plan expects {asked.expected_seconds:,.0f} s"
     if usual > MOST_TIME * asked.expected_seconds:
-        action = "`justrl plan` counts with the canary's times from now on: look at what the run then costs"
-        return Answer(name, question, NO, f"{said}; at most {MOST_TIME:g} times as much", action)
+        action = "`justrl plan` now uses the canary's timings: check the cost of the run with it"
+        return Answer(name, question, NO, f"{said}; allowed is {MOST_TIME:g} times as much", action)
     return Answer(name, question, YES, said)
 
 
 def _reward(rows: Sequence[Mapping[str, Any]]) -> Answer:
-    name, question = "reward", "Are right answers found?"
+    name, question = "reward", "Are some answers correct?"
     right = _values(rows, "accuracy")
     undecided = max(_values(rows, "undecided"), default=0.0)
     if not right:
         return Answer(name, question, NO, "accuracy is not in the metrics", "read the log of the training")
-    said = f"{min(right):.1%} to {max(right):.1%} of a step's answers earned more than the least reward"
+    said = f"{min(right):.1%} to {max(right):.1%} of the answers of a step earned more than the lowest reward"
     said += f", {undecided:.1%} were undecided" if undecided else ""
     if max(right) == 0.0:
-        return Answer(name, question, NO, said, "read some answers next to their golds (rollouts.html)")
+        return Answer(name, question, NO, said, "compare some answers with their reference answers (rollouts.html)")
     if min(right) == 1.0 or undecided > 0.01:
-        return Answer(name, question, NO, said, "a reward that cannot tell answers apart teaches nothing")
+        return Answer(
+            name,
+            question,
+            NO,
+            said,
+            "change the questions or the reward: the model cannot learn from a reward that does not differ",
+        )
     return Answer(name, question, YES, said)
 
 
@@ -182,7 +191,7 @@ def _resume(rows: Sequence[Mapping[str, Any]], asked: Asked) -> Answer:
     if not ends:
         return Answer(name, question, NOT_SHOWN, "there was one segment", "canary.segment_steps: half of canary.steps")
     begun = [row.get("rollout_probs_diff_mean") for row in rows if row["step"] - 1 in ends]
-    said = f"{len(ends) + 1} jobs made steps 1 to {asked.steps} without a gap"
+    said = f"{len(ends) + 1} jobs trained steps 1 to {asked.steps} without a gap"
     if any(value is None or value > MOST_DIFFERENCE for value in begun):
         return Answer(name, question, NO, f"{said}, but the first step of a resumed job sampled from other weights")
     return Answer(name, question, YES, said)
@@ -213,7 +222,7 @@ def sections(record: Mapping[str, Any]) -> list[Section]:
         ]
         for answer in record["answers"]
     ]
-    lead = f"What the short trial of {record['run'].removeprefix('canary_')} showed before the run itself is paid for."
+    lead = f"What the short trial of {record['run'].removeprefix('canary_')} showed before the full training."
     changed = [
         [Text(key), Text(f"{there}"), Text(f"{here}")] for key, (there, here) in record["asked"]["changed"].items()
     ]
@@ -223,7 +232,7 @@ def sections(record: Mapping[str, Any]) -> list[Section]:
             "Changed for the trial",
             ["Setting", "The run", "Its canary"],
             changed,
-            "Everything else is as the run has it. Nothing is ever resumed from a canary.",
+            "All other settings are those of the run. No run resumes from a canary.",
             numeric=False,
         ),
     ]

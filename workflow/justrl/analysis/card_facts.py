@@ -64,7 +64,7 @@ def training(layout: Layout, run: str, attempts: Sequence[Mapping[str, Any]]) ->
     if len(seconds) < len(rows):
         hours, cost = (
             NOT_MEASURED,
-            f"not known: {len(rows) - len(seconds)} of {len(rows)} steps say not how long they took",
+            f"not known: {len(rows) - len(seconds)} of {len(rows)} steps have no time",
         )
     looked = [Path(layout.run(run)) / "preflight.json", WorkDir(Path(layout.run(run)) / "work").node]
     checks = {check["name"]: check["found"] for file in looked for check in read_json_object(file).get("checks", [])}

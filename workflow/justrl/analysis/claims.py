@@ -465,14 +465,16 @@ def claims_section(claims: Sequence[Claim], experiment: str) -> Section:
             ]
         )
     lead = (
-        "Each claim of the paper (arXiv 2512.16649), what its own numbers say of it, what ours say, and the verdict "
-        "on ours. Intervals are of 95%; margins of published averages are held against the binomial bound of their "
-        "questions and samples, so that a margin within noise is said to be one."
+        "The claims of the paper (arXiv 2512.16649), with the published numbers, our numbers and a verdict "
+        "on ours. Intervals are 95% confidence intervals. Published differences smaller than sampling "
+        "noise (binomial bound) are marked as within noise."
     )
     name, _, own = experiment.partition("/")
-    notes = () if name == paper.PAPER else (f"The {name} experiment is not the paper's, so nothing is judged.",)
+    notes = (
+        () if name == paper.PAPER else (f"The {name} experiment is not the paper's, so its results are not judged.",)
+    )
     if name == paper.PAPER and own:
-        notes = (f"Not the paper's, so not judged: {own}.",)
+        notes = (f"Not judged, because it is not part of the paper: {own}.",)
     return Section("Claims", ["Claim", "As published", "Here", "Verdict"], rows, lead, notes, numeric=False)
 
 

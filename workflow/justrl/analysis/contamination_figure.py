@@ -72,10 +72,10 @@ def contamination_section(summary: Mapping[str, Any], labels: Mapping[str, str],
         rows.append([Text(labels.get(name, name), note), *(Text(f"{cell}") for cell in cells)])
     columns = ["Benchmark", "Questions", *(name.capitalize() for name, _ in PARTS), "Share", "Training questions"]
     lead = (
-        f"Questions of each benchmark that the training set asks, too, or shares {summary['ngram']} words in a row "
-        "with. Stock phrases are as long, so only the first two counts speak of memory."
+        f"Benchmark questions found in the training set, exactly or as an overlap of {summary['ngram']} "
+        "words. Short overlaps can be stock phrases; only the first two counts suggest contamination."
     )
-    notes = ("Nobody can have trained on a benchmark that is newer than weights and data.",) if newer else ()
+    notes = ("A benchmark that is newer than models and training data cannot have been trained on.",) if newer else ()
     return Section("Contamination", columns, rows, lead, notes)
 
 
@@ -88,11 +88,15 @@ def card_section(card: Mapping[str, Any]) -> Section:
         *_gold_rows(card.get("golds") or {}),
         ("Different questions", rows["unique"], ""),
         ("With contradictory answers", rows["conflicting"], ""),
-        ("Too long", rows["overlong"], f"more than {card['prompt']['max_prompt_length']:,} tokens; left out"),
         (
-            "Trained on",
+            "Prompts over the limit",
+            rows["overlong"],
+            f"more than {card['prompt']['max_prompt_length']:,} tokens; left out",
+        ),
+        (
+            "Kept for training",
             rows["out"],
-            f"before benchmark questions are taken out; SHA-256 {card['output']['sha256'][:12]}…",
+            f"before removal of benchmark questions; SHA-256 {card['output']['sha256'][:12]}…",
         ),
     ]
     table = [[Text(what, note), Text("–" if count is None else f"{count:,}")] for what, count, note in counts]
@@ -106,9 +110,12 @@ def card_section(card: Mapping[str, Any]) -> Section:
 
 def _gold_rows(golds: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     """What became of golds that were not plain answers; cards of earlier versions say nothing of them."""
-    read = [(f"Gold read from {note}", count, "converted") for note, count in golds.get("converted", {}).items()]
+    read = [
+        (f"Reference answer converted from {note}", count, "converted")
+        for note, count in golds.get("converted", {}).items()
+    ]
     return read + [
-        (f"Gold that is no answer: {note}", count, "left out") for note, count in golds.get("unusable", {}).items()
+        (f"Unusable reference answer: {note}", count, "left out") for note, count in golds.get("unusable", {}).items()
     ]
 
 

@@ -60,7 +60,7 @@ def forecast(
         `midpoint` (of compute) and `exponent`, and `curve`, rows [step, value, low, high].
     """
     if len(steps) < FEWEST:
-        return _none("too_few", f"{len(steps)} points are too few, it takes {FEWEST}")
+        return _none("too_few", f"{len(steps)} points are too few (at least {FEWEST} are needed)")
     blocks = np.linspace(0, len(steps), min(len(steps), BLOCKS) + 1).astype(int)[:-1]
     y, x = _means(np.array(values, dtype=float), blocks), compute_at(steps, spent)
     reach = compute_at([max(horizon, steps[-1])], spent)[0]

@@ -95,7 +95,7 @@ def plot_forecast(
     figure, axes = style.panel_grid(len(found), (3.6, 2.75), 6.4, header=0.5 + 0.16 * len(lines))
     for axis, (series, each) in zip(axes, found, strict=True):
         _draw(axis, series, each, until, horizon)
-    style.add_header(figure, title or f"What more steps would bring {run}", experiment, "\n".join(lines))
+    style.add_header(figure, title or f"Forecast of {run} for more steps", experiment, "\n".join(lines))
     style.add_footer(figure, "Solid: fit. Dashed and band: expected, 95% interval. Grey: held out from the fit.")
     return figure
 

@@ -76,7 +76,7 @@ def verdict(rows: Sequence[Mapping[str, Any]], sentences: Sequence[str]) -> str:
     if sentences:
         return "; ".join(sentences)
     if len(rows) < LEAST_STEPS:
-        return f"too early to judge: {len(rows)} of the {LEAST_STEPS} steps after which a run can be called good"
+        return f"too early to judge: {len(rows)} of {LEAST_STEPS} steps needed"
     return "good"
 
 
@@ -111,21 +111,20 @@ STUCK: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], str], ...] = (
     (
         "no_difference",
         _no_group_differs,
-        "no group differs in reward, so there is nothing to learn from; the questions are all too hard or all too easy "
-        "for this model, or the verifier cannot see the answers",
+        "all answers of each group have the same reward, so the model cannot learn; check whether the "
+        "questions are too hard or too easy for this model, and whether the verifier finds the answers",
     ),
-    ("zero_gradient", _gradient_is_zero, "the gradient is zero and the weights stay as they are"),
+    ("zero_gradient", _gradient_is_zero, "the gradient is zero, so the weights do not change"),
     (
         "probs_difference",
         _sampler_differs,
-        "sampler and trainer disagree about the policy, what is trained is not what was sampled; look at the weights "
-        "that reach the sampler, its temperature and its number format",
+        "sampler and trainer use different policies; check the sampler's weights, temperature and number format",
     ),
     (
         "least_reward",
         _reward_is_least,
-        "the reward is the least possible, no answer is right; look at kept rollouts: answer format, prompt suffix, "
-        "truncation, golds",
+        "all rewards are the lowest possible and no answer is correct; check answer format, prompt "
+        "suffix, truncation and reference answers in the saved rollouts",
     ),
 )
 
@@ -174,14 +173,14 @@ def _entropy(metrics: Mapping[str, Mapping[str, float]], experiment: str) -> lis
         sentence = (
             f"entropy fell from {start:.3g} to {end:.3g}"
             + (f" ({as_published:.3g} as the authors' code logs it)" if as_theirs else "")
-            + ": the policy samples nearly the same answer every time; "
-            "look for a length penalty, a lenient verifier, or a learning rate that is too high"
+            + ": the policy generates nearly the same answer every time; check the length penalty, the "
+            "verifier and the learning rate"
         )
         return [{"name": "entropy_collapse", "start": start, "end": end, "sentence": sentence}]
     if end > EXPLOSION_FACTOR * start:
         sentence = (
-            f"entropy rose from {start:.3g} to {end:.3g}: the policy drifts towards noise; look at the gradient norm, "
-            "the clip range and whether rollouts come from the current weights"
+            f"entropy rose from {start:.3g} to {end:.3g}: the policy drifts towards noise; check the gradient "
+            "norm, the clip range and whether rollouts use the current weights"
         )
         return [{"name": "entropy_explosion", "start": start, "end": end, "sentence": sentence}]
     return []

@@ -111,7 +111,9 @@ def load_result(path: str | Path) -> Result:
     if missing:
         raise UserError(f"{path} is not a result file: it has no {', '.join(missing)}")
     if data["headline_grader"] not in data["graders"]:
-        raise UserError(f"{path}: the headline grader {data['headline_grader']!r} is not among its graders")
+        raise UserError(
+            f"{path}: the primary grader {data['headline_grader']!r} is not one of its graders; score it again"
+        )
     run, _, suffix = str(data["name"]).partition("@")
     step = data.get("step")
     if suffix == "base" or step == "base":

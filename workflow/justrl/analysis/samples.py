@@ -26,29 +26,29 @@ NEAR_THE_END = 300
 CHARACTERS = 3_000_000
 ANSWERS = 5_000
 MARKS = {
-    "wrong": ("not correct", "not correct by the grader that stands first"),
-    "disagree": ("graders disagree", "one grader says correct, another does not"),
-    "truncated": ("truncated", "cut off at the limit of tokens"),
+    "wrong": ("not correct", "not correct according to the primary grader"),
+    "disagree": ("graders disagree", "graders disagree on whether it is correct"),
+    "truncated": ("truncated", "truncated at the token limit"),
     "unread": (
-        "right answer not extracted",
-        f"no grader says correct, yet the gold stands in the last {NEAR_THE_END} characters",
+        "correct answer not extracted",
+        f"no grader accepts it, but the reference answer is in the last {NEAR_THE_END} characters",
     ),
-    "unparsed": ("unparsed", "the grader that stands first found no answer"),
+    "unparsed": ("unparsed", "the primary grader found no answer"),
     "timeout": ("grader gave up", "a grader ran out of time or memory"),
-    "repeated": ("repeated text", "ends in the same text at least five times over, or shrinks to a tenth by zlib"),
+    "repeated": ("repeated text", "ends with the same text five times or more, or zlib compresses it to a tenth"),
     "empty": ("empty", "no text at all"),
-    "solve_none": ("question never solved", "none of its answers is correct by the grader that stands first"),
+    "solve_none": ("question never solved", "none of its answers is correct according to the primary grader"),
 }
 # From which share of the answers on a mark is an alarm.
 ALARMS = {"unparsed": 0.1, "truncated": 0.1, "disagree": 0.05, "unread": 0.05, "repeated": 0.05, "empty": 0.01}
 ALARMS |= {"timeout": 0.01}
 MEANINGS = {
-    "truncated": "they were cut off at the limit of tokens",
-    "disagree": "one grader takes what another refuses, so the figure depends on the grader",
+    "truncated": "they were truncated at the token limit",
+    "disagree": "one grader accepts them and another rejects them, so the accuracy depends on the grader",
     "unread": "the correct answer appears near their end, but no grader extracted it",
-    "repeated": "they go round in circles",
-    "empty": "they hold no text",
-    "timeout": "a grader gave up on them, and they count as not correct",
+    "repeated": "they repeat the same text",
+    "empty": "they contain no text",
+    "timeout": "a grader ran out of time or memory; they count as not correct",
 }
 ROLLOUT_COLUMNS = ("step", "sample_index", "prompt", "gold", "response", "length", "reward", "correct", "finish_reason")
 
@@ -110,7 +110,7 @@ def graded_answers(
     for grader in graders:
         check_complete(samples, verdicts[verdicts["grader"] == grader], grader)
     if headline and headline not in graders:
-        raise UserError(f"the headline grader {headline} has no verdicts; there are those of {', '.join(graders)}")
+        raise UserError(f"the primary grader {headline} has no verdicts: choose one of {', '.join(graders)}")
     graders.sort(key=lambda grader: grader != headline)
     found = {grader: _by_sample(verdicts, grader) for grader in graders}
     places = {question.id: place for place, question in enumerate(asked)}
@@ -144,9 +144,9 @@ def read_rollouts(paths: Sequence[str | Path]) -> Samples:
             verdict = ("correct" if row["correct"] else "wrong", f"{row['reward']:+g}")
             label = f"step {row['step']}, sample {row['sample_index']}"
             answers.append(Answer(question, label, row["response"], row["length"], row["finish_reason"], [verdict]))
-    notes = ["Of each step a few rollouts are kept (hardware.rollouts_kept), spread over its questions."]
+    notes = ["A few rollouts per step are saved, from different questions (hardware.rollouts_kept)."]
     if absent:
-        notes.append(f"Nothing was kept of {len(absent)} of {len(paths)} segments, the first of them {absent[0]}.")
+        notes.append(f"No rollouts were saved for {len(absent)} of {len(paths)} segments (first: {absent[0]}).")
     asked = [(f"{number + 1}", prompt, gold) for (prompt, gold), number in questions.items()]
     return mark(Samples(asked, answers, ["reward"], notes), all_answers=False)
 
@@ -246,10 +246,10 @@ def _why_unparsed(answers: Sequence[Answer]) -> str:
     if sum("empty" in answer.marks for answer in answers) > half:
         return "the answers are empty"
     if sum("truncated" in answer.marks for answer in answers) > half:
-        return "most of them were cut off at the limit of tokens before an answer"
+        return "most of them were truncated at the token limit before an answer"
     if sum("\\boxed{" not in answer.text for answer in answers) > half:
         return "the answers are not in a box"
-    return "most of them have a box, but it does not close, or what is in it cannot be read"
+    return "most of them have a box that is not closed or cannot be parsed"
 
 
 def keep_answers(answers: Sequence[Answer], most: int) -> tuple[list[Answer], str]:

@@ -19,7 +19,7 @@ from justrl.analysis.training_figures import Rows, moving_mean, smoothing_window
 from justrl.errors import UserError
 from justrl.evaluation.seeds import TWO_SEEDS, SeedMean, difference_over_seeds, mean_over_seeds, seed_table
 
-ONE_SEED = "One seed says nothing about other seeds."
+ONE_SEED = "With one seed, the variation between seeds is unknown."
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What was found, in a sentence for each run: accuracy before and after training, and the run's health."""
+"""Findings, in a sentence for each run: accuracy before and after training, and the run's health."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ class Found:
         if not parts and self.reward:
             parts = [f"mean reward {_signed(self.reward[0])} to {_signed(self.reward[1])}"]
         steps = f" in {self.steps:,} step{'s' if self.steps > 1 else ''}" if self.steps else ""
-        return f"{self.name} – {'; '.join(parts) or 'nothing evaluated'}{steps}"
+        return f"{self.name} – {'; '.join(parts) or 'not evaluated'}{steps}"
 
 
 def find(results: Sequence[Result], health: Mapping[str, Mapping[str, Any]], experiment: str) -> list[Found]:

@@ -86,7 +86,7 @@ def plot_training(
     for metric in dotted:
         footnote += f" Dotted: {metric} as the authors' code would have logged it."
     if experiment == "paper" and any(PANELS[name].bands for name in panels):
-        footnote += " Grey: what the JustRL paper shows (arXiv 2512.16649)."
+        footnote += " Grey: the JustRL paper (arXiv 2512.16649)."
     style.add_footer(figure, footnote)
     return figure
 

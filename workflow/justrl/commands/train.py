@@ -222,7 +222,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     segment.set_defaults(call=train, request=segment_request)
 
     text = "accept the alarm that stopped a run, so that the next start continues it"
-    resume = commands.add_parser("resume", help=text, description=text, formatter_class=HelpFormatter, allow_abbrev=False)
+    resume = commands.add_parser(
+        "resume", help=text, description=text, formatter_class=HelpFormatter, allow_abbrev=False
+    )
     resume.add_argument("run", metavar="RUN", help="folder of the run, or its name in --results")
     resume.add_argument(
         "--accept",

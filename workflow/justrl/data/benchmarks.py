@@ -109,7 +109,7 @@ def benchmark_name(dataset_name: str, known: Mapping[str, Any]) -> str:
     if name := _name_of(dataset_name, known):
         return name
     if "/" in dataset_name:
-        raise UserError(f"there is no dataset file {dataset_name}")
+        raise UserError(f"no such dataset file: {dataset_name}")
     raise UserError(f"no benchmark {dataset_name!r}: the configuration has {', '.join(known)}")
 
 

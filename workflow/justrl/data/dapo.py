@@ -101,7 +101,7 @@ def process_dapo_dataset(
     are no answers (`golds`); fewer are dropped and counted.
     """
     if not Path(dataset_name).exists() and not is_hub_id(dataset_name):
-        raise UserError(f"there is no file or folder {dataset_name}; a data set of the hub is named owner/name")
+        raise UserError(f"no such file or folder: {dataset_name}; name a data set on the hub owner/name")
     source = local_source(dataset_name) if Path(dataset_name).exists() else None
     source = source or locate("dataset", str(dataset_name), revision, subset=subset, lock=lock, hub=hub)
     place = dataset_name if Path(dataset_name).is_file() else source.folder

@@ -279,7 +279,7 @@ class GoldCounts:
         row, reason, raw = self.first
         allowed = f"at most {most:.0%} may" if most else "every question needs one"
         raise UserError(
-            f"{where}: {self.unusable} of {rows} golds are no answer ({allowed}), the first of them in row {row}: "
+            f"{where}: {self.unusable} of {rows} reference answers are unusable ({allowed}), the first in row {row}: "
             f"{reason}, {raw!r:.200}; repair the file, or name the column of the answers (`answer_column`)"
         )
 

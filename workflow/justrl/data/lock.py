@@ -11,7 +11,7 @@ from typing import Any
 from justrl.errors import UserError
 from justrl.io import exclusive, read_json, write_json
 
-_HEADER = "Written by `justrl data download`; commit it. Delete an entry to take that source anew."
+_HEADER = "Written by `justrl data download`; commit it. Delete an entry to download that source again."
 
 
 def source_key(kind: str, hub_id: str, subset: str | None = None) -> str:
@@ -30,7 +30,7 @@ def read_lock(path: str | Path | None) -> dict[str, dict[str, Any]]:
                 raise ValueError(f"{key} has no revision, or no files")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is not a lock file ({error}): restore it from git, or delete it to start anew"
+            f"{path} is not a lock file ({error}): restore it from git, or delete it to create a new one"
         ) from error
     return sources
 
@@ -45,7 +45,7 @@ def locked_revision(entry: Mapping[str, Any] | None, revision: str, key: str, pa
     if is_commit(revision) and revision != entry["revision"]:
         raise UserError(
             f"{key}: the configuration asks for revision {revision}, but {path} has {entry['revision']}: "
-            f"change the configuration, or delete the entry to take the source anew"
+            f"change the configuration, or delete the entry to download the source again"
         )
     return entry["revision"]
 
@@ -71,7 +71,7 @@ def check_files(entry: Mapping[str, Any], files: Mapping[str, str], key: str, pa
     extra = sorted(set(files) - set(entry["files"]))
     if extra:
         raise UserError(
-            f"{key}: {where} also has {', '.join(extra[:4])}, which {path} does not know: remove what is extra"
+            f"{key}: {where} also has {', '.join(extra[:4])}, which are not in {path}: remove the extra files"
         )
 
 

@@ -139,7 +139,7 @@ def local_source(path: str | Path, kind: Kind = "dataset") -> Source:
             kept = Source(**{name: value for name, value in read_record(record).items() if name in known}, folder=path)
         except TypeError as error:
             raise UserError(
-                f"{record} is no record of a download ({error}): delete its folder and download it again"
+                f"{record} is not a download record ({error}): delete its folder and download it again"
             ) from None
         _check_complete(kept)
         if kind == "model":
@@ -259,7 +259,7 @@ def _from_hub(kind: Kind, hub_id: str, subset: str | None, revision: str, hub: H
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"downloading {kind} {hub_id} at {info.sha} broke off: {reason}; call again to go on"
+            f"downloading {kind} {hub_id} at {info.sha} was interrupted: {reason}; run the command again to continue"
         ) from error
     hashes = _hashes(Path(folder), names)
     for sibling in info.siblings or []:
@@ -282,8 +282,8 @@ def _check_against_hub(path: Path, sha256: str, sibling: Any) -> None:
         return
     if found != expected:
         raise UserError(
-            f"{path} is not what the hub holds (its hash is {found[:12]}..., the hub says {expected[:12]}...): the "
-            f"download was damaged; delete {path.resolve()} and call again"
+            f"{path} is not what the hub holds (its hash is {found[:12]}..., the hub says "
+            f"{expected[:12]}...): the download is damaged; delete {path.resolve()} and run the command again"
         )
 
 
@@ -341,7 +341,7 @@ def download(source: Source, output: str | Path) -> Path:
     """
     output = Path(output)
     if output.is_dir() and any(output.iterdir()) and not (output / "source.json").is_file():
-        raise UserError(f"{output} holds files that are no download: choose another folder or empty it")
+        raise UserError(f"{output} contains files that were not downloaded: choose another folder or empty it")
     with atomic_folder(output) as folder:
         for name in source.files:
             (copy_file if source.origin == "local" else link_file)(source.folder / name, folder / name)

@@ -219,8 +219,8 @@ def pick_column(found: Sequence[str], accepted: Sequence[str], asked: str | None
         if (column := match_column(name, found)) is not None:
             return column
     raise UserError(
-        f"{where} has no column known to hold the {what}: found {', '.join(found) or 'none'}; accepted are "
-        f"{', '.join(accepted)}: rename the column, or name it by {what}_column in the configuration "
+        f"{where} has no column with a known name for the {what}: found {', '.join(found) or 'none'}; accepted are "
+        f"{', '.join(accepted)}: rename the column, or set {what}_column in the configuration "
         f"(--{what}-column of `justrl data`)"
     )
 
@@ -317,7 +317,7 @@ def _values(column: pa.Array) -> list:
     """The values of a column in Python; floats of 16 and 32 bits by the digits that they were written with."""
     kind = column.type
     if _is_list(kind) and _is_short_float(kind.value_type):
-        raise UserError(f"an answer column of {kind} has lost digits: store golds as text")
+        raise UserError(f"an answer column of {kind} has lost digits: store reference answers as text")
     values = column.to_pylist()
     if _is_short_float(kind):
         short = kind.to_pandas_dtype()
@@ -341,7 +341,9 @@ def _answer_text(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float) and abs(value) >= _EXACT_FLOAT:
-        raise UserError(f"the answer {value!r} is stored as a double, which has lost its digits: store golds as text")
+        raise UserError(
+            f"the answer {value!r} is stored as a double, which lost digits: store reference answers as text"
+        )
     if isinstance(value, float | Decimal):
         return number_text(str(value))
     if isinstance(value, list):

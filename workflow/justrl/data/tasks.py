@@ -67,7 +67,7 @@ def why_not(task: str) -> str | None:
     """Why a task's scorer is not taken, read from its source; None where it is."""
     classes = _gym().factory.DATASETS
     if task not in classes:
-        return "there is no such task"
+        return "no such task"
     cls = classes[task][0]
     try:
         calls = dict(_code_of(cls, "score_answer"))

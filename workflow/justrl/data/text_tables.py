@@ -44,7 +44,7 @@ def number_text(literal: str) -> str:
     """A number as a gold has it: whole ones without a point, others with the digits that they are written with."""
     value = Decimal(literal)
     if not value.is_finite() or abs(value.adjusted()) > _FAR:
-        raise UserError(f"{literal} is no answer: store golds as text")
+        raise UserError(f"{literal} is not an answer: store reference answers as text")
     return str(int(value)) if value == value.to_integral_value() else f"{value:f}"
 
 
@@ -54,8 +54,8 @@ def _column(values: list, name: str, where: str, first: int) -> pa.Array:
     except (pa.ArrowException, ValueError, TypeError):
         bad = bisect_left(range(len(values)), True, key=lambda row: _fails(values[: row + 1]))
         raise UserError(
-            f"{where}, row {first + bad}: {name} is {values[bad]!r:.80}, which is no text or of another kind than in "
-            "the rows above"
+            f"{where}, row {first + bad}: {name} is {values[bad]!r:.80}, which is not text, or has "
+            "another type than in the rows above"
         ) from None
 
 
@@ -98,7 +98,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
             parts = (_parse(line, f"cannot read {path}, row {row}") for row, line in enumerate(lines, 1))
         for row, part in enumerate(parts, 1):
             if not isinstance(part, dict):
-                raise UserError(f"cannot read {path}, row {row}: it is no JSON object but {part!r:.80}")
+                raise UserError(f"cannot read {path}, row {row}: it is not a JSON object but {part!r:.80}")
             yield part
 
 

@@ -18,7 +18,7 @@ from justrl.io import atomic_folder
 from justrl.threads import one_core_each
 
 SETTINGS = {
-    "family": "whose tokenizer, template and kind of embeddings it has: " + ", ".join(stand_ins.FAMILIES),
+    "family": "model family to imitate (tokenizer, chat template, embeddings): " + ", ".join(stand_ins.FAMILIES),
     "context_length": "longest prompt and response together, in tokens",
     "hidden_size": "width",
     "intermediate_size": "width of the feed-forward layers",
@@ -26,12 +26,12 @@ SETTINGS = {
     "heads": "attention heads",
     "key_value_heads": "key and value heads",
     "steps": "supervised steps",
-    "batch_size": "examples a step",
+    "batch_size": "examples per step",
     "learning_rate": "peak rate: linear warm-up, then linear to zero",
-    "digits": "digits of the numbers it is trained on",
-    "harder_share": "share of examples with one digit more",
-    "wrong_share": "share of examples answered at a glance, wrongly",
-    "slip_share": "share of column solutions with a slip",
+    "digits": "digits per operand",
+    "harder_share": "share of examples with one more digit",
+    "wrong_share": "share of examples with a wrong answer and no working",
+    "slip_share": "share of worked solutions that contain an error",
 }
 
 # Whole prompts and solutions repeat these, so each is one token and a prompt is about 20 tokens long.

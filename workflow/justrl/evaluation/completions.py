@@ -143,7 +143,7 @@ class PartStore:
             except (pyarrow.ArrowException, OSError) as error:
                 if getattr(error, "errno", None):  # of the disk, not of the file's content
                     raise
-                print(f"{path} is torn and is made again: {error!s:.200}", file=sys.stderr, flush=True)
+                print(f"{path} is damaged and is generated again: {error!s:.200}", file=sys.stderr, flush=True)
                 path.unlink()
                 continue
             for row in found:
@@ -187,7 +187,9 @@ def read_completions(paths: Sequence[str | Path]) -> tuple["pandas.DataFrame", d
         found = comparable(found)
         if first is not None and not made_alike(found, settings):
             different = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
-            raise UserError(f"{path} was not made like {first}: they differ in {', '.join(different)}")
+            raise UserError(
+                f"{path} and {first} were made with different settings: they differ in {', '.join(different)}"
+            )
         if first is None:
             settings, first = found, path
         frames.append(frame)
@@ -242,7 +244,7 @@ def read_table(path: str | Path, columns: Iterable[str], kind: str, optional: Se
     from pyarrow import parquet
 
     if not Path(path).is_file():
-        raise UserError(f"there is no {kind} file {path}")
+        raise UserError(f"no such {kind} file: {path}")
     try:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
@@ -269,7 +271,7 @@ def _read_released(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
     from justrl.data.golds import clean_gold
 
     if not path.is_file():
-        raise UserError(f"there is no completions file {path}")
+        raise UserError(f"no such completions file: {path}")
     rows: list[dict[str, Any]] = []
     order: dict[int, int] = {}
     match = _RELEASED_NAME.search(path.name)

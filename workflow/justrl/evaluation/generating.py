@@ -131,11 +131,11 @@ def generate(job: GenerationJob, backend: backends.Backend | None = None) -> Pat
     stops = backends.stop_token_ids(job.model, tokenizer, revision)
     settings = _settings(job, samples, stops) | {"prompts": _prompts_sha256(job, tokenizer)}
     if job.output.is_file() and completions.made_alike(_settings_of(job.output) or {}, settings):
-        _say(f"{job.output} is already there, made with the same settings")
+        _say(f"{job.output} already exists, made with the same settings")
         return job.output
     store = completions.PartStore(job.output, settings)
     for folder in store.others():
-        _say(f"{folder} holds parts made with other settings: they are left alone and not used")
+        _say(f"{folder} contains parts made with other settings: they are kept and not used")
     done, environments = store.read()
     missing = [sample for sample in plan if (sample.question.id, sample.index) not in done]
     if missing:
@@ -172,7 +172,7 @@ def _settings_of(output: Path) -> dict[str, Any] | None:
     except (pyarrow.ArrowException, OSError) as error:
         if getattr(error, "errno", None):
             raise
-        _say(f"{output} is torn and is made again: {error!s:.200}")
+        _say(f"{output} is damaged and is generated again: {error!s:.200}")
         return None
 
 

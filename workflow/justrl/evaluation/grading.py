@@ -66,12 +66,12 @@ def check_whole(samples: "pandas.DataFrame", settings: Mapping[str, Any]) -> Non
     Every question has as many samples as the settings say, or else as the question with most of them.
     """
     if GOLD not in samples:
-        raise UserError("the completions hold no right answers: give the benchmark file that has them (--golds)")
+        raise UserError("the completions have no reference answers: give the benchmark file with --golds")
     for (benchmark, question), rows in samples.groupby(["benchmark", "question_id"], sort=False):
         if (answers := rows[GOLD].unique()).size > 1:
             raise UserError(
-                f"question {question} of {benchmark} has {answers.size} right answers, {answers[0]!r:.60} and "
-                f"{answers[1]!r:.60}: take them from the benchmark file (--golds), or leave out the wrong rows"
+                f"question {question} of {benchmark} has {answers.size} reference answers, {answers[0]!r:.60} and "
+                f"{answers[1]!r:.60}: use those of the benchmark file (--golds), or remove the wrong rows"
             )
     wanted = (settings.get("protocol") or {}).get("samples") or int(samples["sample_index"].max()) + 1
     counts = samples.groupby(["benchmark", "question_id"], sort=False).size()
@@ -79,8 +79,9 @@ def check_whole(samples: "pandas.DataFrame", settings: Mapping[str, Any]) -> Non
     if len(few):
         benchmark, question = few.index[0]
         raise UserError(
-            f"{int((wanted - few).sum())} of {wanted * len(counts)} samples of {benchmark} are missing; the first "
-            f"question that lacks some, {question}, has {few.iloc[0]} of {wanted}: give every file of these completions"
+            f"{int((wanted - few).sum())} of {wanted * len(counts)} samples of {benchmark} are missing; "
+            f"question {question}, the first incomplete one, has {few.iloc[0]} of {wanted}: give all "
+            "files of these completions"
         )
 
 
@@ -154,8 +155,8 @@ def read_grades(paths: Sequence[str | Path], samples: "pandas.DataFrame") -> tup
         found = table_settings(path)
         if found.get("completions") != expected:
             raise UserError(
-                f"{path} grades other completions than the ones given, or against other answers than the benchmark's: "
-                "give the grades of these, or grade these with `justrl grade --golds`"
+                f"{path} has grades of other completions or against other reference answers: give the "
+                "matching grades, or grade again with `justrl grade --golds`"
             )
         frames.append(frame)
         settings.append(found)
@@ -234,7 +235,7 @@ def _undecided(name: str, samples: "pandas.DataFrame", verdicts: list[tuple]) ->
     named = "; ".join(_name(samples.iloc[[number]]) for number in numbers[:NAMED])
     said = f"{name}: undecided are {len(numbers)} of {len(samples)} answers, within {limits()}: {named}"
     if len(numbers) > max(1, UNDECIDED_SHARE * len(samples)):
-        raise UserError(f"{said}; more than 1% end the grading: make the function faster, or have it give up by itself")
+        raise UserError(f"{said}; grading stops above 1%: make the function faster, or let it return None in time")
     return said
 
 

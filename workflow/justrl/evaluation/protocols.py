@@ -30,8 +30,8 @@ def check_made_with(settings: Mapping[str, Any], asked: Mapping[str, Any]) -> No
     if different:
         there, here = (", ".join(f"{key} {of.get(key)!r}" for key in different) for of in (made, wanted))
         raise UserError(
-            f"the completions were made with {there}, but asked for is {here}: give those that are meant, or ask for "
-            "what these were made with (--config)"
+            f"the completions were made with {there}, but --config requires {here}: give other "
+            "completions, or change --config"
         )
 
 

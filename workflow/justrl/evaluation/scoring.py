@@ -102,7 +102,7 @@ def score(
     grades = add_combined(samples, grades, model_after)
     graders = [str(grader) for grader in grades["grader"].unique()]
     if headline not in graders:
-        raise UserError(f"the headline grader {headline} has no verdicts; there are those of {', '.join(graders)}")
+        raise UserError(f"the primary grader {headline} has no verdicts: choose one of {', '.join(graders)}")
     tables = {grader: _Verdicts(samples, grades, grader, questions) for grader in graders}
     return {
         "experiment": experiment,
@@ -145,8 +145,8 @@ def check_samples(
     if len(missing):
         question, sample = missing[0]
         raise UserError(
-            f"{len(missing)} of {len(wanted)} samples of {benchmark} are missing, the first being question {question} "
-            f"sample {sample}: give every shard's completions"
+            f"{len(missing)} of {len(wanted)} samples of {benchmark} are missing (first: question "
+            f"{question}, sample {sample}): give the completions of all shards"
         )
     if len(surplus):
         question, sample = surplus[0]
@@ -157,8 +157,8 @@ def check_samples(
     asked = settings.get("benchmark_fingerprint")
     if asked and asked != benchmark_fingerprint(questions):
         raise UserError(
-            f"the completions were made for another version of {benchmark}, whose questions differ: give the benchmark "
-            "file that was asked, or the completions of this one"
+            f"the completions belong to another version of {benchmark} with different questions: give the "
+            "matching benchmark file or completions"
         )
     return per_question
 

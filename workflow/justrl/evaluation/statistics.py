@@ -81,7 +81,7 @@ def as_rows(scores: Scores) -> list[np.ndarray]:
     """
     rows = [np.asarray(row, dtype=float).ravel() for row in scores]
     if not rows:
-        raise UserError("scores hold no question: there is nothing to average")
+        raise UserError("the scores contain no question, so there is no average")
     for index, row in enumerate(rows):
         if row.size == 0:
             raise UserError(f"question {index} of {len(rows)} has no samples: grade it or leave it out")

@@ -93,7 +93,7 @@ def load_tokenizer(model_dir: str | Path, revision: str | None = None):
 
     tokenizer = _load_tokenizer(PreTrainedTokenizerFast, model_dir, folder, revision)
     if not tokenizer.chat_template:
-        raise UserError(f"the tokenizer of {model_dir} has no chat template, so there is no telling how to ask it")
+        raise UserError(f"the tokenizer of {model_dir} has no chat template; add one or use an instruction-tuned model")
     tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, strftime_now=strftime_then)
     with panics_said(folder):
         check_tokenizer(tokenizer, folder, stop_token_ids(model_dir, tokenizer, revision))
@@ -142,7 +142,7 @@ def checked_folder(model_dir: str | Path, revision: str | None, names: Sequence[
         return Path(model_dir)
     found = [path for name in names if (path := _file(model_dir, name, revision))]
     if not found:
-        raise UserError(f"the hub's {model_dir} has no {names[0]}: it is no model that can be used here")
+        raise UserError(f"the hub's {model_dir} has no {names[0]}: it cannot be used as a model here")
     check_model_folder(found[0].parent)
     return found[0].parent
 
@@ -208,7 +208,7 @@ def model_length(model_dir: str | Path, revision: str | None = None) -> int:
     config = model_config(model_dir, revision).get_text_config(decoder=True)
     positions = getattr(config, "max_position_embeddings", None)
     if not positions:
-        raise UserError(f"the config.json of {model_dir} does not say max_position_embeddings")
+        raise UserError(f"the config.json of {model_dir} lacks max_position_embeddings; add it")
     scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind in ("linear", "dynamic", "yarn") and scaling.get("factor"):
@@ -253,7 +253,7 @@ def _file(model_dir: str | Path, name: str, revision: str | None) -> Path | None
     try:
         found = cached_file(str(model_dir), name, revision=revision, _raise_exceptions_for_missing_entries=False)
     except OSError as error:
-        asked = f"{model_dir}, which is no folder here and was asked of the hub"
+        asked = f"{model_dir}, which is not a local folder and was requested from the hub"
         raise UserError(f"no {name} can be loaded from {asked}: {_first_line(error)}") from error
     return Path(found) if found else None
 

@@ -139,7 +139,7 @@ class ChatTokenizer:
         """
         if not self.chat_template:
             raise UserError(
-                f"the tokenizer of {self.folder} has no chat template, so there is no telling how to ask it"
+                f"the tokenizer of {self.folder} has no chat template; add one or use an instruction-tuned model"
             )
         variables: dict[str, Any] = {
             "messages": messages,
@@ -227,10 +227,10 @@ def try_tokenizer(folder: str | Path) -> None:
     check_files(Path(folder))
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
-        raise UserError(f"{folder} holds no usable tokenizer: there is no tokenizer.json in it")
+        raise UserError(f"{folder} has no usable tokenizer: tokenizer.json is missing")
     status = path.stat()
     if said := _tried_tokenizer(str(path.absolute()), status.st_size, status.st_mtime_ns):
-        raise UserError(f"{folder} holds no usable tokenizer: tokenizer.json: {said}")
+        raise UserError(f"{folder} has no usable tokenizer: tokenizer.json: {said}")
 
 
 @cache

@@ -33,8 +33,8 @@ def check_download(folder: str | Path, *, required: bool = False) -> None:
         there = {path.relative_to(folder).as_posix() for path in read_files(folder) if is_loaded(path.name)}
         if added := sorted(there - files.keys()):
             raise UserError(
-                f"{folder / added[0]} is none of the files that were downloaded into {folder}: take it out, or delete "
-                "source.json, which makes the folder one of your own"
+                f"{folder / added[0]} was not downloaded into {folder}: remove it, or delete source.json "
+                "to treat the folder as your own"
             )
     memory = folder.with_name(f".{folder.name}.checked.json")
     known = read_json_object(memory)
@@ -43,7 +43,7 @@ def check_download(folder: str | Path, *, required: bool = False) -> None:
         path = folder / name
         check_regular(path)
         if not path.is_file():
-            raise UserError(f"{folder} lacks {name}, which was downloaded: delete the folder and download it again")
+            raise UserError(f"{folder} lacks the downloaded file {name}: delete the folder and download it again")
         status = path.stat()
         before = known.get(name)
         if isinstance(before, list) and before[:2] == [status.st_size, status.st_mtime_ns]:
@@ -75,8 +75,8 @@ def read_record(path: Path) -> dict[str, Any]:
     files = record.get("files")
     if not isinstance(files, dict) or not files or not all(isinstance(value, str) for value in files.values()):
         raise UserError(
-            f"{path} is no record of a download, which has `files`: delete its folder and download it again"
+            f"{path} is not a download record (`files` is missing): delete its folder and download it again"
         )
     if outside := [name for name in files if name.startswith("/") or {"", ".", ".."} & set(name.split("/"))]:
-        raise UserError(f"{path} names {outside[0]!r:.80}, which is no file of its folder: download it again")
+        raise UserError(f"{path} names {outside[0]!r:.80}, which is not in its folder: download it again")
     return record

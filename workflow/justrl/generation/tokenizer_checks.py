@@ -86,7 +86,7 @@ def _check_stops(own: ChatTokenizer, folder: str | Path, stops: tuple[int, ...])
     for stop in stops:
         token = own.token(stop)
         if token is None or (size is not None and stop >= size):
-            raise UserError(f"{folder}: the stop token {stop} is no token of the model ({size} tokens)")
+            raise UserError(f"{folder}: the stop token {stop} is not in the model's vocabulary ({size} tokens)")
         (ids,) = own.encode([token])
         if ids != [stop]:
             raise UserError(f"{folder}: the stop token {token!r} is not one token but {ids}")

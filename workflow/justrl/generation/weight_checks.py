@@ -30,12 +30,12 @@ def check_weights(model_dir: str | Path) -> None:
     try:
         model = None if getattr(config, "quantization_config", None) else _empty_model(config)
     except Exception as error:  # a model's class raises anything
-        raise UserError(f"no model can be made as the config.json of {folder} says: {error!r}") from error
+        raise UserError(f"the config.json of {folder} does not describe a loadable model: {error!r}") from error
     if model is not None and (problems := _differences(found, model)):
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(
-            f"{folder}: its weights are not those of the model of its config.json: {'; '.join(problems[:3])}{more}. "
-            "Get the folder anew"
+            f"{folder}: the weights do not match its config.json: {'; '.join(problems[:3])}{more}. "
+            "Download the folder again"
         )
 
 
@@ -52,7 +52,7 @@ def _files(folder: Path) -> list[Path]:
     if missing := [path.name for path in files if not path.is_file()]:
         pickled = sorted(path.name for path in folder.glob("*.bin"))
         note = f"; {', '.join(pickled[:2])} is pickled, which is never loaded: convert it" if pickled else ""
-        raise UserError(f"{folder} lacks {', '.join(missing[:3])}{note or ': get the folder anew'}")
+        raise UserError(f"{folder} lacks {', '.join(missing[:3])}{note or ': download the folder again'}")
     return files
 
 
@@ -83,7 +83,7 @@ def _differences(found: Shapes, model) -> list[str]:
     ]
     # Older Llama files hold what is computed today.
     known = {*(model._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq"}
-    return problems + [f"{name} is none of its tensors" for name in _keep(found.keys() - expected.keys(), known)]
+    return problems + [f"{name} is not one of its tensors" for name in _keep(found.keys() - expected.keys(), known)]
 
 
 def _keep(names, ignored) -> list[str]:

@@ -63,7 +63,7 @@ def unpacked(file: Path) -> dict[str, Any]:
     Raises UserError: it is too large, or no such file.
     """
     if not file.is_file():
-        raise UserError(f"{file} is no file")
+        raise UserError(f"no such file: {file}")
     if file.stat().st_size > MOST_BYTES:
         raise UserError(f"{file} has {file.stat().st_size / 1e6:,.0f} MB: a canary's file has less than 25 MB")
     found = read_object(file)
@@ -93,7 +93,7 @@ def facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if values:
             yield name, ", ".join(f"{value:,.1f}" for value in values) + f" {unit}"
     if figure := backtest.canary_figure(found):
-        predicted = f"{figure.seconds * figure.ratio():,.0f} s, {figure.ratio():.2f} times what was measured"
+        predicted = f"{figure.seconds * figure.ratio():,.0f} s, {figure.ratio():.2f} times the measured value"
         yield "by the model of time", f"a step of these lengths takes {predicted}"
 
 

@@ -76,7 +76,7 @@ def check_disk(folder: str | Path, needed_gb: float) -> Check:
     free = shutil.disk_usage(folder).free / 1e9
     found = f"{free:,.0f} GB free at {folder}, {needed_gb:,.1f} GB planned"
     if free < needed_gb:
-        return Check("disk", FAILED, found, "free some, or link `results` to a larger file system")
+        return Check("disk", FAILED, found, "free some space, or link `results` to a larger file system")
     return Check("disk", OK, found)
 
 
@@ -84,28 +84,28 @@ def check_gpus(hardware: Hardware) -> Check:
     """Are the configured GPUs here, with enough memory? A login node of a cluster has none and is not asked."""
     wanted = hardware.gpus_per_node
     if not wanted:
-        return Check("gpus", OK, "none asked for: training on the CPU")
+        return Check("gpus", OK, "none requested: training on the CPU")
     try:
         here = machine.gpus()
     except machine.NoDriver as error:
         if "SLURM_JOB_ID" not in os.environ and slurm_answers():
-            return Check("gpus", SKIPPED, "no GPU on this login node; a run's first job looks at those of its node")
+            return Check("gpus", SKIPPED, "no GPU on this login node; the run's first job checks the GPUs of its node")
         remedy = (
             "`snakemake --profile mini` runs without a GPU, `--profile slurm` on a cluster; on a machine with GPUs, "
             "repair the driver (`nvidia-smi`)"
         )
-        return Check("gpus", FAILED, f"{wanted} GPUs wanted, no NVIDIA driver answers ({error})", remedy)
+        return Check("gpus", FAILED, f"{wanted} GPUs requested, but no NVIDIA driver responds ({error})", remedy)
     count = len(machine.visible_devices())
     names = sorted({gpu.name for gpu in here})
     memory = f"{here[0].memory:.0f} MiB" if here and here[0].memory else "memory unknown"
-    found = f"{count} x {', '.join(names)}, {memory}, driver {here[0].driver}" if here else "none is here"
+    found = f"{count} x {', '.join(names)}, {memory}, driver {here[0].driver}" if here else "none found"
     if count < wanted:
         return Check(
-            "gpus", FAILED, f"{wanted} GPUs wanted, {found}", "lower hardware.gpus_per_node or use another node"
+            "gpus", FAILED, f"{wanted} GPUs requested, {found}", "lower hardware.gpus_per_node or use another node"
         )
     if not any(same_kind(name, hardware.gpu) for name in names):
-        remedy = "set hardware.gpu to what is here, so that times asked of the queue fit"
-        return Check("gpus", WARNING, f"{found}; the configuration says {hardware.gpu}", remedy)
+        remedy = "set hardware.gpu to this GPU, so that requested job times fit"
+        return Check("gpus", WARNING, f"{found}; hardware.gpu is {hardware.gpu}", remedy)
     return Check("gpus", OK, found)
 
 
@@ -113,13 +113,15 @@ def check_cores(hardware: Hardware, engine: str) -> Check:
     """Are there cores enough for the processes that verl runs for each GPU? Where GPUs are, those here are counted."""
     gpus = hardware.gpus_per_node
     if engine != "verl" or not gpus:
-        return Check("cores", OK, "nothing waits for a GPU")
+        return Check("cores", OK, "not relevant without GPUs on verl")
     cores = hardware.cpus_per_node
     if machine.visible_devices():
         cores = min(cores, machine.real_cores())
     found = f"{cores} cores for {gpus} GPUs"
     if cores < CORES_PER_GPU * gpus:
-        remedy = f"ask for {CORES_PER_GPU} for each GPU (hardware.cpus_per_node); with fewer, GPUs wait for processes"
+        remedy = (
+            f"request {CORES_PER_GPU} cores per GPU (hardware.cpus_per_node); with fewer, GPUs wait for CPU processes"
+        )
         return Check("cores", WARNING, found, remedy)
     return Check("cores", OK, found)
 
@@ -142,7 +144,7 @@ def check_packages(engine: str) -> Check:
 def check_compilers(engine: str, hardware: Hardware) -> Check:
     """Can the kernels that vLLM makes at its start on a GPU be compiled here?"""
     if engine != "verl" or not hardware.gpus_per_node:
-        return Check("compilers", OK, "nothing is compiled")
+        return Check("compilers", OK, "not relevant: nothing is compiled")
     missing = machine.missing_compilers()
     if missing:
         python = f"python3.{sys.version_info.minor}"

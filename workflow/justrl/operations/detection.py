@@ -154,6 +154,6 @@ def render_detection(experiment: Experiment, points: float, files: Sequence[str]
         )
     if all(row.spread is None for row in rows):
         lines.append(
-            "The luck of the training is not in it: that takes --results of two trainings or more, alike but for seeds."
+            "Seed variance is not included; pass --results of at least two trainings that differ only in their seed."
         )
     return "\n".join(lines)

@@ -79,7 +79,7 @@ def check_hub(experiment: Experiment, runs: Sequence[str], results: str | Path, 
         return Check("hub", OK, "models, training data and benchmarks are downloaded")
     if experiment.hub.offline:
         return Check(
-            "hub", SKIPPED, "hub.offline is set: the cache of huggingface_hub must hold what is not downloaded yet"
+            "hub", SKIPPED, "hub.offline is set: files that are not downloaded must be in the cache of huggingface_hub"
         )
     return _ask_hub(wanted, seconds)
 
@@ -114,7 +114,7 @@ def _ask_hub(wanted: Sequence[tuple[str, str, str]], seconds: float) -> Check:
         return Check(
             "hub", FAILED, "; ".join(problems), "correct hub_id or revision in config.yaml (401: set HF_TOKEN)"
         )
-    return Check("hub", OK, f"all {len(wanted)} repositories and revisions are at {endpoint}")
+    return Check("hub", OK, f"all {len(wanted)} repositories and revisions exist at {endpoint}")
 
 
 def check_model(folder: str | Path, engine: str) -> Check:
@@ -125,7 +125,7 @@ def check_model(folder: str | Path, engine: str) -> Check:
             check_tokenizer_of_verl(folder)
         check_weights(folder)
     except UserError as error:
-        return Check("model", FAILED, str(error), f"repair it, or delete {folder} and let Snakemake make it again")
+        return Check("model", FAILED, str(error), f"repair it, or delete {folder}; Snakemake creates it again")
     return Check("model", OK, f"chat template ends {chat_prompt(tokenizer, '?')[-24:]!r}")
 
 
@@ -140,12 +140,12 @@ def check_stops(folder: str | Path) -> Check:
         return ", ".join(sorted(tokenizer.convert_ids_to_tokens(list(tokens)))) or "none"
 
     all_of_them, sources = stop_token_ids(folder, tokenizer), stop_tokens_by_source(folder, tokenizer)
-    found = f"sampler and trainer end an answer at {named(all_of_them)}"
+    found = f"an answer ends at {named(all_of_them)}"
     speaking = {source: tokens for source, tokens in sources.items() if tokens}
     if all(tokens == set(all_of_them) for tokens in speaking.values()):
-        return Check("stop tokens", OK, f"{found}, as {', '.join(speaking)} say")
+        return Check("stop tokens", OK, f"{found}, according to {', '.join(speaking)}")
     each = "; ".join(f"{source}: {named(tokens)}" for source, tokens in sources.items())
-    return Check("stop tokens", OK, f"{found}, since the model's files disagree ({each})")
+    return Check("stop tokens", OK, f"{found}, because the model's files disagree ({each})")
 
 
 def check_prompts(train_file: str | Path, model: str | Path, recipe: Recipe) -> Check:
@@ -153,19 +153,24 @@ def check_prompts(train_file: str | Path, model: str | Path, recipe: Recipe) -> 
     import pyarrow.parquet as pq
 
     if not Path(train_file).is_file():
-        raise UserError(f"{train_file}: no training data; `snakemake data` makes it")
+        raise UserError(f"{train_file}: no such training data; `snakemake data` creates it")
     prompts = pq.read_table(train_file, columns=["prompt"])["prompt"].to_pylist()
     if not prompts:
-        return Check("prompts", FAILED, f"{train_file} holds no rows", "delete it and let Snakemake make it again")
+        return Check("prompts", FAILED, f"{train_file} has no rows", "delete it; Snakemake creates it again")
     check_model_folder(model)
     longest = max(ChatTokenizer(model).lengths(prompts))
     limit, response = recipe.max_prompt_length, recipe.max_response_length
     context = read_json(Path(model) / "config.json").get("max_position_embeddings", limit + response)
-    found = f"{len(prompts):,} prompts, the longest {longest} of {limit} tokens; with {response:,} more of {context:,}"
+    found = (
+        f"{len(prompts):,} prompts, the longest has {longest} of {limit} tokens; with {response:,} tokens of "
+        f"response, {context:,} are allowed"
+    )
     if longest > limit:
         return Check("prompts", FAILED, found, f"delete {train_file}: it was filtered for another max_prompt_length")
     if limit + response > context:
-        return Check("prompts", FAILED, found, "lower max_response_length to what the model can attend to")
+        return Check(
+            "prompts", FAILED, found, "lower max_response_length, so that prompt and response fit the model's context"
+        )
     if len(prompts) < recipe.prompts_per_step:
         return Check("prompts", FAILED, found, f"one step needs {recipe.prompts_per_step} of them")
     return Check("prompts", OK, found)
@@ -209,7 +214,7 @@ def check_weight_transfer(folder: str | Path, hardware: Hardware, engine: str, s
     needed, given, free = 4 * size / 2**20, transfer_mib(read_shape(folder)), shutil.disk_usage(shm).free / 2**20
     found = f"{given} MiB for each rank ({ranks}); {tensor} takes {needed:,.0f}, {shm} has {free:,.0f} free"
     if needed > given:
-        return Check(name, FAILED, found, "train with `engine: reference`, or on GPUs, where no tensor is too large")
+        return Check(name, FAILED, found, "train with `engine: reference`, or on GPUs, which have no such limit")
     if ranks * given > free:
         return Check(name, FAILED, found, f"start the container with --shm-size={math.ceil(ranks * given / 512)}g")
     return Check(name, OK, found)
@@ -222,13 +227,15 @@ def check_memory(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelSh
         if hardware.gpus and shape is None:
             later = "size of the model unknown until `snakemake data` has fetched its config.json"
             return Check("memory", SKIPPED, later)
-        return Check("memory", OK, "no arithmetic for a CPU")
+        return Check("memory", OK, "not planned on a CPU")
     if found := job.problem(job.settings):
         return Check("memory", FAILED, found, job.remedy())
     phase, most = job.fullest(job.settings)
-    found = f"{phase} fills a GPU most, {most:.1f} of {job.card:.1f} GiB"
+    found = f"peak GPU memory: {most:.1f} of {job.card:.1f} GiB ({phase})"
     if most > TIGHT * job.card:
-        return Check("memory", WARNING, found, "leave hardware.engine to be derived, or `justrl plan` shows why")
+        return Check(
+            "memory", WARNING, found, "set hardware.engine back to null, or see the memory table of `justrl plan`"
+        )
     return Check("memory", OK, found)
 
 
@@ -247,7 +254,7 @@ def check_reward(name: str | OwnFunction, data: str | Path | None = None) -> Che
         marks = reward.mark(_first_answers(data))
         scores = [mark.score for mark in marks]
         found = f"{name}: {len(scores)} numbers for {len(scores)} answers, from {min(scores):g} to {max(scores):g}"
-        return Check("reward", OK, f"{found}; whether it is right is its author's to test")
+        return Check("reward", OK, f"{found}; test its correctness yourself")
     wrong = [
         f"{completion!r} against {gold!r} got {reward(completion, gold)}"
         for completion, gold, right in KNOWN_ANSWERS
@@ -257,7 +264,7 @@ def check_reward(name: str | OwnFunction, data: str | Path | None = None) -> Che
         return Check(
             "reward", FAILED, f"{name}: {'; '.join(wrong)}", "do not train: run `make test` on this installation"
         )
-    return Check("reward", OK, f"{name}: all {len(KNOWN_ANSWERS)} known answers marked right")
+    return Check("reward", OK, f"{name}: all {len(KNOWN_ANSWERS)} known answers graded correctly")
 
 
 def _first_answers(data: str | Path) -> list[tuple[str, str, dict[str, Any]]]:
@@ -286,16 +293,19 @@ def check_run_file(run: RunDescription) -> Check:
 def check_golden(experiment: Experiment, results: Path) -> Check:
     """Whether the released weights gave the published averages on this installation (`snakemake golden`)."""
     if experiment.experiment != "paper" or not Layout(experiment).released():
-        return Check("golden", SKIPPED, "nothing is published of this experiment")
+        return Check("golden", SKIPPED, "there are no published scores for this experiment")
     claims = (read_json_object(results / "golden/claims.json").get("claims")) or []
     averages = [claim for claim in claims if "on average over the nine benchmarks" in str(claim.get("claim"))]
     judged = [claim for claim in averages if claim.get("verdict") != "not run"]
     if not judged:
-        found = "nobody has evaluated the released weights here"
-        return Check("golden", WARNING, found, "`snakemake golden` says whether this installation finds their numbers")
+        found = "the released weights have not been evaluated here"
+        return Check(
+            "golden",
+            WARNING,
+            found,
+            "run `snakemake golden` to check whether your installation reproduces their published scores",
+        )
     found = "; ".join(f"{claim['claim'].partition(':')[0]} {claim['verdict']}, {claim['evidence']}" for claim in judged)
     if all(claim["verdict"] == "holds" for claim in judged):
         return Check("golden", OK, found)
-    return Check(
-        "golden", WARNING, found, f"read {results / 'golden'}/*.html, grader by grader, before weeks are paid for"
-    )
+    return Check("golden", WARNING, found, f"compare the graders in {results / 'golden'}/*.html before you train")

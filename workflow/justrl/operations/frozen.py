@@ -40,11 +40,13 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
         content = read_json(path)
         return content["config"], content["segment_ends"]
     except FileNotFoundError:
-        raise UserError(f"{path}, the configuration that this job was planned with, is gone: start again") from None
+        raise UserError(
+            f"{path}, the configuration that this job was planned with, is missing: start Snakemake again"
+        ) from None
     except (UserError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}, the configuration of an earlier start, is damaged ({error!s:.100}): restore it, or start "
-            "Snakemake again, which writes the next one"
+            f"{path}, the configuration of an earlier start, is damaged ({error!s:.100}): restore it, or "
+            "start Snakemake again, which writes a new one"
         ) from None
 
 
@@ -70,7 +72,7 @@ def changes(content: dict[str, Any], results: Path) -> Iterator[str]:
     last = newest(results)
     before = saved(last) if last else None
     if last and before is None:
-        yield f"{last}, the configuration of the last start, is damaged: what has changed since cannot be said."
+        yield f"{last}, the configuration of the last start, is damaged, so changes since then cannot be listed."
     elif before and (found := in_words(differences(before["config"], content["config"]))):
         yield f"The configuration is other than at the last start ({last}): {found}"
 
@@ -84,7 +86,7 @@ def write(content: dict[str, Any], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content)
     elif saved(path) != content:
-        raise UserError(f"another start has written {path} meanwhile: start again")
+        raise UserError(f"another start has written {path} at the same time: start again")
 
 
 def note_asked(targets: Iterable[str], path: Path) -> None:

@@ -85,8 +85,8 @@ def check_attention(attention: str, engine: str, found: Mapping) -> Check:
         return Check("attention", SKIPPED, "torch itself does not run")
     if found["attention"]:
         remedy = (
-            f"`{machine.MAKE['gpu']}` on a node with this GPU compiles flash-attn for it and goes on where it stopped; "
-            "or hardware.attention: sdpa, which needs none and is slower (docs/cluster.md)"
+            f"`{machine.MAKE['gpu']}` on a node with this GPU compiles flash-attn for it (and resumes if "
+            "interrupted); or set hardware.attention to sdpa, which is slower and does not need it (docs/cluster.md)"
         )
         return Check("attention", FAILED, f"flash-attn: {found['attention']}", remedy)
     return Check("attention", OK, f"flash-attn {machine.installed_version('flash-attn')} agrees with torch's attention")

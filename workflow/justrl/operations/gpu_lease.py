@@ -60,8 +60,9 @@ def lease(
         raise UserError(f"a lease is of one GPU or more, got {count}")
     if count > len(devices):
         raise UserError(
-            f"{count} GPUs wanted, {len(devices)} visible ({','.join(devices) or 'none'}): run on a machine that has "
-            "them, or lower hardware.gpus_per_node or hardware.gpus_per_evaluation in the configuration"
+            f"{count} GPUs requested, {len(devices)} visible ({','.join(devices) or 'none'}): run on a "
+            "machine with enough GPUs, or lower hardware.gpus_per_node or hardware.gpus_per_evaluation "
+            "in the configuration"
         )
     with _place_in_the_queue(devices, Path(folder)) as place:
         deadline = time.monotonic() + wait_seconds

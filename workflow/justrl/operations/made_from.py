@@ -40,15 +40,15 @@ def check_trained_runs(layout: Layout, segments: Container[str], planned: Contai
         for key, path, sha256 in sources if run in segments else ():
             if known.get(key) and path not in planned and Path(path).exists() and sha256(path) != known[key]:
                 raise UserError(
-                    f"{path} is other than when run {run} trained with it (SHA-256 {sha256(path):.12}..., it was "
-                    f"{known[key]:.12}...): bring it back as it was, or train the run anew after "
+                    f"{path} has changed since run {run} trained with it (SHA-256 {sha256(path):.12}..., it was "
+                    f"{known[key]:.12}...): restore the file, or retrain the run after "
                     f"`justrl set-aside {run} --results {layout.root}`"
                 )
         model = layout.base_model(run)
         if known and model in planned and Path(model).exists():
             raise UserError(
-                f"{model} would be made again, and run {run} has trained from it: undo the change that asks for it, or "
-                f"train the run anew after `justrl set-aside {run} --results {layout.root}`"
+                f"{model} would be created again, but run {run} was trained from it: undo the change that "
+                f"causes this, or retrain the run after `justrl set-aside {run} --results {layout.root}`"
             )
 
 

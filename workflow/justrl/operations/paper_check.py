@@ -120,9 +120,9 @@ def _not_locked(path: Path, kind: Kind, hub_id: str, subset: str | None) -> str:
     if entry is None:
         return f"{LOCK} has no hashes of it to compare with"
     if not path.exists():
-        return "there is no such file"
+        return "no such file"
     if _data(local_source(path, kind).files) != _data(entry["files"]):
-        return f"whose hashes in {LOCK} are others"
+        return f"with other hashes in {LOCK}"
     return ""
 
 

@@ -48,8 +48,8 @@ def shape_of_run(experiment: Experiment, name: str) -> ModelShape:
     if (shape := known_shape(experiment, name)) is None:
         model = experiment.runs[name].model
         raise UserError(
-            f"the size of models.{model} is not known, so nothing can be planned: `snakemake data` fetches its "
-            f"config.json, or copy that file's sizes to plan.shapes.{model}"
+            f"the size of models.{model} is not known, so it cannot be planned: download its config.json "
+            f"with `snakemake data`, or copy the sizes to plan.shapes.{model}"
         )
     return shape
 
@@ -97,7 +97,7 @@ def expected_step_seconds(
         return costs.measured_step_seconds(metrics_file)
     hardware, run = experiment.hardware, experiment.runs[name]
     if not hardware.gpus:
-        return Estimate(CPU_STEP_SECONDS, "s", "assumed for a taught model on a CPU")
+        return Estimate(CPU_STEP_SECONDS, "s", "assumed for a warm-started model on a CPU")
     shape, (first, last) = shape_of_run(experiment, name), steps or (0, run.steps)
     uncut = costs.uncut_response(first, last, experiment.plan.answer_tokens.get(run.model))
     lengths = cut_lengths(uncut, run.recipe.max_response_length)
@@ -254,17 +254,17 @@ def plan_run(
         "seconds per step": step,
         "training": whole.times(1 / 24, "days", f"{whole.how}, without queueing"),
         "training GPU hours": whole.times(hardware.gpus, "GPU h", f"{whole.value:,.0f} h x {hardware.gpus} GPUs"),
-        "training jobs": Estimate(jobs, "jobs", f"{run.steps:,} steps / {run.segment_steps} a segment"),
+        "training jobs": Estimate(jobs, "jobs", f"{run.steps:,} steps / {run.segment_steps} per segment"),
         "time asked per job": Estimate(
             asked,
             "h",
-            f"start-up + {run.segment_steps} steps x {SLACK}, by the upper end for the first, + saves + {warning} s of "
-            "warning",
+            f"start-up + {run.segment_steps} steps x {SLACK}, at the upper end of the estimate, + saves + "
+            f"{warning} s of warning",
         ),
     }
     if hardware.gpus:
         hang = hang_timeout_minutes(hardware, run.engine, run.recipe, shape)
-        rows["hang timeout"] = Estimate(hang, "min", "configured, or twice the longest phase at full length")
+        rows["hang timeout"] = Estimate(hang, "min", "as configured, or twice the longest phase at full length")
         rows |= _evaluation_rows(experiment, run, shape) if run.evaluate else {}
     rows |= _disk_rows(experiment, run, shape)
     return {quantity: estimate.as_dict() for quantity, estimate in rows.items()}

@@ -47,7 +47,7 @@ def _check_run(experiment: Experiment, run: str, results: Path) -> list[Check]:
     shape = plan.known_shape(experiment, run)
     memory = guarded("memory", lambda: experiment_checks.check_memory(hardware, engine, recipe, shape))
     if not folder.is_dir() or not data.is_file():
-        later = f"{run}: not downloaded yet; `snakemake data` fetches it, the preflight rule looks at it again"
+        later = f"{run}: not downloaded yet; `snakemake data` downloads it, and the preflight rule checks it"
         return [memory, Check("model, prompts", SKIPPED, later)]
     return [
         memory,
@@ -100,7 +100,7 @@ def check_node(hardware: Hardware, engine: str) -> list[Check]:
 
 def _check_engine(engine: str, resolved: Path | None) -> Check:
     if engine == "reference":
-        return Check("engine", OK, "reference: nothing to compose")
+        return Check("engine", OK, "not relevant for the reference engine")
     if resolved is None or not resolved.is_file():
         raise UserError(
             "no resolved verl configuration; the rule resolve_verl_config writes it and checks that it composes"
@@ -109,7 +109,12 @@ def _check_engine(engine: str, resolved: Path | None) -> Check:
 
     groups = sorted(yaml.safe_load(resolved.read_text(encoding="utf-8")) or {})
     if not {"actor_rollout_ref", "algorithm", "data", "trainer"} <= set(groups):
-        return Check("engine", FAILED, f"{resolved} has only {', '.join(groups)}", f"delete {resolved} and run again")
+        return Check(
+            "engine",
+            FAILED,
+            f"{resolved} has only {', '.join(groups)}",
+            f"delete {resolved} and run the preflight again",
+        )
     return Check("engine", OK, f"verl: {resolved} composes ({len(groups)} groups)")
 
 

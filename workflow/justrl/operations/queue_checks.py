@@ -129,7 +129,7 @@ def _check_preemption(partition: str) -> Check:
     status, text = run_command("scontrol", "show", "partition", partition, "--oneliner")
     mode = re.search(r"PreemptMode=(\S+)", text) if not status else None
     if mode and "CANCEL" in mode[1]:
-        found = f"partition {partition} ends for good what it preempts (PreemptMode={mode[1]})"
+        found = f"partition {partition} cancels preempted jobs (PreemptMode={mode[1]})"
         return Check("slurm", WARNING, found, "each preemption takes one of `retries` in slurm/config.yaml: raise them")
     return Check("slurm", OK, f"partition {partition}: PreemptMode={mode[1] if mode else 'unknown'}")
 
@@ -140,6 +140,6 @@ def _check_memory_of_jobs() -> Check:
     age = re.search(r"^MinJobAge\s*=\s*(\d+)", text, re.MULTILINE) if not status else None
     if age and int(age[1]) < SHORTEST_MEMORY_SECONDS:
         found = f"ended jobs are forgotten after {age[1]} s (MinJobAge)"
-        remedy = "nothing is lost, but how a job failed may stand in its log alone: see results/logs/slurm"
+        remedy = "no action needed; the reason of a failed job may be only in its log (results/logs/slurm)"
         return Check("slurm", WARNING, found, remedy)
     return Check("slurm", OK, f"ended jobs are remembered for {age[1] if age else 'unknown'} s (MinJobAge)")

@@ -45,7 +45,7 @@ def file_problem(path: Path, entity: Mapping[str, Any], hashed: bool = False) ->
     if str(size) != str(entity.get("contentSize", entity.get("bytes"))):
         return f"it has {size} bytes, and had {entity.get('contentSize', entity.get('bytes'))} when it was written"
     if (hashed or size <= SMALL) and file_sha256(path) != entity["sha256"]:
-        return "it is not what was written: its SHA-256 is another"
+        return "its SHA-256 differs from the recorded one"
     return None
 
 
@@ -61,10 +61,10 @@ def card_problems(layout: Layout, results: Path, files: Mapping[Path, Mapping[st
             {one["@id"]: one for one in _unversioned(graph) if one["@type"] != "File"} for graph in (there, here)
         )
     except (OSError, UserError, KeyError, TypeError, ValueError) as error:
-        yield f"it cannot be made again: {error!s:.200}"
+        yield f"it cannot be recomputed: {error!s:.200}"
         return
     if found := differences(old, new):
-        yield f"it is not what the files give: {found}"
+        yield f"it differs from the recomputed one: {found}"
 
 
 def _unversioned(graph: Any) -> Any:
@@ -134,7 +134,7 @@ def work_problems(layout: Layout, run: str) -> Iterator[str]:
             yield f"{path} ends before step {max(published)}, which its segments have"
         for row in rows if path == work.live_metrics else []:
             if found := differences(row, published.get(row["step"], row)):
-                yield f"{path}, step {row['step']}: it is not what the segment has: {found}"
+                yield f"{path}, step {row['step']}: it differs from the segment: {found}"
                 break
     for path in sorted(work.rollouts.glob("*.parquet")):
         try:
@@ -157,7 +157,7 @@ def finished_problems(folder: Path, kept: Mapping[str, Any]) -> Iterator[str]:
     for name, expected in kept.get("sha256", {}).items():
         path = folder / name
         if path.is_file() and path.stat().st_size <= SMALL and file_sha256(path) != expected:
-            yield f"{path} is not what {folder / 'segment.json'} has of it"
+            yield f"{path} differs from the record in {folder / 'segment.json'}"
 
 
 def read_segment(folder: Path) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def problems_of(
             run([*made.words, made.option, *names])
     except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        yield from ((path, f"it cannot be made again from its inputs: {reason:.300}") for path in here)
+        yield from ((path, f"it cannot be recomputed from its inputs: {reason:.300}") for path in here)
         return
     for path in here:
         expected = None if recorded is None else recorded.get(str(path)) or file_sha256(path)
@@ -214,7 +214,7 @@ def difference(there: Path, here: Path, recorded: str | None) -> str | None:
     try:
         old, new = there.read_text(encoding="utf-8"), here.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        return f"it is no text: {error}"
+        return f"it is not text: {error}"
     if worded := there.suffix in (".html", ".md") and recorded == file_sha256(there):
         if (answers := _answers(old)) and answers == _answers(new):
             return None
@@ -227,7 +227,7 @@ def difference(there: Path, here: Path, recorded: str | None) -> str | None:
     number, pair = next(((n, p) for n, p in pairs if p[0] != p[1]), (min(map(len, lines)) + 1, None))
     if pair is None:
         return f"it has {len(lines[0])} lines, and its inputs give {len(lines[1])}"
-    return f"line {number} is not what its inputs give: {_around(*pair)}"
+    return f"line {number} differs from the recomputed one: {_around(*pair)}"
 
 
 def _answers(page: str) -> list[Any] | None:
@@ -277,7 +277,7 @@ def without_changed(value: Any) -> Any:
 
 
 def _in_words(found: str) -> str | None:
-    return f"it is not what its inputs give: {found}" if found else None
+    return f"it differs from the recomputed one: {found}" if found else None
 
 
 def differences(there: Any, here: Any) -> str:

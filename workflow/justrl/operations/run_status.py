@@ -92,7 +92,7 @@ def read_run(folder: str | Path, total: int | None = None) -> RunProgress:
         hang_seconds = _hang_seconds(folder)
     except (UserError, OSError) as error:
         hang_seconds = None
-        unreadable.append(f"{error}: how long a step may take is not known")
+        unreadable.append(f"{error}: the limit on the time of a step is unknown")
     published = sorted((folder / "segments").glob("*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
     live = sorted((folder / "work").glob("**/metrics*.jsonl"), key=lambda path: path.stat().st_mtime)
     rows: dict[int, dict] = {}
@@ -186,14 +186,14 @@ def owner_state(owner: Mapping, silent_seconds: float = 0.0) -> str:
     `silent_seconds` is how long they have not touched the lock, which they do every HEARTBEAT_SECONDS.
     """
     if not owner:
-        return "nobody is training"
+        return "no trainer is running"
     host, pid, job = owner.get("host"), owner.get("pid"), owner.get("slurm_job_id")
     who = f"held by {f'Slurm job {job}' if job else f'process {pid}'} on {host}"
     if host == socket.gethostname() and isinstance(pid, int):
         if (started := process_start(pid)) is None or started != owner.get("started", started):
             return f"{who}, which is dead"
         if "stopped" in (state := state_of(pid)):
-            return f"{who}, which {state}; `kill -CONT {pid}` lets it go on"
+            return f"{who}, which {state}; `kill -CONT {pid}` continues it"
     if silent_seconds > 10 * HEARTBEAT_SECONDS:
         return f"{who}, who has given no sign of life for {duration(silent_seconds)}"
     return who

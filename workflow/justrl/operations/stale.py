@@ -96,8 +96,8 @@ def check_answers(
     for reason, (first, *others) in reasons.items():
         more = f" and {len(others)} more files" if others else ""
         raise UserError(
-            f"{reason}, and {first}{more} would be taken for what they are not: undo the change, give what changed a "
-            f"name of its own, or have them made again by `{accept}`"
+            f"{reason}, and {first}{more} would no longer match their names: undo the change, use a new "
+            f"name for the changed entry, or recompute them with `{accept}`"
         )
 
 
@@ -159,7 +159,7 @@ class _Checks:
         if fingerprint is None or not folder.is_dir():
             return None
         if model in self.planned and folder.parent == Path(self.layout.root) / "models":
-            return f"{model} would be made again"
+            return f"{model} would be created again"
         if max(file.stat().st_ctime for file in [folder, *folder.iterdir()]) <= path.stat().st_mtime:
             return None
         if model not in self.models:

@@ -36,9 +36,9 @@ def check_unchanged(experiment: Experiment, results: Path) -> None:
         changed = in_words(row for row in found if not f"{row[0]}.".startswith(EXECUTION))
         if changed:
             raise UserError(
-                f"config: run {name} has trained {steps} steps in {folder}, as another training than the one that is "
-                f"asked for now: {changed}. Undo the change, give the changed experiment a run name of its own, or "
-                f"train anew after `justrl set-aside {name} --results {results}`, which moves the run and its results."
+                f"config: run {name} has trained {steps} steps in {folder}, with other settings than now: "
+                f"{changed}. Undo the change, use a new run name, or retrain after `justrl set-aside "
+                f"{name} --results {results}`, which moves the run and its results away."
             )
 
 
@@ -48,8 +48,8 @@ def _described_by(written: Path) -> dict[str, Any]:
         return read_object(written)
     except UserError as error:
         raise UserError(
-            f"{error}: restore the file, or delete it, and the next start writes it again; what the run has trained is "
-            "kept, and goes on only under its own settings, of which each segment has a record"
+            f"{error}: restore the file, or delete it so that the next start writes it again; trained "
+            "steps are kept, and the run continues only with the settings that its segments record"
         ) from None
 
 
@@ -74,22 +74,23 @@ def check_local_files(layout: Layout) -> None:
             own = key.removeprefix("external.") in experiment.enabled_external and not experiment.hub.mirror
             if own and not is_hub_id(entry.hub_id):
                 raise UserError(
-                    f"config: {key}.model: there is no folder {entry.hub_id}; give one by `path`, or an id of the hub"
+                    f"config: {key}.model: no such folder: {entry.hub_id}; set `path` for a folder, or a hub id"
                 )
         if entry.source != "local":
             continue
         path = find(entry.path)
         if not Path(folder).is_dir() and not path.exists():
             raise UserError(
-                f"config: {key}.path: {entry.path} is not there; a path begins where one starts, or at this repository"
+                f"config: {key}.path: no such file or folder: {entry.path} (relative to the working "
+                "directory or the repository)"
             )
         if path.is_dir() and not Path(folder).is_dir() and not key.startswith(("datasets.", "benchmarks.")):
             with _named(f"{key}.path"):
                 check_files(path)
         if not key.startswith("benchmarks.") and (changed := changed_since(path, folder)):
             raise UserError(
-                f"config: {key}.path: {changed} has been edited since it was copied to {folder}, of which results were "
-                "made: undo the edit, or give the edited file an entry of its own"
+                f"config: {key}.path: {changed} has been edited since it was copied to {folder}, which "
+                "results were computed from: undo the edit, or add a new entry for the edited file"
             )
 
 
@@ -176,8 +177,8 @@ def check_nothing_lost(jobs: Iterable[Planned], layout: Layout, accept: str | No
             if step := trained.segment_of(path, layout):
                 if not trained.archive_of(step, layout).is_file():
                     raise UserError(
-                        f"{path} is there and would be trained again ({job.reason:.300}): put back what is missing, or "
-                        f"train anew after `justrl set-aside {step[0]} --results {layout.root}`"
+                        f"{path} exists and would be trained again ({job.reason:.300}): restore the "
+                        f"missing files, or retrain after `justrl set-aside {step[0]} --results {layout.root}`"
                     )
             elif "/completions/" in path:
                 answers.append((path, job.reason))
@@ -186,8 +187,8 @@ def check_nothing_lost(jobs: Iterable[Planned], layout: Layout, accept: str | No
         path, reason = answers[0]
         more = f" and {len(answers) - 1} more files of completions" if len(answers) > 1 else ""
         raise UserError(
-            f"{path}{more} would be sampled again and replaced ({reason:.300}): undo the change, give other sampling "
-            f"settings a protocol name of their own, or accept it by `{accept}`"
+            f"{path}{more} would be generated again and replaced ({reason:.300}): undo the change, use a "
+            f"new protocol for new sampling settings, or accept this with `{accept}`"
         )
 
 
@@ -226,7 +227,8 @@ def behind_results(layout: Layout, planned: Container[str] = ()) -> Iterator[str
     gone = [path for path in dict.fromkeys(files) if path not in planned and not Path(path).exists()]
     if gone:
         yield (
-            f"Behind finished results {len(gone)} files or folders are gone, which nothing makes again: {gone[0]}"
+            f"Inputs of finished results are missing ({len(gone)} files or folders), and no rule creates "
+            f"them again: {gone[0]}"
             f"{' and others' if len(gone) > 1 else ''}; `justrl verify {layout.root}` lists them."
         )
 
@@ -244,13 +246,14 @@ def unknown_target(target: str, rules: Iterable[str], layout: Layout) -> str:
     known = files if "/" in target else [*rules, *files]
     close = difflib.get_close_matches(target, dict.fromkeys(known), n=1, cutoff=0.8)
     way = f"did you mean {close[0]}?" if close else "docs/results.md lists the files, `snakemake --list` the rules"
-    return f"nothing makes {target}: {way}"
+    return f"no rule creates {target}: {way}"
 
 
 def check_something_to_report(experiment: Experiment, results: Path) -> None:
     """Raise UserError where there is nothing to report; Snakemake would name the first missing file alone."""
     if not any((results / part).exists() for part in ("data", "benchmarks", "figures")):
         raise UserError(
-            f"nothing of the experiment {experiment.experiment} is in {results} yet: run it first, or add the profile "
-            "of one that was run (`--profile mini`). Of an unfinished one, name the finished files after it."
+            f"the experiment {experiment.experiment} has no results in {results} yet: run it first, or "
+            "add the profile of a finished experiment (`--profile mini`). For an unfinished experiment, "
+            "list its finished files on the command line."
         )

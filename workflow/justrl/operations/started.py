@@ -82,7 +82,7 @@ def _read(folder: Path, experiment: Experiment | None) -> Started:
         try:
             experiment = Experiment.from_mapping(frozen.read(file)[0])
         except (UserError, OSError, ValueError, KeyError, TypeError) as error:
-            problem = f"{file} cannot be read ({error!s:.200}): how long its runs shall be is not known"
+            problem = f"{file} cannot be read ({error!s:.200}): the number of steps of its runs is unknown"
     if experiment:
         experiment = experiment.with_canaries()
     steps = {name: run.steps for name, run in experiment.runs.items()} if experiment else {}

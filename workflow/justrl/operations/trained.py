@@ -69,8 +69,8 @@ def check_kept(target: str, layout: Layout) -> None:
     kept = f"those of {', '.join(f'{run}@{end}' for end in layout.evaluated_steps(run))} are"
     if (folder / NOT_KEPT).is_file():
         raise UserError(
-            f"{target}: its model was not kept ({folder / NOT_KEPT}), {kept}: ask for one of these, or train anew with "
-            f"`keep_exports: all` after `justrl set-aside {run} --results {layout.root}`"
+            f"{target}: its model was not kept ({folder / NOT_KEPT}), {kept}: request one of these, or "
+            f"retrain with `keep_exports: all` after `justrl set-aside {run} --results {layout.root}`"
         )
     if not layout.keeps_export(run, step) and not folder.is_dir():
         raise UserError(
@@ -91,7 +91,7 @@ def planned_segments(paths: Iterable[str], layout: Layout) -> set[tuple[str, int
             entry = layout.experiment.runs[run]
             name = entry.setting if isinstance(entry, SeedRun) else run
             raise UserError(
-                f"what is asked for needs steps of {run} that are not trained, and this run is off: set "
+                f"the request needs steps of {run} that are not trained, and this run is not enabled: set "
                 f"runs.{name}.enabled to true (`--config 'runs={{{name}: {{enabled: true}}}}'`)"
             )
     return found
@@ -112,7 +112,7 @@ def set_aside(run: str, results: Path) -> Path:
     """
     folder = results / "runs" / run
     if not folder.is_dir():
-        raise UserError(f"there is no run in {folder}")
+        raise UserError(f"no run in {folder}")
     if (folder / "work").is_dir():
         with run_lock.hold(folder / "work/LOCK"):  # refused where somebody trains
             pass

@@ -142,7 +142,7 @@ def _pages(
         if wrong or _below(path, results) not in checked:
             yield Verified(_below(path, results), "", wrong, absent=not path.is_file())
     for path, missing in sorted(stale - {(path, gone) for path, gone in stale if path in problems}):
-        yield Verified(_below(path, results), f"not compared: {_below(missing, results)} is not made")
+        yield Verified(_below(path, results), f"not compared: {_below(missing, results)} does not exist")
     for path in map(Path, {**dict.fromkeys(layout.analysis_results()), **dict.fromkeys(sorted(due))}):
         if not path.exists() and path not in problems and _below(path, results) not in checked:
             yield _absent(path, results, due)
@@ -178,7 +178,7 @@ def _provenance(layout: Layout, results: Path) -> list[str] | None:
         return [f"it cannot be read: {error!s:.200}"]
     kept = ("seeds", "sources", "evaluations")
     found = differences({key: there.get(key) for key in kept}, {key: here[key] for key in kept})
-    problems = [f"it is not what its inputs give: {found}"] if found else []
+    problems = [f"it differs from the recomputed one: {found}"] if found else []
     if there.get("experiment") != layout.experiment.experiment:
         problems.append(f"it is of the experiment {there.get('experiment')}")
     return problems + [problem for problem in [_provenance_page(there, path)] if problem]
@@ -197,7 +197,7 @@ def _provenance_page(record: Mapping[str, Any], path: Path) -> str | None:
         try:
             write_provenance(body, str(record.get("experiment")), {".html": here})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            return f"it lacks what its page shows: {type(error).__name__}: {error!s:.100}"
+            return f"it lacks data for its page: {type(error).__name__}: {error!s:.100}"
         found = remaking.difference(page, here, None)
     return f"{page.name} shows something else: {found}" if found else None
 
@@ -213,10 +213,10 @@ def table(checked: Iterable[Verified]) -> str:
         lines += [line for problem in row.problems for line in _wrapped(problem)]
     counts = {word: sum(row.word == word for row in rows) for word in ("ok", "WRONG", "MISSING", "not made")}
     said = {"ok": "as they should be", "WRONG": "wrong", "MISSING": "missing though asked for"}
-    said["not made"] = "not asked for and not made"
+    said["not made"] = "not requested, not computed"
     total = ", ".join(f"{count:,} {said[word]}" for word, count in counts.items() if count)
     cut = [line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…" for line in lines]
-    return "\n".join([*cut, total or "nothing is there"])
+    return "\n".join([*cut, total or "nothing found"])
 
 
 def _wrapped(problem: str) -> list[str]:
@@ -297,7 +297,7 @@ def _segment_problems(layout: Layout, run: str, end: int, described: Mapping[str
     for name, expected in kept.get("sha256", {}).items():
         path = published.get(name, model.parent / name)
         if not path.is_file() or (path.stat().st_size <= SMALL and file_sha256(path) != expected):
-            yield f"{path} is not what the segment ended with"
+            yield f"{path} differs from the end of the segment"
     yield from records.finished_problems(folder, kept)
     identity = kept.get("identity", {})
     data, trained_on = Path(layout.training_data(run)), identity.get("train_file_sha256")
@@ -313,7 +313,7 @@ def _segment_problems(layout: Layout, run: str, end: int, described: Mapping[str
     if began and sizes and max(sizes) <= SMALL and weights_sha256(base) != began:
         yield f"{folder}/segment.json is of a training from other weights than those of {base}"
     if kept.get("start_step", layout.start_step(run, end)) != layout.start_step(run, end):
-        yield f"{folder}/segment.json says that it begins at step {kept['start_step']}"
+        yield f"{folder}/segment.json records start step {kept['start_step']}"
 
 
 def _data_problems(layout: Layout, run: str) -> Iterator[str]:
@@ -338,7 +338,7 @@ def _result(layout: Layout, path: Path, results: Path, fingerprint, due: set[str
         average = result.average()["value"]
         samples = result.data["samples_per_question"]
     except (UserError, KeyError, TypeError) as error:
-        return Verified(what, "", [f"it is no whole result: {error!s:.200}"])
+        return Verified(what, "", [f"it is not a complete result: {error!s:.200}"])
     name, benchmark, protocol = known_files.result_of(layout, path) or ("", "", "")
     found = f"avg@{samples} {average:.2%} by {result.headline}"
     problems = [
@@ -356,11 +356,11 @@ def _configuration_problems(now: Mapping[str, Any], result: Mapping[str, Any]) -
     made = result.get("provenance") or {}
     config = made.get("config")
     if not isinstance(config, dict) or not made.get("inputs"):
-        yield "it does not say of which configuration and inputs it is: delete it and make it again"
+        yield "it does not record its configuration and inputs: delete and recompute it"
     elif made.get("config_sha256") != json_sha256(config):
         yield "its configuration was edited: the hash is of another"
     elif changed := differences(config | {"model": completed(config.get("model") or {})}, now):
-        yield f"it was made for another configuration: {changed}"
+        yield f"it was computed with another configuration: {changed}"
 
 
 def _input_problems(layout: Layout, of: tuple[str, str, str], result: Mapping[str, Any]) -> Iterator[str]:
@@ -372,9 +372,9 @@ def _input_problems(layout: Layout, of: tuple[str, str, str], result: Mapping[st
             if not path.is_file():
                 yield f"{path} is missing"
             elif recorded and file_sha256(path) != made_from:
-                yield f"{path} is not the file that it was made from"
+                yield f"{path} has changed since it was computed"
         if known:
-            yield f"it was made from {', '.join(sorted(known))} too"
+            yield f"it was also computed from {', '.join(sorted(known))}"
 
 
 def _inputs(layout: Layout, of: tuple[str, str, str]) -> dict[str, list[str]]:

@@ -80,9 +80,9 @@ def _probs_difference(rows: Sequence[Row], limits: Alarms) -> str:
         return ""
     values = ", ".join(_figure(row["rollout_probs_diff_mean"]) for row in rows[-count:])
     return (
-        f"a token's probability differs between sampler and trainer by {values} on average in {_steps(rows, count)} "
-        f"(recipe.alarms.probs_difference: {limit:g}), so what is trained is not what was sampled; look at the weights "
-        "that reach the sampler, its temperature and its number format"
+        f"the mean difference of token probabilities between sampler and trainer is {values} in "
+        f"{_steps(rows, count)} (recipe.alarms.probs_difference: {limit:g}), so the trainer does not "
+        "train what was sampled; check the sampler's weights, temperature and number format"
     )
 
 
@@ -95,9 +95,9 @@ def _least_reward(rows: Sequence[Row], limits: Alarms, shown: str) -> str:
     if spell < count or (answers := _answers(rows, spell)) < limits.answers:
         return ""
     return (
-        f"none of the {answers:,} answers of {_steps(rows, spell)} earns more than the least reward, {score:g} "
-        f"(recipe.alarms.least_reward_steps: {count}){shown}; look at the prompt, the answer format, the stop tokens, "
-        "the length limit and the golds"
+        f"none of the {answers:,} answers of {_steps(rows, spell)} earns more than the lowest reward, {score:g} "
+        f"(recipe.alarms.least_reward_steps: {count}){shown}; check the prompt, the answer format, the "
+        "stop tokens, the length limit and the reference answers"
     )
 
 
@@ -199,7 +199,7 @@ def read(work: Path) -> list[dict[str, Any]]:
     entries = read_json(path)
     keys = {"alarm", "step", "sentence", "raised", "accepted"}
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and keys <= entry.keys() for entry in entries):
-        raise UserError(f"{path} is no list of alarms: look at what it should say, and move it out of the way")
+        raise UserError(f"{path} is not a list of alarms: check its content and move it away")
     return entries
 
 
@@ -264,8 +264,8 @@ def _in_words(work: Path, entries: Sequence[Mapping[str, Any]]) -> str:
     first = min(entry["step"] for entry in entries)
     run = shlex.quote(str(work.resolve().parent))
     return (
-        f"{said}. Training ended before the update of step {first}, and every start ends here: put it right and train "
-        f"anew, or let the run go on from the state before this step by `justrl train resume {run} {accepts}`"
+        f"{said}. Training stopped before the update of step {first}, and every start stops here: fix the "
+        f"cause and retrain, or continue from the state before this step with `justrl train resume {run} {accepts}`"
     )
 
 

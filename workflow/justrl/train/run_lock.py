@@ -152,7 +152,7 @@ class Lock:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if kind := irregular(self.path):
-            raise UserError(f"{self.path} is {kind} in the place of the lock's file: delete it, no trainer made it")
+            raise UserError(f"{self.path} is {kind} instead of a lock file: delete it")
         guard_path = self.path.with_name(self.path.name + ".guard")
         with exclusive(guard_path):
             owner = self.read_owner()
@@ -175,7 +175,9 @@ class Lock:
         """
         owner = self.read_owner()
         if self._mine is None or owner != self._mine:
-            raise UserError(f"{self.path}: lost to {owner or 'nobody'}; this trainer stops without saving")
+            raise UserError(
+                f"{self.path}: another process ({owner or 'unknown'}) took over the lock; stopping without saving"
+            )
 
     def release(self) -> None:
         """Give the lock back, if it is still ours."""

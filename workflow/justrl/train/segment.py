@@ -120,7 +120,8 @@ class SegmentRequest:
     def __post_init__(self):
         if not 0 <= self.start_step < self.to_step:
             raise UserError(
-                f"run {self.run}: a segment goes forward from step 0 or later, got {self.start_step} to {self.to_step}"
+                f"run {self.run}: a segment must start at step 0 or later and end after its start, got "
+                f"{self.start_step} to {self.to_step}"
             )
         if not self.train_file.is_file():
             raise UserError(f"run {self.run}: no training data at {self.train_file}")
@@ -161,8 +162,8 @@ def way_back(run: str, work_dir: Path) -> str:
     """What to do about a state that does not fit what is asked for; nothing of it is deleted."""
     results = work_dir.parent.parent.parent
     return (
-        "undo the change, or bring back the files that the run was trained with; to train it anew, "
-        f"`justrl set-aside {run} --results {results}` moves the run out of the way"
+        "undo the change, or restore the files that the run was trained with; to retrain, first move the run "
+        f"away with `justrl set-aside {run} --results {results}`"
     )
 
 
@@ -176,8 +177,8 @@ def check_not_left_behind(checkpoints: Path, start: int, to_step: int, newest: i
     if start < to_step < newest:
         work = checkpoints.parent
         raise UserError(
-            f"{checkpoints} holds the training state of step {newest}, and the segment that ends at step {to_step} is "
-            f"to be trained again, which would delete it: {way_back(work.parent.name, work)}"
+            f"{checkpoints} holds the training state of step {newest}, and training the segment that ends "
+            f"at step {to_step} again would delete it: {way_back(work.parent.name, work)}"
         )
 
 
@@ -233,7 +234,7 @@ class WorkDir:
         if steps != list(range(request.start_step + 1, request.to_step + 1)):
             raise UserError(
                 f"run {request.run}: the metrics of steps {request.start_step + 1} to {request.to_step} are incomplete "
-                f"({len(steps)} lines): start the run again from a step that has them"
+                f"({len(steps)} lines): restart the run from a step with complete metrics"
             )
         with atomic_folder(self.finished / step_name(request.to_step), sync=True) as folder:
             if request.keep_export:
@@ -258,7 +259,7 @@ class WorkDir:
             damaged = [name for name, sha in segment["sha256"].items() if file_sha256(folder / name) != sha]
             problem = f"{', '.join(damaged)} changed since" if damaged else None
             if unknown:
-                problem = f"its list of files is another than what is there ({', '.join(sorted(unknown)[:3])})"
+                problem = f"its list of files differs from the files in the folder ({', '.join(sorted(unknown)[:3])})"
             if training_differences(segment["identity"], request.identity()):
                 problem = "it belongs to another training (recipe, seed or data)"
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -83,8 +83,8 @@ def _start_wandb(request: SegmentRequest) -> Started:
         )
     except (wandb.errors.Error, OSError, ValueError) as error:
         raise UserError(
-            f"trackers: wandb does not start ({' '.join(str(error).split())[:300]}): log in by `wandb login`, or set "
-            "WANDB_MODE=offline and send what it writes by `wandb sync` later"
+            f"trackers: wandb does not start ({' '.join(str(error).split())[:300]}): log in with `wandb "
+            "login`, or set WANDB_MODE=offline and upload later with `wandb sync`"
         ) from None
     run.define_metric("step")
     run.define_metric("*", step_metric="step")

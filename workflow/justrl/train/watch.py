@@ -68,8 +68,8 @@ def watch(name: str, pid: int) -> str | None:
             return None
         if idle > patience:
             return (
-                f"{name}: no progress for {idle:.0f} s {doing}; process {pid} {state_of(pid)} and is ended. It goes on "
-                "from its last save when started again; if this really takes that long, raise "
+                f"{name}: no progress for {idle:.0f} s {doing}; process {pid} {state_of(pid)} and is "
+                "stopped. The next start resumes from its last save. If a phase really takes that long, raise "
                 "hardware.hang_timeout_minutes"
             )
     return None

@@ -137,7 +137,7 @@ class ModelGrader(Grader):
         `extracted` is the content of the last box, for voting. A triple whose question and gold alone exceed the
         model's length is `timeout`, as is one whose verdict is not understood; `unparsed` is one that the judge calls
         invalid. Raises UserError where `fill_question` is on and a question is missing, or where more verdicts than
-        `most_not_understood` allows are not understood.
+        `most_not_understood` allows cannot be parsed.
         """
         triples = [tuple(triple) for triple in triples]
         for triple in triples:
@@ -164,7 +164,7 @@ class ModelGrader(Grader):
         examples = ", ".join(f"{text[-80:]!r}" for text in unclear[:3])
         if len(unclear) > self.most_not_understood * count:
             raise UserError(
-                f"{said}, such as {examples}: take a judge that answers A, B or C, or give it more max_tokens "
+                f"{said}, such as {examples}: use a judge that answers A, B or C, or raise max_tokens "
                 f"({self.max_tokens})"
             )
         print(f"{said} and count as timeout, such as {examples}", file=sys.stderr, flush=True)
@@ -199,7 +199,9 @@ class _Judge:
         self.backend = load_backend(grader.backend, grader.model, max_model_len=self.length, **options)
         self.room = min(grader.max_tokens, VERDICT_TOKENS)
         if self.length <= self.room:
-            raise UserError(f"the judge {grader.model} holds {self.length} tokens, too few for a prompt and a verdict")
+            raise UserError(
+                f"the judge {grader.model} has a context of {self.length} tokens, too short for a prompt and a verdict"
+            )
 
     def verdicts(self, triples: list[tuple]) -> Iterator[tuple[int, str]]:
         """Yield (index, text) as the judge answers; a triple that does not fit however short is left out."""

@@ -47,7 +47,7 @@ def load(own: OwnFunction) -> Callable[[str, str, dict], Any]:
     """
     path = find(own.file).resolve()
     if not path.is_file():
-        raise UserError(f"{own.file} is not there; its path begins where one starts, or at this repository")
+        raise UserError(f"no such file: {own.file} (relative to the working directory or the repository)")
     found = code_sha256(path)
     if own.sha256 not in (None, found):
         raise UserError(
@@ -57,7 +57,7 @@ def load(own: OwnFunction) -> Callable[[str, str, dict], Any]:
         )
     spec = importlib.util.spec_from_file_location(f"own_{path.stem}_{found:.12}", path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{own.file} is no Python file, whose name ends in .py")
+        raise UserError(f"{own.file} is not a Python file: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.path.append(str(path.parent))
     try:
@@ -248,7 +248,7 @@ class OwnGrader(Grader):
         Raises UserError: the function raises, or returns anything but True, False or None.
         """
         outcomes = {True: Outcome.CORRECT, False: Outcome.WRONG, None: Outcome.UNPARSED}
-        wanted = "a grader returns True, False, or None where there is no answer"
+        wanted = "a grader must return True, False, or None if there is no answer"
         values = self._pool.values(list(answers), (bool, type(None)), wanted)
         return [Grade(Outcome.TIMEOUT if isinstance(value, GaveUp) else outcomes[value]) for value in values]
 

@@ -125,7 +125,7 @@ def save_state(folder: Path, state: TrainingState, spare: Path | None = None) ->
         free = shutil.disk_usage(folder).free / 2**20
         kept = ", ".join(path.name for path in list_states(folder)) or "none"
         raise UserError(
-            f"no room to save the training state of step {state.step} in {folder} ({free:.0f} MiB free): free some "
+            f"no space to save the training state of step {state.step} in {folder} ({free:.0f} MiB free): free some "
             f"space and start again; intact states: {kept}"
         ) from error
     return target

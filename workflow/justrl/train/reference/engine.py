@@ -20,8 +20,8 @@ def train_segment(request: SegmentRequest) -> None:
     """
     if request.recipe.staleness:
         raise UserError(
-            f"run {request.run}: recipe.staleness = {request.recipe.staleness} is verl's: the reference engine samples "
-            "each step with the weights that it trains; set it to 0, or choose `engine: verl`"
+            f"run {request.run}: recipe.staleness = {request.recipe.staleness} is supported by verl only: "
+            "set it to 0, or set `engine: verl`"
         )
     from justrl.train.reference.distributed import join_processes
     from justrl.train.reference.loop import train

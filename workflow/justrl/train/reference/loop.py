@@ -315,7 +315,7 @@ def train(
                 if finished:
                     return loop
                 if stop:
-                    raise SegmentInterrupted(f"{request.run}: told to stop; step {loop.step} is saved")
+                    raise SegmentInterrupted(f"{request.run}: stopped by a signal; step {loop.step} is saved")
                 progress(f"in step {loop.step + 1}", request.hardware.hang_seconds)
                 try:
                     row = loop.train_step()
@@ -348,7 +348,7 @@ def restore_newest(loop: TrainingLoop, work: WorkDir) -> Path | None:
         path, state = found
         loop.restore(state)
         if loop.world.is_main:
-            print(f"{request.run}: going on from the state of step {loop.step}", flush=True)
+            print(f"{request.run}: resuming from the state of step {loop.step}", flush=True)
         return path
     if request.start_step:
         raise UserError(

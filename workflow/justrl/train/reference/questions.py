@@ -41,7 +41,7 @@ def load_questions(path: Path, tokenizer, max_prompt_length: int) -> list[Questi
         if len(prompt) > max_prompt_length:
             raise UserError(
                 f"{path}: row {index} has {len(prompt)} prompt tokens, recipe.max_prompt_length is "
-                f"{max_prompt_length}: prepare the data again for this model and length"
+                f"{max_prompt_length}: prepare the data again with this model and length"
             )
     return [
         Question(

@@ -35,8 +35,8 @@ def refuse_longer(loop: AgentLoopBase, prompt: list[int]) -> list[int]:
     """
     if len(prompt) > (limit := loop.rollout_config.prompt_length):
         raise ValueError(
-            f"a prompt of the training data has {len(prompt)} tokens, recipe.max_prompt_length is {limit}: prepare the "
-            "data again for this model and length"
+            f"a prompt of the training data has {len(prompt)} tokens, recipe.max_prompt_length is "
+            f"{limit}: prepare the data again with this model and length"
         )
     return prompt
 

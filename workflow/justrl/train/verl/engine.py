@@ -39,7 +39,7 @@ def train_segment(request: SegmentRequest) -> None:
     """Train a segment, or restore it if it was finished before; publish its model and metrics.
 
     Raises:
-        SegmentInterrupted: a stop signal came; state saved, start again to go on.
+        SegmentInterrupted: a stop signal came; state saved, start again to resume.
         UserError: verl is not installed or refuses the configuration, a live trainer is at work in the folder, the
             training failed or made no progress, an alarm was raised (`justrl.train.alarms`); the message names the log.
     """
@@ -102,7 +102,7 @@ class Segment:
         earlier = [logged[step] for step in sorted(logged) if step <= start]
         AttemptFiles(attempt).write_alarms(self.request.recipe.alarms, earlier)
         if others := os.environ.get(environment.MODULES_VARIABLE):
-            print(f"verl: {environment.MODULES_VARIABLE} is set, so {others} is loaded, too", file=sys.stderr)
+            print(f"verl: {environment.MODULES_VARIABLE} is set, so {others} is loaded as well", file=sys.stderr)
         for name in filter(os.environ.get, environment.ALLOCATOR):
             print(f"verl: {name}={os.environ[name]} is dropped: verl sets torch's allocator itself", file=sys.stderr)
         print(f"verl: from step {start} to {self.request.to_step}, log {attempt / 'launch.log'}", file=sys.stderr)
@@ -121,7 +121,8 @@ class Segment:
         if stopped:
             saved = checkpoints.states(self.work.checkpoints)
             raise SegmentInterrupted(
-                f"run {self.request.run}: stopped as told; saved up to step {saved[-1].step if saved else 0}, start "
+                f"run {self.request.run}: stopped by a signal; saved up to step "
+                f"{saved[-1].step if saved else 0}, start "
                 "again to go on"
             )
         if not self._is_done():

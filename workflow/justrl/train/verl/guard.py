@@ -75,7 +75,7 @@ def new_scratch() -> Path:
         try:
             free = shutil.disk_usage(base).free / 1e9
             if len(base) > LONGEST_SCRATCH - len("/jrl-12345678"):
-                problems.append(f"{base} has too long a name for the sockets in it")
+                problems.append(f"the path {base} is too long for sockets in it")
             elif free < LEAST_SCRATCH_GB:
                 problems.append(f"{base} has {free:.1f} GB free")
             else:

@@ -209,5 +209,5 @@ def check_start(hardware: Hardware, recipe: Recipe, model: Path) -> None:
     # What verl is given follows the configured kind; what it must fit is the GPU that is here.
     if job and (found := job.problem(settings_of(hardware, recipe, shape))):
         fits = not job.problem(job.settings)
-        remedy = f"hardware.gpu is {hardware.gpu}: set it to what is here" if fits else job.remedy()
+        remedy = f"hardware.gpu is {hardware.gpu}: set it to this GPU" if fits else job.remedy()
         raise UserError(f"GPU memory does not hold this training: {found}; {remedy}")

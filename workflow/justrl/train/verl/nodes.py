@@ -64,7 +64,8 @@ def allocation(nodes: int) -> tuple[list[str], int]:
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         raise UserError(
-            f"hardware.nodes is {nodes}, but this is no Slurm job: training on more than one node needs --profile slurm"
+            f"hardware.nodes is {nodes}, but this is not a Slurm job: training on more than one node "
+            "needs --profile slurm"
         )
     nodelist, _, cpus = ask_slurm("squeue", "--noheader", "--jobs", job, "--format=%N %C").partition(" ")
     names = ask_slurm("scontrol", "show", "hostnames", nodelist).split()

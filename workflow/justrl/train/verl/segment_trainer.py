@@ -124,8 +124,8 @@ class SegmentHooks(PPOTrainer):
         if missing := missing_trajectories(batch.keys, prompts, samples):
             self._fail(
                 f"step {self.global_steps}: {len(missing)} of {prompts * samples} rollouts are missing (prompt "
-                f"{missing[0][0]} of the step, sample {missing[0][1]}, and so on): their cause stands above this in "
-                "launch.log, at 'Error in _run_prompt'; a step of fewer would be another recipe"
+                f"{missing[0][0]} of the step, sample {missing[0][1]}, and so on): the cause is further "
+                "up in launch.log, at 'Error in _run_prompt'; a step with fewer rollouts would change the recipe"
             )
         metrics["justrl/rollouts"] = len(batch)
         batch.reorder(sorted(range(len(batch)), key=lambda row: place_of(batch.keys[row])))
@@ -285,8 +285,8 @@ class AheadTrainer(SegmentHooks, PPOTrainerColocateAsync):
 
     def _refuse_others(self, prompts: int) -> NoReturn:
         self._fail(
-            f"step {self.global_steps}: {prompts} prompts of it failed: their cause stands above this in launch.log, "
-            "at 'Error in _run_prompt'; others in their place would be another step"
+            f"step {self.global_steps}: {prompts} prompts of it failed: the cause is further up in "
+            "launch.log, at 'Error in _run_prompt'; replacing them would change the step"
         )
 
     @contextmanager

@@ -146,8 +146,8 @@ class Supervisor:
         print(report, file=sys.stderr, flush=True)
         where = f"in step {progress['step']}, phase {progress['phase']}" if progress else "before the first step"
         return (
-            f"verl made no progress for {idle:.0f} s {where}, and was stopped; it goes on from its last save when "
-            f"started again. Stacks, memory and the last metrics are in {self.attempt / 'hang.txt'}. If "
+            f"verl made no progress for {idle:.0f} s {where}, and was stopped; the next start resumes "
+            f"from its last save. Stacks, memory and the last metrics are in {self.attempt / 'hang.txt'}. If "
             "steps really take that long, raise hardware.hang_timeout_minutes"
         )
 
