@@ -81,7 +81,11 @@ def test_the_data_card_is_a_table_and_what_was_not_counted_is_a_dash():
     }
     section = card_section(card)
     cells = {row[0].main: row[1].main for row in section.rows}
-    assert cells["Rows read"] == "17,917" and cells["Prompts over the limit"] == "–" and cells["Trained on"] == "16,993"
+    assert (
+        cells["Rows read"] == "17,917"
+        and cells["Prompts over the limit"] == "–"
+        and cells["Kept for training"] == "16,993"
+    )
     assert section.lead == "Source: BytedTsinghua-SIA/DAPO-Math-17k, revision abc." and len(section.rows) == 6
     tokens = {"mean": 102.25, "p95": 240.0, "max": 900}
     assert card_section(card | {"prompt_tokens": tokens}).rows[-1][1].main == "102.2"

@@ -119,7 +119,11 @@ def test_good_is_said_from_enough_steps_on(steps, word):
 def test_health_says_everything_that_is_wrong_in_one_line_and_status_does_as_well():
     rows = rows_with(12, 1, 12, ALL_WRONG)
     health = summarize_run(rows, "mini")["health"]
-    for sentence in ("no group differs in reward", "the gradient is zero", "all rewards are the lowest possible"):
+    for sentence in (
+        "all answers of each group have the same reward",
+        "the gradient is zero",
+        "all rewards are the lowest possible",
+    ):
         assert sentence in health
         assert any(sentence in finding for finding in findings(RunProgress("mini", "mini", rows)))
     assert "good" not in render([RunProgress("mini", "mini", rows)])

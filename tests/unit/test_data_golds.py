@@ -114,7 +114,7 @@ ROWS = ['{"question": "a", "answer": "1"}', '{"question": "b", "answer": %s}']
         ("NaN", r"row 2: answer is nan"),
         ('{"x": 1}', r"row 2: answer is \{'x': '1'\}"),
         ('["1"]', r"row 2: answer is \['1'\]"),
-        ("1e999", "1e999 is no answer"),
+        ("1e999", "1e999 is not an answer"),
         (r'"\ud800"', r"row 2: answer is '\\ud800'"),
         ('"2", "answer": "3"', "row 2: the column answer is there twice"),
         ("[" * 100_000 + "]" * 100_000, "row 2: maximum recursion depth"),

@@ -235,8 +235,8 @@ def test_an_unknown_models_size_is_refused_until_its_folder_or_the_key_gives_it(
     assert plan.segment_runtime_minutes(config, "deepseek") == 24 * 60
     assert plan.segment_warning_seconds(config, "deepseek") == 1800
     said = announce(config, [("deepseek", 60)], [], Layout(config))
-    assert "deepseek by 1 job: a time that is not known before `snakemake data`" in said
-    assert "without those not known yet" in said
+    assert "deepseek: 1 job, time unknown until `snakemake data`" in said
+    assert "parts that are not known yet are left out" in said
     # Qwen2.5-0.5B has 494,032,768 parameters.
     given = experiment.load(overrides=[*words, f"plan.shapes={json.dumps({'deepseek': SIZES})}"])
     assert value(plan.make_plan(given), "deepseek", "one full state") == pytest.approx(12 * 0.494032768)

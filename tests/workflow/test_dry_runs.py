@@ -80,7 +80,7 @@ def test_the_golden_rung_evaluates_released_weights_and_trains_nothing(workspace
 
 def test_what_the_golden_rung_leaves_out_is_said(workspace):
     status, output = workspace.dry_run("golden", "--profile", "one_gpu")
-    assert status == 0 and "golden leaves out justrl_nemotron: its base model, " in output
+    assert status == 0 and "golden leaves out justrl_nemotron: no enabled run has its base model " in output
     assert "golden leaves out" not in workspace.dry_run("golden")[1]
 
 

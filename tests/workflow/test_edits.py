@@ -170,17 +170,17 @@ def test_what_is_to_be_trained_and_evaluated_is_the_last_that_a_dry_run_says(wor
     status, output = workspace.dry_run("results/aime_deepseek.json")
     assert status == 0
     heading, run, answers, total = output.splitlines()[-4:]
-    assert heading == "To be trained:" and run.startswith("  deepseek by 73 jobs, about ") and " GPU hours" in run
-    assert answers.startswith("To be evaluated: 1 model by 1 job, 960 answers, about ") and "GPU hours in all" in total
+    assert heading == "To be trained:" and run.startswith("  deepseek: 73 jobs, about ") and " GPU hours" in run
+    assert answers.startswith("To be evaluated: 1 model in 1 job, 960 answers, about ") and "GPU hours in all" in total
     status, output = workspace.dry_run("results/aime_deepseek@base.json")
     assert status == 0 and "To be trained" not in output
-    assert output.splitlines()[-2].startswith("To be evaluated: 1 model by 1 job, 960 answers")
+    assert output.splitlines()[-2].startswith("To be evaluated: 1 model in 1 job, 960 answers")
 
 
 def test_an_evaluation_in_shards_is_announced_once(workspace):
     write(workspace, "evaluation: {shards: 7}\n")
     status, output = workspace.dry_run("results/aime_deepseek@base.json", "--configfile", "mine.yaml")
-    answers = re.search(r"To be evaluated: 1 model by 7 jobs, (\d+) answers", output)
+    answers = re.search(r"To be evaluated: 1 model in 7 jobs, (\d+) answers", output)
     assert status == 0 and answers and 960 <= int(answers[1]) <= 966
 
 

@@ -139,7 +139,7 @@ def test_what_a_target_trains_is_what_snakemake_plans(workspace, case):
         (run, end) for run, ends in expected.items() for end in ends
     )
     announced = output.partition("To be trained:\n")[2].partition("To be evaluated")[0]
-    assert set(re.findall(r"^  (\w+) by \d+ jobs?,", announced, re.M)) == runs
+    assert set(re.findall(r"^  (\w+): \d+ jobs?,", announced, re.M)) == runs
 
 
 GONE = "runs: {deepseek: {enabled: false}, nemotron: {enabled: false}}\n"
@@ -155,7 +155,7 @@ GONE = "runs: {deepseek: {enabled: false}, nemotron: {enabled: false}}\n"
             ("--profile", "mini"),
             None,
             "golden",
-            "golden: none of the published models (justrl_deepseek, justrl_nemotron)",
+            "golden: no model under `external` (justrl_deepseek, justrl_nemotron)",
         ),
         (("--profile", "one_gpu", "--configfile", "one_gpu/24gb.yaml"), None, "golden", "trained here (qwen_half)"),
         ((), GONE, "results/figures/overlays/models.svg", "overlays.models: none of its runs is on"),
@@ -213,9 +213,9 @@ def test_the_start_says_what_is_left_out(workspace):
     status, output = workspace.dry_run("--configfile", "left_out.yaml", "--quiet", "rules")
     assert status == 0
     for line in (
-        "overlays.models is not drawn: nemotron is off (runs.nemotron.enabled)",
-        "overlays.three draws deepseek, deepseek_async alone: nemotron is off (runs.nemotron.enabled)",
-        "compare.o is left out: deepseek_overlong is off (runs.deepseek_overlong.enabled)",
+        "overlays.models is left out: nemotron is not enabled (runs.nemotron.enabled)",
+        "overlays.three shows only deepseek, deepseek_async: nemotron is not enabled (runs.nemotron.enabled)",
+        "compare.o is left out: deepseek_overlong is not enabled (runs.deepseek_overlong.enabled)",
     ):
         assert output.splitlines().count(line) == 1, line
     assert workspace.jobs("--configfile", "left_out.yaml")["plot_overlay"] == 1

@@ -33,7 +33,7 @@ def verify(results: Path, *overrides: str) -> int:
 def test_what_was_run_is_what_it_says(results, capsys):
     assert verify(results) == 0
     *lines, counts = capsys.readouterr().out.splitlines()
-    assert counts == f"{len(lines)} as they should be"
+    assert counts == f"{len(lines)} correct"
     assert all(line.startswith("ok") for line in lines)
     for name in ("runs/mini", RESULT, "sums_harder_mini@30.json", "sums_heldout_mini@base.json"):
         assert any(line.split()[1] == name for line in lines)

@@ -146,7 +146,7 @@ class Layout:
         for overlay, members in self.experiment.overlays.items():
             on = self.trainings(f"overlays/{overlay}")
             if off := [run for run in members if run not in on]:
-                what = f"draws {', '.join(on)} alone" if overlay in drawn else "is not drawn"
+                what = f"shows only {', '.join(on)}" if overlay in drawn else "is left out"
                 yield f"overlays.{overlay} {what}: {_are_off(off)}"
         for pair in self.experiment.compare:
             if pair not in compared:
@@ -428,8 +428,8 @@ class Layout:
             if name not in made:
                 own = next(run for run in runs if runs[run].family == entry.family)
                 yield (
-                    f"golden leaves out {name}: its base model, {runs[own].model}, is of no run that is on "
-                    f"(runs.{own}.enabled); ask for its results by name to evaluate it all the same"
+                    f"golden leaves out {name}: no enabled run has its base model {runs[own].model} "
+                    f"(runs.{own}.enabled); request its results by name to evaluate it anyway"
                 )
 
     def golden_family(self, family: str | None) -> list[str]:
@@ -565,9 +565,9 @@ class Layout:
         if target == "golden" and not self.golden_families():
             trained = ", ".join(dict.fromkeys(experiment.runs[run].model for run in experiment.enabled))
             raise UserError(
-                f"golden: none of the published models ({', '.join(experiment.external)}) is of a base model that is "
-                f"trained here ({trained}): start it without this profile or overlay, or add a model without a family "
-                "under `external`"
+                f"golden: no model under `external` ({', '.join(experiment.external)}) belongs to a base "
+                f"model of this experiment ({trained}): start it without this profile or overlay, or add "
+                "a model without a family under `external`"
             )
         if target != "golden" and not experiment.enabled and not (target == "all" and experiment.enabled_external):
             first = next(iter(experiment.runs), "NAME")
@@ -579,4 +579,4 @@ class Layout:
 
 
 def _are_off(runs: Sequence[str]) -> str:
-    return f"{' and '.join(runs)} {'are' if len(runs) > 1 else 'is'} off (runs.{runs[0]}.enabled)"
+    return f"{' and '.join(runs)} {'are' if len(runs) > 1 else 'is'} not enabled (runs.{runs[0]}.enabled)"

@@ -85,7 +85,7 @@ def _metadata(described: Mapping[str, Any], last: Sequence[Result], sources: Seq
     )
     comments = []
     if not model.get("hub_id"):
-        comments.append("# base_model: omitted, because the workflow created the base model and it is not on a hub")
+        comments.append("# base_model: left out, because the workflow created the base model and it is not on a hub")
     if not dataset.get("hub_id"):
         comments.append("# datasets: left out, since the questions were generated here and are on no hub")
     if not found:

@@ -110,7 +110,7 @@ def summary_sections(found: Sequence[Found]) -> list[Section]:
 def write_summary(found: Sequence[Found], experiment: str, outputs: Mapping[str, Path]) -> None:
     """Write the findings as .html (tables) and .txt (sentences, each run's health below its own)."""
     if ".html" in outputs:
-        tables.write_html(outputs[".html"], "What was found", summary_sections(found), experiment)
+        tables.write_html(outputs[".html"], "Findings", summary_sections(found), experiment)
     if ".txt" in outputs:
         stamp = paper.mark(experiment)
         lines = [f"{stamp[0].upper()}{stamp[1:]}."] if stamp else []

@@ -61,8 +61,8 @@ def _in_all(total: Total) -> str:
     hours = f"About {total.value:,.0f} GPU hours in all"
     if total.low < total.high:
         hours += f" (an estimate: {total.low:,.0f} to {total.high:,.0f})"
-    unknown = "" if total.known else ", without those not known yet"
-    return f"{hours}{unknown}; `justrl plan` shows how."
+    unknown = "" if total.known else "; parts that are not known yet are left out"
+    return f"{hours}{unknown}; `justrl plan` shows the derivation."
 
 
 def _training(
@@ -75,10 +75,10 @@ def _training(
     lines = []
     for run, ends in sorted(planned.items()):
         starts = [layout.start_step(run, end) for end in ends]
-        jobs = f"  {run} by {len(ends)} job{'s' if len(ends) > 1 else ''}"
+        jobs = f"  {run}: {len(ends)} job{'s' if len(ends) > 1 else ''}"
         measured = layout.segment_metrics(run, min(starts))
         if longest_step(experiment, run, measured, 1) is None:
-            lines.append(f"{jobs}: a time that is not known before `snakemake data` has fetched the model")
+            lines.append(f"{jobs}, time unknown until `snakemake data` has downloaded the model")
             total = total.plus(None)
             continue
         step = expected_step_seconds(experiment, run, measured, steps=(min(starts), max(ends)))
@@ -120,7 +120,7 @@ def _evaluation(
     plural = ["" if number == 1 else "s" for number in (len(targets), count)]
     gpus = f", about {own.value:,.0f} GPU hours" if own.value else ""
     total = Total(total.value + own.value, total.low + own.low, total.high + own.high, total.known and own.known)
-    return f"{len(targets)} model{plural[0]} by {count:,} job{plural[1]}, {answers:,} answers{gpus}", total
+    return f"{len(targets)} model{plural[0]} in {count:,} job{plural[1]}, {answers:,} answers{gpus}", total
 
 
 def _asked(outputs: Sequence[str], layout: Layout) -> Iterator[tuple[str, str, str, int]]:

@@ -135,8 +135,8 @@ def check_packages(engine: str) -> Check:
         return Check("packages", OK, ", ".join(map(str, found)))
     where = f"envs/{machine.LOCKS[environment]}"
     if engine == "verl" and environment == "mini":
-        where = "envs/gpu.txt (`make gpu-env`; without a GPU `make verl-env`)"
-    remedy = f"install the environment of {where}, or start Snakemake with --sdm conda"
+        where = "envs/gpu.txt (`make gpu-env`, then `. .venv-gpu/bin/activate`; without a GPU `make verl-env`)"
+    remedy = f"install and activate the environment of {where}, or start Snakemake with --sdm conda"
     missing = any(package.installed is None for package in wrong)
     return Check("packages", FAILED if missing else WARNING, "; ".join(map(str, wrong)), remedy)
 

@@ -106,7 +106,7 @@ def _average(rows: Sequence[Detection], results: Sequence[Result], difference: f
 
 
 def _sampling_variance(result: Result) -> float | None:
-    """Mean over questions of the unbiased variance of a sample; None for single samples."""
+    """Mean over questions of the unbiased variance per sample; None for single samples."""
     scores = result.scores()
     if not scores or len(scores[0]) < 2:
         return None
@@ -140,16 +140,16 @@ def render_detection(experiment: Experiment, points: float, files: Sequence[str]
     """The table for the terminal."""
     rows = detect(experiment, points / 100, load_results(files), seeds)
     lines = [
-        f"to find a difference of {points:g} points between two trainings, {seeds} of each, on the same questions "
-        "(5% two-sided, 80% of the time)",
-        f"{'benchmark':<14}{'questions':>10}{'samples':>9}{'finds':>8}{'samples needed':>16}   variance of a sample",
+        f"to detect a difference of {points:g} points between two settings with {seeds} seed(s) each, on "
+        "the same questions (two-sided test at 5%, power 80%)",
+        f"{'benchmark':<14}{'questions':>10}{'samples':>9}{'detects':>9}{'samples needed':>16}   variance of a sample",
     ]
     for row in rows:
-        needed = "none does" if row.needed is None else f"{row.needed:,}"
-        source = "measured" if row.measured else "bound, as no results were given"
+        needed = "impossible" if row.needed is None else f"{row.needed:,}"
+        source = "measured" if row.measured else "binomial bound, no --results given"
         seed = f", {100 * row.spread:.1f} points between seeds" if row.spread is not None else ""
         lines.append(
-            f"{row.benchmark:<14}{row.questions:>10,}{row.samples:>9}{100 * row.smallest:>8.1f}{needed:>16}"
+            f"{row.benchmark:<14}{row.questions:>10,}{row.samples:>9}{100 * row.smallest:>9.1f}{needed:>16}"
             f"   {row.variance:.3f} ({source}{seed})"
         )
     if all(row.spread is None for row in rows):

@@ -74,7 +74,7 @@ def changes(content: dict[str, Any], results: Path) -> Iterator[str]:
     if last and before is None:
         yield f"{last}, the configuration of the last start, is damaged, so changes since then cannot be listed."
     elif before and (found := in_words(differences(before["config"], content["config"]))):
-        yield f"The configuration is other than at the last start ({last}): {found}"
+        yield f"Configuration changed since the last start ({last}): {found}"
 
 
 def write(content: dict[str, Any], path: Path) -> None:

@@ -8,6 +8,8 @@ from justrl.gpu_specs import GPUS
 from justrl.operations.checks import FAILED
 from justrl.operations.planning import expected_step_seconds, on, plan_memory
 
+# How the table names some quantities of the plan.
+LABELS = {"time asked per job": "requested job time"}
 # (nodes, GPUs on each) that `render_kinds` compares; the last is the paper's.
 COUNTS = ((1, 1), (1, 2), (1, 4), (1, 8), (4, 8))
 
@@ -22,7 +24,8 @@ def render(plan: Mapping) -> str:
     for name, rows in plan["runs"].items():
         lines += ["", name]
         for quantity, row in rows.items():
-            lines.append(f"  {quantity:<22}{format_value(row['value']):>10} {row['unit']:<6} {_derived(row)}")
+            label = LABELS.get(quantity, quantity)
+            lines.append(f"  {label:<22}{format_value(row['value']):>10} {row['unit']:<6} {_derived(row)}")
         if plan["memory"][name]:
             lines += render_memory(plan["memory"][name])
     totals: dict[str, float] = {}
@@ -30,7 +33,8 @@ def render(plan: Mapping) -> str:
         for quantity in ("training GPU hours", "evaluation GPU hours", "disk at most"):
             if quantity in rows:
                 totals[quantity] = totals.get(quantity, 0.0) + rows[quantity]["value"]
-    lines += ["", f"all {len(plan['runs'])} runs"]
+    count = len(plan["runs"])
+    lines += ["", f"all {count} runs" if count > 1 else "in total"]
     lines += [f"  {quantity:<22}{format_value(value):>10}" for quantity, value in totals.items()]
     return "\n".join(lines)
 
@@ -45,7 +49,7 @@ def _derived(row: Mapping) -> str:
 def render_memory(memory: Mapping) -> list[str]:
     """What fills each GPU, a column for each phase."""
     settings = ", ".join(f"{key} {value}" for key, value in memory["settings"].items())
-    lines = [f"  each GPU, GiB of {memory['card']:.1f}: {settings}"]
+    lines = [f"  memory of each GPU in GiB, of {memory['card']:.1f}: {settings}"]
     phases = memory["phases"]
     heads = {phase: textwrap.wrap(phase, 11, break_long_words=False) for phase in phases}
     widths = {phase: 2 + max(map(len, heads[phase])) for phase in phases}
@@ -71,10 +75,13 @@ def render_kinds(experiment: Experiment) -> str:
     rows = [["", *(str(nodes * gpus) for nodes, gpus in COUNTS)]]
     rows += [[kind, *(_cell(experiment, name, kind, *count) for count in COUNTS)] for kind in GPUS]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COUNTS) + 1)]
-    lines = [f"{name} by number of GPUs: estimated seconds per step (without CUDA graphs), gpu_memory_utilization"]
+    lines = [
+        f"{name} by number of GPUs: estimated seconds per step (in parentheses: without CUDA graphs), "
+        "gpu_memory_utilization"
+    ]
     for kind, *cells in rows:
         lines.append(f"{kind:<{widths[0]}}" + "".join(f"{c:>{w + 2}}" for c, w in zip(cells, widths[1:], strict=True)))
-    return "\n".join([*lines, "- does not fit; * with the optimizer's moments in main memory"])
+    return "\n".join([*lines, "-: does not fit; *: the optimizer's moments are in CPU memory"])
 
 
 def _cell(experiment: Experiment, name: str, kind: str, nodes: int, gpus: int) -> str:

@@ -256,7 +256,7 @@ def _render_run(run: RunProgress, width: int, now: float | None) -> str:
     lines = [headline(run), *_charts(run, width)]
     truncated = run.recent("response_clip_ratio")
     if truncated is not None:
-        lines.append(f"  cut off {truncated:.1%} of the responses reach the length limit")
+        lines.append(f"  truncated {truncated:.1%} of the responses (length limit)")
     return "\n".join(lines + (health or [f"  health  {verdict(run.rows, [])}"]))
 
 

@@ -212,7 +212,7 @@ def table(checked: Iterable[Verified]) -> str:
         lines.append(f"{row.word:<8}{row.what:<{width}}  {row.found}".rstrip())
         lines += [line for problem in row.problems for line in _wrapped(problem)]
     counts = {word: sum(row.word == word for row in rows) for word in ("ok", "WRONG", "MISSING", "not made")}
-    said = {"ok": "as they should be", "WRONG": "wrong", "MISSING": "missing though asked for"}
+    said = {"ok": "correct", "WRONG": "wrong", "MISSING": "requested but missing"}
     said["not made"] = "not requested, not computed"
     total = ", ".join(f"{count:,} {said[word]}" for word, count in counts.items() if count)
     cut = [line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…" for line in lines]

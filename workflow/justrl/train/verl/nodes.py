@@ -212,7 +212,10 @@ class Node:
         deadline = time.monotonic() + JOIN_SECONDS
         while len(found := self.alive()) < self.nodes:
             if time.monotonic() > deadline:
-                say(f"only {', '.join(found)} joined Ray within {JOIN_SECONDS:.0f} s, wanted are {self.nodes} nodes")
+                say(
+                    f"only {', '.join(found)} joined Ray within {JOIN_SECONDS:.0f} s, but hardware.nodes "
+                    f"is {self.nodes}"
+                )
                 return False
             time.sleep(0.5)
         say(f"Ray has its {self.nodes} nodes: {', '.join(found)}")
