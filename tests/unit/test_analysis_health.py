@@ -113,7 +113,7 @@ def test_good_is_said_from_enough_steps_on(steps, word):
     assert report["health"].startswith(word)
     assert f"health  {word}" in render([RunProgress("mini", "mini", rows, total=100)])
     if word == "too early":
-        assert f"{steps} of the {LEAST_STEPS} steps" in report["health"]
+        assert f"{steps} of {LEAST_STEPS} steps" in report["health"]
 
 
 def test_health_says_everything_that_is_wrong_in_one_line_and_status_does_as_well():

@@ -37,11 +37,11 @@ def test_the_verdict_is_about_the_second_less_the_first(difference, verdict):
 def test_a_benchmark_that_one_training_lacks_is_left_out_and_other_questions_are_refused():
     with_more = [*both(0.1), trained("a_s1", 0.5, 1, "aime")]
     assert [each.benchmark for each in compare_settings(with_more, A, B, paired=False)] == ["amc23"]
-    with pytest.raises(UserError, match="share no benchmark"):
+    with pytest.raises(UserError, match="have no benchmark"):
         compare_settings(both(0.1)[:-1], A, B, paired=False)
     changed = both(0.1)
     changed[-1].data["per_question"][0]["id"] = "another"
-    with pytest.raises(UserError, match="were not asked the same questions"):
+    with pytest.raises(UserError, match="have results on different questions"):
         compare_settings(changed, A, B, paired=False)
 
 

@@ -266,7 +266,9 @@ def test_a_folder_that_is_no_download_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     options = ["--hub-id", "org/set", "--mirror", str(mirror), "--offline"]
-    assert "contains files that were not downloaded" in refusal(download(tmp_path, "http://127.0.0.1:9", "dataset", *options))
+    assert "contains files that were not downloaded" in refusal(
+        download(tmp_path, "http://127.0.0.1:9", "dataset", *options)
+    )
     assert (tmp_path / "out" / "thesis.tex").exists()
 
 

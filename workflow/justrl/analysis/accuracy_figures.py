@@ -149,7 +149,7 @@ def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = 
     axis.grid(visible=False, axis="y")
     axis.set_xlabel("Accuracy, avg@k (%)")
     axis.margins(x=0.03)
-    what = "ours and published" if published else "accuracy before and after training"
+    what = "our scores and the published ones" if published else "accuracy before and after training"
     style.add_header(figure, title or f"{family}: {what}", experiment)
     add_legend(figure, [(lane.label, lane.color, lane.marker, True) for lane in lanes], columns=2, top=0.40)
     if published:

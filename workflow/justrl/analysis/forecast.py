@@ -155,14 +155,14 @@ def _refused(
         return _none("fell", "it fell", top=float(smooth.max()), top_step=int(step), last=float(smooth[-1]))
     line = np.polyval(np.polyfit(x, y, 1), x)
     if _p_value(y, np.full_like(y, y.mean()), fitted, 3) > SIGNIFICANT / 10:
-        return _none("flat", "it has not risen beyond its noise")
+        return _none("flat", "it has not risen above its noise")
     slopes = np.diff(fitted) / np.diff(x)
     if _p_value(y, line, fitted, 2) > SIGNIFICANT or slopes[-1] > SLOWED * slopes.max():
         return _none("straight", "it does not level off yet")
     off = np.abs(np.convolve(y - fitted, np.ones(window) / window, "valid"))
     if off.max() > max(SIGMAS * error, PART * np.ptp(fitted)):
         step = steps[blocks[off.argmax() + window // 2]]
-        return _none("misfit", f"it is not of the curve's shape (farthest from it about step {step:,})")
+        return _none("misfit", f"it does not follow the curve (largest deviation near step {step:,})")
     return None
 
 

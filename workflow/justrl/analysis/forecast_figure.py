@@ -42,7 +42,7 @@ def forecasted(rows: Rows, metric: str, results: Sequence[Result], run: str) -> 
     panel = PANELS[metric]
     steps, values = logged(rows, panel.metric)
     if not values:
-        raise UserError(f"the metrics of {run} hold no {panel.metric}")
+        raise UserError(f"the metrics of {run} have no {panel.metric}; choose another --metric")
     found = [Series(panel.title.removesuffix(" (%)"), steps, values, panel.percent)]
     for benchmark in ordered_benchmarks(results):
         points = [r for r in results if (r.run, r.benchmark) == (run, benchmark) and r.step is not None]
@@ -66,7 +66,9 @@ def forecast_series(series: Series, until: int, horizon: int, spent: np.ndarray)
         actual = float(np.mean(held_out[-max(1, len(series.steps) // 10) :]))
         found["actual"] = actual
         inside = found["end"][1] <= actual <= found["end"][2]
-        found["sentence"] += f". It came to {series.text(actual)}, {'inside' if inside else 'outside'} the interval"
+        found["sentence"] += (
+            f". The measured value is {series.text(actual)}, {'inside' if inside else 'outside'} the interval"
+        )
     return found
 
 
@@ -80,7 +82,7 @@ def _sentence(series: Series, found: dict[str, Any], last: int, horizon: int) ->
         return f"{series.name}: no forecast: {found['reason']} (up to step {last:,})"
     points = " points" if series.percent else ""
     return (
-        f"{series.name}: at step {last:,} the fit is at {series.text(found['now'][0])}; it expects "
+        f"{series.name}: the fit is at {series.text(found['now'][0])} at step {last:,}; forecast "
         f"{series.interval(found['end'])} at step {horizon:,}: another {horizon - last:,} steps would bring "
         f"{series.interval(found['gain'], sign=True)}{points}"
     )
@@ -96,7 +98,7 @@ def plot_forecast(
     for axis, (series, each) in zip(axes, found, strict=True):
         _draw(axis, series, each, until, horizon)
     style.add_header(figure, title or f"Forecast of {run} for more steps", experiment, "\n".join(lines))
-    style.add_footer(figure, "Solid: fit. Dashed and band: expected, 95% interval. Grey: held out from the fit.")
+    style.add_footer(figure, "Solid: fit. Dashed and band: forecast with 95% interval. Grey: held out from the fit.")
     return figure
 
 

@@ -58,7 +58,10 @@ def compare_settings(results: Sequence[Result], first: Setting, second: Setting,
         if any(len(side) != len(kept) for side, kept in zip(sides, found, strict=True)):
             continue
         if len({tuple(result.question_ids()) for side in found for result in side}) != 1:
-            raise UserError(f"{benchmark}: {first.name} and {second.name} were not asked the same questions")
+            raise UserError(
+                f"{benchmark}: {first.name} and {second.name} have results on different questions; "
+                "evaluate both on the same benchmark file"
+            )
         a, b = (_table(side) for side in found)
         difference = difference_over_seeds(a, b, paired)
         verdict = "higher" if difference.ci_low > 0 else "lower" if difference.ci_high < 0 else "within noise"
@@ -66,7 +69,10 @@ def compare_settings(results: Sequence[Result], first: Setting, second: Setting,
         means = (mean_over_seeds(a), mean_over_seeds(b))
         compared.append(Compared(benchmark, benchmark_label(shown), shown.headline, *means, difference, verdict))
     if not compared:
-        raise UserError(f"{first.name} and {second.name} share no benchmark that every one of their trainings has")
+        raise UserError(
+            f"{first.name} and {second.name} have no benchmark on which all their trainings were "
+            "evaluated; evaluate them on the same one"
+        )
     return compared
 
 
@@ -99,8 +105,8 @@ def pair_section(compared: Sequence[Compared], first: Setting, second: Setting, 
     seeds = " and ".join(f"{len(side.runs)} of {side.name}" for side in (first, second))
     lead = (
         f"The last checkpoints of {seeds} on the same questions, graded by {compared[0].grader}, in "
-        "percent with intervals of 95% over seeds and questions. The difference is in points"
-        + (", each seed's with the same seed's." if paired else ".")
+        "percent, with 95% confidence intervals over seeds and questions. The difference is in percentage points"
+        + (", computed per seed." if paired else ".")
     )
     fewest = min(len(first.runs), len(second.runs))
     notes = {1: (ONE_SEED,), 2: (f"{TWO_SEEDS[0].upper()}{TWO_SEEDS[1:]}.",)}.get(fewest, ())
@@ -155,7 +161,10 @@ def plot_pair(
     style.add_legend(figure, handles, top=0.52)
     many = max(len(first.runs), len(second.runs)) > 1
     style.add_footer(
-        figure, "Band: all seeds. Bars: 95% over seeds and questions." if many else "Bars: 95% over questions."
+        figure,
+        "Band: range over seeds. Bars: 95% interval over seeds and questions."
+        if many
+        else "Bars: 95% interval over questions.",
     )
     return figure
 

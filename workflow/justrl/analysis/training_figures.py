@@ -49,7 +49,7 @@ PANELS = {
     "entropy": Panel("entropy", "Policy entropy (nats per token)", published="entropy_as_published"),
     "length": Panel("response_length_mean", "Response length (tokens)"),
     "accuracy": Panel("accuracy", "Rollout accuracy (%)", percent=True),
-    "truncation": Panel("response_clip_ratio", "Responses cut at the limit (%)", percent=True),
+    "truncation": Panel("response_clip_ratio", "Truncated responses (%)", percent=True),
     "clip_fraction": Panel("clip_fraction", "Tokens with clipped ratio (%)", percent=True),
     "grad_norm": Panel("grad_norm", "Gradient norm before clipping"),
     "learning_rate": Panel("lr", "Learning rate"),
@@ -84,7 +84,7 @@ def plot_training(
         _add_legend(figure, list(runs))
     footnote = "Each step" if window == 1 else f"Thin: each step. Thick: mean over {window} steps."
     for metric in dotted:
-        footnote += f" Dotted: {metric} as the authors' code would have logged it."
+        footnote += f" Dotted: {metric} as the authors' code logs it."
     if experiment == "paper" and any(PANELS[name].bands for name in panels):
         footnote += " Grey: the JustRL paper (arXiv 2512.16649)."
     style.add_footer(figure, footnote)
