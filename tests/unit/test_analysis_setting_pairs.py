@@ -60,7 +60,7 @@ def test_the_command_writes_table_and_figure(tmp_path, capsys):
     assert json.loads(outputs[2].read_text())["benchmarks"][0]["verdict"] == "higher"
     for page in (outputs[0], outputs[1], outputs[3]):
         assert "not a paper result" in page.read_text()
-    with pytest.raises(UserError, match="the metrics of b_s3"):
+    with pytest.raises(UserError, match="--metrics lacks those of b_s3"):
         main(
             [
                 "report",
@@ -79,7 +79,7 @@ def test_a_run_of_several_seeds_is_as_many_runs(tmp_path):
     assert (first.seed, second.seed) == (1, 2) and first.recipe == second.recipe
     with pytest.raises(UserError, match="no run mini_c: did you mean mini_b"):
         load(["mini/ab.yaml"], ["compare.ab=[mini_a, mini_c]"])
-    with pytest.raises(UserError, match="two runs are compared, got 1"):
+    with pytest.raises(UserError, match="must name two runs, got 1"):
         load(["mini/ab.yaml"], ["compare.ab=[mini_a]"])
     run = experiment.runs["mini_a_s1"].model_dump(mode="json", exclude={"setting", "recipe"}) | {"recipe": {}}
     (tmp_path / "taken.yaml").write_text(json.dumps({"extends": "mini/ab.yaml", "runs": {"mini_a_s2": run}}))
