@@ -66,7 +66,7 @@ def test_a_reward_that_is_always_the_least_ends_it_until_accepted(make_run, tmp_
 
     justrl(["train", "resume", str(run.folder), "--accept", "least_reward"])
     assert run.finish(*run.arguments(to=6)) == 0, run.output
-    assert "going on from the state of step 3" in run.output
+    assert "resuming from the state of step 3" in run.output
     assert [row.get("accepted_alarms") for row in run.metrics(to=6)] == [*[None] * 3, *["least_reward"] * 3]
     justrl(["report", "health", "--metrics", str(run.metrics_file(to=6)), "--output", str(tmp_path / "health.json")])
     assert "alarm least_reward ended the training before step 4" in read_json(tmp_path / "health.json")["health"]

@@ -70,7 +70,7 @@ def test_trains_a_run_of_the_configuration_with_overrides_and_resumes(materials,
     assert rows[1]["lr"] == pytest.approx(1e-4)
     four_steps = [o.replace("=2", "=4") for o in two_steps]
     assert run.finish(*arguments, *four_steps) == 0, run.output
-    assert "going on from the state of step 2" in run.output
+    assert "resuming from the state of step 2" in run.output
     assert [row["step"] for row in read_jsonl(tmp_path / "o" / "metrics.jsonl")] == [1, 2, 3, 4]
 
 

@@ -172,7 +172,7 @@ def test_another_segment_length_in_mid_run_goes_on_to_the_same_bits(run, undistu
     assert run.finish(*run.arguments(4, 6)) == 0 and run.finish(*run.arguments(6, STEPS)) == 0, run.output
     assert run.metrics(4) + run.metrics(6) + run.metrics() == undisturbed.metrics()
     assert run.weights() == undisturbed.weights()
-    assert run.output.count(" 5/") <= 2 and "going on from the state of step 6" in run.output
+    assert run.output.count(" 5/") <= 2 and "resuming from the state of step 6" in run.output
 
 
 def test_a_segment_that_the_run_has_left_behind_is_not_trained_again(run):
@@ -213,7 +213,7 @@ def test_a_torn_state_is_passed_over(run, undisturbed):
     tensors.write_bytes(tensors.read_bytes()[:-1000])
     assert run.finish() == 0, run.output
     assert "checkpoint refused" in run.output and "step_000004: tensors.pt is torn" in run.output
-    assert "going on from the state of step 2" in run.output
+    assert "resuming from the state of step 2" in run.output
     assert_same(run, undisturbed)
 
 

@@ -30,7 +30,7 @@ def request(nodes: int) -> VerlRequest:
 
 def test_more_than_one_node_needs_slurm(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    with pytest.raises(UserError, match=r"hardware.nodes is 4, but this is no Slurm job"):
+    with pytest.raises(UserError, match=r"hardware.nodes is 4, but this is not a Slurm job"):
         environment.command(request(4), Path("config.yaml"), Path("left"))
 
 

@@ -82,7 +82,7 @@ def test_training_figure_draws_the_numbers_it_was_given():
     raw, smooth, as_published = figure.axes[0].get_lines()
     theirs = [row["entropy_as_published"] for row in rows]
     assert np.allclose(as_published.get_ydata(), moving_mean(theirs, smoothing_window({"a": rows})))
-    assert "Dotted: entropy as the authors' code would have logged it" in texts(figure)
+    assert "Dotted: entropy as the authors' code logs it" in texts(figure)
     assert np.allclose(raw.get_ydata(), [row["entropy"] for row in rows])
     window = smoothing_window({"a": rows})
     middle = 150

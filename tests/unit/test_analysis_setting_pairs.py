@@ -83,5 +83,5 @@ def test_a_run_of_several_seeds_is_as_many_runs(tmp_path):
         load(["mini/ab.yaml"], ["compare.ab=[mini_a]"])
     run = experiment.runs["mini_a_s1"].model_dump(mode="json", exclude={"setting", "recipe"}) | {"recipe": {}}
     (tmp_path / "taken.yaml").write_text(json.dumps({"extends": "mini/ab.yaml", "runs": {"mini_a_s2": run}}))
-    with pytest.raises(UserError, match="mini_a_s2 is the name of another run"):
+    with pytest.raises(UserError, match="mini_a_s2 is already the name of another run"):
         load([tmp_path / "taken.yaml"])

@@ -133,7 +133,7 @@ def test_a_run_names_its_family_by_its_model():
     ("runs", "problem"),
     [
         ({"a": {"like": "minni"}}, "runs.a.like: no run minni: did you mean mini"),
-        ({"a": {"like": "b"}, "b": {"like": "a"}}, "goes round in a circle: a -> b -> a"),
+        ({"a": {"like": "b"}, "b": {"like": "a"}}, "is circular: a -> b -> a"),
     ],
 )
 def test_a_run_like_none_is_refused(runs, problem):

@@ -168,7 +168,7 @@ def test_a_finished_output_is_left_as_it_is(job, backend, capsys):
     before = job.output.stat().st_mtime_ns
     generate(job, stops_after(backend, 0))
     assert job.output.stat().st_mtime_ns == before
-    assert "already there" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_a_corrected_gold_does_not_ask_again(job, backend):
@@ -282,7 +282,7 @@ def test_a_wrong_benchmark_file_is_named(tmp_path, rows, said):
 
 def test_what_is_no_parquet_is_named(tmp_path):
     path = tmp_path / "b.parquet"
-    with pytest.raises(UserError, match="there is no benchmark file"):
+    with pytest.raises(UserError, match="no such benchmark file"):
         read_benchmark(path)
     path.write_text("no")
     for read in (read_benchmark, lambda file: read_completions([file])):

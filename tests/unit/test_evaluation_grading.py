@@ -308,7 +308,7 @@ WHOLE = [(0, 11, "1"), (0, 12, "1"), (1, 11, "2"), (1, 12, "2")]
         # Every question lacks the same one.
         ([WHOLE[0], WHOLE[2]], None, "2 of 4 samples of aime are missing"),
         (WHOLE[:3], "mine.jsonl", "1 of 4 samples of mine are missing"),
-        ([*WHOLE[:3], (1, 12, "3")], None, "question 1 of aime has 2 right answers, '2' and '3'"),
+        ([*WHOLE[:3], (1, 12, "3")], None, "question 1 of aime has 2 reference answers, '2' and '3'"),
         ([(0, 11, "\\boxed{1}"), *WHOLE[1:]], None, None),  # the same answer, boxed
         (WHOLE, None, None),
         (WHOLE, "mine.jsonl", None),

@@ -126,7 +126,7 @@ def test_samples_too_many_are_named(kept, grades):
 
 def test_completions_of_other_questions_are_refused(kept, grades):
     changed = [Question("b", "Two, really?", "2"), *QUESTIONS[1:]]
-    with pytest.raises(UserError, match="made for another version of toy, whose questions differ"):
+    with pytest.raises(UserError, match="belong to another version of toy with different questions"):
         result(kept, grades, changed)
     with pytest.raises(UserError, match="the completions are of toy, the questions of boy"):
         score(*kept, grades, "boy", QUESTIONS, name="n", experiment="mini", headline="strict")

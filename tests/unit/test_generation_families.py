@@ -204,7 +204,7 @@ def test_a_prompt_that_begins_twice_is_refused(tmp_path):
 
 
 def test_a_stop_token_that_the_model_lacks_is_refused(broken):
-    with pytest.raises(UserError, match="stop token 5000 is no token of the model"):
+    with pytest.raises(UserError, match="stop token 5000 is not in the model's vocabulary"):
         load_tokenizer(broken("generation_config.json", eos_token_id=5000))
 
 

@@ -76,12 +76,15 @@ def split(folder, lost):
     ("spoil", "words"),
     [
         (lambda folder: change_tensors(folder, lambda tensors: tensors.pop(UP)), [UP, "is missing"]),
-        (lambda folder: change_tensors(folder, lambda tensors: tensors.update(more=torch.ones(2))), ["more is none"]),
+        (
+            lambda folder: change_tensors(folder, lambda tensors: tensors.update(more=torch.ones(2))),
+            ["more is not one of its tensors"],
+        ),
         (
             lambda folder: change_tensors(folder, lambda tensors: tensors.update({UP: torch.ones(3, 3)})),
             [f"{UP} has the shape (3, 3) instead of (128, 64)"],
         ),
-        (cut, [WEIGHTS, "cut short"]),
+        (cut, [WEIGHTS, "truncated"]),
         (pickle, [f"lacks {WEIGHTS}", "pytorch_model.bin is pickled"]),
         (lambda folder: split(folder, lost=True), ["lacks part-1.safetensors"]),
         (lambda folder: (folder / "tokenizer.json").unlink(), ["tokenizer.json"]),
@@ -150,7 +153,7 @@ def flip_a_bit(path):
         (lambda folder: flip_a_bit(folder / WEIGHTS), f"{WEIGHTS} is not the file that was downloaded"),
         (
             lambda folder: (folder / "tokenizer_config.json").unlink(),
-            "lacks tokenizer_config.json, which was downloaded",
+            "lacks the downloaded file tokenizer_config.json",
         ),
         (lambda folder: (folder / "source.json").write_bytes(b"[" * 100_000), "source.json is not JSON"),
         (lambda folder: (folder / "source.json").write_bytes(b'{"files": "\xe9"}'), "source.json is not JSON"),

@@ -312,7 +312,7 @@ def test_what_cannot_be_shown_is_one_sentence(tmp_path):
     (tmp_path / "mini" / "experiments" / "0001.json").write_text("{")
     write_run(tmp_path / "mini" / "runs" / "mini", [row(1)])
     assert "0001.json cannot be read" in status("--results", tmp_path)
-    assert "no run minni has been started" in status("--results", tmp_path, "--run", "minni", code=2)
+    assert "no such run has been started" in status("--results", tmp_path, "--run", "minni", code=2)
 
 
 def test_the_page_is_stamped_loads_itself_again_and_asks_nothing_from_elsewhere(tmp_path):
@@ -346,7 +346,7 @@ def test_a_watched_page_is_written_again(tmp_path):
     page = tmp_path / "status.html"
     command = [sys.executable, "-m", "justrl", "status", "--results", results, "--html", page, "--watch", "0.2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert "again every 0.2 s" in process.stdout.readline()
+        assert "updated every 0.2 s" in process.stdout.readline()
         assert 'content="1"' in page.read_text()
         (folder / "work" / "metrics.jsonl").write_text("".join(json.dumps(row(s)) + "\n" for s in range(1, 8)))
         while "step 7 of" not in page.read_text():

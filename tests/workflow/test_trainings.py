@@ -157,7 +157,12 @@ GONE = "runs: {deepseek: {enabled: false}, nemotron: {enabled: false}}\n"
             "golden",
             "golden: no model under `external` (justrl_deepseek, justrl_nemotron)",
         ),
-        (("--profile", "one_gpu", "--configfile", "one_gpu/24gb.yaml"), None, "golden", "trained here (qwen_half)"),
+        (
+            ("--profile", "one_gpu", "--configfile", "one_gpu/24gb.yaml"),
+            None,
+            "golden",
+            "of this experiment (qwen_half)",
+        ),
         ((), GONE, "results/figures/overlays/models.svg", "overlays.models: none of its runs is on"),
         (
             (),

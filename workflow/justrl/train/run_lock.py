@@ -176,7 +176,7 @@ class Lock:
         owner = self.read_owner()
         if self._mine is None or owner != self._mine:
             raise UserError(
-                f"{self.path}: another process ({owner or 'unknown'}) took over the lock; stopping without saving"
+                f"{self.path}: another trainer ({owner or 'unknown'}) took over the lock; stopping without saving"
             )
 
     def release(self) -> None:
