@@ -87,7 +87,7 @@ def dry_run() -> Work:
     plain_workflow(plain, jobs)
     return Work(
         f"dry run of the paper, {jobs:,} jobs",
-        "a plain workflow of as many furnished jobs",
+        "a plain workflow of as many jobs with logs, parameters and resources",
         lambda: jobs_in(snakemake(folder, *arguments)),
         lambda: jobs_in(snakemake(plain, "-n", "--cores", "1")),
         lambda ours, theirs: abs(ours - theirs) <= 4,

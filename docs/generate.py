@@ -153,7 +153,7 @@ def alternatives(schema: dict, node: dict) -> list[dict]:
 def title(path: str, part: dict) -> str:
     """The path of a part, with its source where a place takes several kinds."""
     source = part["properties"].get("source", {}).get("const")
-    return f"`{path}`" + (f", source {source}" if source else "")
+    return f"`{path}`" + (f", source `{source}`" if source else "")
 
 
 def row(name: str, node: dict, schema: dict, values: Any) -> str:

@@ -1,4 +1,4 @@
-"""The experiment: read and held against what was started before, frozen for the jobs, announced before the first of them.
+"""The experiment: read, compared with what was started before, frozen for the jobs, announced before the first of them.
 
 A start reads config.yaml, the profile's overlay, `--configfile` and `--config`; its jobs, which may wait for days, read
 what the start wrote beside the results, <results>/experiments/, and no file that somebody may have edited since.

@@ -1,4 +1,4 @@
-"""Model folders in Hugging Face's layout: downloaded, or made and taught by the workflow.
+"""Model folders in Hugging Face's layout: downloaded, or created and warm-started by the workflow.
 
 Outputs: <results>/models/{model}/ with safetensors, tokenizer and configuration; no pickles, no remote code.
 """
