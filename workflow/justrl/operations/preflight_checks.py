@@ -27,8 +27,8 @@ def check_experiment(
         done += gpu_checks.check_card(experiment.hardware, engine)
     rewards = {experiment.runs[run].recipe.reward: Layout(experiment, str(results)).training_data(run) for run in runs}
     for reward, data in sorted(rewards.items(), key=str):
-        data = data if Path(data).is_file() else None
-        done.append(guarded("reward", partial(experiment_checks.check_reward, reward, data)))
+        there = data if Path(data).is_file() else None
+        done.append(guarded("reward", partial(experiment_checks.check_reward, reward, there)))
     done.append(guarded("golden", lambda: experiment_checks.check_golden(experiment, results)))
     for run in runs:
         done += _check_run(experiment, run, results)
