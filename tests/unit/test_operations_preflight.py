@@ -327,7 +327,7 @@ def test_the_preflight_says_which_file_of_a_model_names_which_stop_token(tmp_pat
     check = experiment_checks.check_stops(agreeing)
     ends = "<｜end▁of▁sentence｜>"
     assert check.status == OK
-    assert check.found == (f"an answer ends at {ends}, as tokenizer, generation_config.json, config.json say")
+    assert check.found == f"an answer ends at {ends}, according to tokenizer, generation_config.json, config.json"
     # As Qwen2.5's bases: the template alone says how a turn ends.
     name_another_end(folder)
     check = experiment_checks.check_stops(folder)

@@ -172,7 +172,7 @@ def test_an_accepted_alarm_leaves_the_others_on(tmp_path):
 def test_a_damaged_mark_is_a_sentence(tmp_path):
     for content in ({"alarm": "x"}, [{"alarm": "truncated"}], ["truncated"]):
         write_json(tmp_path / "alarms.json", content)
-        with pytest.raises(UserError, match=r"alarms\.json is no list of alarms"):
+        with pytest.raises(UserError, match=r"alarms\.json is not a list of alarms"):
             alarms.refuse_marked(tmp_path)
 
 

@@ -230,7 +230,7 @@ def test_more_than_one_in_a_hundred_undecided_ends_the_grading(write, short):
     few = ["die"] * 3 + ["it is 6"] * 297
     grades = grade_samples(samples(*few), ["strict"], own={"mine": own})
     assert (grades["outcome"] == Outcome.TIMEOUT).sum() == 3
-    with pytest.raises(UserError, match=r"mine: undecided are 4 of 300 .* sums question 1 sample 0; .* more than 1%"):
+    with pytest.raises(UserError, match=r"mine: undecided are 4 of 300 .* sums question 1 sample 0; .* above 1%"):
         grade_samples(samples(*["die"] * 4, *["it is 6"] * 296), ["strict"], own={"mine": own})
 
 
@@ -249,7 +249,7 @@ def test_an_undecided_reward_is_the_same_in_both_engines_and_named_once_a_proces
 def test_a_reward_that_hangs_on_many_answers_ends_the_training(write, short):
     reward = get_reward(write(HOSTILE))
     reward.mark([("die", "6", {})] * 10)
-    with pytest.raises(UserError, match=r"left 11 of 30 answers undecided, more than 1%"):
+    with pytest.raises(UserError, match=r"left 11 of 30 answers undecided, above 1%"):
         reward.mark([("die", "6", {}), *[("it is 6", "6", {})] * 19])
 
 

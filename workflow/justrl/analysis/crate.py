@@ -119,7 +119,7 @@ def describe(layout: Layout, timings: Path, known: Mapping[str, str] | None = No
         "./",
         "Dataset",
         name=f"JustRL (arXiv 2512.16649), reproduced: {experiment.experiment} experiment",
-        description=f"Inputs, configuration, results and provenance.{stamp}",
+        description=f"Inputs, configuration, results and how they were made.{stamp}",
         datePublished=made["time"],
         license=crate.add("#license", "CreativeWork", name="No licence given", description=LICENSE),
         hasPart=[*{ref["@id"]: ref for ref in parts}.values()],
@@ -168,7 +168,7 @@ def _inputs(crate: Crate, layout: Layout) -> dict[str, Ref]:
     judge = [JUDGE] if experiment.evaluation.model_grader.enabled else []
     for name in dict.fromkeys([*(run.model for run in runs), *experiment.enabled_external, *judge]):
         source, folder = layout.model_sources[name], layout.model(name)
-        made = "created and warm-started by the workflow"
+        made = "made and taught by the workflow"
         if isinstance(source, HubModel | LocalModel):
             made = source.hub_id if isinstance(source, HubModel) else f"copied from {source.path}"
         found[folder] = crate.folder(folder, f"model {name}", made)

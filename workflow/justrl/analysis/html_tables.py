@@ -12,8 +12,8 @@ from justrl.paper import mark
 # How each grader decides, for legends; tables and figures print the names themselves.
 GRADERS = {
     "strict": r"exact match of the last \boxed{}, ignoring spaces",
-    "paper": r"exact match of a \boxed{} in the last 100 characters, the authors' training reward",
-    "paper_rules": "the rules of the authors' evaluation script",
+    "paper": r"exact match of a \boxed{} near the end, the training reward of the authors",
+    "paper_rules": "the rules of the evaluation script of the authors",
     "symbolic": "mathematical equality, checked by SymPy",
     "model": "the verdict of the judge model",
 }

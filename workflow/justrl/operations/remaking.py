@@ -5,6 +5,7 @@ may be worded otherwise: it must have the same numbers, and be the file that the
 """
 
 import contextlib
+import html
 import io
 import json
 import math
@@ -31,6 +32,17 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 INTERVAL = re.compile(r"(?<=[+−])[0-9.]+(?: |<small>)\[([+−-]?[0-9.]+), ([+−-]?[0-9.]+)\]")
 # distinct_4, which nothing read, is no longer taken.
 CHANGED = ("ci_low", "ci_high", "maj_at_k", "distinct_4")
+# Graders as pages of earlier versions name them.
+EARLIER_NAMES = {
+    "exact match": "strict",
+    "training reward": "paper",
+    "rules": "paper_rules",
+    "rules, then model": "paper_rules+model",
+    "symbolic, then model": "symbolic+model",
+    "exact match, then model": "strict+model",
+}
+# Keys of JSON files whose sentences an earlier version may word otherwise.
+SENTENCES = ("sentence", "reason", "health", "evidence", "question", "action")
 # Findings of health that earlier versions did not look for.
 LATER_FINDINGS = ("no_difference", "zero_gradient", "least_reward", "non_finite")
 
@@ -208,7 +220,10 @@ def difference(there: Path, here: Path, recorded: str | None) -> str | None:
         return None
     if there.suffix == ".json":
         try:
-            return _in_words(differences(*_of_one_version(read_json(there), read_json(here))))
+            old_values, new_values = _of_one_version(read_json(there), read_json(here))
+            if recorded == file_sha256(there):
+                old_values, new_values = _without_sentences(old_values), _without_sentences(new_values)
+            return _in_words(differences(old_values, new_values))
         except UserError as error:
             return str(error)
     try:
@@ -218,7 +233,7 @@ def difference(there: Path, here: Path, recorded: str | None) -> str | None:
     if worded := there.suffix in (".html", ".md") and recorded == file_sha256(there):
         if (answers := _answers(old)) and answers == _answers(new):
             return None
-        old, new = _without_widened(old, new)
+        old, new = _without_widened(html.unescape(old), html.unescape(new))
     same_numbers = _close(NUMBER.findall(old), NUMBER.findall(new))
     if same_numbers and (worded or NUMBER.sub("", old) == NUMBER.sub("", new)):
         return None
@@ -236,7 +251,8 @@ def _answers(page: str) -> list[Any] | None:
         return None
     try:
         content = json.loads(data[1])
-        return [content["graders"], content["questions"], [answer[:-1] for answer in content["answers"]]]
+        graders = [EARLIER_NAMES.get(name, name) for name in content["graders"]]
+        return [graders, content["questions"], [answer[:-1] for answer in content["answers"]]]
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -267,6 +283,14 @@ def _of_one_version(there: Any, here: Any) -> tuple[Any, Any]:
         later = [one for one in here["findings"] if one["name"] not in LATER_FINDINGS]
         here = {key: value for key, value in here.items() if key != "health"} | {"findings": later}
     return there, here
+
+
+def _without_sentences(value: Any) -> Any:
+    """A copy of the values of a JSON file without its sentences."""
+    if isinstance(value, dict):
+        return {key: None if key in SENTENCES and isinstance(item, str) else _without_sentences(item)
+                for key, item in value.items()}  # fmt: skip
+    return [_without_sentences(item) for item in value] if isinstance(value, list) else value
 
 
 def without_changed(value: Any) -> Any:
