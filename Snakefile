@@ -23,7 +23,9 @@ HERE = str(workflow.current_basedir)
 PACKAGE = f"{HERE}/workflow"
 sys.path.insert(0, PACKAGE)
 if set("{}") & set(HERE):
-    raise WorkflowError(f"{HERE} has a brace in its name, which Snakemake reads as a wildcard: rename or move this folder")
+    raise WorkflowError(
+        f"{HERE} has a brace in its name, which Snakemake reads as a wildcard: rename or move this folder"
+    )
 
 import ancient_inputs
 import slurm_executor
