@@ -85,8 +85,8 @@ READERS = {
         (SINGLE, pipe, "named pipe"),
         ("generation_config.json", bind, "a socket"),
         (SINGLE, lambda path: link(path, "/dev/zero"), "a device"),
-        ("tokenizer_config.json", lambda path: link(path, "nowhere"), "where nothing is"),
-        (SINGLE, lambda path: link(path, path.name), "where nothing is"),
+        ("tokenizer_config.json", lambda path: link(path, "nowhere"), "which does not exist"),
+        (SINGLE, lambda path: link(path, path.name), "which does not exist"),
         (TEMPLATE, lambda path: link(path, "/etc/passwd"), "a link out of the model's folder"),
         ("vocab.json", lambda path: path.mkdir(), "a folder"),
     ],
@@ -231,16 +231,16 @@ def sparse(name, size):
         (lambda folder: header(50_000_000, b" " * 50_000_000)(folder / SINGLE), f"{SINGLE} has a header of 50,000,000"),
         (lambda folder: (folder / SINGLE).write_bytes(b""), SINGLE),
         (lambda folder: (folder / SINGLE).write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
-        (lambda folder: (folder / SINGLE).write_bytes((folder / SINGLE).read_bytes()[:-9]), f"{SINGLE} is cut short"),
+        (lambda folder: (folder / SINGLE).write_bytes((folder / SINGLE).read_bytes()[:-9]), f"{SINGLE} is truncated"),
         (sparse("tokenizer.json", 2**40), r"tokenizer\.json has 1,099,511,627,776 bytes"),
         (sparse("config.json", 2**30), r"config\.json has"),
         (sparse(TEMPLATE, 2**21), rf"{TEMPLATE} has"),
-        (index({"weight_map": {"a": "../part.safetensors"}}), f"{INDEX} is no index.*'../part.safetensors'"),
-        (index({"weight_map": {"a": "/etc/passwd"}}), f"{INDEX} is no index"),
-        (index({"weight_map": {"a": 3}}), f"{INDEX} is no index"),
-        (index({"weight_map": {"a": ["part.safetensors"]}}), f"{INDEX} is no index"),
-        (index({"weight_map": {}}), f"{INDEX} is no index"),
-        (index({"weight_map": []}), f"{INDEX} is no index"),
+        (index({"weight_map": {"a": "../part.safetensors"}}), f"{INDEX} is not an index.*'../part.safetensors'"),
+        (index({"weight_map": {"a": "/etc/passwd"}}), f"{INDEX} is not an index"),
+        (index({"weight_map": {"a": 3}}), f"{INDEX} is not an index"),
+        (index({"weight_map": {"a": ["part.safetensors"]}}), f"{INDEX} is not an index"),
+        (index({"weight_map": {}}), f"{INDEX} is not an index"),
+        (index({"weight_map": []}), f"{INDEX} is not an index"),
         (lambda folder: pipe(folder / INDEX), f"{INDEX} is a named pipe"),
         (two_sets, f"holds {SINGLE} and {INDEX}"),
         (lambda folder: write_json(folder / "adapter_config.json", {"base_model_name_or_path": "a/b"}), "an adapter"),
@@ -354,11 +354,14 @@ def downloaded(folder):
     [
         (lambda folder: pipe(folder / "source.json"), "source.json is a named pipe"),
         (lambda folder: pipe(folder / SINGLE), f"{SINGLE} is a named pipe"),
-        (lambda folder: change(folder / "source.json", files={}), "source.json is no record"),
+        (lambda folder: change(folder / "source.json", files={}), "source.json is not a download record"),
         (lambda folder: change(folder / "source.json", files={"../x": "0"}), "names '../x'"),
         (lambda folder: change(folder / "source.json", files={"/etc/passwd": "0"}), "names '/etc/passwd'"),
-        (lambda folder: shutil.copy(folder / SINGLE, folder / "more.safetensors"), "more.safetensors is none of"),
-        (lambda folder: (folder / "added_tokens.json").write_text("{}"), "added_tokens.json is none of"),
+        (
+            lambda folder: shutil.copy(folder / SINGLE, folder / "more.safetensors"),
+            "more.safetensors was not downloaded into",
+        ),
+        (lambda folder: (folder / "added_tokens.json").write_text("{}"), "added_tokens.json was not downloaded into"),
     ],
 )
 def test_a_download_is_what_its_record_lists(downloaded, spoil, words):
@@ -409,7 +412,7 @@ def test_a_lock_of_downloads_lists_files(tmp_path, content, words):
 
 def test_locks_are_not_waited_for_where_they_are_pipes(tmp_path):
     pipe(tmp_path / "LOCK")
-    with pytest.raises(UserError, match="LOCK is a named pipe in the place"), hold(tmp_path / "LOCK"):
+    with pytest.raises(UserError, match="LOCK is a named pipe instead"), hold(tmp_path / "LOCK"):
         pytest.fail("held")
     pipe(tmp_path / ".data.lock.json.guard")
     with pytest.raises(UserError, match=r"\.data\.lock\.json\.guard is a named pipe"):

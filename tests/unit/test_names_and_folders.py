@@ -103,7 +103,7 @@ def test_a_missing_benchmark_file_is_not_the_benchmark_of_its_name(here, name):
         ),
         ({"external": {"mine": {"model": "own/nothere"}}}, "external.mine.model: no such folder: own/nothere"),
         ({"external": {"mine": {"model": "models/nothere"}}}, "external.mine.model: no such folder: models/nothere"),
-        ({"external": {"mine": {"path": "nothere"}}}, "external.mine.path: nothere is not there"),
+        ({"external": {"mine": {"path": "nothere"}}}, "external.mine.path: no such file or folder: nothere"),
         (
             {"models": {"mine": {"source": "hub", "hub_id": "own/model", "context_length": 4096}}},
             "models.mine: own/model is a folder here, and not asked of the hub: write `source: local, path: own/model`",

@@ -260,4 +260,4 @@ def test_the_table_fits_a_terminal_and_ends_with_the_counts(results, capsys):
     justrl(["verify", str(results)])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
-    assert re.fullmatch(r"\d+ correct, \d+ wrong(, \d+ [a-z ]+)*", lines[-1])
+    assert re.fullmatch(r"\d+ correct, \d+ wrong(, \d+ [a-z, ]+)*", lines[-1])

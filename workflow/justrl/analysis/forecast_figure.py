@@ -82,7 +82,7 @@ def _sentence(series: Series, found: dict[str, Any], last: int, horizon: int) ->
         return f"{series.name}: no forecast: {found['reason']} (up to step {last:,})"
     points = " points" if series.percent else ""
     return (
-        f"{series.name}: the fit is at {series.text(found['now'][0])} at step {last:,}; forecast "
+        f"{series.name}: at step {last:,} the fit is at {series.text(found['now'][0])}; forecast "
         f"{series.interval(found['end'])} at step {horizon:,}: another {horizon - last:,} steps would bring "
         f"{series.interval(found['gain'], sign=True)}{points}"
     )

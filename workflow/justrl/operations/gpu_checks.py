@@ -86,7 +86,7 @@ def check_attention(attention: str, engine: str, found: Mapping) -> Check:
     if found["attention"]:
         remedy = (
             f"`{machine.MAKE['gpu']}` on a node with this GPU compiles flash-attn for it (and resumes if "
-            "interrupted); or set hardware.attention to sdpa, which is slower and does not need it (docs/cluster.md)"
+            "interrupted); or set hardware.attention: sdpa, which is slower and does not need it (docs/cluster.md)"
         )
         return Check("attention", FAILED, f"flash-attn: {found['attention']}", remedy)
     return Check("attention", OK, f"flash-attn {machine.installed_version('flash-attn')} agrees with torch's attention")

@@ -286,9 +286,9 @@ def _of_one_version(there: Any, here: Any) -> tuple[Any, Any]:
 
 
 def _without_sentences(value: Any) -> Any:
-    """A copy of the values of a JSON file without its sentences."""
+    """A copy of the values of a JSON file with the numbers of its sentences in place of these."""
     if isinstance(value, dict):
-        return {key: None if key in SENTENCES and isinstance(item, str) else _without_sentences(item)
+        return {key: NUMBER.findall(item) if key in SENTENCES and isinstance(item, str) else _without_sentences(item)
                 for key, item in value.items()}  # fmt: skip
     return [_without_sentences(item) for item in value] if isinstance(value, list) else value
 
