@@ -41,7 +41,7 @@ def test_the_first_start_freezes_the_configuration_and_a_harmless_change_is_told
     assert frozen(copy) == ["0001.json"]
     write(copy, "hardware: {save_every: 5}\n")
     done = copy.run("results/mini/hardware.json", *MINI)
-    assert "other than at the last start (results/mini/experiments/0001.json): hardware.save_every: 10 -> 5" in (
+    assert "changed since the last start (results/mini/experiments/0001.json): hardware.save_every: 10 -> 5" in (
         done.stdout + done.stderr
     )
     assert frozen(copy) == ["0001.json", "0002.json"]
@@ -119,7 +119,7 @@ def test_finished_segments_are_not_planned_again_because_something_before_them_i
     """Snakemake would delete them and train them again: here the base model and the training data are missing."""
     write(trained, "seed: 42\n")
     status, output = trained.dry_run(*MINI)
-    assert status != 0 and "segments/30/model is there and would be trained again" in output
+    assert status != 0 and "segments/30/model exists and would be trained again" in output
     archive = trained.folder / "results/mini/runs/mini/work/finished/step_000030"
     archive.mkdir(parents=True)
     (archive / "segment.json").touch()

@@ -150,7 +150,7 @@ GONE = "runs: {deepseek: {enabled: false}, nemotron: {enabled: false}}\n"
     [
         ((), GONE, "all", "all: no run is enabled, so there is nothing to do: set runs.deepseek.enabled to true"),
         ((), GONE, "canary", "canary: no run is enabled"),
-        ((), GONE, "first_1000", "first_1000: no run is on"),
+        ((), GONE, "first_1000", "first_1000: no run is enabled"),
         (
             ("--profile", "mini"),
             None,

@@ -79,7 +79,7 @@ BROKEN = {
     "deleted": (lambda f: (f / RESULT).unlink(), f"{RESULT}: it is missing"),
     "truncated": (
         lambda f: (f / RESULT).write_bytes((f / RESULT).read_bytes()[:5000]),
-        f"{RESULT}: it is no whole result",
+        f"{RESULT}: it is not a complete result",
     ),
     "number edited": (
         lambda f: edit(f / RESULT, lambda r: r["graders"]["strict"]["avg_at_k"].update(value=0.5)),
