@@ -249,7 +249,7 @@ def test_an_undecided_reward_is_the_same_in_both_engines_and_named_once_a_proces
 def test_a_reward_that_hangs_on_many_answers_ends_the_training(write, short):
     reward = get_reward(write(HOSTILE))
     reward.mark([("die", "6", {})] * 10)
-    with pytest.raises(UserError, match=r"left 11 of 30 answers undecided, above 1%"):
+    with pytest.raises(UserError, match=r"left 11 of 30 answers undecided, more than 1%"):
         reward.mark([("die", "6", {}), *[("it is 6", "6", {})] * 19])
 
 
