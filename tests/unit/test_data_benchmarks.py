@@ -159,7 +159,8 @@ def test_an_empty_question_or_gold_is_refused(tmp_path: Path, row: dict) -> None
     pq.write_table(pa.Table.from_pylist([{"question": "Why?", "answer": "1"}, row]), tmp_path / "b.parquet")
     with pytest.raises(
         UserError,
-        match=r"(no question or no answer in 1 rows|1 of 2 reference answers are unusable .*), the first (of them|in) row 2",
+        match=r"(no question or no answer in 1 rows|1 of 2 reference answers are unusable .*), the first (of "
+        r"them|in) row 2",
     ):
         format_benchmark("b", tmp_path / "b.parquet")
 

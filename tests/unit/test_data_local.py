@@ -83,7 +83,7 @@ def test_a_start_refuses_a_file_that_is_not_there_or_was_edited(tmp_path):
     assert "007" in (taken / "q.jsonl").read_text()
     file.unlink()
     check_local_files(layout)  # what was taken is there
-    with pytest.raises(UserError, match=r"benchmarks.mine.path: .*q.jsonl is not there"):
+    with pytest.raises(UserError, match=r"benchmarks.mine.path: no such file or folder: .*q.jsonl"):
         check_local_files(Layout(layout.experiment, str(tmp_path / "other")))
 
 
