@@ -14,6 +14,7 @@ from justrl.data.sources import changed_since, download, local_source
 from justrl.errors import UserError
 from justrl.io import file_sha256, read_json
 from justrl.layout import Layout
+from justrl.operations import stale
 from justrl.operations.planning import evaluation_samples
 from justrl.operations.start_checks import check_local_files
 
@@ -68,7 +69,7 @@ def test_another_number_of_rows_than_the_configured_one_is_refused(tmp_path):
         load_eval_dataset("mine", experiment=experiment_with(write_rows(tmp_path / "q.csv"), rows=9))
 
 
-def test_a_start_refuses_a_file_that_is_not_there_or_was_edited(tmp_path):
+def test_a_start_refuses_a_file_that_is_not_there_and_takes_an_edited_benchmark_again(tmp_path):
     file = write_rows(tmp_path / "q.jsonl")
     layout = Layout(experiment_with(file), str(tmp_path / "results"))
     taken = Path(layout.raw_benchmark("mine"))
@@ -78,9 +79,9 @@ def test_a_start_refuses_a_file_that_is_not_there_or_was_edited(tmp_path):
     check_local_files(layout)
     before = file.read_text()
     file.write_text(before.replace("007", "008"))
-    with pytest.raises(UserError, match=r"benchmarks.mine.path: .*q.jsonl has been edited since it was copied"):
-        check_local_files(layout)
-    assert "007" in (taken / "q.jsonl").read_text()
+    check_local_files(layout)
+    assert changed_since(file, taken) == str(file)
+    assert str(taken) in stale.to_make_again(layout, {str(taken)}, accepted=False)
     file.unlink()
     check_local_files(layout)  # what was taken is there
     with pytest.raises(UserError, match=r"benchmarks.mine.path: no such file or folder: .*q.jsonl"):
