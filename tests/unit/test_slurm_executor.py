@@ -123,7 +123,7 @@ def test_only_what_lasts_from_answer_to_answer_ends_a_job(look, passing, between
 @pytest.mark.parametrize(
     ("answers", "sentence"),
     [
-        ([GONE, GONE], "job 7 is forgotten: it left the queue without having finished"),
+        ([GONE, GONE], "job 7 is forgotten: it left the queue before it finished"),
         ([PREEMPTED, PREEMPTED], "job 7 is PREEMPTED: a job of higher priority"),
         ([LOST, LOST], "job 7 is NODE_FAIL: its node was lost"),
         # Another passing state is the beginning of another absence.
