@@ -69,7 +69,7 @@ def watch(name: str, pid: int) -> str | None:
         if idle > patience:
             return (
                 f"{name}: no progress for {idle:.0f} s {doing}; process {pid} {state_of(pid)} and is "
-                "stopped. The next start resumes from its last save. If a phase really takes that long, raise "
+                "killed. The next start resumes from its last save. If a phase really takes that long, raise "
                 "hardware.hang_timeout_minutes"
             )
     return None
