@@ -200,7 +200,7 @@ def test_a_step_that_hangs_or_is_stopped_ends_the_process_and_is_made_again(run,
     assert process.exitcode == -signal.SIGKILL
     assert "error: run tiny: no progress for" in run.output and "in step 4" in run.output
     if how == "stop_at":
-        assert "is stopped (SIGSTOP) and is ended" in run.output
+        assert "is stopped (SIGSTOP) and is killed" in run.output
     else:
         assert "waits and is killed" in run.output and "reference/loop.py" in run.output  # of its stacks
     assert run.finish() == 0, run.output
