@@ -289,14 +289,16 @@ def test_a_full_temporary_folder_is_passed_over(tmp_path, small_disk):
     assert f"temporary files go to /tmp: {small_disk} has 0.0 GB free" in done.stderr
 
 
-def test_without_room_for_temporary_files_one_sentence_says_so(tmp_path, monkeypatch):
+def test_without_room_for_temporary_files_one_sentence_says_so(tmp_path):
     """Of every place; the supervisor gives the sentence as its own."""
-    monkeypatch.setattr(guard, "LEAST_SCRATCH_GB", 1e9)
-    monkeypatch.setenv("TMPDIR", "/far/" + "a" * 30)
-    monkeypatch.setenv(progress.ATTEMPT_VARIABLE, str(tmp_path))
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(guard, "prctl", lambda *_: None)
-    assert guard.main(["--record", str(tmp_path / "left"), "--make-scratch", "--", "true"]) == 1
+    # In a process of its own: a guard ends all children of its process, and here they are pytest's.
+    program = (
+        "import sys; from justrl.train.verl import guard; guard.LEAST_SCRATCH_GB = 1e9;"
+        "sys.exit(guard.main(['--record', sys.argv[1], '--make-scratch', '--', 'true']))"
+    )
+    variables = {"TMPDIR": "/far/" + "a" * 30, progress.ATTEMPT_VARIABLE: str(tmp_path)}
+    command = [sys.executable, "-c", program, str(tmp_path / "left")]
+    assert subprocess.run(command, env={**os.environ, **variables}, stdin=subprocess.DEVNULL).returncode == 1
     problem = progress.Progress(tmp_path).problem()
     assert problem.startswith(f"{socket.gethostname()} has no room for temporary files (/far/aaaa")
     assert "/tmp has " in problem and "/var/tmp has " in problem and "set TMPDIR" in problem

@@ -29,7 +29,8 @@ def mean_interval(
 
     The bootstrap, which claims certainty where all questions are alike and never leaves the values that it has seen. So
     where all but a few are alike, it is widened by how many questions may be unlike them, by Clopper and Pearson (1934)
-    from those that are, and by how far they may be. Of scores that are all 0 or 1 this is their interval exactly.
+    from those that are, times how far those lie off on average, one more at the farthest end counted among them. Of
+    scores that are all 0 or 1 this is their interval exactly.
     """
     values = np.asarray(values, dtype=float)
     if values.size < 2:
@@ -41,8 +42,11 @@ def mean_interval(
         share = float(betaincinv(unlike + 1, values.size - unlike, 0.5 + level / 2))
         # Several values may be the commonest; the interval holds for each of them.
         usual = distinct[counts == counts.max()]
-        low = min(low, float(usual.min()) - share * (float(usual.min()) - lowest))
-        high = max(high, float(usual.max()) + share * (highest - float(usual.max())))
+        least, most = float(usual.min()), float(usual.max())
+        below, above = values[values < least - SAME], values[values > most + SAME]
+        far_below = float(np.mean([*(least - below), least - lowest]))
+        far_above = float(np.mean([*(above - most), highest - most]))
+        low, high = min(low, least - share * far_below), max(high, most + share * far_above)
     return max(lowest, low), min(highest, high)
 
 
