@@ -13,14 +13,12 @@ from justrl.errors import UserError
 from justrl.io import read_json
 from justrl.machine import usable_cores
 from justrl.train.verl import translate
+from justrl.train.verl.nodes import STARTS, TOO_LATE
 from justrl.train.verl.progress import Progress
 from justrl.train.verl.request import Row
 
 # Of the process that computes between the phases of the GPUs, while the others wait for it. More bring little.
 MOST_THREADS = 8
-# Ray gives its own first process 30 seconds, which a busy node may not have; nothing is lost by another start.
-STARTS = 3
-TOO_LATE = "node timed out during startup"
 
 
 def task_runner():

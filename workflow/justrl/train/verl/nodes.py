@@ -29,6 +29,9 @@ JOIN_SECONDS = 600.0
 # A head that does not answer, as opposed to one that refuses, may only be slow.
 SILENCE_SECONDS = 60.0
 POLL_SECONDS = 2.0
+# Ray gives its own first process 30 seconds, which a busy node may not have; nothing is lost by another start.
+STARTS = 3
+TOO_LATE = "node timed out during startup"
 # The launcher picks the head's port and the kernel all others: on a shared node no two clusters meet.
 RAY_OPTIONS = [
     *("--block", "--disable-usage-stats"),
@@ -165,11 +168,15 @@ class Node:
         """Join the head, and stay until it ends or this node's Ray does."""
         if not self.wait_for_head():
             return 1
-        ray = self.start_ray(f"--address={self.head}")
-        while ray.poll() is None:
-            if not self.head_answers():
-                return 0
-            time.sleep(POLL_SECONDS)
+        for left in reversed(range(STARTS)):
+            ray = self.start_ray(f"--address={self.head}")
+            while ray.poll() is None:
+                if not self.head_answers():
+                    return 0
+                time.sleep(POLL_SECONDS)
+            if TOO_LATE not in self.log.read_text(errors="replace") or not left:
+                break
+            say(f"Ray did not start in time on this node: {left} more tries")
         say(f"Ray ended with status {ray.returncode}: see {self.log}")
         return 1
 
