@@ -219,17 +219,18 @@ def test_the_papers_name_with_another_recipe_starts_nothing(workspace, options):
     assert "give the experiment a name of its own" in output and "Traceback" not in output
 
 
-def test_an_edit_of_config_yaml_itself_is_refused_and_a_run_of_its_own_name_is_not(workspace):
-    file = workspace.folder / "config.yaml"
+def test_an_edit_of_config_yaml_itself_is_refused_and_a_run_of_its_own_name_is_not(own_workspace):
+    file = own_workspace.folder / "config.yaml"
     before = file.read_text()
     try:
+        assert "    rows: 272" in before
         file.write_text(before.replace("    rows: 272", "    rows: 27"))
-        status, output = workspace.dry_run("data")
+        status, output = own_workspace.dry_run("data")
         assert status != 0 and "benchmarks.minerva.rows is 27 here and 272 in the paper" in output
     finally:
         file.write_text(before)
-    (workspace.folder / "own.yaml").write_text("runs: {mine: {like: deepseek, recipe: {loss: gspo}}}\n")
-    status, plan = workspace.dry_run("results/aime_mine@base.json", "--configfile", "own.yaml", "--printshellcmds")
+    (own_workspace.folder / "own.yaml").write_text("runs: {mine: {like: deepseek, recipe: {loss: gspo}}}\n")
+    status, plan = own_workspace.dry_run("results/aime_mine@base.json", "--configfile", "own.yaml", "--printshellcmds")
     assert status == 0 and "--experiment paper/mine" in plan
 
 
