@@ -42,7 +42,7 @@ EARLIER_NAMES = {
     "exact match, then model": "strict+model",
 }
 # Keys of JSON files whose sentences an earlier version may word otherwise.
-SENTENCES = ("sentence", "reason", "health", "evidence", "question", "action")
+SENTENCES = ("sentence", "reason", "evidence", "question", "action")
 # Findings of health that earlier versions did not look for.
 LATER_FINDINGS = ("no_difference", "zero_gradient", "least_reward", "non_finite")
 
