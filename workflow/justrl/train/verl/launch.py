@@ -6,14 +6,12 @@ connects to the Ray cluster that RAY_ADDRESS names, or starts one.
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from justrl.errors import UserError
 from justrl.io import read_json
 from justrl.machine import usable_cores
-from justrl.train.verl import translate
-from justrl.train.verl.nodes import STARTS, TOO_LATE
+from justrl.train.verl import ray_start, translate
 from justrl.train.verl.progress import Progress
 from justrl.train.verl.request import Row
 
@@ -57,22 +55,8 @@ def load(path: Path):
     return configuration
 
 
-def start(train: Callable[[], None], shut_down: Callable[[], None]) -> None:
-    """Train; where Ray itself did not start in time, start it again, STARTS times in all."""
-    for left in reversed(range(STARTS)):
-        try:
-            train()
-            return
-        except Exception as error:
-            if TOO_LATE not in str(error) or not left:
-                raise
-            print(f"Ray did not start in time on this node: {left} more tries", file=sys.stderr, flush=True)
-            shut_down()
-
-
 def main() -> None:
     """Run verl until the segment ends; Ray goes down with this process."""
-    import ray
     from verl.trainer.main_ppo import run_ppo
 
     try:
@@ -80,7 +64,8 @@ def main() -> None:
     except UserError as error:
         Progress.of_this_attempt().fail(str(error))
         raise
-    start(lambda: run_ppo(configuration, task_runner_class=task_runner()), ray.shutdown)
+    ray_start.wait_longer()
+    run_ppo(configuration, task_runner_class=task_runner())
 
 
 if __name__ == "__main__":

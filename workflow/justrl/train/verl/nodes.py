@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from contextlib import closing
-from pathlib import Path
 
 from justrl.config import Hardware
 from justrl.errors import UserError
@@ -29,9 +28,6 @@ JOIN_SECONDS = 600.0
 # A head that does not answer, as opposed to one that refuses, may only be slow.
 SILENCE_SECONDS = 60.0
 POLL_SECONDS = 2.0
-# Ray gives its own first process 30 seconds, which a busy node may not have; nothing is lost by another start.
-STARTS = 3
-TOO_LATE = "node timed out during startup"
 # The launcher picks the head's port and the kernel all others: on a shared node no two clusters meet.
 RAY_OPTIONS = [
     *("--block", "--disable-usage-stats"),
@@ -124,7 +120,7 @@ class Node:
         host, _, port = head.rpartition(":")
         self.head, self.place, self.nodes = head, (host, int(port)), nodes
         self.log = Progress.of_this_attempt().folder / f"ray-{socket.gethostname()}.log"
-        self.start = [str(Path(sys.executable).with_name("ray")), "start", *RAY_OPTIONS]
+        self.start = [sys.executable, "-m", "justrl.train.verl.ray_start", "start", *RAY_OPTIONS]
         # Said on every node: a node that joins would otherwise write to a folder with the head's name.
         self.start += [f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--temp-dir={tempfile.gettempdir()}"]
 
@@ -168,15 +164,11 @@ class Node:
         """Join the head, and stay until it ends or this node's Ray does."""
         if not self.wait_for_head():
             return 1
-        for left in reversed(range(STARTS)):
-            ray = self.start_ray(f"--address={self.head}")
-            while ray.poll() is None:
-                if not self.head_answers():
-                    return 0
-                time.sleep(POLL_SECONDS)
-            if TOO_LATE not in self.log.read_text(errors="replace") or not left:
-                break
-            say(f"Ray did not start in time on this node: {left} more tries")
+        ray = self.start_ray(f"--address={self.head}")
+        while ray.poll() is None:
+            if not self.head_answers():
+                return 0
+            time.sleep(POLL_SECONDS)
         say(f"Ray ended with status {ray.returncode}: see {self.log}")
         return 1
 
