@@ -135,23 +135,32 @@ class GRPOTrainer:
         Raises NonFiniteError: the loss or the gradient of a mini-batch is not finite; that update is not made.
         """
         self.model.train()
+        # 1. Advantages: each reward, centred and scaled by those of its group.
         advantages = batch.advantages
         if advantages is None:
             scale = self.recipe.loss != "dr_grpo"
             advantages = compute_group_advantages(batch.rewards, self.recipe.advantage_epsilon, scale)
         per_sequence = advantages.flatten().tolist()
+
+        # 2. Old log-probabilities: of the policy that drew the rollouts, before its first update.
         if batch.old_log_probs is None:
             old_log_probs, entropies = self.compute_old_log_probs(batch)
             entropy = self._entropy(batch, entropies)
         else:
             old_log_probs, entropy = list(batch.old_log_probs), {}
+
+        # 3. Check: the sampler must have drawn from this policy.
         difference = self._rollout_difference(batch, old_log_probs)
         before_update({**entropy, **difference})
+
+        # 4. Updates: the clipped loss of each mini-batch, its gradients over micro-batches, one step of the optimizer.
         size = self._rows_per_mini_batch(batch)
         updates = []
         for number, start in enumerate(range(0, len(batch.responses), size)):
             rows = range(start, min(start + size, len(batch.responses)))
             updates.append(self._update(number, rows, batch, per_sequence, old_log_probs))
+
+        # 5. Metrics: means over the mini-batches.
         means = {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
         return {**entropy, **means, **difference}
 
