@@ -113,7 +113,8 @@ gpu-env: $(GPU_STAMPS)  ## Make .venv-gpu: verl, Ray, vLLM and flash-attn for NV
 VERL_TESTS = $(addprefix tests/unit/test_,verifiers_exact.py train_advantages.py train_loss.py train_trackers.py) \
 	$(addprefix tests/engines/test_verl_,data_order.py equivalence.py losses.py reward.py run.py translation.py) \
 	tests/engines/test_smollm2.py::test_two_steps[verl] tests/workflow/test_verl_mini.py
-VLLM_TESTS = $(addprefix tests/engines/test_,verl_nodes.py verl_weights.py generate_vllm.py reference_vllm.py)
+VLLM_TESTS = $(addprefix tests/engines/test_,verl_nodes.py verl_weights.py generate_vllm.py reference_vllm.py \
+	real_vllm.py)
 
 # Ray's workers would give way to everything else on the machine.
 test-verl: export RAY_worker_niceness = 0
