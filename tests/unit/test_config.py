@@ -145,6 +145,21 @@ def test_each_problem_is_a_line_of_its_own():
         assert any(sentence in line for line in lines), (sentence, lines)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"runs": {"deepseek": {"lr": 1e-6}}}, "lr in runs.deepseek: did you mean recipe.learning_rate?"),
+        ({"runs": {"deepseek": {"loss": "gspo"}}}, "loss in runs.deepseek: did you mean recipe.loss?"),
+        ({"recipe": {"max_grad_norm": 1.0}}, "max_grad_norm in recipe: did you mean gradient_clip?"),
+        ({"group_size": 8}, "group_size in the configuration: did you mean recipe.rollouts_per_prompt?"),
+    ],
+)
+def test_a_key_with_the_name_of_another_trainer_or_outside_the_recipe_is_answered_by_ours(changes, sentence):
+    with pytest.raises(UserError) as caught:
+        experiment.Experiment.from_mapping(config_files.merge(config_files.read(), changes))
+    assert sentence in str(caught.value)
+
+
 def test_numbers_in_text_are_converted_as_the_command_line_gives_them():
     changes = {"recipe": {"learning_rate": "1e-5", "prompts_per_step": "128"}, "hub": {"offline": "true"}}
     given = experiment.Experiment.from_mapping(config_files.merge(config_files.read(), changes))

@@ -41,13 +41,19 @@ def test_every_rule_describes_itself_on_a_line(workspace):
 )
 def test_a_target_that_nothing_makes_is_answered_by_the_nearest(workspace, target, near):
     status, output = workspace.dry_run(target)
-    assert status != 0 and output.splitlines()[-1] == f"error: nothing makes {target}: did you mean {near}?"
+    assert status != 0 and output.splitlines()[-1] == f"error: no rule creates {target}: did you mean {near}?"
 
 
 def test_a_target_like_no_other_names_where_all_are_listed(workspace):
     status, output = workspace.dry_run("no/such/thing.txt")
     assert status != 0
-    assert output.splitlines()[-1].startswith("error: nothing makes no/such/thing.txt: docs/results.md lists the files")
+    assert output.splitlines()[-1].startswith("error: no rule creates no/such/thing.txt: docs/results.md lists the files")
+
+
+def test_a_target_after_the_configuration_files_is_answered_by_the_order(workspace):
+    status, output = workspace.dry_run("--configfile", "mini/experiment.yaml", "results/mini/summary.html")
+    assert status != 0
+    assert "results/mini/summary.html: no such configuration file; name targets before --configfile" in output
 
 
 @pytest.mark.parametrize(

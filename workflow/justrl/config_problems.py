@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError
 
+from justrl.aliases import RECIPE
 from justrl.errors import did_you_mean
 
 
@@ -27,7 +28,8 @@ def _sentence(problem: Mapping[str, Any], where: str, owner: type[BaseModel] | N
     kind, value = problem["type"], problem["input"]
     if kind == "extra_forbidden" and owner is not None:
         parent, _, name = where.rpartition(".")
-        return f"unknown key {name} in {parent or 'the configuration'}{did_you_mean(name, owner.model_fields)}"
+        way = f": did you mean {meant}?" if (meant := _meant(name, owner)) else did_you_mean(name, owner.model_fields)
+        return f"unknown key {name} in {parent or 'the configuration'}{way}"
     meaning = f" ({field.description})" if field is not None and field.description else ""
     if kind == "missing":
         return f"{where} is missing{meaning}"
@@ -42,6 +44,15 @@ def _sentence(problem: Mapping[str, Any], where: str, owner: type[BaseModel] | N
     if isinstance(value, float) and not math.isfinite(value):
         message = "must be a finite number"
     return f"{where or 'top level'}: {message}, got {shown}{meaning}"
+
+
+def _meant(name: str, owner: type[BaseModel]) -> str | None:
+    """The key that is called so elsewhere, or that belongs to the owner's recipe."""
+    ours, recipe = RECIPE.get(name, name), owner.model_fields.get("recipe")
+    if ours in owner.model_fields:
+        return ours
+    known = _variants(recipe.annotation) if recipe else []
+    return f"recipe.{ours}" if any(ours in part.model_fields for part in known) else None
 
 
 def _place(root: type[BaseModel], location: tuple) -> tuple[str, type[BaseModel] | None, Any]:
