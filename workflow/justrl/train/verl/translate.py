@@ -17,6 +17,7 @@ from justrl.config import Hardware, RunDescription
 from justrl.errors import UserError
 from justrl.io import atomic_write
 from justrl.model_shape import shape_of
+from justrl.train import require_engine
 from justrl.train.verl import settings
 from justrl.train.verl.request import Row, VerlRequest, check_recipe
 
@@ -24,20 +25,9 @@ from justrl.train.verl.request import Row, VerlRequest, check_recipe
 IGNORED_GROUPS = ("custom_reward_function", "reward_model", "sandbox_fusion")
 
 
-def require_verl() -> None:
-    """Raise a UserError that names the environment if verl is not installed here."""
-    from importlib.util import find_spec
-
-    if find_spec("verl") is None:
-        raise UserError(
-            "engine verl is not installed in this environment: make it with `make gpu-env` (GPUs) or `make verl-env` "
-            "(CPU only), or choose `engine: reference` for the run"
-        )
-
-
 def default_configuration():
     """verl's own defaults for GRPO and PPO, as an OmegaConf tree with its interpolations."""
-    require_verl()
+    require_engine("verl")
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("verl.trainer.config", version_base=None):
