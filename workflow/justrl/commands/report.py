@@ -62,9 +62,18 @@ def _experiment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", default="", help="title of the figure")
 
 
+# What the files of an option are.
+FILES = {
+    "--results": "results of evaluations",
+    "--metrics": "metrics of trainings",
+    "--health": "health of runs",
+    "--sources": "records of downloads",
+}
+
+
 def _files_argument(parser: argparse.ArgumentParser, option: str, metavar: str, nargs: str = "+") -> None:
     parser.fromfile_prefix_chars = "@"
-    text = "input files; @FILE reads their names from FILE, one per line"
+    text = f"{FILES[option]}; @FILE reads their names from FILE, one per line"
     parser.add_argument(option, nargs=nargs, required=nargs == "+", default=[], type=Path, metavar=metavar, help=text)
 
 
