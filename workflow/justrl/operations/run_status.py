@@ -29,8 +29,6 @@ CHARTED = (("reward_mean", "reward"), ("entropy", "entropy"), ("response_length_
 STALLED_STEPS = 3
 STALLED_SECONDS = 600
 ENTROPY_WINDOW = 20
-# So many of the newest steps are averaged where one number of them is shown.
-RECENT = 10
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class RunProgress:
     def finished(self) -> bool:
         return self.step >= self.total if self.total is not None else self.step == (self.merged or -1)
 
-    def recent(self, metric: str, last: int = RECENT) -> float | None:
+    def recent(self, metric: str, last: int = 10) -> float | None:
         """Mean of the last values of a metric, or None where there are none."""
         _, values = series(self.rows[-last:], metric)
         return fmean(values) if values else None

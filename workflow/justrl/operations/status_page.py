@@ -14,7 +14,7 @@ from justrl.analysis.html_tables import STYLESHEET
 from justrl.analysis.metrics import series
 from justrl.io import atomic_write
 from justrl.operations.planning import duration
-from justrl.operations.run_status import CHARTED, RECENT, RunProgress, findings, headline, render
+from justrl.operations.run_status import CHARTED, RunProgress, findings, headline, render
 from justrl.operations.started import Started
 
 # A curve of the page, in pixels, and the most points that it is drawn with.
@@ -109,15 +109,12 @@ def _run(run: RunProgress, now: float) -> str:
 
 
 def _curve(run: RunProgress, metric: str, label: str) -> str:
-    """One curve: the values against the step, the mean of the newest above it and both ranges below."""
+    """One curve: the values against the step, the newest above it and both ranges below."""
     steps, values = series(run.rows, metric)
     points = [(step, value) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
     if not points:
         return ""
     points = points[:: math.ceil(len(points) / POINTS)] + points[-1:]
-    recent, count = run.recent(metric), min(RECENT, len(run.rows))
-    shown = points[-1][1] if recent is None else recent
-    note = f"<small>mean of the last {count} steps</small>" if recent is not None and count > 1 else ""
     (first, last), low, high = (points[0][0], points[-1][0]), min(v for _, v in points), max(v for _, v in points)
     across, up = (last - first) or 1, (high - low) or 1.0
     line = " ".join(
@@ -125,7 +122,7 @@ def _curve(run: RunProgress, metric: str, label: str) -> str:
         for step, value in points
     )
     return (
-        f"<figure><figcaption><b>{label}</b> {shown:.4g} {note}</figcaption>"
+        f"<figure><figcaption><b>{label}</b> {run.recent(metric) or points[-1][1]:.4g}</figcaption>"
         f'<svg width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
         f'<polyline points="{line}"/></svg><br>'
         f"<small>{low:.4g} to {high:.4g}, steps {first:,} to {last:,}</small></figure>"
