@@ -86,6 +86,12 @@ def test_a_start_announces_the_cost_that_the_plan_prints(config):
     assert f"(an estimate: {hours['low']:,.0f} to {hours['high']:,.0f})" in said
 
 
+def test_a_small_evaluation_is_not_announced_to_cost_nothing(config):
+    layout = Layout(config)
+    said = announce(config, [], [layout.completions("nemotron@base", "math500", "greedy")], layout)
+    assert re.search(r"500 answers, about 0.\d+ GPU hours\nAbout 0.\d+ GPU hours in all \(an estimate: 0.1", said)
+
+
 def test_on_a_cpu_the_mini_experiment_takes_minutes_and_a_real_model_an_unknown_time():
     said = {}
     for name in ("mini", "laptop"):

@@ -59,11 +59,15 @@ def announce(
 
 
 def _in_all(total: Total) -> str:
-    hours = f"About {total.value:,.0f} GPU hours in all"
+    hours = f"About {_digits(total.value)} GPU hours in all"
     if total.low < total.high:
-        hours += f" (an estimate: {total.low:,.0f} to {total.high:,.0f})"
+        hours += f" (an estimate: {_digits(total.low)} to {_digits(total.high)})"
     unknown = "" if total.known else "; parts that are not known yet are left out"
     return f"{hours}{unknown}; `justrl plan` shows the derivation."
+
+
+def _digits(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def _training(
@@ -91,7 +95,7 @@ def _training(
         time = step.times((sum(ends) - sum(starts)) / 3600, "h", "").plus(around)
         hours = time.times(experiment.hardware.gpus, "GPU h", "")
         total = total.plus(hours)
-        gpus = f", {hours.value:,.0f} GPU hours" if experiment.hardware.gpus else ""
+        gpus = f", {_digits(hours.value)} GPU hours" if experiment.hardware.gpus else ""
         lines.append(f"{jobs}, about {duration(3600 * time.value)}{gpus}")
     if len(lines) > MOST_RUNS:
         lines[MOST_RUNS:] = [f"  and {len(lines) - MOST_RUNS} more runs"]
@@ -129,7 +133,7 @@ def _evaluation(
     if not count:
         return "", total
     plural = ["" if number == 1 else "s" for number in (len(targets), count)]
-    gpus = f", about {own.value:,.0f} GPU hours" if own.value else ""
+    gpus = f", about {_digits(own.value)} GPU hours" if own.value else ""
     total = Total(total.value + own.value, total.low + own.low, total.high + own.high, total.known and own.known)
     return f"{len(targets)} model{plural[0]} in {count:,} job{plural[1]}, {answers:,} answers{gpus}", total
 
