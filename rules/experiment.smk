@@ -174,6 +174,8 @@ def before_the_first_job():
         outputs_planned = {path for job in jobs for path in job.outputs}
         tell_what_is_gone(outputs_planned)
         segments = trained.planned_segments(outputs_planned, ON_DISK)
+        gpus = workflow.global_resources.get("gpu")
+        start_checks.check_gpus_granted(EXPERIMENT, gpus and gpus.value, bool(segments))
         made_from.check_trained_runs(ON_DISK, {run for run, _ in segments}, outputs_planned)
         entries, used = config.get("benchmarks", {}), used_files(workflow.dag)
         stale.check_answers(ON_DISK, entries, used, outputs_planned, accept)

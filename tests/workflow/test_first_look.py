@@ -52,6 +52,13 @@ def test_the_papers_run_starts_nothing_where_its_engine_is_missing(own_workspace
     assert not (own_workspace.folder / "results/logs").exists()
 
 
+def test_fewer_gpus_than_a_training_job_uses_are_refused(workspace):
+    words = ("results/runs/deepseek/segments/60/model", "--cores", "1", "--quiet", "rules", "host", "--resources")
+    status, output = workspace.dry_run(*words, "gpu=4")
+    assert status != 0 and "--resources gpu=4: a training job uses hardware.gpus_per_node (8) GPUs" in output
+    assert workspace.dry_run(*words, "gpu=4", "--config", "hardware={gpus_per_node: 4}")[0] == 0
+
+
 def test_a_target_like_no_other_names_where_all_are_listed(workspace):
     status, output = workspace.dry_run("no/such/thing.txt")
     assert status != 0

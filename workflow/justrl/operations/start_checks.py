@@ -264,6 +264,22 @@ def check_installed(experiment: Experiment, trained: Iterable[str], outputs: Ite
         require_backend(experiment.evaluation.backend)
 
 
+def check_gpus_granted(experiment: Experiment, granted: int | None, trained: bool) -> None:
+    """Raise UserError if Snakemake may hand out fewer GPUs than a job needs: it would start the job with fewer.
+
+    Args:
+        granted: the GPUs of `--resources gpu=N`; None where they are not limited.
+        trained: whether any of the planned jobs trains.
+    """
+    hardware = experiment.hardware
+    if granted is not None and trained and granted < hardware.gpus:
+        nodes = f"hardware.nodes ({hardware.nodes}) x " if hardware.nodes > 1 else ""
+        raise UserError(
+            f"--resources gpu={granted}: a training job uses {nodes}hardware.gpus_per_node ({hardware.gpus_per_node}) "
+            "GPUs; set these in the configuration to what this machine has, or raise gpu"
+        )
+
+
 def check_something_to_report(experiment: Experiment, results: Path) -> None:
     """Raise UserError where there is nothing to report; Snakemake would name the first missing file alone."""
     if not any((results / part).exists() for part in ("data", "benchmarks", "figures")):
