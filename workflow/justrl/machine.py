@@ -93,7 +93,7 @@ def usable_cores() -> int:
 def real_cores() -> int:
     """Cores that this process may run on, where two hardware threads of one core count once."""
     siblings = set()
-    for cpu in os.sched_getaffinity(0):
+    for cpu in os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(usable_cores()):
         try:
             siblings.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
         except OSError:
