@@ -10,6 +10,14 @@ from pydantic import BaseModel, ValidationError
 from justrl.aliases import RECIPE
 from justrl.errors import did_you_mean
 
+# Forms of text, and how each is asked for in words.
+NAME, EXPERIMENT_NAME, HUB_ID = r"^[a-z][a-z0-9_]*$", r"^[a-z][a-z0-9_-]*$", r"^\w[\w.-]*/\w[\w.-]*$"
+FORMS = {
+    NAME: "must have lower-case letters, digits and _ only, a letter first",
+    EXPERIMENT_NAME: "must have lower-case letters, digits, _ and - only, a letter first",
+    HUB_ID: "must be a hub id, owner/name",
+}
+
 
 def explain(error: ValidationError, root: type[BaseModel], own_recipes: Mapping[str, Any]) -> Iterator[str]:
     """One sentence for each problem that pydantic found; one of the common recipe is told once, not for every run."""
@@ -43,6 +51,8 @@ def _sentence(problem: Mapping[str, Any], where: str, owner: type[BaseModel] | N
     shown = repr(value) if len(repr(value)) < 80 else type(value).__name__
     if isinstance(value, float) and not math.isfinite(value):
         message = "must be a finite number"
+    if kind == "string_pattern_mismatch":
+        message = FORMS.get(problem["ctx"]["pattern"], message)
     return f"{where or 'top level'}: {message}, got {shown}{meaning}"
 
 
