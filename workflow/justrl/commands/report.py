@@ -287,8 +287,7 @@ def pair(arguments: argparse.Namespace) -> None:
     first, second = sides
     paired = arguments.paired and len(first.runs) == len(second.runs)
     compared = setting_pairs.compare_settings(results, first, second, paired)
-    section = setting_pairs.pair_section(compared, first, second, paired)
-    setting_pairs.write_pair(compared, section, experiment, outputs)
+    setting_pairs.write_pair(compared, first, second, paired, experiment, outputs)
     if {".svg", ".png"} & outputs.keys():
         runs = {str(run_of(path)["run"]): read_metrics(path) for path in arguments.metrics}
         if missing := [run for side in sides for run in side.runs if run not in runs]:
