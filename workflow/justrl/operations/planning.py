@@ -254,6 +254,7 @@ def plan_run(
     whole = step.times(run.steps / 3600, "h", how).plus(around)
     asked = segment_runtime_minutes(experiment, name, measured) / 60
     first = longest_step(experiment, name, measured, run.segment_steps) or step
+    end = "" if first.high is None else " (upper end, first steps)"
     warning = segment_warning_seconds(experiment, name, measured)
     rows = {
         "seconds per step": step,
@@ -263,7 +264,7 @@ def plan_run(
         "time asked per job": Estimate(
             asked,
             "h",
-            f"start-up + {run.segment_steps} steps x {first.upper:,.0f} s (upper end, first steps) x {SLACK} + saves + "
+            f"start-up + {run.segment_steps} steps x {first.upper:,.0f} s{end} x {SLACK} + saves + "
             f"{warning} s of warning",
         ),
     }
