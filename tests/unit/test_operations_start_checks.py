@@ -30,7 +30,6 @@ def test_packages_that_a_job_would_miss_are_missed_at_the_start(missing, trained
     def find_spec(name):
         return None if name == missing else name
 
-    monkeypatch.setattr("justrl.train.find_spec", find_spec)
     monkeypatch.setattr("importlib.util.find_spec", find_spec)
     experiment = load([ROOT / "mini/experiment.yaml"] if "mini" in trained else [])
     with pytest.raises(UserError, match=sentence) if sentence else nullcontext():

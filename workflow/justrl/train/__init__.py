@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Protocol
 
 from justrl.errors import UserError
+from justrl.machine import require_verl
 from justrl.train.segment import SegmentRequest
 
 ENGINES = ("reference", "verl")
@@ -22,11 +23,8 @@ def require_engine(name: str) -> None:
     """Raise UserError for an unknown engine, or one whose packages are not installed here."""
     if name not in ENGINES:
         raise UserError(f"unknown engine {name!r}: choose one of {', '.join(ENGINES)}")
-    if name == "verl" and find_spec("verl") is None:
-        raise UserError(
-            "engine verl is not installed in this environment: run `make gpu-env`, then `. .venv-gpu/bin/activate` "
-            "(without a GPU `make verl-env`, `. .venv-verl/bin/activate`), or set the run's engine to reference"
-        )
+    if name == "verl":
+        require_verl()
     if find_spec("torch") is None:
         raise UserError("PyTorch is not installed here: `make mini` makes the environment")
 

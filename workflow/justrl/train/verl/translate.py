@@ -16,8 +16,8 @@ from typing import Any
 from justrl.config import Hardware, RunDescription
 from justrl.errors import UserError
 from justrl.io import atomic_write
+from justrl.machine import require_verl
 from justrl.model_shape import shape_of
-from justrl.train import require_engine
 from justrl.train.verl import settings
 from justrl.train.verl.request import Row, VerlRequest, check_recipe
 
@@ -27,7 +27,7 @@ IGNORED_GROUPS = ("custom_reward_function", "reward_model", "sandbox_fusion")
 
 def default_configuration():
     """verl's own defaults for GRPO and PPO, as an OmegaConf tree with its interpolations."""
-    require_engine("verl")
+    require_verl()
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("verl.trainer.config", version_base=None):
