@@ -355,7 +355,7 @@ use rule compare_with_published as compare_golden with:
 
 
 rule compare_settings:
-    """Compare two settings on the same questions, with intervals over seeds and questions."""
+    """Compare two settings on the same questions, over seeds and questions."""
     input:
         results=of(LAYOUT.pair_results, "pair"),
         metrics=of(LAYOUT.pair_metrics, "pair"),

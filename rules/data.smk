@@ -163,7 +163,7 @@ rule prepare_training_data:
 
 
 rule check_contamination:
-    """Count training questions that overlap with a benchmark (equal, or 13 words in a row)."""
+    """Count training questions that overlap with a benchmark question."""
     input:
         data="<results>/data/{dataset}/{model}/prepared/train.parquet",
         benchmarks=expand("<results>/benchmarks/{benchmark}/questions.parquet", benchmark=EVALUATION.benchmarks),

@@ -131,13 +131,13 @@ def check_targets():
         raise WorkflowError(start_checks.unknown_target(target, rules, ON_DISK))
 
 
-def check_interpreter():
-    """Raise UserError if jobs would find another `python` than this one's, without the workflow's packages, or none."""
+def check_interpreter(trained_runs, outputs):
+    """Raise UserError if jobs would find no `python` with the packages of the workflow, or here those that they need."""
     python = shutil.which("python")
     if workflow.deployment_settings.deployment_method:
         return
     if python and Path(python).parent == Path(sys.executable).parent:
-        trackers.check_installed(EXPERIMENT.trackers)
+        start_checks.check_installed(EXPERIMENT, trained_runs, outputs)
         return
     if not python or subprocess.run([python, "-c", "import pydantic, yaml"], capture_output=True).returncode:
         raise UserError(
@@ -174,11 +174,13 @@ def before_the_first_job():
         outputs_planned = {path for job in jobs for path in job.outputs}
         tell_what_is_gone(outputs_planned)
         segments = trained.planned_segments(outputs_planned, ON_DISK)
+        gpus = workflow.global_resources.get("gpu")
+        start_checks.check_gpus_granted(EXPERIMENT, gpus and gpus.value, bool(segments))
         made_from.check_trained_runs(ON_DISK, {run for run, _ in segments}, outputs_planned)
         entries, used = config.get("benchmarks", {}), used_files(workflow.dag)
         stale.check_answers(ON_DISK, entries, used, outputs_planned, accept)
         if jobs and not (workflow.dryrun or workflow.touch):
-            check_interpreter()
+            check_interpreter({run for run, _ in segments}, outputs_planned)
             made_from.keep_training_data(ON_DISK, outputs_planned)
             frozen.write(DOCUMENT, FILE)
             frozen.note_asked(targets(), FILE)

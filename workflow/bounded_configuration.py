@@ -37,7 +37,9 @@ def _load(path: str | Path) -> dict[str, Any]:
     try:
         return config_files.read_yaml(path)
     except UserError as error:
-        raise WorkflowError(str(error)) from None
+        # Snakemake takes all words after the option for files of configuration.
+        way = "" if Path(path).exists() else "; name targets before --configfile"
+        raise WorkflowError(f"{error}{way}") from None
 
 
 def _parse(entries: Sequence[str] | None) -> dict[str, Any]:

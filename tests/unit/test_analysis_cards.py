@@ -66,6 +66,9 @@ def test_a_model_card_says_to_the_hub_what_it_is_of_and_how_it_scored(tmp_path):
 def test_what_a_model_card_does_not_know_it_leaves_out_and_says_so(tmp_path):
     taught = {"source": "taught"}
     card = model_card(tmp_path, *write_run(tmp_path, "mini", taught, {"source": "arithmetic"}))
+    # Of a file of the user's no more is known than that it is not the hub's.
+    head = card.content.partition("\n---")[0]
+    assert "created" not in head and "generated" not in head
     assert not {"base_model", "datasets", "license"} & card.data.to_dict().keys()
     for key in ("base_model", "datasets", "license"):
         assert f"\n# {key}: left out" in (tmp_path / "card.md").read_text()

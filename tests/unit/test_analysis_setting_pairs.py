@@ -60,6 +60,8 @@ def test_the_command_writes_table_and_figure(tmp_path, capsys):
     assert json.loads(outputs[2].read_text())["benchmarks"][0]["verdict"] == "higher"
     for page in (outputs[0], outputs[1], outputs[3]):
         assert "not a paper result" in page.read_text()
+    headings = [line.lstrip("# ") for line in outputs[1].read_text().splitlines() if line.startswith("#")]
+    assert headings == ["b against a", "Accuracy of b and a"]
     with pytest.raises(UserError, match="--metrics lacks those of b_s3"):
         main(
             [

@@ -62,6 +62,8 @@ def test_ablations_change_only_what_the_paper_ablates(paper):
     ("override", "message"),
     [
         ("recipe.learning_rat=2e-6", "unknown key 'learning_rat': did you mean learning_rate?"),
+        ("recipe.lr=2e-6", "unknown key 'lr': did you mean learning_rate?"),
+        ("runs.deepseek.zzz=1", "evaluate_every, recipe, evaluate, seeds, seed)"),
         ("runs.deepseek.steps=4390", "runs.deepseek.steps must be a multiple of segment_steps (60), got 4390"),
         ("runs.deepseek.evaluate_every=100", "must be a multiple of segment_steps (60), got 100"),
         ("recipe.prompts_per_step=100", "mini_batch_prompts (64) must divide prompts_per_step (100)"),
@@ -143,6 +145,27 @@ def test_each_problem_is_a_line_of_its_own():
         "hub.offline: must be true or false, got 'maybe'",
     ):
         assert any(sentence in line for line in lines), (sentence, lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"runs": {"deepseek": {"lr": 1e-6}}}, "lr in runs.deepseek: did you mean recipe.learning_rate?"),
+        ({"runs": {"deepseek": {"loss": "gspo"}}}, "loss in runs.deepseek: did you mean recipe.loss?"),
+        ({"recipe": {"max_grad_norm": 1.0}}, "max_grad_norm in recipe: did you mean gradient_clip?"),
+        ({"group_size": 8}, "group_size in the configuration: did you mean recipe.rollouts_per_prompt?"),
+    ],
+)
+def test_a_key_with_the_name_of_another_trainer_or_outside_the_recipe_is_answered_by_ours(changes, sentence):
+    with pytest.raises(UserError) as caught:
+        experiment.Experiment.from_mapping(config_files.merge(config_files.read(), changes))
+    assert sentence in str(caught.value)
+
+
+def test_a_hub_id_without_an_owner_is_answered_in_words():
+    changes = {"external": {"mine": {"model": "my_model"}}}
+    with pytest.raises(UserError, match=r"external.mine.model: must be a hub id, owner/name, got 'my_model' \(Hub id"):
+        experiment.Experiment.from_mapping(config_files.merge(config_files.read(), changes))
 
 
 def test_numbers_in_text_are_converted_as_the_command_line_gives_them():
@@ -374,7 +397,7 @@ def test_nodes_that_an_engine_would_leave_idle_are_not_asked_for():
     ],
 )
 def test_names_that_become_paths_are_names(change):
-    with pytest.raises(UserError, match="should match pattern"):
+    with pytest.raises(UserError, match=r"must have lower-case letters|must be a hub id"):
         experiment.Experiment.from_mapping(config_files.merge(config_files.read(), change))
 
 

@@ -134,16 +134,18 @@ def test_every_result_file_is_explained():
 def test_every_column_is_explained():
     from dataclasses import fields
 
-    from justrl.analysis import claims, comparison, metrics, setting_pairs
-    from justrl.data import benchmarks, contamination
+    from justrl.analysis import canary_verdict, claims, comparison, metrics, setting_pairs
+    from justrl.data import benchmarks, contamination, sources
     from justrl.evaluation import completions, grading, seeds, statistics
+    from justrl.operations.checks import Check
     from justrl.train import kept_rollouts
     from justrl.train.verl import step_log
 
     written = [*completions.COLUMNS, *grading.COLUMNS, *kept_rollouts.COLUMNS, *benchmarks.BENCHMARK_SCHEMA.names]
     written += [*metrics.METRICS, *step_log.NAMES]
-    for record in (comparison.Cell, claims.Claim, setting_pairs.Compared, seeds.SeedMean, contamination.Pair):
-        written += [field.name for field in fields(record)]
+    records = [comparison.Cell, claims.Claim, setting_pairs.Compared, seeds.SeedMean, contamination.Pair]
+    for record in (*records, canary_verdict.Asked, canary_verdict.Answer, Check, sources.Source):
+        written += [field.name for field in fields(record) if field.name != "folder"]
     written += [f"avg_at_k.{field.name}" for field in fields(statistics.AvgAtK)]
     assert set(written) <= set(re.findall(r"`([\w.]+)`", (ROOT / "docs/results.md").read_text()))
 

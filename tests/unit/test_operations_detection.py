@@ -60,6 +60,8 @@ def test_the_command_prints_each_benchmark_and_refuses_nonsense(capsys):
     assert main(["plan", "--detect", "2.0"]) == 0
     printed = capsys.readouterr().out
     assert "average" in printed and "Seed variance is not included" in printed
+    # A row is a line, and what all rows share is said once, below them.
+    assert "with 1 seed each" in printed and printed.count("0.250 (bound)\n") == 10 and printed.count("--results") == 2
     for words in (["--detect", "0"], ["--detect", "2", "--seeds", "0"]):
         with pytest.raises(UserError, match="--detect must be above 0"):
             main(["plan", *words])

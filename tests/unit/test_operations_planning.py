@@ -76,6 +76,40 @@ def test_days_count_start_ups_saves_and_merges(config):
     assert rows["training"]["value"] == pytest.approx(alone + started)
 
 
+def test_a_start_announces_the_cost_that_the_plan_prints(config):
+    """Of a whole run: its days, its GPU hours and their range."""
+    one = config.model_copy(update={"runs": {"deepseek": config.runs["deepseek"]}})
+    said = announce(one, [("deepseek", end) for end in range(60, 4381, 60)], [], Layout(one))
+    rows = plan.make_plan(one)["runs"]["deepseek"]
+    hours = rows["training GPU hours"]
+    assert f"73 jobs, about {rows['training']['value']:.1f} days, {hours['value']:,.0f} GPU hours" in said
+    assert f"(an estimate: {hours['low']:,.0f} to {hours['high']:,.0f})" in said
+
+
+def test_a_small_evaluation_is_not_announced_to_cost_nothing(config):
+    layout = Layout(config)
+    said = announce(config, [], [layout.completions("nemotron@base", "math500", "greedy")], layout)
+    assert re.search(r"500 answers, about 0.\d+ GPU hours\nAbout 0.\d+ GPU hours in all \(an estimate: 0.1", said)
+
+
+def test_on_a_cpu_the_mini_experiment_takes_minutes_and_a_real_model_an_unknown_time():
+    said = {}
+    for name in ("mini", "laptop"):
+        config = experiment.load([config_files.ROOT / name / "experiment.yaml"])
+        (run,) = config.enabled
+        ends = [(run, end) for end in config.runs[run].segment_ends]
+        said[name] = announce(config, ends, [], Layout(config))
+    assert re.search(r"mini: 2 jobs, about [1-4](\.\d)? min$", said["mini"])
+    assert "4 jobs, time unknown until the first one has ended" in said["laptop"]
+
+
+def test_the_plan_derives_the_requested_time_and_gives_its_sums_units(capsys):
+    assert main(["plan"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"start-up \+ 60 steps x [\d,]+ s \(upper end, first steps\) x 1.15 \+ saves", shown)
+    assert re.search(r"all 2 runs training GPU hours [\d,]+ GPU h evaluation GPU hours [\d.]+ GPU h disk .* GB$", shown)
+
+
 def test_the_longest_response_takes_as_long_on_any_number_of_gpus(config):
     recipe, seconds = config.runs["deepseek"].recipe, {}
     for gpus in (1, 8):
@@ -327,7 +361,7 @@ def test_figures_given_by_hand_stand_for_an_unknown_gpu():
 def test_the_command_prints_a_table_and_json(tmp_path):
     command = [sys.executable, "-m", "justrl", "plan", "--nodes", "4"]
     table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "4 x 8 A800-80GB" in table and "rollout, vLLM awake" in table
+    assert "4 nodes with 8 x A800-80GB" in table and "rollout, vLLM awake" in table
     kinds = subprocess.run([*command[:-2], "--kinds"], capture_output=True, text=True, check=True).stdout
     assert all(name in kinds for name in GPUS)
     made = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)

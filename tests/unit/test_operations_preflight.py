@@ -127,6 +127,11 @@ def test_a_core_with_two_threads_is_one():
     assert 1 <= machine.real_cores() <= machine.usable_cores() <= sum(line.startswith("processor") for line in lines)
 
 
+def test_cores_are_counted_where_the_system_does_not_say_which_are_ours(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert 1 <= machine.real_cores() <= machine.usable_cores() == os.cpu_count()
+
+
 def test_a_login_node_is_not_asked_for_gpus(commands):
     program(commands, "sinfo", "echo gpu")
     assert checks.check_gpus(HARDWARE).status == SKIPPED

@@ -15,7 +15,7 @@ def test_the_scales_are_compared_in_a_table(capsys):
     printed = capsys.readouterr().out
     table = printed.split("\n\n")[1].splitlines()
     rows = {line.split()[0]: re.split(r"\s{2,}", line) for line in table}
-    assert list(rows)[1:] == ["mini", "golden", "one_gpu", "first_1000", "paper"]
+    assert list(rows)[1:] == ["mini", "laptop", "golden", "one_gpu", "first_1000", "paper"]
     assert all(len(cells) == len(rows["scale"]) for cells in rows.values())
     assert max(map(len, printed.splitlines())) <= 100
 
@@ -26,7 +26,7 @@ def test_the_scales_are_compared_in_a_table(capsys):
         return float(cell(scale, column).split()[0].replace(",", ""))
 
     assert {scale: cell(scale, "environment") for scale in list(rows)[1:]} == {
-        "mini": ".venv",
+        **dict.fromkeys(["mini", "laptop"], ".venv"),
         **dict.fromkeys(["golden", "one_gpu", "first_1000", "paper"], ".venv-gpu"),
     }
     assert 5 < number("golden", "GPU hours") < 48
@@ -35,6 +35,7 @@ def test_the_scales_are_compared_in_a_table(capsys):
     assert share == pytest.approx(2020 / 7820, abs=0.03)
     # Two base models, two released ones, the judge of 3 billion parameters.
     assert 13.3 + 6.2 <= number("golden", "disk") + 0.5 < 22
+    assert "make smollm2 tasks; snakemake --profile laptop" in printed
     for command in ("--profile mini", "golden --cores", "--profile one_gpu", "first_1000 --profile", "--profile slurm"):
         assert f"  snakemake {command}" in printed
     assert main(["plan", "--rungs"]) == 0

@@ -1,6 +1,7 @@
 """What a start says of what it finds: commands that can be pasted, damaged records, what lies behind results."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 
@@ -14,6 +15,25 @@ from justrl.operations import frozen, start_checks
 @pytest.fixture
 def layout(tmp_path):
     return Layout(load([ROOT / "mini/experiment.yaml"]), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("missing", "trained", "outputs", "sentence"),
+    [
+        ("verl", {"deepseek"}, [], "engine verl is not installed .* `. .venv-gpu/bin/activate`"),
+        ("vllm", set(), ["results/evaluations/x/aime/paper/completions/0-of-1.parquet"], "vLLM is not installed"),
+        ("verl", set(), ["results/data/dapo/raw"], None),
+        ("vllm", {"mini"}, [], None),
+    ],
+)
+def test_packages_that_a_job_would_miss_are_missed_at_the_start(missing, trained, outputs, sentence, monkeypatch):
+    def find_spec(name):
+        return None if name == missing else name
+
+    monkeypatch.setattr("importlib.util.find_spec", find_spec)
+    experiment = load([ROOT / "mini/experiment.yaml"] if "mini" in trained else [])
+    with pytest.raises(UserError, match=sentence) if sentence else nullcontext():
+        start_checks.check_installed(experiment, trained, outputs)
 
 
 @pytest.mark.parametrize("content", [b'{"config": {', b"", b"[]", b"{}", b"\xff\xfe"])

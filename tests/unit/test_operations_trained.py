@@ -139,7 +139,7 @@ def test_the_plan_shows_the_disk_with_and_without():
     plans = {keep: plan_run(experiment, "deepseek", None) for keep, experiment in experiments.items()}
     most, less = (plans[keep]["disk at most"]["value"] for keep in ("all", "evaluated"))
     assert most > less
-    assert plans["all"]["disk otherwise"]["value"] == pytest.approx(less)
-    assert plans["evaluated"]["disk otherwise"]["value"] == pytest.approx(most)
+    assert plans["all"]["disk, other exports"]["value"] == pytest.approx(less)
+    assert plans["evaluated"]["disk, other exports"]["value"] == pytest.approx(most)
     models = {keep: plan["exported models"]["value"] for keep, plan in plans.items()}
     assert models["all"] / models["evaluated"] == pytest.approx(73 / 15)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -41,13 +42,34 @@ def test_every_rule_describes_itself_on_a_line(workspace):
 )
 def test_a_target_that_nothing_makes_is_answered_by_the_nearest(workspace, target, near):
     status, output = workspace.dry_run(target)
-    assert status != 0 and output.splitlines()[-1] == f"error: nothing makes {target}: did you mean {near}?"
+    assert status != 0 and output.splitlines()[-1] == f"error: no rule creates {target}: did you mean {near}?"
+
+
+@pytest.mark.skipif(find_spec("verl") is not None, reason="verl is installed here")
+def test_the_papers_run_starts_nothing_where_its_engine_is_missing(own_workspace):
+    done = own_workspace.run("results/aime_deepseek.json", "--cores", "2", check=False)
+    assert done.returncode != 0 and "engine verl is not installed in this environment" in done.stderr
+    assert not (own_workspace.folder / "results/logs").exists()
+
+
+def test_fewer_gpus_than_a_training_job_uses_are_refused(workspace):
+    words = ("results/runs/deepseek/segments/60/model", "--cores", "1", "--quiet", "rules", "host", "--resources")
+    status, output = workspace.dry_run(*words, "gpu=4")
+    assert status != 0 and "--resources gpu=4: a training job uses hardware.gpus_per_node (8) GPUs" in output
+    assert workspace.dry_run(*words, "gpu=4", "--config", "hardware={gpus_per_node: 4}")[0] == 0
 
 
 def test_a_target_like_no_other_names_where_all_are_listed(workspace):
     status, output = workspace.dry_run("no/such/thing.txt")
     assert status != 0
-    assert output.splitlines()[-1].startswith("error: nothing makes no/such/thing.txt: docs/results.md lists the files")
+    said = "error: no rule creates no/such/thing.txt: docs/results.md lists the files"
+    assert output.splitlines()[-1].startswith(said)
+
+
+def test_a_target_after_the_configuration_files_is_answered_by_the_order(workspace):
+    status, output = workspace.dry_run("--configfile", "mini/experiment.yaml", "results/mini/summary.html")
+    assert status != 0
+    assert "results/mini/summary.html: no such configuration file; name targets before --configfile" in output
 
 
 @pytest.mark.parametrize(

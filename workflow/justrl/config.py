@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from justrl.config_files import DEFAULT_CONFIG, find, merge, read
-from justrl.config_problems import explain
+from justrl.config_problems import EXPERIMENT_NAME, HUB_ID, NAME, explain
 from justrl.errors import UserError, did_you_mean
 from justrl.gpu_specs import Gpu, find_gpu
 from justrl.own_code import code_sha256
@@ -57,8 +57,8 @@ def _top_k(value: int) -> int:
 Whole = Annotated[int, BeforeValidator(_not_a_switch)]
 Number = Annotated[float, BeforeValidator(_not_a_switch)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-HubId = Annotated[str, Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$")]
+Name = Annotated[str, Field(pattern=NAME)]
+HubId = Annotated[str, Field(pattern=HUB_ID)]
 Positive = Annotated[Whole, Field(ge=1)]
 Count = Annotated[Whole, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -691,7 +691,7 @@ class Experiment(Part):
         'Name of the experiment, on every result and figure. Only "paper" is compared with the published '
         "scores, and it "
         "must have the paper's values (docs/recipe.md).",
-        pattern=r"^[a-z][a-z0-9_-]*$",
+        pattern=EXPERIMENT_NAME,
     )
     seed: Count = text("Seed of data order, rollouts, evaluation samples and bootstrap.")
     hub: Hub

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from justrl.aliases import RECIPE
 from justrl.errors import UserError, did_you_mean
 
 Config = dict[str, Any]
@@ -284,9 +285,9 @@ def apply_overrides(config: Mapping, overrides: Sequence[str], above: str = "") 
             if name not in node or not (last or isinstance(node[name], dict)):
                 optional = _optional([*above.split("."), *path[:depth]] if above else path[:depth])
                 if name not in optional:
-                    raise UserError(
-                        f"override {override!r}: unknown key {name!r}{did_you_mean(name, [*node, *optional])}"
-                    )
+                    ours = RECIPE.get(name, name)
+                    near = f": did you mean {ours}?" if ours in optional else did_you_mean(name, [*node, *optional])
+                    raise UserError(f"override {override!r}: unknown key {name!r}{near}")
                 node[name] = {}
             if not last:
                 node = node[name]

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError
 
+from justrl.aliases import RECIPE
 from justrl.errors import did_you_mean
+
+# Forms of text, and how each is asked for in words.
+NAME, EXPERIMENT_NAME, HUB_ID = r"^[a-z][a-z0-9_]*$", r"^[a-z][a-z0-9_-]*$", r"^\w[\w.-]*/\w[\w.-]*$"
+FORMS = {
+    NAME: "must have lower-case letters, digits and _ only, a letter first",
+    EXPERIMENT_NAME: "must have lower-case letters, digits, _ and - only, a letter first",
+    HUB_ID: "must be a hub id, owner/name",
+}
 
 
 def explain(error: ValidationError, root: type[BaseModel], own_recipes: Mapping[str, Any]) -> Iterator[str]:
@@ -27,7 +36,8 @@ def _sentence(problem: Mapping[str, Any], where: str, owner: type[BaseModel] | N
     kind, value = problem["type"], problem["input"]
     if kind == "extra_forbidden" and owner is not None:
         parent, _, name = where.rpartition(".")
-        return f"unknown key {name} in {parent or 'the configuration'}{did_you_mean(name, owner.model_fields)}"
+        way = f": did you mean {meant}?" if (meant := _meant(name, owner)) else did_you_mean(name, owner.model_fields)
+        return f"unknown key {name} in {parent or 'the configuration'}{way}"
     meaning = f" ({field.description})" if field is not None and field.description else ""
     if kind == "missing":
         return f"{where} is missing{meaning}"
@@ -41,7 +51,18 @@ def _sentence(problem: Mapping[str, Any], where: str, owner: type[BaseModel] | N
     shown = repr(value) if len(repr(value)) < 80 else type(value).__name__
     if isinstance(value, float) and not math.isfinite(value):
         message = "must be a finite number"
+    if kind == "string_pattern_mismatch":
+        message = FORMS.get(problem["ctx"]["pattern"], message)
     return f"{where or 'top level'}: {message}, got {shown}{meaning}"
+
+
+def _meant(name: str, owner: type[BaseModel]) -> str | None:
+    """The key that is called so elsewhere, or that belongs to the owner's recipe."""
+    ours, recipe = RECIPE.get(name, name), owner.model_fields.get("recipe")
+    if ours in owner.model_fields:
+        return ours
+    known = _variants(recipe.annotation) if recipe else []
+    return f"recipe.{ours}" if any(ours in part.model_fields for part in known) else None
 
 
 def _place(root: type[BaseModel], location: tuple) -> tuple[str, type[BaseModel] | None, Any]:

@@ -10,6 +10,6 @@ class UserError(ValueError):
 
 def did_you_mean(name: str, known: Iterable[object]) -> str:
     """The end of a sentence about an unknown name: the nearest known one, or all of them."""
-    names = [str(key) for key in known]
+    names = list(dict.fromkeys(str(key) for key in known))
     close = difflib.get_close_matches(str(name), names, n=1)
     return f": did you mean {close[0]}?" if close else f" (known: {', '.join(names)})"

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -93,7 +94,7 @@ def usable_cores() -> int:
 def real_cores() -> int:
     """Cores that this process may run on, where two hardware threads of one core count once."""
     siblings = set()
-    for cpu in os.sched_getaffinity(0):
+    for cpu in os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(usable_cores()):
         try:
             siblings.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
         except OSError:
@@ -186,6 +187,15 @@ def packages(environment: str, names: Iterable[str] | None = None) -> list[Packa
     wanted = sorted(pins) if names is None else names
     pinned = {name: pins.get(normalise(name), "").partition("+")[0] or None for name in wanted}
     return [Package(name, installed_version(name), version) for name, version in pinned.items()]
+
+
+def require_verl() -> None:
+    """Raise a UserError that names the environments of verl if it is not installed here."""
+    if importlib.util.find_spec("verl") is None:
+        raise UserError(
+            "engine verl is not installed in this environment: run `make gpu-env`, then `. .venv-gpu/bin/activate` "
+            "(without a GPU `make verl-env`, `. .venv-verl/bin/activate`), or set the run's engine to reference"
+        )
 
 
 def require_verl_stack() -> None:

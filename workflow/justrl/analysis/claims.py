@@ -466,8 +466,8 @@ def claims_section(claims: Sequence[Claim], experiment: str) -> Section:
         )
     lead = (
         "The claims of the paper (arXiv 2512.16649), with the published numbers, our numbers and a verdict "
-        "on ours. Intervals are 95% confidence intervals. Published differences smaller than sampling "
-        "noise (binomial bound) are marked as within noise."
+        "on ours. Intervals are 95% confidence intervals; z is a difference divided by its standard error. "
+        "Published differences smaller than sampling noise (binomial bound) are marked as within noise."
     )
     name, _, own = experiment.partition("/")
     notes = (

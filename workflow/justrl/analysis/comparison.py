@@ -252,7 +252,8 @@ def _average(nine: Sequence[Cell]) -> Cell:
 
 def page_subject(cells: Sequence[Cell]) -> str:
     """What a family's page or figure is about: without published figures, our checkpoints alone."""
-    return "ours and published" if any(cell.published is not None for cell in cells) else "accuracy of each checkpoint"
+    published = any(cell.published is not None for cell in cells)
+    return "ours and published" if published else "accuracy before and after training"
 
 
 def write_csv(cells: Sequence[Cell], path: str | Path) -> None:

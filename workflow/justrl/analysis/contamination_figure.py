@@ -51,7 +51,7 @@ def plot_contamination(
     axis.set_xlim(0, max(10.0, 1.18 * max(left)))
     axis.set_xlabel("questions of the benchmark (%)")
     rows = summary["train_rows"]
-    subtitle = f"{rows['met']:,} of {rows['in']:,} training questions are concerned, {rows.get('removed', 0):,} removed"
+    subtitle = f"{rows['met']:,} of {rows['in']:,} training questions overlap, {rows.get('removed', 0):,} removed"
     style.add_header(figure, title or "Benchmark questions in the training set", experiment, subtitle)
     for handle, (name, _) in zip(handles, PARTS, strict=True):
         handle.set_label(name)

@@ -85,9 +85,9 @@ def _metadata(described: Mapping[str, Any], last: Sequence[Result], sources: Seq
     )
     comments = []
     if not model.get("hub_id"):
-        comments.append("# base_model: left out, because the workflow created the base model and it is not on a hub")
+        comments.append("# base_model: left out, since the base model is not from the hub")
     if not dataset.get("hub_id"):
-        comments.append("# datasets: left out, since the questions were generated here and are on no hub")
+        comments.append("# datasets: left out, since the training data is not from the hub")
     if not found:
         where = f"; see https://huggingface.co/{model['hub_id']}" if model.get("hub_id") else ""
         comments.append(f"# license: left out, since no card of the base model that names one is here{where}")

@@ -111,7 +111,7 @@ def pair_section(compared: Sequence[Compared], first: Setting, second: Setting, 
     fewest = min(len(first.runs), len(second.runs))
     notes = {1: (ONE_SEED,), 2: (f"{TWO_SEEDS[0].upper()}{TWO_SEEDS[1:]}.",)}.get(fewest, ())
     columns = ["Benchmark", first.name, second.name, f"{second.name} − {first.name}", "Error over seeds"]
-    return Section(f"{second.name} against {first.name}", columns, rows, lead, notes)
+    return Section(f"Accuracy of {second.name} and {first.name}", columns, rows, lead, notes)
 
 
 def _error(value: float | None) -> str:
@@ -191,10 +191,18 @@ def _draw_differences(axis: Axes, compared: Sequence[Compared]) -> None:
     axis.set_ylim(len(compared) - 0.5, -0.5)
 
 
-def write_pair(compared: Sequence[Compared], section: Section, experiment: str, outputs: Mapping[str, Path]) -> None:
+def write_pair(
+    compared: Sequence[Compared],
+    first: Setting,
+    second: Setting,
+    paired: bool,
+    experiment: str,
+    outputs: Mapping[str, Path],
+) -> None:
     """Write the comparison as .json, .md and .html, whichever `outputs` asks for."""
+    title, section = f"{second.name} against {first.name}", pair_section(compared, first, second, paired)
     if ".json" in outputs:
         io.write_json(outputs[".json"], {"experiment": experiment, "benchmarks": [asdict(each) for each in compared]})
     for ending, write in ((".md", tables.write_markdown), (".html", tables.write_html)):
         if ending in outputs:
-            write(outputs[ending], section.title, [section], experiment)
+            write(outputs[ending], title, [section], experiment)

@@ -1,7 +1,9 @@
 """Make, check, pack and read the verdicts of a canary, the short trial of a run.
 
-`judge` answers each question from the metrics. `check` prints the answers and exits with status 1 if one of them is no.
-`pack` writes one file that names no user, host or path, to be sent to others. `read` shows such a file.
+    justrl canary pack results/runs/canary_deepseek
+    justrl canary read canary_deepseek.json
+
+The workflow calls `judge` and `check`. A packed canary names no user, host or path.
 """
 
 import argparse
@@ -10,27 +12,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from justrl.commands.options import add_subcommands
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the four sub-commands."""
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    one = commands.add_parser("judge", help=judge.__doc__)
-    one.add_argument("--metrics", required=True, type=Path, metavar="METRICS.jsonl")
-    one.add_argument("--run-file", required=True, type=Path, help="the canary's run.json")
-    one.add_argument("--result", type=Path, help="result JSON of its evaluation")
-    one.add_argument("--asked", required=True, help="JSON: settings of the canary (analysis/canary_verdict.py, Asked)")
-    one.add_argument("--output", required=True, type=Path, nargs="+", help="verdict.json, verdict.html")
-    one.set_defaults(call=judge)
-    one = commands.add_parser("check", help=check.__doc__)
-    one.add_argument("verdicts", nargs="*", type=Path, metavar="VERDICT.json")
-    one.set_defaults(call=check)
-    one = commands.add_parser("pack", help=pack.__doc__)
-    one.add_argument("run", type=Path, help="folder of a canary: results/runs/canary_NAME")
-    one.add_argument("--to", type=Path, help="file to write (default: canary_NAME.json)")
-    one.set_defaults(call=pack)
-    one = commands.add_parser("read", help=read.__doc__)
-    one.add_argument("file", type=Path)
-    one.set_defaults(call=read)
+    add_subcommands(parser, {judge: _judge, check: _check, pack: _pack, read: _read})
+
+
+def _judge(parser: argparse.ArgumentParser) -> None:
+    metrics = "metrics of the canary, of all its steps"
+    parser.add_argument("--metrics", required=True, type=Path, metavar="METRICS.jsonl", help=metrics)
+    parser.add_argument("--run-file", required=True, type=Path, help="the canary's run.json")
+    parser.add_argument("--result", type=Path, help="result JSON of its evaluation")
+    asked = "JSON: settings of the canary (analysis/canary_verdict.py, Asked)"
+    parser.add_argument("--asked", required=True, help=asked)
+    parser.add_argument("--output", required=True, type=Path, nargs="+", help="verdict.json, verdict.html")
+
+
+def _check(parser: argparse.ArgumentParser) -> None:
+    verdicts = "verdicts to print: results/runs/canary_NAME/verdict.json"
+    parser.add_argument("verdicts", nargs="*", type=Path, metavar="VERDICT.json", help=verdicts)
+
+
+def _pack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="folder of a canary: results/runs/canary_NAME")
+    parser.add_argument("--to", type=Path, help="file to write (default: canary_NAME.json)")
+
+
+def _read(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="file that `justrl canary pack` wrote")
 
 
 def judge(arguments: argparse.Namespace) -> None:
@@ -89,7 +100,7 @@ def pack(arguments: argparse.Namespace) -> None:
 
     output = arguments.to or Path(f"{arguments.run.name}.json")
     write_json(output, canary_pack.packed(arguments.run))
-    print(f"{output}: {output.stat().st_size / 1e3:,.0f} kB; check it, then send it as described in README")
+    print(f"{output}: {output.stat().st_size / 1e3:,.0f} kB; look at it, then attach it to an issue (README)")
 
 
 def read(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,8 @@
 """Run a command with GPUs that are reserved for it among all `justrl gpus` commands on this machine.
 
-justrl gpus --count 2 -- COMMAND ...
+    justrl gpus --count 2 -- python train.py
+
+The command sees only its own GPUs, and they are free again when it ends.
 """
 
 import argparse
@@ -13,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count", type=int, required=True, help="number of GPUs; 0: run the command without a reservation"
     )
-    parser.add_argument("command", nargs="*", metavar="-- COMMAND ...")
+    parser.usage = "%(prog)s [-h] --count COUNT -- COMMAND ..."
+    parser.add_argument("command", nargs="*", metavar="COMMAND", help="command and its arguments, after --")
     parser.set_defaults(call=lease)
 
 

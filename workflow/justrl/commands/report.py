@@ -62,9 +62,18 @@ def _experiment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", default="", help="title of the figure")
 
 
+# What the files of an option are.
+FILES = {
+    "--results": "results of evaluations",
+    "--metrics": "metrics of trainings",
+    "--health": "health of runs",
+    "--sources": "records of downloads",
+}
+
+
 def _files_argument(parser: argparse.ArgumentParser, option: str, metavar: str, nargs: str = "+") -> None:
     parser.fromfile_prefix_chars = "@"
-    text = "input files; @FILE reads their names from FILE, one per line"
+    text = f"{FILES[option]}; @FILE reads their names from FILE, one per line"
     parser.add_argument(option, nargs=nargs, required=nargs == "+", default=[], type=Path, metavar=metavar, help=text)
 
 
@@ -278,8 +287,7 @@ def pair(arguments: argparse.Namespace) -> None:
     first, second = sides
     paired = arguments.paired and len(first.runs) == len(second.runs)
     compared = setting_pairs.compare_settings(results, first, second, paired)
-    section = setting_pairs.pair_section(compared, first, second, paired)
-    setting_pairs.write_pair(compared, section, experiment, outputs)
+    setting_pairs.write_pair(compared, first, second, paired, experiment, outputs)
     if {".svg", ".png"} & outputs.keys():
         runs = {str(run_of(path)["run"]): read_metrics(path) for path in arguments.metrics}
         if missing := [run for side in sides for run in side.runs if run not in runs]:

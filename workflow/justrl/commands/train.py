@@ -191,7 +191,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options: dict[str, Any] = {"parents": [common], "formatter_class": HelpFormatter, "allow_abbrev": False}
 
     text = "train a whole run without Snakemake"
-    run = commands.add_parser("run", help=text, description=text, **options)
+    run = commands.add_parser("run", help=text, description=f"{text[:1].upper()}{text[1:]}.", **options)
     run.add_argument(
         "overrides",
         nargs="*",
@@ -205,7 +205,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.set_defaults(call=train, request=run_request)
 
     text = "train one segment, as the workflow does"
-    segment = commands.add_parser("segment", help=text, description=text, **options)
+    segment = commands.add_parser("segment", help=text, description=f"{text[:1].upper()}{text[1:]}.", **options)
     segment.add_argument("--run-file", type=Path, required=True, help="run.json: run, engine, seed, recipe")
     segment.add_argument("--hardware", type=Path, help="hardware.json: save_every, cpus_per_node, ...")
     segment.add_argument("--start-step", type=whole(0), required=True, help="last step before the segment")
@@ -223,7 +223,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     text = "accept the alarm that stopped a run, so that the next start continues it"
     resume = commands.add_parser(
-        "resume", help=text, description=text, formatter_class=HelpFormatter, allow_abbrev=False
+        "resume",
+        help=text,
+        description=f"{text[:1].upper()}{text[1:]}.",
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
     )
     resume.add_argument("run", metavar="RUN", help="folder of the run, or its name in --results")
     resume.add_argument(

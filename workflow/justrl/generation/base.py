@@ -81,8 +81,9 @@ def require_backend(name: str) -> None:
     """Raise UserError, naming the environment to install, if a backend's packages are absent."""
     if name == "vllm" and importlib.util.find_spec("vllm") is None:
         raise UserError(
-            "vLLM is not installed in this environment: install it with `make gpu-env` (GPU) or `make verl-env` (CPU), "
-            "or use transformers (--backend transformers; in training, --rollouts transformers)"
+            "vLLM is not installed in this environment: run `make gpu-env`, then `. .venv-gpu/bin/activate` (without "
+            "a GPU `make verl-env`, `. .venv-verl/bin/activate`), or use transformers (--backend transformers; in "
+            "training, --rollouts transformers)"
         )
 
 

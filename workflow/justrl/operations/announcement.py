@@ -4,12 +4,13 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from justrl.config import Experiment
 from justrl.layout import Layout
 from justrl.operations import costs
 from justrl.operations.planning import (
-    STARTUP_SECONDS,
+    around_hours,
     duration,
     evaluation_samples,
     expected_step_seconds,
@@ -58,11 +59,15 @@ def announce(
 
 
 def _in_all(total: Total) -> str:
-    hours = f"About {total.value:,.0f} GPU hours in all"
+    hours = f"About {_digits(total.value)} GPU hours in all"
     if total.low < total.high:
-        hours += f" (an estimate: {total.low:,.0f} to {total.high:,.0f})"
+        hours += f" (an estimate: {_digits(total.low)} to {_digits(total.high)})"
     unknown = "" if total.known else "; parts that are not known yet are left out"
     return f"{hours}{unknown}; `justrl plan` shows the derivation."
+
+
+def _digits(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def _training(
@@ -77,19 +82,29 @@ def _training(
         starts = [layout.start_step(run, end) for end in ends]
         jobs = f"  {run}: {len(ends)} job{'s' if len(ends) > 1 else ''}"
         measured = layout.segment_metrics(run, min(starts))
+        if _slow_on_a_cpu(experiment, run) and not Path(measured or "").is_file():
+            lines.append(f"{jobs}, time unknown until the first one has ended")
+            total = total.plus(None)
+            continue
         if longest_step(experiment, run, measured, 1) is None:
             lines.append(f"{jobs}, time unknown until `snakemake data` has downloaded the model")
             total = total.plus(None)
             continue
         step = expected_step_seconds(experiment, run, measured, steps=(min(starts), max(ends)))
-        seconds = step.value * (sum(ends) - sum(starts)) + len(ends) * STARTUP_SECONDS[experiment.runs[run].engine]
-        hours = step.times(seconds / step.value / 3600 * experiment.hardware.gpus, "GPU h", "")
+        around = around_hours(experiment, run, zip(starts, ends, strict=True))
+        time = step.times((sum(ends) - sum(starts)) / 3600, "h", "").plus(around)
+        hours = time.times(experiment.hardware.gpus, "GPU h", "")
         total = total.plus(hours)
-        gpus = f", {hours.value:,.0f} GPU hours" if experiment.hardware.gpus else ""
-        lines.append(f"{jobs}, about {duration(seconds)}{gpus}")
+        gpus = f", {_digits(hours.value)} GPU hours" if experiment.hardware.gpus else ""
+        lines.append(f"{jobs}, about {duration(3600 * time.value)}{gpus}")
     if len(lines) > MOST_RUNS:
         lines[MOST_RUNS:] = [f"  and {len(lines) - MOST_RUNS} more runs"]
     return lines, total
+
+
+def _slow_on_a_cpu(experiment: Experiment, run: str) -> bool:
+    """Whether a model of unknown speed is trained on a CPU: any but those that the workflow makes itself."""
+    return not experiment.hardware.gpus and experiment.models[experiment.runs[run].model].source != "taught"
 
 
 def _evaluation(
@@ -118,7 +133,7 @@ def _evaluation(
     if not count:
         return "", total
     plural = ["" if number == 1 else "s" for number in (len(targets), count)]
-    gpus = f", about {own.value:,.0f} GPU hours" if own.value else ""
+    gpus = f", about {_digits(own.value)} GPU hours" if own.value else ""
     total = Total(total.value + own.value, total.low + own.low, total.high + own.high, total.known and own.known)
     return f"{len(targets)} model{plural[0]} in {count:,} job{plural[1]}, {answers:,} answers{gpus}", total
 

@@ -74,7 +74,8 @@ def check_disk(folder: str | Path, needed_gb: float) -> Check:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 1e9
-    found = f"{free:,.0f} GB free at {folder}, {needed_gb:,.1f} GB planned"
+    planned = f"{needed_gb:,.0f}" if needed_gb >= 10 else f"{needed_gb:.2g}"
+    found = f"{free:,.0f} GB free at {folder}, {planned} GB planned"
     if free < needed_gb:
         return Check("disk", FAILED, found, "free some space, or link `results` to a larger file system")
     return Check("disk", OK, found)

@@ -53,6 +53,11 @@ class Estimate:
         ends = [None if end is None else factor * end for end in (self.low, self.high)]
         return Estimate(factor * self.value, unit, how, *ends)
 
+    def plus(self, more: float) -> "Estimate":
+        """With so much more that has no range."""
+        low, high = (None if end is None else end + more for end in (self.low, self.high))
+        return replace(self, value=self.value + more, low=low, high=high)
+
     def as_dict(self) -> dict:
         return asdict(self)
 

@@ -140,18 +140,24 @@ def render_detection(experiment: Experiment, points: float, files: Sequence[str]
     """The table for the terminal."""
     rows = detect(experiment, points / 100, load_results(files), seeds)
     lines = [
-        f"to detect a difference of {points:g} points between two settings with {seeds} seed(s) each, on "
-        "the same questions (two-sided test at 5%, power 80%)",
+        f"to detect a difference of {points:g} points between two settings with {seeds} "
+        f"seed{'s' if seeds > 1 else ''} each, on the same questions (two-sided test at 5%, power 80%)",
         f"{'benchmark':<14}{'questions':>10}{'samples':>9}{'detects':>9}{'samples needed':>16}   variance of a sample",
     ]
     for row in rows:
         needed = "impossible" if row.needed is None else f"{row.needed:,}"
-        source = "measured" if row.measured else "binomial bound, no --results given"
+        source = "measured" if row.measured else "bound"
         seed = f", {100 * row.spread:.1f} points between seeds" if row.spread is not None else ""
         lines.append(
             f"{row.benchmark:<14}{row.questions:>10,}{row.samples:>9}{100 * row.smallest:>9.1f}{needed:>16}"
             f"   {row.variance:.3f} ({source}{seed})"
         )
+    lines.append(
+        f"detects: the smallest detectable difference, in points; samples needed: per question, to detect {points:g} "
+        f"points (for the {AVERAGE}: of {rows[0].benchmark}, the others in proportion)."
+    )
+    if not all(row.measured for row in rows):
+        lines.append("bound: p (1 - p) is at most 0.25; --results of similar trainings give the measured variance.")
     if all(row.spread is None for row in rows):
         lines.append(
             "Seed variance is not included; pass --results of at least two trainings that differ only in their seed."

@@ -17,7 +17,8 @@ COUNTS = ((1, 1), (1, 2), (1, 4), (1, 8), (4, 8))
 def render(plan: Mapping) -> str:
     """The plan as a table for the terminal."""
     hardware = plan["hardware"]
-    where = f"{hardware['nodes']} x {hardware['gpus_per_node']} {hardware['gpu']}"
+    nodes = f"{hardware['nodes']} node{'s' if hardware['nodes'] > 1 else ''}"
+    where = f"{nodes} with {hardware['gpus_per_node']} x {hardware['gpu']}"
     if not hardware["gpus_per_node"]:
         where = "a CPU"
     lines = [f"Experiment {plan['experiment']} on {where}"]
@@ -28,14 +29,15 @@ def render(plan: Mapping) -> str:
             lines.append(f"  {label:<22}{format_value(row['value']):>10} {row['unit']:<6} {_derived(row)}")
         if plan["memory"][name]:
             lines += render_memory(plan["memory"][name])
-    totals: dict[str, float] = {}
+    totals: dict[tuple[str, str], float] = {}
     for rows in plan["runs"].values():
         for quantity in ("training GPU hours", "evaluation GPU hours", "disk at most"):
             if quantity in rows:
-                totals[quantity] = totals.get(quantity, 0.0) + rows[quantity]["value"]
+                key = quantity, rows[quantity]["unit"]
+                totals[key] = totals.get(key, 0.0) + rows[quantity]["value"]
     count = len(plan["runs"])
     lines += ["", f"all {count} runs" if count > 1 else "in total"]
-    lines += [f"  {quantity:<22}{format_value(value):>10}" for quantity, value in totals.items()]
+    lines += [f"  {quantity:<22}{format_value(value):>10} {unit}" for (quantity, unit), value in totals.items()]
     return "\n".join(lines)
 
 

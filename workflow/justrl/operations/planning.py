@@ -20,8 +20,8 @@ from justrl.operations.step_time import StepTime, cut_lengths, lengths_of, step_
 STARTUP_SECONDS = {"verl": 15 * 60, "reference": 3 * 60}
 # A step may take this much longer than its median: answers of another length, a slow file system.
 SLACK = 1.15
-# A step of a taught model takes a second or two on 2 cores; replaced by the first segment's timings.
-CPU_STEP_SECONDS = 5.0
+# Of a taught model on 2 cores, without Ray; replaced by the first segment's timings.
+CPU_STEP_SECONDS, CPU_STARTUP_SECONDS = 2.0, 20.0
 # Slurm's largest warning time is 16 bits of seconds.
 LONGEST_WARNING = 65_535
 SHORTEST_WARNING = 120
@@ -232,6 +232,16 @@ def _save_seconds(experiment: Experiment, name: str) -> float:
     return costs.save_seconds(shape.parameters) if shape else 0.0
 
 
+def around_hours(experiment: Experiment, name: str, segments: Iterable[tuple[int, int]]) -> float:
+    """Hours that segments, as (first step, last step), take beside their steps: start-ups, saves, merges."""
+    spans = list(segments)
+    writes = sum(math.ceil((end - start) / experiment.hardware.save_every) + 1 for start, end in spans)
+    engine = experiment.runs[name].engine
+    quick = engine == "reference" and not experiment.hardware.gpus
+    starts = len(spans) * (CPU_STARTUP_SECONDS if quick else STARTUP_SECONDS[engine])
+    return (starts + writes * _save_seconds(experiment, name)) / 3600
+
+
 def plan_run(
     experiment: Experiment, name: str, measured: str | Path | None = None, calibration: Calibration | None = None
 ) -> dict:
@@ -239,16 +249,12 @@ def plan_run(
     run, hardware, shape = experiment.runs[name], experiment.hardware, shape_of_run(experiment, name)
     step = expected_step_seconds(experiment, name, measured, calibration)
     jobs = len(run.segment_ends)
-    saves = sum(math.ceil((end - start) / hardware.save_every) + 1 for start, end in _segments(run))
-    around = jobs * STARTUP_SECONDS[run.engine] + saves * costs.save_seconds(shape.parameters)
-    hours = step.times(run.steps / 3600, "h", "")
-    whole = Estimate(
-        hours.value + around / 3600,
-        "h",
-        f"{run.steps:,} steps x {step.value:,.1f} s + {around / 3600:,.1f} h of start-ups, saves and merges",
-        *(None if end is None else end + around / 3600 for end in (hours.low, hours.high)),
-    )
+    around = around_hours(experiment, name, _segments(run))
+    how = f"{run.steps:,} steps x {step.value:,.1f} s + {around:,.1f} h of start-ups, saves and merges"
+    whole = step.times(run.steps / 3600, "h", how).plus(around)
     asked = segment_runtime_minutes(experiment, name, measured) / 60
+    first = longest_step(experiment, name, measured, run.segment_steps) or step
+    end = "" if first.high is None else " (upper end, first steps)"
     warning = segment_warning_seconds(experiment, name, measured)
     rows = {
         "seconds per step": step,
@@ -258,7 +264,7 @@ def plan_run(
         "time asked per job": Estimate(
             asked,
             "h",
-            f"start-up + {run.segment_steps} steps x {SLACK}, at the upper end of the estimate, + saves + "
+            f"start-up + {run.segment_steps} steps x {first.upper:,.0f} s{end} x {SLACK} + saves + "
             f"{warning} s of warning",
         ),
     }
@@ -357,7 +363,7 @@ def _disk_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dict[str,
     instead = total + (segments[other] - segments[keep]) * export.value
     return parts | {
         "disk at most": Estimate(total, "GB", f"full states + exported models + completions, keep_exports: {keep}"),
-        "disk otherwise": Estimate(instead, "GB", f"with keep_exports: {other}, {segments[other]} models"),
+        "disk, other exports": Estimate(instead, "GB", f"with keep_exports: {other}, {segments[other]} models"),
     }
 
 

@@ -1,6 +1,7 @@
 """The preflight's lists of checks: for an experiment at the terminal, and for one run's job in the workflow."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def check_experiment(
         done.append(guarded("reward", partial(experiment_checks.check_reward, reward, there)))
     done.append(guarded("golden", lambda: experiment_checks.check_golden(experiment, results)))
     for run in runs:
-        done += _check_run(experiment, run, results)
+        done += [replace(check, found=f"{run}: {check.found}") for check in _check_run(experiment, run, results)]
     resources = queue_checks.profile_resources(profile) if profile else queue_checks.profile_resources()
     try:
         done += queue_checks.check_queue(queue_checks.requests(experiment, runs, resources), resources)
@@ -47,7 +48,7 @@ def _check_run(experiment: Experiment, run: str, results: Path) -> list[Check]:
     shape = plan.known_shape(experiment, run)
     memory = guarded("memory", lambda: experiment_checks.check_memory(hardware, engine, recipe, shape))
     if not folder.is_dir() or not data.is_file():
-        later = f"{run}: not downloaded yet; `snakemake data` downloads it, and the preflight rule checks it"
+        later = "not downloaded yet; `snakemake data` downloads it, and the preflight rule checks it"
         return [memory, Check("model, prompts", SKIPPED, later)]
     return [
         memory,

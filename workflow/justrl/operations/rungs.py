@@ -12,6 +12,8 @@ COLUMNS = ("scale", "environment", "hardware", "GPU hours", "days", "GPU memory"
 GPU_ENVIRONMENT = ".venv-gpu"
 # Results and data of the mini experiment, rounded up.
 MINI_DISK = "30 MB"
+# Three full states of 134.5 million parameters, the base model and four exports.
+LAPTOP_DISK = "7 GB"
 NOTES = """Hours and days are estimates; days leave out queueing and count one run after the other.
 GPU memory is the peak of a training on one GPU; without training, vLLM takes its default share.
 Disk includes the base models{judge}, not the packages.
@@ -35,6 +37,11 @@ def render_rungs(experiment: Experiment) -> str:
             ("mini", ".venv", "2 CPU cores", "0", "minutes", "-", MINI_DISK),
             "snakemake --profile mini",
             "checks that every part works, on a tiny model and generated sums",
+        ),
+        (
+            ("laptop", ".venv", "2 CPU cores", "0", "hours", "-", LAPTOP_DISK),
+            "make smollm2 tasks; snakemake --profile laptop",
+            "checks that the same code trains a real small model",
         ),
         (
             _golden(experiment),

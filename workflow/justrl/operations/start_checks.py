@@ -13,11 +13,12 @@ from justrl.config import Experiment, LocalBenchmark, LocalDataset, completed
 from justrl.config_files import differences, find, in_words
 from justrl.data.sources import changed_since
 from justrl.errors import UserError
+from justrl.generation.base import require_backend
 from justrl.io import is_hub_id, read_json_object, read_object
 from justrl.layout import JUDGE, Layout
 from justrl.model_folder import check_files
 from justrl.operations import trained
-from justrl.train import alarms
+from justrl.train import alarms, require_engine, trackers
 from justrl.train.segment import EXECUTION_KEYS
 
 # What of a run may change in the middle of its training.
@@ -247,6 +248,36 @@ def unknown_target(target: str, rules: Iterable[str], layout: Layout) -> str:
     close = difflib.get_close_matches(target, dict.fromkeys(known), n=1, cutoff=0.8)
     way = f"did you mean {close[0]}?" if close else "docs/results.md lists the files, `snakemake --list` the rules"
     return f"no rule creates {target}: {way}"
+
+
+def check_installed(experiment: Experiment, trained: Iterable[str], outputs: Iterable[str]) -> None:
+    """Raise UserError if jobs that take hours would find their engine, backend or tracker not installed here.
+
+    Args:
+        trained: the runs that will be trained.
+        outputs: the files of all planned jobs, among which those that sample answers are found.
+    """
+    trackers.check_installed(experiment.trackers)
+    for engine in sorted({experiment.runs[run].engine for run in trained}):
+        require_engine(engine)
+    if any(Path(path).parent.name == "completions" for path in outputs):
+        require_backend(experiment.evaluation.backend)
+
+
+def check_gpus_granted(experiment: Experiment, granted: int | None, trained: bool) -> None:
+    """Raise UserError if Snakemake may hand out fewer GPUs than a job needs: it would start the job with fewer.
+
+    Args:
+        granted: the GPUs of `--resources gpu=N`; None where they are not limited.
+        trained: whether any of the planned jobs trains.
+    """
+    hardware = experiment.hardware
+    if granted is not None and trained and granted < hardware.gpus:
+        nodes = f"hardware.nodes ({hardware.nodes}) x " if hardware.nodes > 1 else ""
+        raise UserError(
+            f"--resources gpu={granted}: a training job uses {nodes}hardware.gpus_per_node ({hardware.gpus_per_node}) "
+            "GPUs; set these in the configuration to what this machine has, or raise gpu"
+        )
 
 
 def check_something_to_report(experiment: Experiment, results: Path) -> None:
