@@ -27,7 +27,6 @@ COMMANDS = {
     "canary": "show, check and pack the verdicts of a canary (short trial of a run)",
     "verify": "check results against inputs, hashes and configuration",
     "report": "write figures, tables and provenance of trainings and evaluations",
-    "export": "export an evaluation as an Inspect log",
     "plan": "estimate memory, hours, GPU hours, disk and jobs of the experiment",
     "preflight": "check within seconds whether the experiment can run here",
     "status": "show the progress of the runs",
