@@ -33,7 +33,7 @@ COMMANDS = {
     "set-aside": "move a trained run and its results away, to retrain it",
     "gpus": "run a command with exclusively reserved GPUs",
     "verl": "show verl's settings for a run",
-    "envs": "compare installed packages with the lock file; check that its pins are available",
+    "envs": "compare installed packages with the lock file",
 }
 _MODULES = {"verl": "verl_config", "set-aside": "set_aside"}
 
