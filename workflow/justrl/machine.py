@@ -2,6 +2,7 @@
 
 import csv
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -186,6 +187,15 @@ def packages(environment: str, names: Iterable[str] | None = None) -> list[Packa
     wanted = sorted(pins) if names is None else names
     pinned = {name: pins.get(normalise(name), "").partition("+")[0] or None for name in wanted}
     return [Package(name, installed_version(name), version) for name, version in pinned.items()]
+
+
+def require_verl() -> None:
+    """Raise a UserError that names the environments of verl if it is not installed here."""
+    if importlib.util.find_spec("verl") is None:
+        raise UserError(
+            "engine verl is not installed here: make its environment with `make gpu-env` (GPU) or `make verl-env` "
+            "(CPU), or set the run's engine to reference"
+        )
 
 
 def require_verl_stack() -> None:

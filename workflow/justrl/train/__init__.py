@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Protocol
 
 from justrl.errors import UserError
+from justrl.machine import require_verl
 from justrl.train.segment import SegmentRequest
 
 ENGINES = ("reference", "verl")
@@ -25,11 +26,8 @@ def get_engine(name: str) -> Engine:
     """
     if name not in ENGINES:
         raise UserError(f"unknown engine {name!r}: choose one of {', '.join(ENGINES)}")
-    if name == "verl" and find_spec("verl") is None:
-        raise UserError(
-            "engine verl is not installed here: make its environment with `make gpu-env` (GPU) or `make verl-env` "
-            "(CPU), or set the run's engine to reference"
-        )
+    if name == "verl":
+        require_verl()
     if find_spec("torch") is None:
         raise UserError("PyTorch is not installed here: `make mini` makes the environment")
     return import_module(f"justrl.train.{name}.engine")

@@ -43,7 +43,6 @@ def train_segment(request: SegmentRequest) -> None:
         UserError: verl is not installed or refuses the configuration, a live trainer is at work in the folder, the
             training failed or made no progress, an alarm was raised (`justrl.train.alarms`); the message names the log.
     """
-    translate.require_verl()
     require_verl_stack()
     check_start(request.hardware, request.recipe, request.model_dir)
     work = WorkDir(request.work_dir)

@@ -16,23 +16,13 @@ from typing import Any
 from justrl.config import Hardware, RunDescription
 from justrl.errors import UserError
 from justrl.io import atomic_write
+from justrl.machine import require_verl
 from justrl.model_shape import shape_of
 from justrl.train.verl import settings
 from justrl.train.verl.request import Row, VerlRequest, check_recipe
 
 # Groups that verl keeps so that old commands still compose, and never reads.
 IGNORED_GROUPS = ("custom_reward_function", "reward_model", "sandbox_fusion")
-
-
-def require_verl() -> None:
-    """Raise a UserError that names the environment if verl is not installed here."""
-    from importlib.util import find_spec
-
-    if find_spec("verl") is None:
-        raise UserError(
-            "engine verl is not installed in this environment: make it with `make gpu-env` (GPUs) or `make verl-env` "
-            "(CPU only), or choose `engine: reference` for the run"
-        )
 
 
 def default_configuration():
