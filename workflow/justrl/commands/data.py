@@ -241,6 +241,8 @@ def warm_start(arguments: argparse.Namespace) -> None:
     """Warm-start a tiny Qwen2 by supervised training."""
     from justrl.config import TaughtModel, read_part
     from justrl.data.warm_start import make_model
+    from justrl.io import json_argument
 
-    settings = read_part(TaughtModel, arguments.settings, "--settings").as_dict()
+    given = {"source": "taught"} | json_argument(arguments.settings, "--settings")
+    settings = read_part(TaughtModel, given, "--settings").as_dict()
     make_model(settings, arguments.seed, arguments.output, arguments.threads, arguments.prompt_suffix)
