@@ -9,7 +9,7 @@ from justrl.commands.main import main
 from justrl.config import load
 from justrl.config_files import ROOT
 from justrl.errors import UserError
-from justrl.io import write_json, write_jsonl
+from justrl.io import read_json, write_json, write_jsonl
 from justrl.layout import Layout
 
 HUB = {"source": "hub", "hub_id": "someone/base", "revision": "c" * 40}
@@ -125,3 +125,16 @@ def test_gpu_hours_are_those_of_the_steps_or_not_known(layout):
 
 def test_evaluation_without_timings_is_not_measured(layout, tmp_path):
     assert cost.evaluation(layout, tmp_path / "timings", [])["gpu_hours"] == "not measured"
+
+
+def test_the_provenance_has_the_cost_of_its_experiment(layout, tmp_path):
+    found = cost.experiment_cost(layout, tmp_path / "timings")
+    assert found["trainings"]["mini"]["steps"] == 60 and found["evaluations"]["jobs"] == "not measured"
+    config = tmp_path / "config.json"
+    write_json(config, layout.experiment.as_dict())
+    output = ["--output", str(tmp_path / "made.json"), str(tmp_path / "made.html")]
+    assert main(["report", "provenance", "--config", str(config), "--cost-of", str(tmp_path), *output]) == 0
+    assert read_json(tmp_path / "made.json")["cost"] == found
+    assert "training of mini" in (tmp_path / "made.html").read_text()
+    with pytest.raises(UserError, match="--cost-of needs --config"):
+        main(["report", "provenance", "--experiment", "mini", "--cost-of", str(tmp_path), *output])
