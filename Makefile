@@ -22,11 +22,11 @@ help:  ## List the targets.
 	@touch $@
 
 # With uv, which knows nothing of pip's settings; what it cannot get, pip may.
-.venv-inspect/.ready: envs/inspect.txt | .venv/.ready
-	@echo "Making .venv-inspect ($$(grep -c '==' $<) locked packages), with what only tests need, once."
-	@$(ACTIVATE) && python -m venv .venv-inspect
-	@$(ACTIVATE) && uv pip install --quiet --python .venv-inspect/bin/python --require-hashes --no-deps -r $< \
-		|| .venv-inspect/bin/python -m pip install --quiet --no-compile --require-hashes --no-deps -r $<
+.venv-trackio/.ready: envs/trackio.txt | .venv/.ready
+	@echo "Making .venv-trackio ($$(grep -c '==' $<) locked packages), which only tests need, once."
+	@$(ACTIVATE) && python -m venv .venv-trackio
+	@$(ACTIVATE) && uv pip install --quiet --python .venv-trackio/bin/python --require-hashes --no-deps -r $< \
+		|| .venv-trackio/bin/python -m pip install --quiet --no-compile --require-hashes --no-deps -r $<
 	@touch $@
 
 # Only what is measured needs it, no test does. mini's uv installs it.
@@ -81,7 +81,7 @@ docs: .venv/.ready  ## Write the generated parts of docs/: settings of verl, con
 # Processes of pytest side by side.
 WORKERS = 2
 
-test: lint .venv-inspect/.ready  ## Set up, then lint and all tests that need neither verl nor Slurm.
+test: lint .venv-trackio/.ready  ## Set up, then lint and all tests that need neither verl nor Slurm.
 	$(ACTIVATE) && python -m pytest tests/unit tests/engines tests/workflow -m "not verl and not slurm" \
 		--numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder --durations=15
 

@@ -28,8 +28,8 @@ if set("{}") & set(HERE):
     )
 
 import ancient_inputs
+import snakemake_messages
 import slurm_executor
-import snakemake_logger_plugin_justrl
 
 # What is only looked at may be cut short, as by `| head`.
 LOOKS = {
@@ -49,16 +49,16 @@ if LOOKS & set(sys.argv) and workflow.is_main_process:
 
 ancient_inputs.install()
 slurm_executor.install()
+if HERE == workflow.basedir:
+    snakemake_messages.install(workflow)
 
 # Standard error goes to the rule's log and to the terminal; the copy outlives the signals that end a job, so that its
-# last words are kept. Our own logger reads the logs, and the file that jobs write to in place of standard output.
-SAID = snakemake_logger_plugin_justrl.install(workflow) if HERE == workflow.basedir else None
+# last words are kept.
 shell.prefix(
     f"export PYTHONPATH={shlex.quote(PACKAGE)}${{{{PYTHONPATH:+:$PYTHONPATH}}}} RAYON_NUM_THREADS=$OMP_NUM_THREADS; "
     # A list of all results is longer than a command may be: `--results @<(listed FILES)` hands it over as a file.
     + """listed() {{ [ $# = 0 ] || printf '%s\\n' "$@"; }}; """
-    + (f"exec >> {shlex.quote(SAID)}; " if SAID else "")
-    + f"log_to() {{{{ trap '' HUP INT TERM; exec {'cat >' if SAID else 'tee >&2'} \"$1\"; }}}}; "
+    + """log_to() {{ trap '' HUP INT TERM; exec tee >&2 "$1"; }}; """
 )
 
 

@@ -14,7 +14,7 @@ from justrl.config import Recipe, read_part
 from justrl.generation.base import Completed, Sampling, SamplingRequest
 from justrl.io import read_json, write_json
 from justrl.train.reference.policy import load_model, make_deterministic, make_optimizer
-from justrl.train.reference.rollout import TransformersRollouts, rollout_sampling
+from justrl.train.reference.rollout import TransformersRollouts
 from justrl.train.reference.step import GRPOTrainer, RolloutBatch
 
 
@@ -26,7 +26,7 @@ class Engine:
         self.recipe = read_part(Recipe, self.problem["recipe"], "the recipe")
         make_deterministic(self.problem["threads"], "cpu")
         self.model, tokenizer = load_model(folder / "model", "cpu", gradient_checkpointing=False)
-        self.sampling = rollout_sampling(self.problem["tokens"], 1.0, 1.0, -1, self.problem["stop"])
+        self.sampling = Sampling(1.0, 1.0, -1, self.problem["tokens"], tuple(self.problem["stop"]), log_probs=True)
         self.rollouts = TransformersRollouts(self.model, tokenizer, self.sampling)
         self.optimizer = make_optimizer(self.model, self.recipe)
         self.trainer = GRPOTrainer(self.model, self.optimizer, self.recipe)

@@ -18,7 +18,7 @@ case $said in
     ;;
 esac
 status=0
-for lock in mini inspect trl verl-cpu gpu gpu-cu12 gpu-verl smollm2 r1-tokenizer; do
+for lock in mini trackio trl verl-cpu gpu gpu-cu12 gpu-verl smollm2 r1-tokenizer; do
     echo "envs/$lock.txt:"
     audit --require-hashes -r "$lock.txt" || status=1
 done

@@ -14,7 +14,7 @@ lock() {
 }
 
 lock mini --find-links "$PIP_FIND_LINKS"
-lock inspect
+lock trackio
 # Only what no other lock has: it is added to an environment that there is.
 lock tasks --no-deps
 # With what mini has, so that the two engines of the bench differ in themselves alone.

@@ -1,7 +1,7 @@
 """Figures, the comparison with the published numbers, and how everything was made.
 
 Inputs: metrics of runs and result JSONs. Outputs: <results>/figures/, <results>/comparison/, <results>/provenance.html,
-<results>/ro-crate-metadata.json, model cards.
+<results>/checksums.json, model cards.
 """
 
 
@@ -29,7 +29,7 @@ localrules:
     judge_first_thousand,
     write_provenance,
     write_model_card,
-    write_card,
+    write_checksums,
 
 
 rule plot_training:
@@ -596,13 +596,14 @@ rule write_provenance:
     """Record commit, configuration, versions, revisions, seeds, hardware."""
     input:
         results=LAYOUT.evaluation_results(),
+        metrics=[LAYOUT.metrics(run) for run in LAYOUT.trainings("all")],
         sources=LAYOUT.hub_folders(),
     output:
         html=report(
             "<results>/provenance.html",
             caption="../workflow/captions/provenance.rst",
             category="Provenance",
-            labels={"what": "code, configuration, versions, seeds, hardware"},
+            labels={"what": "code, configuration, versions, seeds, hardware, cost"},
         ),
         json="<results>/provenance.json",
     log:
@@ -612,6 +613,7 @@ rule write_provenance:
     params:
         config=literal(str(FILE)),
         experiment=LAYOUT.common_stamp,
+        folder=subpath(output.json, parent=True),
         sources=lambda wildcards, input: [f"{folder}/source.json" for folder in input.sources],
     shell:
         r"""
@@ -620,6 +622,7 @@ rule write_provenance:
             --experiment {params.experiment:q} \
             --results @<(listed {input.results:q}) \
             --sources @<(listed {params.sources:q}) \
+            --cost-of {params.folder:q} \
             --output {output.json:q} {output.html:q} \
             2> >(log_to {log:q})
         """
@@ -654,28 +657,26 @@ rule write_model_card:
         """
 
 
-rule write_card:
-    """Write a machine-readable description of the finished experiment (RO-Crate)."""
+rule write_checksums:
+    """Record size and SHA-256 of every file, for `justrl verify`."""
     input:
         results=LAYOUT.evaluation_results(),
         pages=LAYOUT.pages(),
         hardware="<results>/hardware.json",
         inputs=ancient([*LAYOUT.downloads(), *LAYOUT.hub_folders()]),
     output:
-        "<results>/ro-crate-metadata.json",
+        "<results>/checksums.json",
     log:
-        "<logs>/write_card.log",
+        "<logs>/write_checksums.log",
     conda:
         "../envs/workflow.yaml"
     params:
         config=literal(str(FILE)),
-        timings=literal(workflow.pathvars.apply("<timings>")),
         folder=subpath(output[0], parent=True),
     shell:
         r"""
-        python -m justrl report card \
+        python -m justrl report checksums \
             --config {params.config:q} \
-            --timings {params.timings:q} \
             --results {params.folder:q} \
             2> >(log_to {log:q})
         """

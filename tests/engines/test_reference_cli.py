@@ -83,7 +83,7 @@ def test_trains_a_run_of_the_configuration_with_overrides_and_resumes(materials,
         ("recipe.learning_rate=fast", "learning_rate"),
         ("kl_coefficient=0.1", "2512.16649"),
         ("kl_coef=0.1", "2512.16649"),
-        ("train_files=x.parquet", "--data FILE"),
+        ("clip_range_high=1.28", "give the distance from a ratio of 1"),
         ("n_rollouts=1", "rollouts_per_prompt"),
         ("mini_batch_prompts=100", "must divide prompts_per_step"),
         ("max_response_length=999999", "context_length"),
@@ -96,10 +96,10 @@ def test_overrides_are_checked(override, message):
 
 def test_overrides_may_have_other_names(materials):
     arguments = ["--model", str(materials / "base"), "--data", str(materials / "train.parquet"), "--output", "out"]
-    others = ["n_rollouts=4", "clip_range_high=1.3", "total_steps=120", "save_freq=5"]
+    others = ["n_rollouts=4", "clip_range_high=0.3", "lr=1e-5"]
     request = run_request(parse(["train", "run", "--run", "deepseek", *arguments, *others]))
     assert (request.recipe.rollouts_per_prompt, request.recipe.clip_ratio_high) == (4, 0.3)
-    assert (request.to_step, request.hardware.save_every) == (120, 5)
+    assert request.recipe.learning_rate == 1e-5
 
 
 def test_an_unknown_run_is_named():

@@ -229,7 +229,6 @@ def test_a_step_ahead_is_verls_colocate_async_and_nothing_else(resolved, experim
     [
         ({"advantage_epsilon": 1e-8}, "advantage_epsilon"),
         ({"mini_batch_prompts": 60}, "must divide prompts_per_step"),
-        ({"dtype": "float64"}, "float64"),
     ],
 )
 def test_what_verl_would_not_do_as_asked_is_refused(experiment_config, change, message):

@@ -1,17 +1,15 @@
-"""Cards for machines and for the hub. The whole crate of an experiment is checked in tests/workflow/test_mini.py."""
+"""The model card, and what trainings and evaluations cost."""
 
 import pytest
 from analysis_examples import metrics_rows, result
 from huggingface_hub import ModelCard
 
-import ro_crate
-from justrl.analysis import card_facts
-from justrl.analysis.crate import NAME, Crate
+from justrl.analysis import cost
 from justrl.commands.main import main
 from justrl.config import load
 from justrl.config_files import ROOT
 from justrl.errors import UserError
-from justrl.io import file_sha256, write_json, write_jsonl
+from justrl.io import read_json, write_json, write_jsonl
 from justrl.layout import Layout
 
 HUB = {"source": "hub", "hub_id": "someone/base", "revision": "c" * 40}
@@ -88,8 +86,6 @@ def layout(tmp_path):
         load([ROOT / "mini/experiment.yaml"], ["hardware.gpus_per_node=8", "hardware.gpu=H100"]), str(tmp_path)
     )
     write_jsonl(tmp_path / "runs/mini/metrics.jsonl", metrics_rows(60))
-    write_json(tmp_path / "runs/mini/preflight.json", {"checks": [{"name": "packages", "found": "verl 0.9.1"}]})
-    write_json(tmp_path / "runs/mini/work/node.json", {"checks": [{"name": "gpus", "found": "8 x a card"}]})
     return found
 
 
@@ -107,76 +103,41 @@ def attempt(step, how="finished", gpus=8):
     ],
 )
 def test_interruptions_are_those_that_the_work_folder_tells(layout, attempts, survived):
-    assert card_facts.training(layout, "mini", attempts)["interruptions survived"] == survived
+    assert cost.training(layout, "mini", attempts)["interruptions"] == survived
 
 
-def test_an_accepted_alarm_is_on_both_cards(layout, tmp_path):
-    assert card_facts.training(layout, "mini", [attempt(60)])["accepted alarms"] == 0
+def test_an_accepted_alarm_is_on_the_model_card(tmp_path):
     rows = [row | ({"accepted_alarms": "truncated"} if row["step"] > 40 else {}) for row in metrics_rows(60)]
-    write_jsonl(layout.metrics("mini"), rows)
-    assert card_facts.training(layout, "mini", [attempt(60)])["accepted alarms"] == "truncated (from step 41)"
     options = write_run(tmp_path / "card")
     write_jsonl(tmp_path / "card/metrics.jsonl", rows)
     assert "truncated (from step 41)" in model_card(tmp_path, *options).text
 
 
 def test_gpu_hours_are_those_of_the_steps_or_not_known(layout):
-    facts = card_facts.training(layout, "mini", [attempt(30), attempt(60)])
+    facts = cost.training(layout, "mini", [attempt(30), attempt(60)])
     seconds = [row["step_seconds"] for row in metrics_rows(60)]
-    assert facts["GPU hours of the steps"] == pytest.approx(8 * sum(seconds) / 3600, abs=1e-4)
-    assert facts["energy in kWh"] == "not measured" and facts["GPUs as its first job found them"] == "8 x a card"
-    moved = card_facts.training(layout, "mini", [attempt(30), attempt(60, gpus=4)])
-    assert moved["GPU hours of the steps"] == "not known: trained on 4 and 8 GPUs"
+    assert facts["gpu_hours"] == pytest.approx(8 * sum(seconds) / 3600, abs=1e-4)
+    moved = cost.training(layout, "mini", [attempt(30), attempt(60, gpus=4)])
+    assert moved["gpu_hours"] == "not known: trained on 4 and 8 GPUs"
     rows = [row | {"step_seconds": None if row["step"] == 7 else 1.0} for row in metrics_rows(60)]
     write_jsonl(layout.metrics("mini"), rows)
-    untimed = card_facts.training(layout, "mini", [attempt(60)])
-    assert untimed["GPU hours of the steps"].startswith("not known: 1 of 60 steps")
-    assert untimed["hours of the steps"] == "not measured"
+    untimed = cost.training(layout, "mini", [attempt(60)])
+    assert untimed["gpu_hours"].startswith("not known: 1 of 60 steps")
+    assert untimed["hours"] == "not measured"
 
 
 def test_evaluation_without_timings_is_not_measured(layout, tmp_path):
-    assert card_facts.evaluation(layout, tmp_path / "timings", [])["GPU hours of the jobs"] == "not measured"
+    assert cost.evaluation(layout, tmp_path / "timings", [])["gpu_hours"] == "not measured"
 
 
-def test_a_download_stands_in_a_crate_by_its_revision_if_it_is_what_was_downloaded(tmp_path):
-    folder = tmp_path / "models/base"
-    folder.mkdir(parents=True)
-    (folder / "weights").write_text("w")
-    record = {"kind": "model", **HUB, "files": {"weights": file_sha256(folder / "weights")}}
-    write_json(folder / "source.json", record)
-    crate = Crate(tmp_path)
-    crate.folder(folder, "base")
-    entity = crate.entities["models/base/"]
-    assert (entity["url"], entity["version"]) == ("https://huggingface.co/someone/base", "c" * 40)
-    assert crate.entities["models/base/weights"]["sha256"] == record["files"]["weights"]
-    (folder / "weights").write_text("another")
-    with pytest.raises(UserError, match="weights is not the file that was downloaded"):
-        Crate(tmp_path).folder(folder, "base")
-
-
-def test_the_check_of_crates_finds_what_is_wrong_with_one(tmp_path):
-    crate = Crate(tmp_path)
-    (tmp_path / "a @ b.txt").write_text("as it was")
-    (tmp_path / "kept.txt").write_text("as it was")
-    files = [crate.file(tmp_path / name) for name in ("a @ b.txt", "kept.txt")]
-    crate.add(
-        "./", "Dataset", name="n", description="d", datePublished="2026-01-01", hasPart=files, license={"@id": "#l"}
-    )
-    crate.add("#l", "CreativeWork", name="none")
-    crate.add(NAME, "CreativeWork", about={"@id": "./"}, conformsTo={"@id": "https://w3id.org/ro/crate/1.1"})
-    whole = {"@context": "https://w3id.org/ro/crate/1.1/context", "@graph": list(crate.entities.values())}
-    write_json(tmp_path / NAME, whole)
-    assert ro_crate.problems(tmp_path) == []
-    (tmp_path / "a @ b.txt").write_text("edited...")
-    (tmp_path / "kept.txt").unlink()
-    assert ro_crate.problems(tmp_path) == ["a%20@%20b.txt is another file", "kept.txt is not there"]
-    crate.add("lost.txt", "File", size="3", isPartOf={"@id": "#nowhere"})
-    write_json(tmp_path / NAME, whole | {"@graph": list(crate.entities.values())})
-    found = " ".join(ro_crate.problems(tmp_path))
-    for sentence in (
-        "size is no term",
-        "#nowhere is nowhere",
-        "lost.txt is not there",
-        "lost.txt is no part of the root",
-    ):
-        assert sentence in found
+def test_the_provenance_has_the_cost_of_its_experiment(layout, tmp_path):
+    found = cost.experiment_cost(layout, tmp_path / "timings")
+    assert found["trainings"]["mini"]["steps"] == 60 and found["evaluations"]["jobs"] == "not measured"
+    config = tmp_path / "config.json"
+    write_json(config, layout.experiment.as_dict())
+    output = ["--output", str(tmp_path / "made.json"), str(tmp_path / "made.html")]
+    assert main(["report", "provenance", "--config", str(config), "--cost-of", str(tmp_path), *output]) == 0
+    assert read_json(tmp_path / "made.json")["cost"] == found
+    assert "training of mini" in (tmp_path / "made.html").read_text()
+    with pytest.raises(UserError, match="--cost-of needs --config"):
+        main(["report", "provenance", "--experiment", "mini", "--cost-of", str(tmp_path), *output])

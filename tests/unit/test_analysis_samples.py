@@ -11,7 +11,6 @@ import pytest
 from justrl.analysis.samples import Answer, Samples, alarms, is_repeated, mark, read_evaluation, read_rollouts
 from justrl.analysis.samples_page import write_page
 from justrl.commands.main import main
-from justrl.config_files import ROOT
 from justrl.errors import UserError
 from justrl.evaluation.completions import COLUMNS, make_table, read_completions
 from justrl.evaluation.generating import Question
@@ -224,51 +223,3 @@ def test_the_places_of_kept_rollouts_are_spread_and_move_with_the_step():
     assert kept_rollouts.places(1, 2048, 8) == [1 + 256 * place for place in range(8)]
     assert kept_rollouts.places(2, 2048, 8) != kept_rollouts.places(1, 2048, 8)
     assert kept_rollouts.places(5, 4, 8) == [0, 1, 2, 3] and kept_rollouts.places(5, 4, 0) == []
-
-
-def test_the_log_for_inspect_has_a_score_of_each_grader(evaluation, tmp_path):
-    path = tmp_path / "log.json"
-    assert not main(["export", "--inspect", str(path), *words(evaluation), "--experiment", "mini"])
-    log = json.loads(path.read_text())
-    assert [(score["name"], score["metrics"]["accuracy"]["value"]) for score in log["results"]["scores"]] == [
-        ("strict", 1 / 8),
-        ("paper_rules", 1 / 8),
-    ]
-    assert log["eval"]["tags"] == ["not a paper result"] and log["eval"]["model"] == "mini@60"
-    assert [(sample["id"], sample["epoch"]) for sample in log["samples"]][3:6] == [("a", 4), ("b", 1), ("b", 2)]
-    with pytest.raises(UserError, match="the name must end in"):
-        main(["export", "--inspect", "log.txt", *words(evaluation), "--experiment", "mini"])
-
-
-READ_BACK = """
-import json, sys
-from inspect_ai.log import read_eval_log
-log = read_eval_log(sys.argv[1])
-answers = [
-    {
-        "said": [sample.output.completion, sample.messages[-1].text],
-        "target": sample.target,
-        "stop": sample.output.stop_reason,
-        "scores": {name: [score.value, score.answer, score.metadata] for name, score in sample.scores.items()},
-    }
-    for sample in log.samples
-]
-means = {score.name: score.metrics["accuracy"].value for score in log.results.scores}
-json.dump({"status": log.status, "task": log.eval.task, "answers": answers, "means": means}, sys.stdout)
-"""
-
-
-def test_inspect_reads_the_log_back(evaluation, tmp_path):
-    python = ROOT / ".venv-inspect/bin/python"
-    if not python.is_file():
-        pytest.skip("inspect_ai has an environment of its own: make .venv-inspect/.ready")
-    main(["export", "--inspect", str(tmp_path / "log.json"), *words(evaluation), "--experiment", "mini"])
-    # -I, or it would import from the environment that this test runs in.
-    command = [python, "-I", "-c", READ_BACK, tmp_path / "log.json"]
-    read = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert read["status"] == "success" and read["task"] == "toy" and len(read["answers"]) == 8
-    assert read["means"] == {"strict": 1 / 8, "paper_rules": 1 / 8}
-    first, hostile, cut = (read["answers"][place] for place in (0, 4, 6))
-    assert first["scores"]["strict"][0] == "C" and first["scores"]["paper_rules"][1] == first["target"] == "12"
-    assert hostile["said"] == [HOSTILE, HOSTILE] and cut["stop"] == "max_tokens"
-    assert hostile["scores"]["strict"] == ["I", "7", {"outcome": "wrong"}]

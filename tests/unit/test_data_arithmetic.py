@@ -1,5 +1,6 @@
 """The mini experiment's tasks, tokenizer and worked solutions."""
 
+import json
 import random
 import re
 import unicodedata
@@ -135,7 +136,6 @@ def test_a_batch_in_parts_is_the_same_batch_with_less_padding(tokenizer):
 
 
 def test_the_warm_start_lowers_the_loss_and_saves_a_model_that_loads(tmp_path, capsys):
-    import json
 
     from transformers import AutoModelForCausalLM
 
@@ -152,12 +152,13 @@ def test_the_warm_start_lowers_the_loss_and_saves_a_model_that_loads(tmp_path, c
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"wrong_share": 1.5}, "wrong_share .* 1.5"),
-        ({"heads": 3}, "multiple of heads 3"),
-        ({"steps": None}, "lack steps"),
+        ({"wrong_share": 1.5}, "wrong_share: .* got 1.5"),
+        ({"heads": 3}, r"heads: must divide hidden_size \(16\), got 3"),
+        ({"key_value_heads": 4}, r"key_value_heads: must divide heads \(2\), got 4"),
+        ({"steps": None}, "steps is missing"),
     ],
 )
 def test_settings_are_checked(change, message):
     settings = {k: v for k, v in (SETTINGS | change).items() if v is not None}
     with pytest.raises(UserError, match=message):
-        warm_start.check_settings(settings)
+        justrl(["data", "warm-start", "--settings", json.dumps(settings), "--seed", "1", "--output", "never"])

@@ -46,7 +46,7 @@ IMPORTS = {module: imports(module) for module in FILES}
 def package(module: str) -> str:
     """The package of a module; a module at the top stands for itself."""
     parent = module.rpartition(".")[0]
-    return module if FILES[module].name == "__init__.py" or parent == "justrl" else parent
+    return module if FILES[module].name == "__init__.py" or parent in ("justrl", "") else parent
 
 
 def floor(module: str) -> int:

@@ -9,7 +9,7 @@ from justrl.config import EvalProtocol
 from justrl.evaluation.completions import read_completions
 from justrl.evaluation.generating import GenerationJob, Question, generate
 from justrl.generation import load_backend
-from justrl.generation.base import SamplingRequest, load_tokenizer
+from justrl.generation.base import Sampling, SamplingRequest, load_tokenizer
 from justrl.train.reference.distributed import ProcessGroup
 from justrl.train.reference.loop import TrainingLoop
 from justrl.train.segment import Execution, SegmentRequest
@@ -121,11 +121,11 @@ def tied_model(folder):
 
 def test_tokens_that_tie_at_the_edge_of_top_p_are_kept_in_rollouts_as_in_evaluation(folder):
     from justrl.generation.transformers_backend import TransformersBackend
-    from justrl.train.reference.rollout import TransformersRollouts, rollout_sampling
+    from justrl.train.reference.rollout import TransformersRollouts
 
     model, tokenizer = tied_model(folder), load_tokenizer(folder)
     # Three tokens make up 0.6, and the fourth ties with the third.
-    sampling = rollout_sampling(1, 1.0, 0.6, -1, (2,))
+    sampling = Sampling(1.0, 0.6, -1, 1, (2,), log_probs=True)
     prompt = tokenizer.encode("What is it?")
     rollouts = TransformersRollouts(model, tokenizer, sampling).generate([prompt] * 200, [(5, i) for i in range(200)])
     requests = [SamplingRequest(str(i), prompt, i, sampling) for i in range(200)]

@@ -14,28 +14,33 @@ def log(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "done", "total", "seconds"),
+    ("text", "done", "total", "left"),
     [
         (
-            "sums 1/1:   5%|5 | 10/200 [00:01<00:19, 9.8answer/s]\rsums 1/1: 45%|4 | 90/200 [01:03<01:02:04, 2s]",
-            90,
+            "sums 1/1: 5%|5 | 10/200 [00:01<00:19, 9.8/s]\rsums 1/1: 50%|5 | 100/200 [01:03<01:02, 2s]",
+            100,
             200,
-            3724,
+            60,
         ),
-        ("reading: 50%|## | 2.00k/4.00k [00:00<00:07, 62.0k rows/s]\n", 2000, 4000, 7),
+        ("reading: 25%|## | 1.00k/4.00k [00:00<00:07, 62.0k rows/s]\n", 1000, 4000, 180),
         ("sums:  0%| | 0/200 [00:00<?, ?answer/s]\n", 0, 200, None),
-        ("step 120/300: loss 0.4, 41 s\nLoading weights: 100%|#| 1/1 [00:00<00:00, 99it/s]\n", 120, 300, None),
-        ("mini: step 10/20, reward +0.5, accuracy 0.75\n", 10, 20, None),
+        ("step 120/300: loss 0.4, 41 s\nLoading weights: 100%|#| 1/1 [00:00<00:00, 99it/s]\n", 120, 300, 90),
+        ("mini: step 10/20, reward +0.5, accuracy 0.75\n", 10, 20, 60),
     ],
 )
-def test_the_last_line_of_progress_in_a_log_counts(tmp_path, text, done, total, seconds):
-    far = job_progress.of_log(log(tmp_path, text))
-    assert (far.done, far.total, far.seconds_left) == (done, total, seconds)
+def test_the_last_line_of_progress_in_a_log_counts(tmp_path, text, done, total, left):
+    far = job_progress.of_log(log(tmp_path, text), 60)
+    assert (far.done, far.total, far.seconds_left) == (done, total, left)
+
+
+def test_how_far_a_job_is_stands_in_a_sentence(tmp_path):
+    far = job_progress.of_log(log(tmp_path, "mini: step 1000/2000, reward +0.5\n"), 60)
+    assert far.sentence() == "step 1,000 of 2,000, reward +0.5, about 60 s left"
 
 
 def test_a_log_without_progress_says_nothing(tmp_path):
-    assert job_progress.of_log(log(tmp_path, "4000 rows in 1/2 hours\n")) is None
-    assert job_progress.of_log(tmp_path / "none.log") is None
+    assert job_progress.of_log(log(tmp_path, "4000 rows in 1/2 hours\n"), 60) is None
+    assert job_progress.of_log(tmp_path / "none.log", 60) is None
 
 
 def segment(run, step):
@@ -64,19 +69,3 @@ def test_a_segment_of_training_is_as_far_as_its_live_metrics(tmp_path, monkeypat
     assert job_progress.of_training(metrics, 40, 1000) == far
     # A step that takes long leaves less, and one that is stuck nothing.
     assert [job_progress.of_training(metrics, 40, now).seconds_left for now in (1020, 2000)] == [10.0, 0.0]
-
-
-def test_what_a_job_says_is_read_once_and_without_its_progress(tmp_path):
-    file = log(tmp_path, "a: 1%|1 | 1/99 [00:01<00:19, 9s]\ra: 2%|1 | 2/99 [00:02<00:19, 9s]\nwarning: one\nunfini")
-    reader = job_progress.LogReader(file)
-    assert list(reader.lines()) == ["warning: one"] and list(reader.lines()) == []
-    file.write_text(file.read_text() + "shed\nmini: step 10/20, reward +0.5\n")
-    assert list(reader.lines()) == ["unfinished"]
-    file.write_text("anew\n")
-    assert list(reader.lines()) == ["anew"]
-
-
-def test_a_job_takes_as_long_as_others_of_its_rule(tmp_path):
-    (tmp_path / "a.tsv").write_text("s\th:m:s\n12.5\t0:00:12\n")
-    (tmp_path / "b.tsv").write_text("")
-    assert job_progress.earlier_seconds(tmp_path / "mine.tsv") == [12.5]

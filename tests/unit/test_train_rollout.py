@@ -1,12 +1,11 @@
 """Rollouts: drawn from the model's own distribution, whatever the padding, the batch or the cache."""
 
-import pytest
 import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from justrl.errors import UserError
-from justrl.train.reference.rollout import TransformersRollouts, rollout_sampling
+from justrl.generation.base import Sampling
+from justrl.train.reference.rollout import TransformersRollouts
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [8], [14, 15]]
 SEEDS = [(1, 0, i) for i in range(len(PROMPTS))]
@@ -17,7 +16,7 @@ WORDS = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({f"w
 
 
 def backend(model, end_ids=END, length=20, temperature=1.0, batch_size=None):
-    sampling = rollout_sampling(length, temperature, 1.0, -1, end_ids)
+    sampling = Sampling(temperature, 1.0, -1, length, tuple(end_ids), log_probs=True)
     return TransformersRollouts(model, WORDS, sampling, batch_size=batch_size)
 
 
@@ -81,8 +80,3 @@ def test_training_mode_is_as_before(tiny_qwen):
 def test_text_is_that_of_the_tokens(tiny_qwen):
     for rollout in backend(tiny_qwen).generate(PROMPTS, SEEDS):
         assert rollout.text.split() == [f"w{token}" for token in rollout.token_ids]
-
-
-def test_refuses_a_temperature_without_exploration():
-    with pytest.raises(UserError, match="temperature must be above 0"):
-        rollout_sampling(10, 0.0, 1.0, -1, END)

@@ -148,9 +148,9 @@ for done, steps in ((0, (1, 2)), (1, (2, 3))):
 
 def test_trackio_gets_each_step_under_one_name_through_all_attempts(tmp_path):
     # The environment of what only tests need: this one's own packages go before those of it.
-    places = [str(path) for path in ROOT.glob(".venv-inspect/lib/python*/site-packages")]
+    places = [str(path) for path in ROOT.glob(".venv-trackio/lib/python*/site-packages")]
     if not places and not importlib.util.find_spec("trackio"):
-        pytest.skip("trackio is not installed here: make .venv-inspect/.ready")
+        pytest.skip("trackio is not installed here: make .venv-trackio/.ready")
     environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}
     places = [str(Path(__file__).parent), *sys.path, *places]
     command = [sys.executable, "-c", TWO_ATTEMPTS, str(tmp_path), *places]

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from justrl.commands.main import main as justrl
+from justrl.config import Experiment
 from justrl.io import file_sha256
-from justrl.operations import frozen
+from justrl.operations import frozen, trained
+from justrl.operations.records import write_checksums
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures/earlier_experiment.tar.xz"
 
@@ -130,13 +132,23 @@ def test_each_file_that_others_are_made_of_is_named(results, capsys, name, chang
         assert Path(name).name in wrong[BEGINNINGS[name]].replace(" ", "")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [cut, lambda content: content.replace(b'"value": 12', b'"value": 13').replace(b'"value": 8', b'"value": 9')],
-)
-def test_the_card_is_read_as_well(results, capsys, change):
-    edit(results / "ro-crate-metadata.json", change)
+def test_a_list_of_hashes_that_was_cut_short_is_named(results, capsys):
+    edit(results / "ro-crate-metadata.json", cut)
     assert "ro-crate-metadata.json" in verify(results, capsys)[1]
+    (results / "checksums.json").write_text("{")
+    assert "checksums.json" in verify(results, capsys)[1]
+
+
+def test_what_is_not_made_again_is_compared_with_the_checksums(results, capsys):
+    (results / "ro-crate-metadata.json").unlink()
+    experiment = Experiment.from_mapping(frozen.read(frozen.newest(results))[0])
+    write_checksums(trained.layout_of(experiment, results))
+    assert verify(results, capsys, "--states") == (0, {})
+    changed = {"figures/mini/training.svg", "comparison/mini.png", "hardware.json", "runs/mini/preflight.json"}
+    changed |= {"models/tiny/config.json", "data/sums/raw/train.parquet"}
+    for name in changed:
+        edit(results / name, one_digit)
+    assert changed <= verify(results, capsys)[1].keys()
 
 
 @pytest.mark.parametrize("name", ["comparison/mini.csv", "claims.md", "runs/mini/metrics.jsonl"])
@@ -242,7 +254,7 @@ def test_only_what_was_asked_for_is_missing(results, capsys):
     assert verify(results, capsys) == (1, {"figures/mini/training.svg": "MISSING -> it is missing"})
     ask(results, "all")
     status, wrong = verify(results, capsys)
-    assert status == 1 and {"figures/mini/forecast.svg", "ro-crate-metadata.json"} <= set(wrong)
+    assert status == 1 and {"figures/mini/forecast.svg", "checksums.json"} <= set(wrong)
     assert all(said.startswith("MISSING") for said in wrong.values())
 
 

@@ -139,7 +139,7 @@ def test_the_slurm_profile_plans_the_same_jobs(workspace):
 def test_the_canary_tries_every_rule(workspace):
     every, canary = workspace.jobs(), workspace.jobs("canary")
     # The canary's results lie under its own protocol, and what is of whole experiments it does not make.
-    whole = {"write_provenance", "plot_overlay", "judge_claims", "write_card", "write_model_card"}
+    whole = {"write_provenance", "plot_overlay", "judge_claims", "write_checksums", "write_model_card"}
     assert set(every) - set(canary) == {"all", "score", "show_samples", "summarise_results", *whole}
     assert canary["train_segment"] == canary["score_under"] == 4
 
@@ -199,7 +199,7 @@ def test_120_runs_fit_on_every_command_line(workspace):
         yaml.safe_dump({"extends": "mini/experiment.yaml", "pathvars": {"results": "results/many"}, "runs": runs})
     )
     how = ("--profile", "mini", "--configfile", str(path), "--quiet", "host", "--printshellcmds")
-    status, output = workspace.dry_run("results/many/ro-crate-metadata.json", *how)
+    status, output = workspace.dry_run("results/many/checksums.json", *how)
     assert status == 0, output[-3000:]
     pattern = r"^ +python -m justrl (?:report|grade|score).*?(?=^\S|^\s*$)"
     commands = re.findall(pattern, output, re.MULTILINE | re.DOTALL)

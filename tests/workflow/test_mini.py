@@ -8,8 +8,8 @@ import sys
 import pandas as pd
 from huggingface_hub import ModelCard
 
-import ro_crate
 from documentation import ROOT, blocks
+from justrl.io import file_sha256
 
 
 def result(mini, name):
@@ -103,32 +103,29 @@ def test_results_say_how_they_were_made(mini):
     assert len(provenance["config_sha256"]) == 64
 
 
-def test_the_card_describes_the_experiment_to_machines(mini):
+def test_the_checksums_are_of_every_input_result_and_page(mini):
     folder = mini.folder / "results/mini"
-    assert ro_crate.problems(folder) == []
-    card = ro_crate.read_crate(folder)
-    assert "mini experiment – not a paper result" in card["./"]["description"]
+    files = json.loads((folder / "checksums.json").read_text())["files"]
     inputs = {
-        "models/tiny/",
-        "data/sums/raw/",
+        "models/tiny/model.safetensors",
+        "data/sums/raw/train.parquet",
         "data/sums/tiny/train.parquet",
         "benchmarks/sums_harder/questions.parquet",
     }
     results = {"sums_heldout_mini@30.json", "comparison/mini.csv", "claims.json", "figures/mini/training.png"}
-    assert inputs | results | {"runs/mini/model_card.md", "runs/mini/segments/60/model/"} <= card.keys()
-    assert {path.relative_to(folder).as_posix() for path in (folder / "experiments").glob("*.json")} <= card.keys()
-    provenance = json.loads((folder / "provenance.json").read_text())
-    values = {entity["name"]: entity["value"] for entity in card.values() if entity["@type"] == "PropertyValue"}
-    assert values["configuration SHA-256"] == provenance["config_sha256"]
-    assert card["#code"]["sha256"] == values["code SHA-256 of the results"] == provenance["code"]["sha256"]
-    packages = {(entity["name"], entity.get("softwareVersion")) for entity in card.values() if "name" in entity}
-    assert ("torch", provenance["packages"]["torch"]) in packages
-    assert values["steps"] == 60 and values["hours of the steps"] > 0 and values["hours of the jobs"] > 0
-    assert values["GPU hours of the steps"] == 0 and values["energy in kWh"] == "not measured"
-    assert values["attempts"] == 2 and values["interruptions survived"] == 0
-    reviews = [entity for entity in card.values() if entity["@type"] == "ClaimReview"]
-    assert len(reviews) == len(json.loads((folder / "claims.json").read_text())["claims"])
-    assert str(mini.folder) not in (folder / "ro-crate-metadata.json").read_text()
+    runs = {"runs/mini/model_card.md", "runs/mini/metrics.jsonl", "runs/mini/segments/60/model/model.safetensors"}
+    assert inputs | results | runs <= files.keys()
+    assert {path.relative_to(folder).as_posix() for path in (folder / "experiments").glob("*.json")} <= files.keys()
+    for name, entry in files.items():
+        assert entry == {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)}
+
+
+def test_the_provenance_has_the_cost(mini):
+    cost = json.loads((mini.folder / "results/mini/provenance.json").read_text())["cost"]
+    trained = cost["trainings"]["mini"]
+    assert trained["steps"] == 60 and trained["hours"] > 0 and trained["gpu_hours"] == 0
+    assert trained["attempts"] == 2 and trained["interruptions"] == 0
+    assert cost["evaluations"]["hours"] > 0
 
 
 def test_the_model_card_says_how_the_run_was_made_and_scored(mini):

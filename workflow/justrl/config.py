@@ -138,6 +138,14 @@ class TaughtModel(Part):
     wrong_share: Share = text("Share of examples with a wrong answer and no working.")
     slip_share: Share = text("Share of worked solutions that contain an error.")
 
+    @field_validator("heads", "key_value_heads")
+    @classmethod
+    def _divides(cls, value: int, known: ValidationInfo) -> int:
+        whole = {"heads": "hidden_size", "key_value_heads": "heads"}[str(known.field_name)]
+        if known.data.get(whole, 0) % value:
+            raise ValueError(f"must divide {whole} ({known.data[whole]})")
+        return value
+
 
 Model = Annotated[HubModel | LocalModel | TaughtModel, Field(discriminator="source")]
 

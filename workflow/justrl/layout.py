@@ -522,8 +522,8 @@ class Layout:
         return [*files, *(f"{self.root}/{page}.html" for page in ("summary", "claims", "provenance"))]
 
     def analysis_results(self) -> list[str]:
-        """All pages of the enabled runs, and the card that describes them to machines."""
-        return [*self.pages(), f"{self.root}/ro-crate-metadata.json"]
+        """All pages of the enabled runs, and the size and hash of every file."""
+        return [*self.pages(), f"{self.root}/checksums.json"]
 
     def canary_results(self) -> list[str]:
         """What `snakemake canary` asks for: every rule of the DAG, on a few short steps of each run that is on."""

@@ -197,11 +197,6 @@ def _resume(rows: Sequence[Mapping[str, Any]], asked: Asked) -> Answer:
     return Answer(name, question, YES, said)
 
 
-def is_good(answers: Sequence[Answer]) -> bool:
-    """Whether no question was answered `no`."""
-    return all(answer.verdict != NO for answer in answers)
-
-
 def as_json(run: str, answers: Sequence[Answer], asked: Asked) -> dict[str, Any]:
     """The verdicts as they are kept."""
     return {

@@ -7,12 +7,14 @@ from justrl.analysis.html_tables import Section, Text
 
 
 def provenance_sections(record: Mapping[str, Any]) -> list[Section]:
-    """The report's own making, the data sets and models, the evaluations, the packages."""
+    """The report's own making, the data sets and models, the evaluations, the cost, the packages."""
     sections = [_report_section(record)]
     if record["sources"]:
         sections.append(_source_section(record["sources"]))
     if record["evaluations"]:
         sections.append(_evaluation_section(record["evaluations"]))
+    if "cost" in record:
+        sections.append(_cost_section(record["cost"]))
     rows = [[Text(name), Text(version)] for name, version in record["packages"].items()]
     sections.append(Section("Packages of the report's environment", ["Package", "Version"], rows, numeric=False))
     return sections
@@ -65,6 +67,17 @@ def _evaluation_section(evaluations) -> Section:
         rows.append([Text("–" if cell is None else str(cell)) for cell in cells])
     columns = ["Model", "Revision or fingerprint", "Protocol", "Backend", "Seed", "Benchmarks", "Answers"]
     return Section("Evaluations", columns, rows, numeric=False)
+
+
+def _cost_section(cost: Mapping[str, Any]) -> Section:
+    """Hours and interruptions of each training, and of all evaluations together."""
+    kinds = {f"training of {run}": values for run, values in cost["trainings"].items()}
+    keys = ("hours", "gpu_hours", "steps", "attempts", "interruptions")
+    rows = [
+        [Text(what), *(Text(str(values.get(key, "–"))) for key in keys)]
+        for what, values in (kinds | {"evaluations": cost["evaluations"]}).items()
+    ]
+    return Section("Cost", ["What", "Hours", "GPU hours", "Steps", "Attempts", "Interruptions"], rows, numeric=False)
 
 
 def _first(mapping: Mapping[str, Any], *keys: str) -> str:

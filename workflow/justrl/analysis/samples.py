@@ -76,26 +76,9 @@ class Samples:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Graded:
-    """The answers of an evaluation, the graders by their own names, how the completions were made, the benchmark."""
-
-    samples: Samples
-    graders: list[str]
-    settings: dict[str, Any]
-    benchmark: str
-
-
 def read_evaluation(
     completions: Sequence[str | Path], grades: Sequence[str | Path], benchmark: str | Path, headline: str
 ) -> Samples:
-    """The answers of one evaluation with the verdicts of all its graders; see `graded_answers`."""
-    return graded_answers(completions, grades, benchmark, headline).samples
-
-
-def graded_answers(
-    completions: Sequence[str | Path], grades: Sequence[str | Path], benchmark: str | Path, headline: str | None = None
-) -> Graded:
     """The answers of one evaluation, question by question, with the verdicts of all graders, the headline's first.
 
     Raises UserError: files that do not go together, an answer without a verdict, a headline grader without any.
@@ -109,7 +92,7 @@ def graded_answers(
     graders = [str(grader) for grader in verdicts["grader"].unique()]
     for grader in graders:
         check_complete(samples, verdicts[verdicts["grader"] == grader], grader)
-    if headline and headline not in graders:
+    if headline not in graders:
         raise UserError(f"the primary grader {headline} has no verdicts: choose one of {', '.join(graders)}")
     graders.sort(key=lambda grader: grader != headline)
     found = {grader: _by_sample(verdicts, grader) for grader in graders}
@@ -127,8 +110,7 @@ def graded_answers(
     ]
     answers.sort(key=lambda answer: answer.question)
     questions = [(question.id, question.question, question.answer) for question in asked]
-    marked = mark(Samples(questions, answers, graders))
-    return Graded(marked, graders, settings, name)
+    return mark(Samples(questions, answers, graders))
 
 
 def read_rollouts(paths: Sequence[str | Path]) -> Samples:

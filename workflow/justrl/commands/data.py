@@ -7,7 +7,6 @@
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -229,9 +228,7 @@ def task(arguments: argparse.Namespace) -> None:
 
 
 def _warm_start(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--settings", type=json.loads, required=True, help="an entry of `models` of the configuration, as JSON"
-    )
+    parser.add_argument("--settings", required=True, help="an entry of `models` of the configuration, as JSON")
     parser.add_argument("--seed", type=int, required=True, help="seed of initial weights and examples")
     parser.add_argument("--output", type=Path, required=True, help="model folder to write, in Hugging Face's layout")
     parser.add_argument("--threads", type=whole(1), default=usable_cores(), help="CPU threads (default: all cores)")
@@ -242,6 +239,10 @@ def _warm_start(parser: argparse.ArgumentParser) -> None:
 
 def warm_start(arguments: argparse.Namespace) -> None:
     """Warm-start a tiny Qwen2 by supervised training."""
+    from justrl.config import TaughtModel, read_part
     from justrl.data.warm_start import make_model
+    from justrl.io import json_argument
 
-    make_model(arguments.settings, arguments.seed, arguments.output, arguments.threads, arguments.prompt_suffix)
+    given = {"source": "taught"} | json_argument(arguments.settings, "--settings")
+    settings = read_part(TaughtModel, given, "--settings").as_dict()
+    make_model(settings, arguments.seed, arguments.output, arguments.threads, arguments.prompt_suffix)

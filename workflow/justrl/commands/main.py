@@ -27,14 +27,13 @@ COMMANDS = {
     "canary": "show, check and pack the verdicts of a canary (short trial of a run)",
     "verify": "check results against inputs, hashes and configuration",
     "report": "write figures, tables and provenance of trainings and evaluations",
-    "export": "export an evaluation as an Inspect log",
     "plan": "estimate memory, hours, GPU hours, disk and jobs of the experiment",
     "preflight": "check within seconds whether the experiment can run here",
     "status": "show the progress of the runs",
     "set-aside": "move a trained run and its results away, to retrain it",
     "gpus": "run a command with exclusively reserved GPUs",
     "verl": "show verl's settings for a run",
-    "envs": "compare installed packages with the lock file; check that its pins are available",
+    "envs": "compare installed packages with the lock file",
 }
 _MODULES = {"verl": "verl_config", "set-aside": "set_aside"}
 

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         contamination: _contamination,
         claims: _claims,
         provenance: _provenance,
-        card: _card,
+        checksums: _checksums,
         model_card: _model_card,
         metrics: _metrics,
         health: _health,
@@ -374,17 +374,26 @@ def _provenance(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="JSON", help=text)
     _files_argument(parser, "--sources", "source.json", nargs="*")
     _files_argument(parser, "--results", "RESULT.json", nargs="*")
+    text = "results folder, whose trainings and evaluations have a cost that is to be recorded; needs --config"
+    parser.add_argument("--cost-of", type=Path, metavar="FOLDER", help=text)
     _experiment_arguments(parser)
     _output_argument(parser, ".json", ".html")
 
 
 def provenance(arguments: argparse.Namespace) -> None:
     """Record how results were made: code, configuration, data, versions, hardware."""
+    from justrl.analysis.cost import experiment_cost
     from justrl.analysis.provenance import collect_provenance, write_provenance
     from justrl.config import Experiment
+    from justrl.operations.trained import layout_of
 
     outputs = _outputs(arguments)
     config, frozen = (None, False) if arguments.config is None else _configuration(arguments.config)
+    if arguments.cost_of and not config:
+        raise UserError("--cost-of needs --config: which runs and evaluations the experiment has")
+    folder, cost = arguments.cost_of, {}
+    if config and folder:
+        cost = experiment_cost(layout_of(Experiment.from_mapping(config), folder), folder / "timings")
     if config and frozen:
         config = Experiment.from_mapping(config).with_canaries().model_dump(mode="json")
     experiment = arguments.experiment or (config or {}).get("experiment")
@@ -394,7 +403,7 @@ def provenance(arguments: argparse.Namespace) -> None:
     # The record has the hash of the configuration, and the items of a list.
     command = ["..." if part == arguments.config or part.startswith("@") else part for part in sys.argv]
     record = collect_provenance(config, seeds, arguments.sources, arguments.results, command)
-    write_provenance(record, experiment, outputs)
+    write_provenance(record | ({"cost": cost} if cost else {}), experiment, outputs)
 
 
 def _configuration(text: str) -> tuple[dict, bool]:
@@ -405,22 +414,21 @@ def _configuration(text: str) -> tuple[dict, bool]:
     return (value["config"], True) if value.keys() == {"config", "segment_ends"} else (value, False)
 
 
-def _card(parser: argparse.ArgumentParser) -> None:
+def _checksums(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", required=True, metavar="JSON", help="resolved configuration: a JSON file or JSON text"
     )
-    parser.add_argument("--timings", type=Path, required=True, help="folder with the timings of jobs")
-    parser.add_argument("--results", type=Path, required=True, help="results folder, in which the card is written")
+    parser.add_argument("--results", type=Path, required=True, help="results folder, in which the list is written")
 
 
-def card(arguments: argparse.Namespace) -> None:
-    """Write the machine-readable description of an experiment, an RO-Crate 1.1, to its results folder."""
-    from justrl.analysis.crate import write_card
+def checksums(arguments: argparse.Namespace) -> None:
+    """Record size and SHA-256 of every file of a finished experiment, for `justrl verify`."""
     from justrl.config import Experiment
+    from justrl.operations.records import write_checksums
     from justrl.operations.trained import layout_of
 
     experiment = Experiment.from_mapping(_configuration(arguments.config)[0])
-    write_card(layout_of(experiment, arguments.results), arguments.timings)
+    write_checksums(layout_of(experiment, arguments.results))
 
 
 def _model_card(parser: argparse.ArgumentParser) -> None:

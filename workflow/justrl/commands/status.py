@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,9 +10,6 @@ from justrl import config
 from justrl.commands import terminal
 from justrl.commands.options import number
 from justrl.errors import UserError, did_you_mean
-
-# Seconds after which the page is loaded again where nothing rewrites it.
-REFRESH = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,32 +30,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch", type=number(0.1), nargs="?", const=10, metavar="SECONDS", help="repeat every SECONDS (default: 10)"
     )
-    output = parser.add_mutually_exclusive_group()
-    output.add_argument("--html", type=Path, metavar="FILE", help="write a page that reloads itself")
-    output.add_argument("--json", action="store_true", help="print JSON with all metric rows and findings")
+    parser.add_argument("--json", action="store_true", help="print JSON with all metric rows and findings")
     parser.set_defaults(call=show)
 
 
 def show(arguments: argparse.Namespace) -> None:
     """Show the experiment once, or again and again."""
-    told = False
     while True:
         shown = _show(arguments)
         if arguments.watch is None:
             print(shown)
             return
-        if arguments.html is None:
-            ends = f"{time.strftime('%H:%M:%S')}, every {arguments.watch:g} s; stop with Ctrl-C"
-            terminal.clear_screen()
-            print(f"{shown}\n\n{ends}", flush=True)
-        elif not told:
-            told = True
-            print(f"{shown}; updated every {arguments.watch:g} s; stop with Ctrl-C", flush=True)
+        ends = f"{time.strftime('%H:%M:%S')}, every {arguments.watch:g} s; stop with Ctrl-C"
+        terminal.clear_screen()
+        print(f"{shown}\n\n{ends}", flush=True)
         time.sleep(arguments.watch)
 
 
 def _show(arguments: argparse.Namespace) -> str:
-    from justrl.operations import run_status, started, status_page
+    from justrl.operations import run_status, started
 
     results = started.results_folder(arguments.results)
     given = config.load(arguments.config) if arguments.config else None
@@ -75,7 +64,4 @@ def _show(arguments: argparse.Namespace) -> str:
         first = replace(first, runs=[run for run in first.runs if run.name == arguments.run])
     if arguments.json:
         return json.dumps([{**asdict(run), "findings": run_status.findings(run)} for run in first.runs], indent=2)
-    if arguments.html:
-        status_page.write(arguments.html, first, arguments.watch or REFRESH)
-        return f"{arguments.html}: experiment {first.name} in {first.results}"
-    return status_page.text(first, others, width=max(44, min(terminal.WIDTH, shutil.get_terminal_size().columns)))
+    return started.text(first, others)

@@ -110,7 +110,7 @@ def run_request(args: argparse.Namespace) -> SegmentRequest:
     check_paper(base)
     recipe = []
     general = [f"runs.{args.run}.engine={args.engine}"] if args.engine else []
-    for override in (translate_override(override, args.run) for override in args.overrides):
+    for override in map(translate_override, args.overrides):
         if override.split(".")[0].partition("=")[0] in Recipe.model_fields:
             recipe.append(override)
         elif override.startswith("recipe."):

@@ -13,26 +13,8 @@ from pathlib import Path
 from justrl.data import stand_ins
 from justrl.data.arithmetic import is_held_out, question_text
 from justrl.data.messages import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, build_messages
-from justrl.errors import UserError
 from justrl.io import atomic_folder
 from justrl.threads import one_core_each
-
-SETTINGS = {
-    "family": "model family to imitate (tokenizer, chat template, embeddings): " + ", ".join(stand_ins.FAMILIES),
-    "context_length": "longest prompt and response together, in tokens",
-    "hidden_size": "width",
-    "intermediate_size": "width of the feed-forward layers",
-    "layers": "depth",
-    "heads": "attention heads",
-    "key_value_heads": "key and value heads",
-    "steps": "supervised steps",
-    "batch_size": "examples per step",
-    "learning_rate": "peak rate: linear warm-up, then linear to zero",
-    "digits": "digits per operand",
-    "harder_share": "share of examples with one more digit",
-    "wrong_share": "share of examples with a wrong answer and no working",
-    "slip_share": "share of worked solutions that contain an error",
-}
 
 # Whole prompts and solutions repeat these, so each is one token and a prompt is about 20 tokens long.
 PHRASES = ("\\boxed{", "\n\n", "What is ", " + ", " = ", "; ", ". ", "By columns: ", "At a glance:")
@@ -78,28 +60,6 @@ def build_tokenizer(family: str, prompt_suffix: str):
     The prompt's suffix up to its box is one token; the box has one of its own, as in the answers.
     """
     return stand_ins.build_tokenizer(stand_ins.FAMILIES[family], (*PHRASES, prompt_suffix.split("\\boxed{")[0]))
-
-
-def check_settings(settings: dict) -> dict:
-    """Return the settings if they are complete and make sense.
-
-    Raises:
-        UserError: a setting is missing, or a value is out of its range.
-    """
-    missing = [name for name in SETTINGS if name not in settings]
-    if missing:
-        raise UserError(f"the warm-start settings lack {', '.join(missing)}")
-    if settings["family"] not in stand_ins.FAMILIES:
-        raise UserError(f"family must be one of {', '.join(stand_ins.FAMILIES)}, got {settings['family']!r}")
-    for name in ("harder_share", "wrong_share", "slip_share"):
-        if not 0 <= settings[name] <= 1:
-            raise UserError(f"{name} of the warm start must lie between 0 and 1, got {settings[name]}")
-    hidden, heads, key_value_heads = settings["hidden_size"], settings["heads"], settings["key_value_heads"]
-    if hidden % heads or heads % key_value_heads:
-        raise UserError(
-            f"hidden_size {hidden} must be a multiple of heads {heads}, and that of key_value_heads {key_value_heads}"
-        )
-    return settings
 
 
 def build_model(settings: dict, tokenizer, seed: int):
@@ -217,8 +177,7 @@ def train_supervised(model, tokenizer, settings: dict, seed: int, prompt_suffix:
 
 
 def make_model(settings: dict, seed: int, output: Path, threads: int, prompt_suffix: str = DEFAULT_SUFFIX) -> None:
-    """Build a Qwen2 as `settings` say (a model entry of the configuration), train it, and save it as a folder."""
-    settings = check_settings(settings)
+    """Build a Qwen2 as `settings` say (the values of a `TaughtModel`), train it, and save it as a folder."""
     import torch
 
     torch.set_num_threads(1)

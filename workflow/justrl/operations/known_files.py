@@ -13,7 +13,7 @@ from justrl.outputs import FOLDERS
 READ = (".json", ".jsonl", ".md", ".csv", ".html", ".svg", ".png", ".parquet")
 # What is kept without being a result of the configuration: earlier runs, records, and what `justrl` itself looks after.
 NOT_LOOKED_AT = ("experiments", "logs", "set_aside", "timings", "models")
-TOP = r"hardware\.json|ro-crate-metadata\.json|(claims|provenance|summary)\.(html|json|md)"
+TOP = r"hardware\.json|checksums\.json|ro-crate-metadata\.json|(claims|provenance|summary)\.(html|json|md)"
 
 
 def unknown_files(layout: Layout, results: Path) -> Iterator[tuple[Path, str]]:

@@ -1,7 +1,7 @@
 """Files that are no function of others, against what was recorded of them when they were written.
 
-The card of the experiment has the hash of its inputs, figures and pages, a training state its manifest; of a state of
-verl, sizes and checksums are in its files.
+The experiment's checksums.json has size and hash of its inputs, figures and pages, a training state its manifest; of a
+state of verl, sizes and checksums are in its files.
 """
 
 import json
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from justrl.analysis.crate import NAME, describe
 from justrl.errors import UserError
-from justrl.io import file_sha256, read_json, read_object, read_whole_lines
-from justrl.layout import Layout
+from justrl.generation.downloads import check_download, read_record
+from justrl.io import file_sha256, read_json, read_object, read_whole_lines, write_json
+from justrl.layout import JUDGE, Layout
 from justrl.operations import frozen
 from justrl.operations.remaking import differences
 from justrl.train.reference.checkpoint import MANIFEST, list_states
@@ -22,16 +22,64 @@ from justrl.train.segment import WorkDir
 
 # Larger files are not hashed without being asked for: their sizes are compared.
 SMALL = 2**26
-# Facts of the card that earlier versions lack or call otherwise, by the ends of their ids.
-VERSIONED = ("-gpus-as-the-preflight-found-them", "-gpus-as-its-first-job-found-them", "-accepted-alarms")
+NAME = "checksums.json"
+# Where earlier versions kept the same, as an RO-Crate.
+EARLIER = "ro-crate-metadata.json"
+
+
+def write_checksums(layout: Layout) -> None:
+    """Record size and SHA-256 of the files of a finished experiment in its checksums.json, by their paths in it."""
+    root = Path(layout.root)
+    files = {}
+    for path, known in sorted(_finished_files(layout)):
+        name = path.relative_to(root).as_posix()
+        files[name] = {"bytes": path.stat().st_size, "sha256": known or file_sha256(path)}
+    write_json(root / NAME, {"files": files})
+
+
+def _finished_files(layout: Layout) -> set[tuple[Path, str]]:
+    """Configurations, inputs, runs, last models, results and pages; downloads with the hashes of their source.json."""
+    root, experiment = Path(layout.root), layout.experiment
+    files = {*root.glob(f"{frozen.FOLDER}/*.json"), root / "hardware.json", *map(Path, layout.evaluation_results())}
+    for page in map(Path, layout.pages()):
+        # The .md and .json of an .html, the .png and the .narrow.svg of an .svg.
+        files |= {path for path in page.parent.iterdir() if path.stem in (page.stem, f"{page.stem}.narrow")}
+    folders = {layout.model(name) for name in experiment.enabled_external}
+    folders |= {layout.model(JUDGE)} if experiment.evaluation.model_grader.enabled else set()
+    for run in experiment.enabled:
+        data = Path(layout.training_data(run))
+        files |= {data, data.parent / "prepared/data_card.json", data.parent / "contamination.json"}
+        files |= {Path(layout.run_file(run)), Path(layout.run(run)) / "preflight.json", Path(layout.metrics(run))}
+        files |= set(map(Path, layout.engine_config(run)))
+        folders |= {layout.base_model(run), layout.raw_data(experiment.runs[run].dataset)}
+        folders.add(layout.segment_model(run, experiment.runs[run].steps))
+    for name in experiment.evaluation.benchmarks:
+        files.add(Path(layout.questions(name)))
+        folders.add(layout.raw_benchmark(name))
+    return {(path, "") for path in files} | {found for folder in folders for found in _folder_files(Path(folder))}
+
+
+def _folder_files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The files of a folder that are not hidden, with the hashes that a download has; the model may not be kept."""
+    known = {}
+    if (folder / "source.json").is_file():
+        check_download(folder)
+        known = read_record(folder / "source.json")["files"]
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+            yield path, known.get(name.as_posix(), "")
 
 
 def recorded(results: Path) -> dict[Path, Mapping[str, Any]]:
-    """What the card records of each file, by path; empty where there is no card, or it is of an earlier start."""
+    """What is recorded of each file, by path; empty where nothing is, or it is of an earlier start."""
     try:
-        graph = read_object(results / NAME)["@graph"]
-        files = {results / unquote(entity["@id"]): entity for entity in graph if entity["@type"] == "File"}
-    except (OSError, UserError, KeyError, TypeError):
+        if (results / NAME).is_file():
+            files = {results / name: entry for name, entry in read_object(results / NAME)["files"].items()}
+        else:
+            graph = read_object(results / EARLIER)["@graph"]
+            files = {results / unquote(entity["@id"]): entity for entity in graph if entity["@type"] == "File"}
+    except (OSError, UserError, KeyError, TypeError, AttributeError):
         return {}
     last = frozen.newest(results)
     return files if last is None or last in files else {}
@@ -42,39 +90,20 @@ def file_problem(path: Path, entity: Mapping[str, Any], hashed: bool = False) ->
     if not path.is_file():
         return "it is missing"
     size = path.stat().st_size
-    if str(size) != str(entity.get("contentSize", entity.get("bytes"))):
-        return f"it has {size} bytes, and had {entity.get('contentSize', entity.get('bytes'))} when it was written"
+    if str(size) != str(before := entity.get("bytes", entity.get("contentSize"))):
+        return f"it has {size} bytes, and had {before} when it was written"
     if (hashed or size <= SMALL) and file_sha256(path) != entity["sha256"]:
         return "its SHA-256 differs from the recorded one"
     return None
 
 
-def card_problems(layout: Layout, results: Path, files: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
-    """What the card says apart from hashes: cost, verdicts, hardware, interruptions, taken again."""
-    known = {str(entity["@id"]): str(entity["sha256"]) for entity in files.values()}
+def list_problems(path: Path) -> list[str]:
+    """Whether a list of hashes can be read."""
     try:
-        there = read_object(results / NAME)["@graph"]
-        if not files:
-            return
-        here = describe(layout, results / "timings", known)["@graph"]
-        old, new = (
-            {one["@id"]: one for one in _unversioned(graph) if one["@type"] != "File"} for graph in (there, here)
-        )
-    except (OSError, UserError, KeyError, TypeError, ValueError) as error:
-        yield f"it cannot be recomputed: {error!s:.200}"
-        return
-    if found := differences(old, new):
-        yield f"it differs from the recomputed one: {found}"
-
-
-def _unversioned(graph: Any) -> Any:
-    """A graph without the facts that not all versions have, and without what points to them."""
-    if isinstance(graph, dict):
-        return {key: _unversioned(value) for key, value in graph.items()}
-    if isinstance(graph, list):
-        kept = [one for one in graph if not (isinstance(one, dict) and str(one.get("@id", "")).endswith(VERSIONED))]
-        return [_unversioned(one) for one in kept]
-    return graph
+        read_object(path)
+    except (OSError, UserError) as error:
+        return [f"it cannot be read: {error!s:.200}"]
+    return []
 
 
 def state_problems(layout: Layout, run: str, hashed: bool) -> Iterator[tuple[Path, list[str], str]]:

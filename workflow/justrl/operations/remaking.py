@@ -1,7 +1,7 @@
 """Everything of an experiment that is a function of other files, made again by the commands that its rules call.
 
 Where the two differ, somebody edited the file, or what it was made from. A page of an earlier version of this package
-may be worded otherwise: it must have the same numbers, and be the file that the card of the experiment recorded.
+may be worded otherwise: it must have the same numbers, and be the file that was recorded.
 """
 
 import contextlib

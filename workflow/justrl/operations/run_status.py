@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 
@@ -22,9 +21,7 @@ from justrl.train import alarms
 from justrl.train.run_lock import HEARTBEAT_SECONDS, process_start
 from justrl.train.watch import START_SECONDS, state_of
 
-# Dots of a braille character, from U+2800 on: the left column from the top down, then the right one.
-DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
-CHARTED = (("reward_mean", "reward"), ("entropy", "entropy"), ("response_length_mean", "length"))
+SHOWN = (("reward_mean", "reward"), ("entropy", "entropy"), ("response_length_mean", "length"))
 # Later than this many steps' time without a new line, something is wrong.
 STALLED_STEPS = 3
 STALLED_SECONDS = 600
@@ -199,29 +196,11 @@ def owner_state(owner: Mapping, silent_seconds: float = 0.0) -> str:
     return who
 
 
-def chart(values: Sequence[float], width: int = 24, height: int = 4) -> list[str]:
-    """A curve in braille dots, `width` by `height` characters: values averaged or stretched to two columns each."""
-    values = [value for value in values if math.isfinite(value)]
-    if not values:
-        return []
-    columns, count = 2 * width, len(values)
-    starts = [column * count // columns for column in range(columns + 1)]
-    means = [fmean(values[start : max(end, start + 1)]) for start, end in pairwise(starts)]
-    low, span = min(means), (max(means) - min(means)) or 1.0
-    levels = [round((mean - low) / span * (4 * height - 1)) for mean in means]
-    cells = [[0] * width for _ in range(height)]
-    for column, (before, level) in enumerate(zip([levels[0], *levels], levels, strict=False)):
-        for y in range(min(before, level), max(before, level) + 1):
-            row, dot = divmod(4 * height - 1 - y, 4)
-            cells[row][column // 2] |= DOTS[column % 2][dot]
-    return ["".join(chr(0x2800 + cell) for cell in row) for row in cells]
-
-
-def render(runs: Sequence[RunProgress], width: int = 80, now: float | None = None) -> str:
-    """All runs as text: a line of figures, charts of reward, entropy and length side by side, and what is wrong."""
+def render(runs: Sequence[RunProgress], now: float | None = None) -> str:
+    """All runs as text: step and speed, then reward, entropy and length, and what is wrong."""
     if not runs:
         return "no run has started yet"
-    return "\n\n".join(_render_run(run, width, now) for run in runs)
+    return "\n\n".join(_render_run(run, now) for run in runs)
 
 
 def headline(run: RunProgress) -> str:
@@ -249,23 +228,23 @@ def _stamped(run: RunProgress) -> str:
     return run.experiment if paper.experiment_of(run.experiment) == run.experiment else paper.mark(run.experiment)
 
 
-def _render_run(run: RunProgress, width: int, now: float | None) -> str:
+def _render_run(run: RunProgress, now: float | None) -> str:
     health = [f"  health  {sentence}" for sentence in findings(run, now)]
     if not run.rows:
         return "\n".join([headline(run), *health])
-    lines = [headline(run), *_charts(run, width)]
+    lines = [headline(run), _metrics(run)]
     truncated = run.recent("response_clip_ratio")
     if truncated is not None:
         lines.append(f"  truncated {truncated:.1%} of the responses (length limit)")
     return "\n".join(lines + (health or [f"  health  {verdict(run.rows, [])}"]))
 
 
-def _charts(run: RunProgress, width: int) -> list[str]:
-    """The charts of a run: beside each other, each with its newest value above it and its range below."""
-    blocks, each = [], max(12, (width - 2) // len(CHARTED) - 2)
-    for metric, label in CHARTED:
+def _metrics(run: RunProgress) -> str:
+    """Reward, entropy and length in one line: the newest value of each and its range."""
+    parts = []
+    for metric, label in SHOWN:
         _, values = series(run.rows, metric)
         if values:
-            scale = f"{min(values):.4g} to {max(values):.4g}"
-            blocks.append([f"{label} {run.recent(metric) or values[-1]:.4g}", *chart(values, each), scale])
-    return ["  " + "  ".join(part.ljust(each) for part in parts).rstrip() for parts in zip(*blocks, strict=True)]
+            newest = values[-1] if (recent := run.recent(metric)) is None else recent
+            parts.append(f"{label} {newest:.4g} ({min(values):.4g} to {max(values):.4g})")
+    return "  " + "  ".join(parts)

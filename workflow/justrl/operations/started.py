@@ -1,5 +1,6 @@
 """Experiments that were started here: found by their results, with what is running, trained and evaluated of each."""
 
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from justrl.config import Experiment
 from justrl.errors import UserError
 from justrl.layout import Layout
 from justrl.operations import frozen
-from justrl.operations.run_status import RunProgress, find_runs, owner_state, read_run
+from justrl.operations.planning import duration
+from justrl.operations.run_status import RunProgress, find_runs, owner_state, read_run, render
 from justrl.train.run_lock import HEARTBEAT_SECONDS
 
 # A trainer that has not touched its lock for so many heartbeats is not counted as running.
@@ -124,3 +126,42 @@ def _times(folder: Path, runs: Iterable[RunProgress]) -> Iterator[float]:
         yield from (moment for moment in (run.updated, run.touched) if moment)
     for pattern in ("*.json", "experiments/*.json", "runs/*/run.json"):
         yield from (path.stat().st_mtime for path in folder.glob(pattern))
+
+
+def text(shown: Started, others: Sequence[Started] = (), now: float | None = None) -> str:
+    """The status as text: which experiment, its runs, its evaluations, and where else to look."""
+    lines = [f"experiment {shown.name} in {shown.results}, {state(shown, now)}"]
+    lines += [f"  {shown.problem}"] if shown.problem else []
+    if shown.runs:
+        lines += ["", render(shown.runs, now), ""]
+    lines += [f"not started: {', '.join(shown.waiting)}"] if shown.waiting else []
+    lines += [evaluations(shown)] if shown.evaluations else []
+    lines += [f"curves:      {tensorboard(shown)}"] if shown.runs else []
+    for other in others:
+        lines.append(
+            f"also here:   {other.name}, {state(other, now)}: justrl status --results {_quoted(other.results)}"
+        )
+    return "\n".join(lines)
+
+
+def state(started: Started, now: float | None = None) -> str:
+    """Whether an experiment is being trained, else when something of it last changed."""
+    now = time.time() if now is None else now
+    if started.running(now):
+        return "running"
+    return f"last changed {duration(max(0.0, now - started.touched))} ago"
+
+
+def evaluations(started: Started) -> str:
+    """How many results are there, of the whole experiment and of its other targets."""
+    parts = [f"{done} of {total} {target}" for target, (done, total) in started.evaluations.items()]
+    return "evaluations: " + ", ".join(parts).replace(" all", "", 1)
+
+
+def tensorboard(started: Started) -> str:
+    """The command that shows the curves of all its runs in TensorBoard."""
+    return f"tensorboard --logdir {_quoted(started.results / 'runs')}"
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))

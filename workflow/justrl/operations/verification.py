@@ -1,7 +1,7 @@
 """Compares an experiment's files with each other, with what was recorded of them, and with its configuration.
 
 What is a function of other files is made again: scores from completions and verdicts, metrics from segments, tables,
-claims, pages and cards from those (`remaking`). Other files are compared with what was recorded when they were written
+claims and pages from those (`remaking`). Other files are compared with what was recorded when they were written
 (`records`). Files that the configuration does not know are named (`known_files`).
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from justrl.analysis.cost import experiment_cost
 from justrl.analysis.provenance import code_sha256, collect_provenance
 from justrl.analysis.results import load_result
 from justrl.config import Experiment, completed
@@ -31,7 +32,7 @@ WIDTH = 100
 COLLECTED = ("all", "canary", "golden", "first_1000")
 
 # Pages that an earlier version did not make.
-LATER_PAGES = ("summary.html",)
+LATER_PAGES = ("summary.html", records.NAME)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def _asked(layout: Layout, results: Path) -> set[str]:
     """The files that the last starts were asked for; where nobody wrote that down, all once the whole was finished."""
     targets = frozen.asked(results)
     if targets is None:
-        targets = ["all"] if (results / records.NAME).is_file() else []
+        whole = any((results / name).is_file() for name in (records.NAME, records.EARLIER))
+        targets = ["all"] if whole else []
     files: set[str] = set()
     for target in targets:
         if target not in COLLECTED:
@@ -133,11 +135,12 @@ def _pages(
         if not list(_run_file_problems(Path(layout.run_file(run)), layout.experiment.described(run).as_dict()))
     }
     for path, entity in recorded.items():
-        # Models and results have been looked at; an earlier card's health may have been made again since.
+        # Models and results have been looked at; an earlier version's health may have been made again since.
         if path not in same and (problem := records.file_problem(path, entity)) and not problems.get(path):
             problems[path] = [problem]
-    if (results / records.NAME).is_file():
-        problems[results / records.NAME] = list(records.card_problems(layout, results, recorded))
+    for path in (results / records.NAME, results / records.EARLIER):
+        if path.is_file():
+            problems[path] = records.list_problems(path)
     for path, wrong in problems.items():
         if wrong or _below(path, results) not in checked:
             yield Verified(_below(path, results), "", wrong, absent=not path.is_file())
@@ -162,7 +165,7 @@ def _of_this_version(results: Path) -> bool:
 
 
 def _provenance(layout: Layout, results: Path) -> list[str] | None:
-    """What provenance.json says of seeds, sources and evaluations, read again; its page has the same."""
+    """What provenance.json says of seeds, sources, evaluations and cost, read again; its page has the same."""
     path = results / "provenance.json"
     if not path.is_file():
         return None
@@ -174,9 +177,10 @@ def _provenance(layout: Layout, results: Path) -> list[str] | None:
             return None
         seeds = {"experiment": layout.experiment.seed}
         here = collect_provenance(None, seeds, inputs, made, ["verify"], ())
-    except (OSError, UserError, KeyError, TypeError) as error:
+        here["cost"] = experiment_cost(layout, results / "timings") if "cost" in there else None
+    except (OSError, UserError, KeyError, TypeError, ValueError) as error:
         return [f"it cannot be read: {error!s:.200}"]
-    kept = ("seeds", "sources", "evaluations")
+    kept = ("seeds", "sources", "evaluations", "cost")
     found = differences({key: there.get(key) for key in kept}, {key: here[key] for key in kept})
     problems = [f"it differs from the recomputed one: {found}"] if found else []
     if there.get("experiment") != layout.experiment.experiment:

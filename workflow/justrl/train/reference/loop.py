@@ -14,7 +14,7 @@ import torch
 
 from justrl.config_files import in_words
 from justrl.errors import UserError
-from justrl.generation.base import Completed, stop_token_ids
+from justrl.generation.base import Completed, Sampling, stop_token_ids
 from justrl.train import kept_rollouts
 from justrl.train.alarms import AlarmRaised, Answer, Watch
 from justrl.train.reference.checkpoint import (
@@ -36,7 +36,7 @@ from justrl.train.reference.policy import (
     warmup_schedule,
 )
 from justrl.train.reference.questions import Question, load_questions, step_questions
-from justrl.train.reference.rollout import RolloutBackend, TransformersRollouts, VllmRollouts, rollout_sampling
+from justrl.train.reference.rollout import RolloutBackend, TransformersRollouts, VllmRollouts
 from justrl.train.reference.step import GRPOTrainer, NonFiniteError, RolloutBatch
 from justrl.train.reference.training_log import Reporter
 from justrl.train.reward import RewardFunction, Rewards
@@ -73,12 +73,13 @@ class TrainingLoop:
     def _make_backend(self) -> RolloutBackend:
         """The sampler that `execution.rollouts` names: transformers (to the bit reproducible) or vllm (fast)."""
         recipe, execution = self.recipe, self.request.execution
-        sampling = rollout_sampling(
-            recipe.max_response_length,
+        sampling = Sampling(
             recipe.temperature,
             recipe.top_p,
             recipe.top_k,
-            stop_token_ids(self.request.model_dir, self.tokenizer),
+            recipe.max_response_length,
+            tuple(stop_token_ids(self.request.model_dir, self.tokenizer)),
+            log_probs=True,
         )
         name = execution.rollouts
         if name == "transformers":

@@ -12,7 +12,6 @@ from typing import Protocol
 
 import torch
 
-from justrl.errors import UserError
 from justrl.generation.base import Backend, Completed, Sampling, SamplingRequest, require_backend
 from justrl.generation.transformers_backend import TransformersBackend
 from justrl.generation.vllm_backend import VllmBackend
@@ -24,18 +23,6 @@ class RolloutBackend(Protocol):
     def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[Completed]:
         """Sample one response per prompt, from the random stream of its seed (a sequence of non-negative ints)."""
         ...
-
-
-def rollout_sampling(
-    max_response_length: int, temperature: float, top_p: float, top_k: int, stop_token_ids: Sequence[int]
-) -> Sampling:
-    """How responses are drawn; `top_p` 1 and `top_k` -1 are off, as in the paper's training.
-
-    Raises UserError: at temperature 0 all responses to a prompt are the same.
-    """
-    if temperature <= 0:
-        raise UserError(f"recipe.temperature must be above 0 to explore, got {temperature}")
-    return Sampling(temperature, top_p, top_k, max_response_length, tuple(stop_token_ids), log_probs=True)
 
 
 class TransformersRollouts:

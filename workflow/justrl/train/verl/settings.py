@@ -38,7 +38,7 @@ RECIPE = (
     Row("no critic", "critic.enable", False, "P"),
     Row("no KL in the reward", "algorithm.use_kl_in_reward", False, "P"),
     Row("KL coefficient of the reward", "algorithm.kl_ctrl.kl_coef", 0.0, "S"),
-    Row("no KL loss", f"{ACTOR}.use_kl_loss", lambda r: r.recipe.kl_coefficient > 0, "P"),
+    Row("no KL loss", f"{ACTOR}.use_kl_loss", False, "P"),
     Row("KL coefficient of the loss", f"{ACTOR}.kl_loss_coef", of("kl_coefficient"), "P"),
     Row("no entropy bonus", f"{ACTOR}.entropy_coeff", of("entropy_coefficient"), "P",
         "entropy is measured all the same, with the old log-probabilities"),

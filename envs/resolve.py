@@ -1,4 +1,4 @@
-"""Whether every environment of envs/ can still be installed, asked of the package registry by uv."""
+"""Ask the package registry, by uv, whether every environment here can still be installed: `python envs/resolve.py`."""
 
 import re
 import shutil
@@ -7,7 +7,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from justrl.errors import UserError
 from justrl.machine import ENVS, LOCKS, pins_of, read_pins
 
 PYTHON_VERSION = "3.11"
@@ -23,7 +22,7 @@ def resolve(requirements: Path, options: list[str]) -> str | None:
     """Ask uv whether `requirements` can be had together; None if so, else what it says."""
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     if uv is None:
-        raise UserError("uv is not installed: `pip install uv`, which this asks the registry with")
+        sys.exit("uv is not installed: `pip install uv`, which this asks the registry with")
     command = [uv, "pip", "compile", "--quiet", "--python-version", PYTHON_VERSION, "--no-header", *options]
     done = subprocess.run([*command, str(requirements)], capture_output=True, text=True, check=False)
     return None if done.returncode == 0 else done.stderr.strip()
@@ -55,3 +54,9 @@ def conda_disagreements() -> list[str]:
             if package not in NOT_RESOLVED and pins.get(package) != version:
                 lines.append(f"{name}: {package}=={version}, {LOCKS[environment]} has {pins.get(package, 'none')}")
     return lines
+
+
+if __name__ == "__main__":
+    problems = conda_disagreements() + [f"{name}: {message}" for name, message in resolve_all().items()]
+    print("\n".join([f"{len(LOCKS) + len(CONDA)} environments, {len(problems)} problems", *problems]))
+    sys.exit(1 if problems else 0)
