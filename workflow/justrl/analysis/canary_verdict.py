@@ -20,8 +20,9 @@ STYLES = {YES: "holds", NO: "does not hold", NOT_SHOWN: "undecided"}
 # differ by about 0.01, a policy of another step by more than this.
 MOST_DIFFERENCE = Alarms().probs_difference or 0.0
 # Steps whose weights were sent to the sampler during the run may differ so many times as much as those that began with
-# weights from a folder; below LEAST_DIFFERENCE it is rounding either way.
-TIMES_THE_FIRST = 4.0
+# weights from a folder; below LEAST_DIFFERENCE it is rounding either way. On verl's CPU stack a sound sync has 1.2, one
+# that sends every other tensor 3.6 and one that sends those of the step before 3.7 (tests/engines/test_verl_canary.py).
+TIMES_THE_FIRST = 2.0
 LEAST_DIFFERENCE = 1e-4
 # Nearly all answers cut off: nobody heard the stop token.
 MOST_TRUNCATED = Alarms().truncated or 1.0

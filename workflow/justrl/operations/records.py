@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from justrl.analysis.provenance import code_sha256
 from justrl.errors import UserError
 from justrl.generation.downloads import check_download, read_record
 from justrl.io import file_sha256, read_json, read_object, read_whole_lines, write_json
@@ -28,12 +29,18 @@ EARLIER = "ro-crate-metadata.json"
 
 
 def write_checksums(layout: Layout) -> None:
-    """Record size and SHA-256 of the files of a finished experiment in its checksums.json, by their paths in it."""
-    root = Path(layout.root)
+    """Record size and SHA-256 of the files of a finished experiment in its checksums.json, by their paths in it.
+
+    `code` is the SHA-256 of the version of this package that first recorded the file with this content; empty if that
+    version recorded no code.
+    """
+    root, version = Path(layout.root), code_sha256()
+    before = _listed(root)
     files = {}
     for path, known in sorted(_finished_files(layout)):
-        name = path.relative_to(root).as_posix()
-        files[name] = {"bytes": path.stat().st_size, "sha256": known or file_sha256(path)}
+        entry = {"bytes": path.stat().st_size, "sha256": known or file_sha256(path)}
+        same = path in before and before[path]["sha256"] == entry["sha256"]
+        files[path.relative_to(root).as_posix()] = entry | {"code": before[path].get("code", "") if same else version}
     write_json(root / NAME, {"files": files})
 
 
@@ -73,16 +80,19 @@ def _folder_files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def recorded(results: Path) -> dict[Path, Mapping[str, Any]]:
     """What is recorded of each file, by path; empty where nothing is, or it is of an earlier start."""
-    try:
-        if (results / NAME).is_file():
-            files = {results / name: entry for name, entry in read_object(results / NAME)["files"].items()}
-        else:
-            graph = read_object(results / EARLIER)["@graph"]
-            files = {results / unquote(entity["@id"]): entity for entity in graph if entity["@type"] == "File"}
-    except (OSError, UserError, KeyError, TypeError, AttributeError):
-        return {}
+    files = _listed(results)
     last = frozen.newest(results)
     return files if last is None or last in files else {}
+
+
+def _listed(results: Path) -> dict[Path, Mapping[str, Any]]:
+    try:
+        if (results / NAME).is_file():
+            return {results / name: entry for name, entry in read_object(results / NAME)["files"].items()}
+        graph = read_object(results / EARLIER)["@graph"]
+        return {results / unquote(entity["@id"]): entity for entity in graph if entity["@type"] == "File"}
+    except (OSError, UserError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def file_problem(path: Path, entity: Mapping[str, Any], hashed: bool = False) -> str | None:

@@ -193,12 +193,12 @@ def _samples(layout: Layout) -> Iterator[Remade]:
 
 
 def problems_of(
-    made: Remade, folder: Path, run: Callable[[list[str]], Any], recorded: Mapping[str, str] | None
+    made: Remade, folder: Path, run: Callable[[list[str]], Any], earlier: Callable[[Path], str | None]
 ) -> Iterator[tuple[Path, str | None]]:
     """Make files again in an empty folder and yield each of them with what is wrong with it, if anything.
 
-    `run` runs a command of `justrl`; `recorded` is None where this version of the package made the files; else an
-    earlier one may have worded pages otherwise, and it has the SHA-256 of those that were recorded.
+    `run` runs a command of `justrl`. `earlier` gives the recorded SHA-256 of a file that an earlier version of the
+    package made, which may have worded it otherwise; None for the files of this version.
     """
     here = made.here()
     names = [str(folder)] if made.option == "--output-dir" else [str(folder / path.name) for path in here]
@@ -210,8 +210,7 @@ def problems_of(
         yield from ((path, f"it cannot be recomputed from its inputs: {reason:.300}") for path in here)
         return
     for path in here:
-        expected = None if recorded is None else recorded.get(str(path)) or file_sha256(path)
-        yield path, difference(path, folder / path.name, expected)
+        yield path, difference(path, folder / path.name, earlier(path))
 
 
 def difference(there: Path, here: Path, recorded: str | None) -> str | None:

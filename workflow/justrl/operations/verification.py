@@ -116,7 +116,14 @@ def _pages(
     checked: set[str],
 ) -> Iterator[Verified]:
     """Tables, pages and figures: made again where that is quick, else compared with what was recorded."""
-    hashes = None if _of_this_version(results) else {str(path): entity["sha256"] for path, entity in recorded.items()}
+    of_this_version = _of_this_version(results)
+
+    def earlier(path: Path) -> str | None:
+        """The SHA-256 of a page that an earlier version made, as far as is known; None if this version made it."""
+        if path not in recorded:
+            return None if of_this_version else file_sha256(path)
+        return None if recorded[path].get("code") == _code() else recorded[path]["sha256"]
+
     problems: dict[Path, list[str]] = {}
     stale = set()
     for made in remaking.remade_files(layout):
@@ -124,7 +131,7 @@ def _pages(
             stale |= {(path, gone[0]) for path in made.here()}
             continue
         with tempfile.TemporaryDirectory() as folder:
-            for path, problem in remaking.problems_of(made, Path(folder), run, hashes):
+            for path, problem in remaking.problems_of(made, Path(folder), run, earlier):
                 problems[path] = [problem] if problem else []
     if (found := _provenance(layout, results)) is not None:
         problems[results / "provenance.json"] = found
