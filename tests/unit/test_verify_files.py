@@ -14,6 +14,7 @@ from justrl.config import Experiment
 from justrl.io import file_sha256
 from justrl.operations import frozen, trained
 from justrl.operations.records import write_checksums
+from justrl.operations.remaking import remade_files
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures/earlier_experiment.tar.xz"
 
@@ -140,15 +141,33 @@ def test_a_list_of_hashes_that_was_cut_short_is_named(results, capsys):
 
 
 def test_what_is_not_made_again_is_compared_with_the_checksums(results, capsys):
-    (results / "ro-crate-metadata.json").unlink()
     experiment = Experiment.from_mapping(frozen.read(frozen.newest(results))[0])
     write_checksums(trained.layout_of(experiment, results))
+    (results / "ro-crate-metadata.json").unlink()
     assert verify(results, capsys, "--states") == (0, {})
+    # Written again, they still know which files an earlier version made: those may be worded otherwise.
+    write_checksums(trained.layout_of(experiment, results))
+    assert verify(results, capsys) == (0, {})
     changed = {"figures/mini/training.svg", "comparison/mini.png", "hardware.json", "runs/mini/preflight.json"}
     changed |= {"models/tiny/config.json", "data/sums/raw/train.parquet"}
     for name in changed:
         edit(results / name, one_digit)
     assert changed <= verify(results, capsys)[1].keys()
+
+
+def test_a_word_that_was_forged_together_with_its_hash_is_seen_in_a_page_of_this_version(results, capsys):
+    (results / "ro-crate-metadata.json").unlink()
+    experiment = Experiment.from_mapping(frozen.read(frozen.newest(results))[0])
+    layout, page = trained.layout_of(experiment, results), results / "claims.json"
+    made = next(made for made in remade_files(layout) if page in made.files)
+    justrl([*made.words, made.option, *map(str, made.here())])
+    write_checksums(layout)
+    assert "claims.json" not in verify(results, capsys)[1]
+    before = file_sha256(page)
+    edit(page, lambda content: content.replace(b"not run", b"held up"))
+    assert file_sha256(page) != before
+    edit(results / "checksums.json", lambda content: content.replace(before.encode(), file_sha256(page).encode()))
+    assert "claims.json" in verify(results, capsys)[1]
 
 
 @pytest.mark.parametrize("name", ["comparison/mini.csv", "claims.md", "runs/mini/metrics.jsonl"])
