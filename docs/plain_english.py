@@ -1,17 +1,20 @@
-"""Find phrases that make a reader stop, in pages and comments of the configuration: `python docs/plain_english.py`.
+"""Find phrases that make a reader stop, in pages, docstrings and comments: `python docs/plain_english.py`.
 
-Each is printed as file:line: phrase, write: plain words; then the status is 1. Code is not read: blocks, words
-in backticks, targets of links. Nor is the map of the package in docs/design.md, which is made of docstrings.
+Each is printed as file:line: phrase, write: plain words; then the status is 1. Code in pages (blocks, words in backticks,
+targets of links) is not read.
 """
 
+import io
 import re
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "config/*.md", "results/README.md", ".github/ISSUE_TEMPLATE/*.md")
 COMMENTS = ("config.yaml", *(f"{folder}/*.yaml" for folder in ("mini", "laptop", "one_gpu", "slurm", "examples")))
+CODE_FILES = ("Snakefile", "rules/*.smk", "workflow/**/*.py", "laptop/*.py")
 
 # A pattern, and what to write instead. A space is any white space; @ is a piece of code.
 PLAIN = {
@@ -56,12 +59,11 @@ PLAIN = {
 # A character that stands for code, so that the words around it are not neighbours.
 CODE = "@"
 FENCE, INLINE, TARGET = r"^ *```.*?^ *```$", r"`[^`]+`", r"\]\([^)\s]+\)"
-ROOMS = r"<!-- generated: rooms -->.*?<!-- end -->"
 
 
 def hidden(text: str) -> str:
     """The text with all code made @, in lines as before."""
-    cover = re.compile(f"{ROOMS}|{FENCE}|{INLINE}|{TARGET}", re.M | re.S)
+    cover = re.compile(f"{FENCE}|{INLINE}|{TARGET}", re.M | re.S)
     return cover.sub(lambda code: CODE + "\n" * code[0].count("\n"), text)
 
 
@@ -69,6 +71,26 @@ def comments(text: str) -> str:
     """The comments of a YAML file, in lines as before."""
     found = (re.search(r"(?:^|\s)#(.*)", line) for line in text.split("\n"))
     return "\n".join(match[1] if match else "" for match in found)
+
+
+def docstrings_and_comments(text: str) -> str:
+    """The docstrings and comments of Python or Snakemake code, in lines as before."""
+    lines = [""] * (text.count("\n") + 2)
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] += token.string[1:]
+        elif token.type == tokenize.STRING and token.string.startswith('"""'):
+            for number, line in enumerate(token.string.split("\n"), token.start[0] - 1):
+                lines[number] += line
+    return "\n".join(lines)
+
+
+READERS = {
+    ".yaml": comments,
+    ".py": docstrings_and_comments,
+    ".smk": docstrings_and_comments,
+    "": docstrings_and_comments,
+}
 
 
 def found(text: str) -> Iterator[tuple[int, str, str]]:
@@ -82,10 +104,10 @@ def found(text: str) -> Iterator[tuple[int, str, str]]:
 def main() -> int:
     """Print what is found, and say whether there is anything."""
     status = 0
-    for pattern in (*PAGES, *COMMENTS):
+    for pattern in (*PAGES, *COMMENTS, *CODE_FILES):
         for path in sorted(ROOT.glob(pattern)):
-            text = path.read_text(encoding="utf-8")
-            for line, phrase, plain in sorted(found(hidden(comments(text) if path.suffix == ".yaml" else text))):
+            text = READERS.get(path.suffix, str)(path.read_text(encoding="utf-8"))
+            for line, phrase, plain in sorted(found(hidden(text))):
                 print(f"{path.relative_to(ROOT)}:{line}: {phrase}, write: {plain}")
                 status = 1
     return status
