@@ -117,7 +117,7 @@ class TransformersBackend:
         return max(1, min(fitting, batch.unfinished + len(waiting)))
 
     def _take(self, waiting: deque[SamplingRequest], batch: "_Batch") -> list["_Row"]:
-        """Next rows to prefill: limited by free slots and the mask's memory, but at least one.
+        """Next rows to prefill, limited by the free slots and, except for the first row, by the mask's memory.
 
         Empty until a quarter of the batch, or room for all waiting rows, is free, because a prefill costs a full
         forward pass.
@@ -170,7 +170,7 @@ class _Row:
         self._uniforms: list[float] = []
 
     def uniform(self) -> float:
-        """The next random number in [0, 1), the same for every t-th call."""
+        """The next random number in [0, 1); the t-th call always returns the same one."""
         if not self._uniforms:
             self._uniforms = self._stream.random(_RANDOM_BLOCK).tolist()[::-1]
         return self._uniforms.pop()

@@ -10,7 +10,7 @@ _DIGITS = 30
 # Values that agree in the first 30 digits are compared to this many, plus more if their numbers are long
 # (`\sqrt{10^{99}+1}`).
 _MANY_DIGITS = 1_500
-# Primes for the sample points: formulas in answers don't hold between them by chance.
+# Primes for the sample points, so that unequal formulas don't agree there by chance.
 _PRIMES = (11, 17, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
 _ROUNDS = 3
 

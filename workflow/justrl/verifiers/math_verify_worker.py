@@ -6,8 +6,8 @@ through constructors only and never reaches Python's `eval`.
 
 Numbers must be equal exactly, or to the digits given if one is a decimal of six digits or more. Lists are equal as
 multisets, tuples in order, and sets without duplicates. `(a,b)` is a tuple or an interval, depending on the other side.
-A unit on one side only is ignored, but two units must give the same amount. The base and the modulus of the gold
-answer's number follow the same rule. An equation stands for its right side if its left side is a name.
+A unit on one side only is ignored, but two units must give the same amount. Likewise, an answer may omit the base or
+the modulus of the gold answer's number. An equation stands for its right side if its left side is a name.
 """
 
 import re
