@@ -1,7 +1,7 @@
 """Generated sums with exact answers: training data and benchmark of the mini experiment.
 
-A sum `a + b` belongs to the training or to the held-out side by a hash of its two numbers, whatever the order of the
-terms, the seed or the number of rows asked for, so the two sides cannot overlap. More digits make a harder task.
+A hash of the two numbers assigns each sum `a + b` to the training or the held-out side. The order of the terms, the
+seed and the number of rows don't matter, so the two sides cannot overlap. More digits make a harder task.
 """
 
 import hashlib
@@ -13,27 +13,26 @@ from justrl.data.messages import build_messages
 from justrl.errors import UserError
 from justrl.io import atomic_write
 
-HELD_OUT_SHARE = 10  # one pair in ten is never trained on
+HELD_OUT_SHARE = 10  # one pair in ten is held out from training
 DATA_SOURCE = "arithmetic"
 
 
 def is_held_out(a: int, b: int) -> bool:
-    """Say on which side of the fixed split the sum of `a` and `b` lies, in either order."""
+    """Whether the sum of `a` and `b`, in either order, is on the held-out side of the fixed split."""
     low, high = sorted((a, b))
     digest = hashlib.sha256(f"{low}+{high}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % HELD_OUT_SHARE == 0
 
 
 def question_text(a: int, b: int) -> str:
-    """Put a sum in words, as the model is asked it."""
+    """Write a sum as the question for the model."""
     return f"What is {a} + {b}?"
 
 
 def draw_sums(rows: int, digits: int, seed: int, held_out: bool) -> list[tuple[int, int]]:
-    """Draw `rows` different ordered pairs of `digits`-digit numbers from one side of the split.
+    """Draw `rows` distinct ordered pairs of `digits`-digit numbers from one side of the split.
 
-    Raises:
-        UserError: if that side of the split holds fewer pairs than asked for.
+    Raises UserError: that side of the split has fewer pairs than requested.
     """
     low, high = 10 ** (digits - 1), 10**digits
     rng = np.random.default_rng([seed, digits, int(held_out)])
@@ -54,7 +53,10 @@ def draw_sums(rows: int, digits: int, seed: int, held_out: bool) -> list[tuple[i
 
 
 def training_rows(rows: int, digits: int, seed: int, harder_share: float = 0.0) -> list[dict]:
-    """Make training tasks: id, question, answer; `harder_share` of them with one digit more, in no order."""
+    """Generate training tasks: id, question, answer.
+
+    A share `harder_share` of them has one more digit, at random positions.
+    """
     harder = round(rows * harder_share)
     sums = draw_sums(rows - harder, digits, seed, held_out=False) if harder < rows else []
     if harder:
@@ -66,9 +68,9 @@ def training_rows(rows: int, digits: int, seed: int, harder_share: float = 0.0) 
 
 
 def as_training_examples(tasks: list[dict], prompt_suffix: str, prompt_separator: str) -> list[dict]:
-    """Bring tasks into verl's training schema, prompts formatted as the paper's are.
+    """Convert tasks to verl's training schema, with prompts formatted like the paper's.
 
-    `reward_model.style` is "rule", verl's word for answers that a rule can check.
+    `reward_model.style` is "rule", verl's name for answers that a rule can check.
     """
     return [
         {
@@ -83,7 +85,7 @@ def as_training_examples(tasks: list[dict], prompt_suffix: str, prompt_separator
 
 
 def benchmark_rows(rows: int, digits: int, seed: int) -> list[dict]:
-    """Make held-out tasks: id, question, answer."""
+    """Generate held-out tasks: id, question, answer."""
     return [
         {"id": str(index), "question": question_text(a, b), "answer": str(a + b)}
         for index, (a, b) in enumerate(draw_sums(rows, digits, seed, held_out=True))
@@ -91,7 +93,7 @@ def benchmark_rows(rows: int, digits: int, seed: int) -> list[dict]:
 
 
 def write_parquet(rows: list[dict], path: Path) -> Path:
-    """Write rows as Parquet, atomically; a path without the ending .parquet is a folder that gets `train.parquet`."""
+    """Write rows as Parquet, atomically. A path without the suffix .parquet is a folder, which gets `train.parquet`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -2,7 +2,7 @@ r"""Nine benchmarks in one schema: benchmark, id, question (no instruction added
 
     justrl data benchmark --name aime --input FOLDER --rows 30 --output aime.parquet
 
-reads what the hub holds, and the authors' own Parquet copies (verl's schema, or problem_idx, problem, answer).
+reads the hub's files, and the authors' own Parquet copies (verl's schema, or problem_idx, problem, answer).
 """
 
 import re
@@ -24,10 +24,10 @@ from justrl.verifiers.votes import vote
 
 BENCHMARK_SCHEMA = pa.schema({name: pa.string() for name in ("benchmark", "id", "question", "answer")})
 
-# A file of more rows is no benchmark: it would be read for hours.
+# A file with more rows than this is not a benchmark; reading it would take hours.
 MOST_QUESTIONS = 1_000_000
 
-# Other names of the nine, written without case, hyphens and underscores.
+# Aliases of the nine, in lower case without hyphens and underscores.
 _OTHER_NAMES = {
     "aime": "aime2024 aime24",
     "aime25": "aime2025",
@@ -49,13 +49,13 @@ def load_eval_dataset(
     offline: bool | None = None,
     lock: str | Path | None = None,
 ) -> list[dict[str, str]]:
-    """Return the questions of a benchmark as [{question, ground_truth}], golds without box and dollar signs.
+    """Return the questions of a benchmark as [{question, ground_truth}], with answers free of box and dollar signs.
 
-    `dataset_name` is a benchmark of the configuration (math500, aime25, ...), one of its other names (aime2024,
-    MATH-500, ...), or the path of a file or folder. A name goes before a folder that is called the same, which is given
-    as ./aime24. `experiment` is config.yaml's unless given, and says where the benchmark is published; `mirror` and
-    `offline` go before its `hub` section. Raises UserError for an unknown name, a source that cannot be had, or another
-    number of questions than the configured one.
+    `dataset_name` is a benchmark of the configuration (math500, aime25, ...), one of its aliases (aime2024, MATH-500,
+    ...), or the path of a file or folder. A name takes precedence over a folder of the same name; write ./aime24 for
+    the folder. `experiment` (default: config.yaml) defines where the benchmark is published. `mirror` and `offline`
+    override its `hub` section. Raises UserError for an unknown name, an unavailable source, or a number of questions
+    other than the configured one.
     """
     experiment = experiment or load()
     if is_path(dataset_name, experiment.benchmarks):
@@ -83,14 +83,14 @@ def _configured_benchmark(dataset_name: str, experiment: Experiment, hub: Hub, l
 
 
 def format_entry(name: str, entry: HubBenchmark | LocalBenchmark, source: str | Path) -> pa.Table:
-    """`format_benchmark` of a file or folder, as an entry of the configuration reads it."""
+    """Apply `format_benchmark` to a file or folder, with the options of a configuration entry."""
     keys = ("rows", "question_column", "answer_column", "id_column", "split")
     given = {key: getattr(entry, key, None) for key in keys}
     return format_benchmark(name, source, subset=getattr(entry, "hub_config", None), **given)
 
 
 def question_count(entry: Benchmark) -> int:
-    """The number of questions of a benchmark; those of a local file are counted where the configuration is silent."""
+    """The number of questions of a benchmark. Counts those of a local file if the configuration gives no number."""
     if entry.source != "local" or entry.rows:
         return entry.rows or 0
     return format_benchmark(
@@ -99,13 +99,19 @@ def question_count(entry: Benchmark) -> int:
 
 
 def look_at_benchmark(name: str, entry: LocalBenchmark) -> str:
-    """How many questions a local benchmark has, and its first answers; UserError where it cannot be one."""
+    """Describe a local benchmark: number of questions and first answers.
+
+    Raises UserError if it is not a valid benchmark.
+    """
     answers = format_entry(name, entry, find(entry.path))["answer"]
     return first_answers(len(answers), answers[:3].to_pylist())
 
 
 def benchmark_name(dataset_name: str, known: Mapping[str, Any]) -> str:
-    """Return the configured name of a benchmark for any way of writing it; raise UserError that lists what there is."""
+    """Return the configured name of a benchmark for any of its spellings.
+
+    Raises UserError, with a list, for an unknown one.
+    """
     if name := _name_of(dataset_name, known):
         return name
     if "/" in dataset_name:
@@ -119,7 +125,7 @@ def _name_of(dataset_name: str, known: Mapping[str, Any]) -> str | None:
 
 
 def is_path(dataset_name: str | Path, known: Mapping[str, Any]) -> bool:
-    """Whether this is a file or folder that is there; a benchmark's name is none, whatever is called so."""
+    """Whether this is an existing file or folder. The name of a benchmark never is, even if a file has that name."""
     named = isinstance(dataset_name, str) and _name_of(dataset_name, known) is not None
     return not named and Path(dataset_name).exists()
 
@@ -137,10 +143,10 @@ def format_benchmark(
 ) -> pa.Table:
     """Read a benchmark from a file or folder and return it in BENCHMARK_SCHEMA, in its own order.
 
-    The columns named are taken where they are there, else the known ones: a mirror may hold another copy than the
-    hub's. Questions and golds are stripped, as the authors' `evals/gen_vllm.py` does. Raises UserError if the number
-    of questions is not `rows`, if a question is empty or a gold is no answer, if one question or id has two golds, or
-    if no column is known.
+    The named columns are used if they exist, else the known ones, because a mirror may hold a different copy than the
+    hub. Questions and answers are stripped, as in the authors' `evals/gen_vllm.py`. Raises UserError if the number of
+    questions is not `rows`, if a question is empty or an answer unusable, if a question or id has two different
+    answers, or if no column is known.
     """
     files = tables.find_data_files(source, subset, split)
     where = f"benchmark {name} ({source})"
@@ -169,7 +175,7 @@ def format_benchmark(
 
 
 def _check_count(count: int | None, rows: int | None, where: str, more: str = "") -> None:
-    """Raise UserError for another number of questions than the configured one, or for more than any benchmark has."""
+    """Raise UserError if the number of questions differs from the configured one or exceeds MOST_QUESTIONS."""
     if count is not None and rows and count != rows:
         raise UserError(f"{where} has {count}{more} questions, but {rows} are expected: another revision or split?")
     if count is not None and count > MOST_QUESTIONS:
@@ -178,7 +184,7 @@ def _check_count(count: int | None, rows: int | None, where: str, more: str = ""
 
 @dataclass
 class _Rows:
-    """The rows of a benchmark as they are read."""
+    """The rows of a benchmark read so far."""
 
     golds: GoldCounts
     questions: list[str] = field(default_factory=list)
@@ -186,7 +192,7 @@ class _Rows:
     ids: list[str | None] = field(default_factory=list)
 
     def add(self, table: pa.Table, question: str, answer: str, id_from: str | None) -> None:
-        """Read a part of the file."""
+        """Add the rows of a part of the file."""
         texts = tables.answer_texts(tables.take_column(table, answer), len(self.questions) + 1)
         for row, text in enumerate(texts, len(self.questions) + 1):
             gold = self.golds.read(text or "", row)
@@ -195,7 +201,7 @@ class _Rows:
         self.ids += _row_ids(table, id_from)
 
     def check(self, where: str) -> None:
-        """Raise UserError for rows that lack a question or gold, and for one question or id with two golds."""
+        """Raise UserError for rows without question or answer, and for a question or id with two different answers."""
         self.golds.check(where)
         empty = [row for row, texts in enumerate(zip(self.questions, self.answers, strict=True), 1) if not all(texts)]
         if empty:
@@ -224,7 +230,7 @@ def _clean_question(text: str | None) -> str:
 
 
 def _row_ids(table: pa.Table, name: str | None) -> list[str | None]:
-    """Return the rows' own ids as text, or None for each where there is no column of ids."""
+    """Return the rows' ids as text, or None for each row if there is no id column."""
     if name is None and "extra_info" in table.column_names:
         kind = table.schema.field("extra_info").type
         name = "extra_info.index" if pa.types.is_struct(kind) and kind.get_field_index("index") >= 0 else None

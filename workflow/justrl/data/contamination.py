@@ -1,9 +1,9 @@
-"""Training questions that a benchmark also asks: equal to one, sharing 13 words in a row with one, or holding one.
+"""Find training questions that equal a benchmark question, share 13 consecutive words with it, or contain one another.
 
-Thirteen words are the usual window (GPT-3, Llama), and competition problems share stock phrases that are as long
-("where m and n are relatively prime positive integers, find m + n"), so every pair also says how much of the benchmark
-question it covers: a copy covers nearly all of it, a stock phrase little. A question of fewer words has no window: it
-is met where one question holds the whole other one, signs included. Spellings of LaTeX, case and punctuation are one.
+Thirteen words are the usual window (GPT-3, Llama). Stock phrases of competition problems can be as long ("where m and n
+are relatively prime positive integers, find m + n"). So each pair also has the share of the benchmark question that it
+covers: nearly all of it for a copy, little for a stock phrase. A question of fewer words has no window. It matches if
+one question contains the whole other one, including signs. Spellings of LaTeX, case and punctuation are normalised.
 """
 
 import re
@@ -20,9 +20,9 @@ from justrl.errors import UserError
 from justrl.io import atomic_write, write_csv, write_json, write_parquet
 
 NGRAM = 13
-LEAST_HELD = 5  # words and signs: many questions contain "Find x"
+LEAST_HELD = 5  # words and signs; shorter ones would match too often: many questions contain "Find x"
 _JOINS = frozenset("+-/^=<>")
-# LaTeX that changes how a formula looks and not what it says; a command ends where its letters end.
+# LaTeX that changes a formula's appearance but not its meaning. A command ends where its letters end.
 _SPELLINGS = (
     (re.compile(r"\\[()\[\],;:!> ]|\$|~"), " "),
     (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-z])\.?"), " "),
@@ -35,16 +35,16 @@ _SPELLINGS = (
     (re.compile(r"\\(?:ne|neq)(?![a-z])"), "≠"),
     (re.compile(r"[−–‐]"), "-"),
 )
-# What a run has trained with; `operations.made_from` keeps it there.
+# The data that a run has trained with; `operations.made_from` keeps it there.
 TRAINED = "trained.parquet"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A training question and a benchmark question that meet.
+    """A training question and a benchmark question that overlap.
 
-    `train_row` counts rows of the training file from 0; `coverage` is the share of the benchmark question's n-grams
-    that the training question holds (1.0 for equal ones).
+    `train_row` is the row of the training file, from 0. `coverage` is the share of the benchmark question's n-grams
+    that the training question contains (1.0 for equal questions).
     """
 
     benchmark: str
@@ -58,14 +58,14 @@ class Pair:
 
 
 def plain(text: str) -> str:
-    """Return a text in one case, one Unicode form and one spelling of LaTeX."""
+    """Normalise a text to one case, one Unicode form and one spelling of LaTeX."""
     for pattern, spelling in _SPELLINGS:
         text = pattern.sub(spelling, text)
     return unicodedata.normalize("NFKC", text).casefold()
 
 
 def normalized_words(text: str) -> list[str]:
-    """Return the words of a text: runs of letters and digits of its plain form; signs are left out."""
+    """Return the words of a text: runs of letters and digits in its plain form, without signs."""
     return re.findall(r"[^\W_]+", plain(text))
 
 
@@ -75,13 +75,13 @@ def tokens(text: str) -> tuple[str, ...]:
 
 
 def ngrams(text: str, n: int = NGRAM) -> set[str]:
-    """Return the distinct runs of `n` words of a text; none if it has fewer."""
+    """Return the distinct sequences of `n` words in a text; empty if it has fewer words."""
     words = normalized_words(text)
     return {" ".join(words[i : i + n]) for i in range(len(words) - n + 1)}
 
 
 def holds(longer: tuple[str, ...], shorter: tuple[str, ...]) -> bool:
-    """Say whether one run of tokens is part of another, and no formula of it goes further there: 1 + 2 in 1 + 2 + 3."""
+    """Whether `longer` contains `shorter` without a formula that continues, as 1 + 2 does in 1 + 2 + 3."""
     size = len(shorter)
     for i in range(len(longer) - size + 1):
         if longer[i : i + size] == shorter:
@@ -93,7 +93,7 @@ def holds(longer: tuple[str, ...], shorter: tuple[str, ...]) -> bool:
 
 
 class Questions:
-    """The benchmarks' questions, indexed by their text, their n-grams and, for short ones, runs of their tokens."""
+    """Index of the benchmarks' questions by text, by n-grams and, for short questions, by token sequences."""
 
     def __init__(self, questions: Sequence[str], n: int):
         self.n = n
@@ -111,7 +111,7 @@ class Questions:
                     self.by_run[words[i : i + LEAST_HELD]].add(number)
 
     def shared(self, question: str) -> dict[int, int]:
-        """Return how many n-grams a training question shares with each benchmark question that shares any."""
+        """Return the number of shared n-grams for each benchmark question that shares any with a training question."""
         shared: dict[int, int] = defaultdict(int)
         for gram in ngrams(question, self.n) & self.by_gram.keys():
             for number in self.by_gram[gram]:
@@ -119,9 +119,9 @@ class Questions:
         return shared
 
     def held(self, words: tuple[str, ...]) -> dict[int, float]:
-        """Return the short questions that hold these tokens or are held by them, and the share that is covered.
+        """Return the short questions that contain these tokens or are contained in them, with the covered share.
 
-        A training question that is part of a benchmark question counts if it covers half of it.
+        A training question inside a benchmark question counts if it covers at least half of it.
         """
         runs = {words[i : i + LEAST_HELD] for i in range(len(words) - LEAST_HELD + 1)}
         found = {}
@@ -135,10 +135,10 @@ class Questions:
 
 
 def check_contamination(train: Iterable[str], benchmarks: Sequence[dict[str, str]], n: int = NGRAM) -> list[Pair]:
-    """Return every pair of a training and a benchmark question that are equal, share an n-gram or hold one another.
+    """Return every pair of a training and a benchmark question that are equal, share an n-gram, or contain one another.
 
-    `benchmarks` holds rows {benchmark, id, question}. Pairs come in the order of the training questions, then of the
-    benchmarks. Time is linear in the text, by an index of the benchmarks' questions.
+    `benchmarks` has rows {benchmark, id, question}. Pairs are in the order of the training questions, then of the
+    benchmarks. An index of the benchmarks' questions makes the time linear in the text.
     """
     from tqdm import tqdm
 
@@ -164,7 +164,7 @@ def check_contamination(train: Iterable[str], benchmarks: Sequence[dict[str, str
 def summarize(
     pairs: Sequence[Pair], benchmarks: Sequence[dict[str, str]], train_rows: int, n: int = NGRAM
 ) -> dict[str, Any]:
-    """Count pairs per benchmark: training rows and benchmark questions concerned, and those covered by half or more."""
+    """Count overlapping training rows and benchmark questions per benchmark, and those at least half covered."""
     names = list(dict.fromkeys(row["benchmark"] for row in benchmarks))
     counts = {}
     for name in names:
@@ -182,13 +182,13 @@ def summarize(
 
 
 def write_pairs(pairs: Sequence[Pair], path: str | Path) -> None:
-    """Write the pairs with both questions as CSV, worst first, atomically."""
+    """Write the pairs with both questions as CSV, atomically, sorted by decreasing coverage."""
     worst_first = sorted(pairs, key=lambda pair: (-pair.coverage, pair.benchmark, pair.id, pair.train_row))
     write_csv(path, Pair.__dataclass_fields__, map(asdict, worst_first))
 
 
 def read_questions(path: str | Path) -> list[str]:
-    """Return the questions of a training file in verl's schema, without the instruction that its prompts end with."""
+    """Return the questions of a training file in verl's schema, without the instruction at the end of its prompts."""
     schema = pq.read_schema(path)
     if "extra_info" not in schema.names or schema.field("extra_info").type.get_field_index("question") < 0:
         raise UserError(f"{path} has no extra_info.question: make it with `justrl data prepare`")
@@ -196,7 +196,10 @@ def read_questions(path: str | Path) -> list[str]:
 
 
 def write_train(train: Path, output: Path, drop: set[int]) -> None:
-    """Write the training file without the rows in `drop`, atomically; with none to drop, byte for byte."""
+    """Write the training file without the rows in `drop`, atomically.
+
+    If `drop` is empty, the copy is byte-identical.
+    """
     if not drop:
         with atomic_write(output, "wb") as handle:
             handle.write(train.read_bytes())
@@ -210,11 +213,10 @@ def compare_files(
 ) -> dict[str, Any]:
     """Compare a training file with benchmark files; write contamination.json, contamination.csv and train.parquet.
 
-    The training file is the same one, or with `remove` without the questions that meet a benchmark's. Once a run has
-    trained with it, it stays as it was (`output`/trained.parquet): benchmarks that came later are reported alone.
+    train.parquet is a copy of the training file or, with `remove`, omits the questions that overlap with a benchmark.
+    Once a run has trained with it, it stays unchanged (`output`/trained.parquet): later benchmarks are only reported.
 
-    Returns:
-        What contamination.json holds.
+    Returns the content of contamination.json.
 
     Raises UserError: no question would be left.
     """

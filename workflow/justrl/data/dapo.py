@@ -1,9 +1,9 @@
-"""DAPO-Math-17k (or a set of its kind) as training prompts: unwrapped, without duplicates, within the prompt length.
+"""Convert DAPO-Math-17k (or a similar set) to training prompts: unwrapped, deduplicated, limited in prompt length.
 
-The published file holds about 17 thousand questions a hundred times over, each inside an instruction that asks for
-`Answer:` where the paper's prompt asks for a box, some with two answers. Two passes over the rows, a batch at a time:
-the first keeps hashes and decides, the second writes the chosen rows. So memory is a batch and some 40 bytes a row,
-whatever the length of the questions.
+The published file repeats about 17 thousand questions a hundred times. Each is inside an instruction that asks for
+`Answer:`, where the paper's prompt asks for a box, and some have two answers. The rows are read twice, in batches: the
+first pass keeps hashes and decides, the second writes the chosen rows. So memory is one batch plus about 40 bytes per
+row, whatever the length of the questions.
 """
 
 from collections import Counter
@@ -31,14 +31,14 @@ from justrl.errors import UserError
 from justrl.io import atomic_write, file_sha256, is_hub_id, write_json
 from justrl.verifiers.votes import vote
 
-# What DAPO puts around every question, to the character (BytedTsinghua-SIA/DAPO-Math-17k).
+# DAPO's instruction around every question, verbatim (BytedTsinghua-SIA/DAPO-Math-17k).
 WRAPPER_PREFIX = (
     "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
     "$Answer (without quotes) where $Answer is the answer to the problem.\n\n"
 )
 WRAPPER_SUFFIX = '\n\nRemember to put your answer on its own line after "Answer:".'
 
-# What is left of the instruction in a question where line ends, spaces or copies keep it from coming off whole.
+# Parts of the instruction that remain in a question if line ends, spaces or copies prevent its full removal.
 _REMAINS = ("should be of the form answer: $answer", 'remember to put your answer on its own line after "answer:"')
 _MOST_REMAINS = 0.001
 """Share of the rows that may keep some of the instruction: more of them is another wrapper than the one known here."""
@@ -64,7 +64,7 @@ _QUESTION_FACTS = np.dtype([("exact", np.uint64), ("normal", np.uint64), ("kind"
 
 
 def unwrap(text: str) -> str:
-    """Take DAPO's instruction off a question: the exact prefix and the exact suffix, each where it is there."""
+    """Remove DAPO's instruction from a question: the exact prefix and the exact suffix, if present."""
     return text.removeprefix(WRAPPER_PREFIX).removesuffix(WRAPPER_SUFFIX)
 
 
@@ -88,17 +88,18 @@ def process_dapo_dataset(
     remove_contradictions: bool = True,
     batch_size: int = 32_768,
 ) -> dict[str, Any]:
-    """Clean a training set, write `train.parquet` (verl's schema) and `data_card.json`, return the card.
+    """Clean a training set, write `train.parquet` (verl's schema) and `data_card.json`, and return the card.
 
     `dataset_name` is a hub id or the path of a file or folder (Parquet, JSON, JSON lines, CSV). Rows without a question
-    or an answer go; of questions equal up to white space the first stays; questions with contradictory answers go
-    altogether; so do prompts of more than `max_prompt_length` tokens under the chat template of `tokenizer`, a
-    model's folder (without one, none is dropped, and the card says so). The order is that of first appearance. Wrapper,
-    copies and contradictory questions can be kept (`remove_...`), for a run on the file as it is.
+    or an answer are dropped. Of questions that are equal up to white space, the first is kept. Questions with
+    contradictory answers are all dropped. Prompts of more than `max_prompt_length` tokens under the chat template of
+    `tokenizer`, a model's folder, are dropped, too; without a tokenizer none is, and the card records that. Rows are in
+    the order of first appearance. The options `remove_...` can keep the wrapper, copies and contradictory questions,
+    for a run on the file as published.
 
-    Raises UserError for unknown columns (naming what is there and what is accepted), an empty set, an unreadable file,
-    where some of the wrapper stays in more than a thousandth of the rows, and where the golds of more than a hundredth
-    are no answers (`golds`); fewer are dropped and counted.
+    Raises UserError for unknown columns (listing the found and the accepted ones), an empty set or an unreadable file;
+    if parts of the wrapper remain in more than a thousandth of the rows; and if more than a hundredth of the reference
+    answers are unusable (`data.golds`). Fewer unusable ones are dropped and counted.
     """
     if not Path(dataset_name).exists() and not is_hub_id(dataset_name):
         raise UserError(f"no such file or folder: {dataset_name}; name a data set on the hub owner/name")
@@ -143,7 +144,10 @@ def process_dapo_dataset(
 
 
 def look_at_dataset(entry: LocalDataset) -> str:
-    """How many rows a local training set has, and its first answers; UserError where its first rows cannot be read."""
+    """Describe a local training set: number of rows and first answers.
+
+    Raises UserError if its first rows are unreadable.
+    """
     files = tables.find_data_files(find(entry.path), split=entry.split)
     found = tables.column_names(files)
     question = tables.pick_column(found, tables.QUESTION_COLUMNS, entry.question_column, "question", str(files[0]))
@@ -159,7 +163,7 @@ def look_at_dataset(entry: LocalDataset) -> str:
 
 
 class Batch(NamedTuple):
-    """Some rows: their numbers in the data set, questions, cleaned golds, the name of where each comes from."""
+    """Some rows: their numbers in the data set, questions, cleaned reference answers, and data source names."""
 
     numbers: np.ndarray
     questions: list[str | None]
@@ -169,21 +173,21 @@ class Batch(NamedTuple):
 
 @dataclass
 class Wrapped:
-    """How the questions of a file were wrapped, and in how many some of the wrapper remains."""
+    """Counts how the questions of a file were wrapped, and how many keep parts of the wrapper."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     remains: int = 0
     example: str = ""
 
     def add(self, kinds: np.ndarray, remaining: int, example: str) -> None:
-        """Count rows by the kind of wrapper that each had (its place in KINDS), and those that keep some of it."""
+        """Count rows by their kind of wrapper (index in KINDS), and those that keep parts of it."""
         for kind, count in zip(KINDS, np.bincount(kinds, minlength=len(KINDS)).tolist(), strict=True):
             self.kinds[kind] += count
         self.remains += remaining
         self.example = self.example or example
 
     def check(self, rows: int, where: str) -> None:
-        """Raise UserError where some of the wrapper remains in too many rows."""
+        """Raise UserError if parts of the wrapper remain in too many rows."""
         if self.remains > _MOST_REMAINS * rows:
             raise UserError(
                 f"{where}: DAPO's instruction does not come off whole in {self.remains} of {rows} rows "
@@ -195,7 +199,7 @@ class Wrapped:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads the rows of data files in batches, as often as asked; `instruction` is taken off the end of questions."""
+    """Reads the rows of data files in batches, repeatedly. `instruction` is removed from the end of questions."""
 
     files: Sequence[Path]
     question: str
@@ -206,9 +210,9 @@ class Reader:
     remove_wrapper: bool
 
     def hashes(self, wrapper: Wrapped, counts: GoldCounts) -> Iterator[Hashes]:
-        """Yield the hashes of all rows, each distinct text looked at once.
+        """Yield the hashes of all rows; each distinct text is processed once.
 
-        `wrapper` counts how questions were wrapped, `counts` what their golds are.
+        `wrapper` counts how questions were wrapped, `counts` the kinds of reference answers.
         """
         about_questions = DistinctTexts(self._about_question, _QUESTION_FACTS)
         about_golds = DistinctTexts(_about_gold, _GOLD_FACTS)
@@ -227,7 +231,7 @@ class Reader:
             yield Hashes(facts["exact"], facts["normal"], about["gold"])
 
     def rows(self, wanted: np.ndarray) -> Iterator[Batch]:
-        """Yield the rows of a mask, in their order; nothing is read behind the last of them."""
+        """Yield the rows of a mask, in order. Nothing after the last of them is read."""
         columns = [self.question, self.answer] + (["data_source"] if self.has_source else [])
         for first, table in self._tables("writing", columns, int(np.max(np.flatnonzero(wanted), initial=-1)) + 1):
             numbers = first + np.flatnonzero(wanted[first : first + table.num_rows])
@@ -245,7 +249,7 @@ class Reader:
             )
 
     def _tables(self, what: str, columns: Sequence[str], rows: int | None = None) -> Iterator[tuple[int, pa.Table]]:
-        """Yield (number of its first row, table), with a progress bar, up to the one that holds row `rows` - 1."""
+        """Yield (index of the first row, table), with a progress bar, up to the table that contains row `rows` - 1."""
         wanted = list(dict.fromkeys(name.split(".")[0] for name in columns))
         total, first = tables.count_rows(self.files) if rows is None else rows, 0
         with tqdm(total=total, desc=what, unit=" rows", unit_scale=True, mininterval=1.0) as bar:
@@ -257,7 +261,7 @@ class Reader:
                 bar.update(table.num_rows)
 
     def _bare(self, text: str) -> tuple[str, int]:
-        """A question out of its wrapper, and the kind of that (its place in KINDS)."""
+        """Return a question without its wrapper, and the kind of the wrapper (index in KINDS)."""
         ends = text.startswith(WRAPPER_PREFIX) + text.endswith(WRAPPER_SUFFIX)
         text = unwrap(text) if self.remove_wrapper else text
         return text.removesuffix(self.instruction), ends
@@ -268,7 +272,7 @@ class Reader:
 
 
 def _about_gold(text: str) -> tuple[int, int]:
-    """The hash of a gold's value, so that `7`, `07` and `7.0` are one answer, and the place of its note (from 1)."""
+    """Return the hash of an answer's value, equal for `7`, `07` and `7.0`, and its note's index from 1 (0: none)."""
     gold = read_gold(text)
     return text_hash(str(vote(gold.text))) if gold.text else 0, _NOTES.index(gold.note) + 1
 
@@ -280,7 +284,7 @@ def _remains(question: str) -> bool:
 
 @dataclass(frozen=True)
 class Formatting:
-    """How questions become prompts, and which of those are too long."""
+    """How questions become prompts, and which prompts are too long."""
 
     suffix: str
     separator: str
@@ -290,7 +294,7 @@ class Formatting:
 
 @dataclass
 class _Written:
-    """What the second pass wrote and saw: lengths are those of all measured prompts, the dropped ones included."""
+    """Counts of the second pass. `lengths` are those of all measured prompts, including the dropped ones."""
 
     rows: int = 0
     overlong: int = 0
@@ -298,13 +302,13 @@ class _Written:
     conflicts: dict[int, tuple[str, set[str]]] = field(default_factory=dict)
 
     def note_conflict(self, group: int, question: str | None, gold: str | None) -> None:
-        """Remember a gold of a contradictory question, of the first few such questions."""
+        """Record an answer of a contradictory question, up to _LISTED_CONFLICTS questions."""
         if question and gold and (group in self.conflicts or len(self.conflicts) < _LISTED_CONFLICTS):
             self.conflicts.setdefault(group, (question, set()))[1].add(gold)
 
 
 def _write_rows(batches: Iterator[Batch], choice: Choice, output: Path, formatting: Formatting) -> _Written:
-    """Write the chosen rows whose prompts are not too long; the file appears whole or not at all."""
+    """Write the chosen rows whose prompts are short enough, atomically."""
     written = _Written()
     with atomic_write(output, "wb") as handle, pq.ParquetWriter(handle, TRAIN_SCHEMA) as writer:
         for batch in batches:
@@ -321,7 +325,7 @@ def _write_rows(batches: Iterator[Batch], choice: Choice, output: Path, formatti
 
 
 def _format_rows(batch: Batch, chosen: np.ndarray, formatting: Formatting, written: _Written) -> pa.Table:
-    """Return the chosen rows of a batch in verl's schema, and count them."""
+    """Convert the chosen rows of a batch to verl's schema, and count them."""
     prompts = {int(i): build_messages(batch.questions[i], formatting.suffix, formatting.separator) for i in chosen}
     if formatting.length is not None and prompts:
         lengths = formatting.length(list(prompts.values()))
@@ -344,7 +348,7 @@ def _format_rows(batch: Batch, chosen: np.ndarray, formatting: Formatting, writt
 
 
 def _summary(lengths: list[int]) -> dict[str, float] | None:
-    """Return mean, percentiles and maximum of prompt lengths in tokens, or None if none was measured."""
+    """Return mean, percentiles and maximum of prompt lengths in tokens; None if none was measured."""
     if not lengths:
         return None
     p50, p95, p99 = (float(p) for p in np.percentile(lengths, [50, 95, 99]))

@@ -1,4 +1,4 @@
-"""Facts about the texts of a column, each distinct text looked at once."""
+"""Compute facts about the texts of a column, once per distinct text."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,20 +12,20 @@ CACHED_TEXTS = 32_768
 
 
 class DistinctTexts:
-    """Gives each row of a column of texts what `describe` says of its text, a tuple of `dtype`.
+    """Maps each row of a text column to the result of `describe` on its text, a tuple of `dtype`.
 
-    Arrow compares the texts, so a row whose text is known costs no work in Python. Up to CACHED_TEXTS texts are
-    remembered from one column to the next; the facts of a row without text are zeros.
+    Arrow compares the texts, so a row with a known text costs no work in Python. Up to CACHED_TEXTS texts are cached
+    between columns. The facts of a row without text are zeros.
     """
 
     def __init__(self, describe: Callable[[str], tuple[Any, ...]], dtype: np.dtype) -> None:
         self._describe = describe
         self._known = pa.array([], pa.large_string())
-        # Fact 0 is that of no text.
+        # Fact 0 is for rows without text.
         self._facts = np.zeros(1, dtype)
 
     def __call__(self, column: pa.Array) -> np.ndarray:
-        """Facts of all rows of a column of strings, in their order."""
+        """Facts of all rows of a string column, in order."""
         column = column.cast(pa.large_string())
         numbers = pc.index_in(column, self._known).fill_null(-1).to_numpy() + 1
         new = np.flatnonzero((numbers == 0) & column.is_valid().to_numpy(zero_copy_only=False))

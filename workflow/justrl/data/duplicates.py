@@ -1,4 +1,4 @@
-"""Deduplication of a training set: one row of each question, none of those whose answers contradict each other."""
+"""Deduplicate a training set: keep one row per question, and none of a question with contradictory answers."""
 
 import hashlib
 from collections.abc import Iterable
@@ -11,10 +11,10 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Choice:
-    """Which rows stay.
+    """The result of the deduplication.
 
-    `keep` and `shown` are masks over all rows in their order: of contradictory questions, each answer's first row is
-    shown. `group` numbers the questions, -1 for a row without question or gold.
+    `keep` and `shown` are masks over all rows, in order. `shown` selects the first row of each answer to a
+    contradictory question. `group` numbers the questions; it is -1 for a row without a question or an answer.
     """
 
     keep: np.ndarray
@@ -24,7 +24,7 @@ class Choice:
 
 
 class Hashes(NamedTuple):
-    """Of each row: hash of the question, of the question up to white space, of the gold; 0 for none."""
+    """Hashes per row: the question, the question up to white space, and the answer; 0 if absent."""
 
     exact: np.ndarray
     normal: np.ndarray
@@ -32,10 +32,10 @@ class Hashes(NamedTuple):
 
 
 def choose_rows(hashes: Iterable[Hashes], remove_duplicates: bool = True, remove_contradictions: bool = True) -> Choice:
-    """Decide from the hashes of all rows, in parts: the first of each question stays, if its golds agree.
+    """Choose rows by the hashes of all rows, given in parts: the first row of each question whose answers agree.
 
-    Questions are the same up to white space. Texts are compared by 64-bit hashes, 24 bytes a row: among two million
-    rows, the chance that any two different texts meet is 1e-7.
+    Questions are equal up to white space. Texts are compared by 64-bit hashes, 24 bytes per row: among two million
+    rows, the chance of any collision is 1e-7.
     """
     exact, normal, gold = (np.concatenate(parts) for parts in zip(*hashes, strict=True))
     rows = np.flatnonzero((normal != 0) & (gold != 0))
@@ -64,8 +64,11 @@ def choose_rows(hashes: Iterable[Hashes], remove_duplicates: bool = True, remove
 
 
 def _groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of equal values one group: its first place, and each place's group, in the order of first appearance."""
-    # Arrow's hash table, where np.unique would sort.
+    """Group equal values.
+
+    Returns the first index of each group, and each value's group, in order of first appearance.
+    """
+    # Arrow uses a hash table; np.unique would sort.
     group = pa.array(values).dictionary_encode().indices.to_numpy()
     first = np.zeros(int(np.max(group, initial=-1)) + 1, np.int64)
     first[group[::-1]] = np.arange(len(group))[::-1]
@@ -73,11 +76,11 @@ def _groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def question_hashes(question: str) -> tuple[int, int]:
-    """Return the hash of a question, and its hash up to white space: 0 where there is nothing else."""
+    """Return the hash of a question, and its hash up to white space, which is 0 for an empty question."""
     normal = " ".join(question.split())
     return text_hash(question), text_hash(normal) if normal else 0
 
 
 def text_hash(text: str) -> int:
-    """Return a 64-bit hash of a text, the same in every process, never 0."""
+    """Return a 64-bit hash of a text, equal in every process and never 0."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1

@@ -1,8 +1,8 @@
-r"""What a gold answer says: the bare answer out of the forms that data sets publish, or why it is none.
+r"""Extract the reference answer from the forms in which data sets publish it, or the reason why it is unusable.
 
-Training data and benchmarks read their golds here. A form that says one answer without doubt is converted and counted;
-a text that is no answer (a placeholder, prose, a worked solution with no marked result) is refused: in a benchmark
-always, in training data above a share of the rows.
+Training data and benchmarks read their reference answers here. An unambiguous form is converted and counted. A text
+that is not an answer (a placeholder, prose, a worked solution without a marked result) is refused: always in a
+benchmark, and above a share of the rows in training data.
 """
 
 import ast
@@ -40,7 +40,7 @@ UNUSABLE: tuple[str, ...] = (
 MOST_UNUSABLE = 0.01
 """Share of the rows of training data that may hold no answer: more of them, and the file holds something else."""
 
-# What programs write where there is nothing; `\text{none}` is somebody's answer.
+# Placeholders that programs write for missing values; `\text{none}` is a real answer.
 _NOTHING = {"na", "n/a", "nan", "null", "none", "nil"}
 _PLACEHOLDER = re.compile(
     r"(?:n/?a|todo|tb[da]|fixme|xxx|unknown|missing|blank|placeholder|omitted|error|answer|solution|result|proof"
@@ -55,7 +55,7 @@ _TEMPLATE = re.compile(
     r"(?:<[A-Za-z_ ]+>(?:</\w+>)?|\{+.*answer.*\}+|\[.*answer.*\]|\$?Answer)", re.IGNORECASE | re.DOTALL
 )
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
-# `1/2` and `3-4` as spreadsheets save them, and their errors.
+# `1/2` and `3-4` as spreadsheets save them, and spreadsheet errors.
 _SPREADSHEET = re.compile(
     r"#(?:n/a|ref!|value!|div/0!|name\?|num!|null!)|\d{4}-\d\d-\d\d[ T]\d\d:\d\d.*"
     rf"|\d{{1,2}}-{_MONTH}(?:-\d+)?|{_MONTH}-\d+",
@@ -71,11 +71,11 @@ _MARKED = re.compile(
 )
 _MARKS = re.compile(r"\*\*|__")
 _KEYS = ("ground_truth", "answer", "final_answer", "gold", "target", "label", "value")
-# Commas between groups of three digits, in a number that stands alone.
+# Commas between groups of three digits, if the number is the whole text.
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _COMMANDS = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[^\W\d_]{2,}")
-# Of 1,646 golds of nine benchmarks none has more than two words.
+# None of the 1,646 reference answers of the nine benchmarks has more than two words.
 _MOST_WORDS = 7
 _SENTENCE = re.compile(
     r"\b(?:is|are|was|were|has|have|had|therefore|thus|hence|because|since|so|we|it|that|which|can|will|there)\b",
@@ -84,22 +84,22 @@ _SENTENCE = re.compile(
 
 
 class Gold(NamedTuple):
-    """A gold as graders want it ("" where it is unusable), and what was done to it or is wrong with it."""
+    """A reference answer as graders need it ("" if unusable), and a note on its conversion or its fault."""
 
     text: str
     note: str = CONVERTED[0]
 
     @property
     def usable(self) -> bool:
-        """Whether it is an answer."""
+        """Whether it is a usable answer."""
         return self.note in CONVERTED
 
 
 def clean_gold(gold: str) -> str:
-    r"""Return a gold as the graders want it: unboxed, without math delimiters, stripped.
+    r"""Return a reference answer as the graders need it: unboxed, without math delimiters, stripped.
 
-    `\boxed{204}` gives `204`; `$69$,$84$` gives `69,84`. An escaped dollar is money and stays (`\$18.90`). The full
-    stop of a sentence that ends in a formula goes with its dollar sign (`$x$.` gives `x`).
+    `\boxed{204}` gives `204`; `$69$,$84$` gives `69,84`. An escaped dollar sign is money and stays (`\$18.90`). The
+    full stop of a sentence that ends in a formula is removed with its dollar sign (`$x$.` gives `x`).
     """
     boxed = last_boxed(gold)
     gold = (gold if boxed is None else boxed).strip()
@@ -109,10 +109,10 @@ def clean_gold(gold: str) -> str:
 
 
 def read_gold(raw: str) -> Gold:
-    """Read one gold: the answer it says, or the reason why it says none."""
+    """Extract one reference answer, or the reason why it is unusable."""
     seen = "".join(char for char in raw if unicodedata.category(char) != "Cf").strip()
     note = CONVERTED[0] if seen == raw.strip() else "invisible characters"
-    # GSM8K's calculator notes, and what a model thought before its answer.
+    # Remove GSM8K's calculator notes, and a model's thoughts before its answer.
     seen = re.sub(r"<<[^<>]*>>", "", seen.rpartition("</think>")[2]).strip()
     gold = _structured(seen) or _worked(seen) or _boxed(seen) or _dressed(seen) or _plain(seen, note)
     if any(unicodedata.category(char) == "Cc" and char not in "\n\r\t" for char in gold.text):
@@ -121,7 +121,7 @@ def read_gold(raw: str) -> Gold:
 
 
 def _dressed(text: str) -> Gold | None:
-    """The answer inside tags, quotes or markdown around the whole of it, or in a box without braces."""
+    """Extract an answer from tags, quotes or markdown around the whole text, or from a box without braces."""
     tagged, quoted, bare = _TAGGED.fullmatch(text), _QUOTED.fullmatch(text), _BARE_BOX.fullmatch(text)
     if bare:
         return Gold(bare[1])
@@ -133,7 +133,7 @@ def _dressed(text: str) -> Gold | None:
 
 
 def _structured(text: str) -> Gold | None:
-    """The answer of an object or a list that was stored as text."""
+    """Extract the answer from an object or a list stored as text."""
     value = _literal(text)
     if isinstance(value, dict):
         found = next((value[key] for key in _KEYS if value.get(key) not in (None, "")), None)
@@ -143,7 +143,7 @@ def _structured(text: str) -> Gold | None:
             return Gold("", "an object without an answer")
         inner = _joined(found) if isinstance(found, list) else read_gold(str(found))
         return Gold(inner.text, "an object as text") if inner.usable else inner
-    # Two bare numbers in square brackets are an interval, in round ones a point.
+    # Two bare numbers in square brackets are an interval, in parentheses a point.
     if isinstance(value, list | tuple | set) and (any(isinstance(item, str) for item in value) or len(value) == 1):
         return _joined(list(value) if not isinstance(value, set) else sorted(map(str, value)))
     return None
@@ -158,16 +158,16 @@ def _joined(items: list) -> Gold:
 
 
 def _literal(text: str) -> Any:
-    """The value of a text that is a JSON or Python object, list, tuple or set; None for every other text."""
+    """Parse a text that is a JSON or Python object, list, tuple or set. Returns None for any other text."""
     if match := _ARRAY.fullmatch(text):
         text = match[1]
     quotes = '"' in text or "'" in text
     ends = ("{", "}"), ("[", "]"), *([("(", ")")] if quotes else [])
     if (text[:1], text[-1:]) not in ends or len(text) > 10_000:
         return None
-    # A single backslash is LaTeX's: `\f` of `\frac` is no form feed.
+    # A single backslash is LaTeX: `\f` in `\frac` is not a form feed.
     safe = re.sub(r"\\(?:[\\\"']|u[0-9a-fA-F]{4})|\\", lambda found: found[0] if len(found[0]) > 1 else r"\\", text)
-    # Numbers keep their digits.
+    # Numbers stay text, to keep their digits.
     for read in (lambda: json.loads(safe, parse_float=str, parse_int=str), lambda: ast.literal_eval(safe)):
         try:
             value = read()
@@ -179,7 +179,7 @@ def _literal(text: str) -> Any:
 
 
 def _worked(text: str) -> Gold | None:
-    """The result behind GSM8K's `####`, or behind `Answer:`."""
+    """Extract the result after GSM8K's `####`, or after `Answer:`."""
     if "####" in text:
         result = text.rpartition("####")[2].strip()
         return _result(result.splitlines()[0] if result else "", "after ####")
@@ -200,7 +200,10 @@ def _result(text: str, note: str) -> Gold:
 
 
 def _boxed(text: str) -> Gold | None:
-    """The answer of a text with boxes: of several different ones all, if only `or`, `and`, commas are between them."""
+    """Extract the answer of a text with boxes.
+
+    Different boxes are joined if only `or`, `and` or commas are between them.
+    """
     boxes, between, start = [], [], 0
     for match in re.finditer(r"\\(?:boxed|fbox)\s*\{", text):
         if match.start() < start or (end := balanced_end(text, match.end() - 1)) is None:
@@ -214,7 +217,7 @@ def _boxed(text: str) -> Gold | None:
     if len(answers) == 1:
         return _plain(answers[0], CONVERTED[0])
     gaps = (re.sub(r"\\(?:text|quad|qquad|mbox)\b|[{}$,;\s~&]|\band\b|\bor\b", "", gap) for gap in between[1:])
-    # A pair of round brackets around them makes an ordered pair.
+    # Parentheses around them would make an ordered pair.
     if (
         between[0].rstrip().endswith(("(", "[", "<"))
         or any(gaps)
@@ -242,37 +245,37 @@ def _plain(text: str, note: str) -> Gold:
 
 
 def first_answers(questions: int | None, answers: list[str]) -> str:
-    """A line about a file of questions: how many, and what the first answers are."""
+    """Format the number of questions of a file and its first answers as one line."""
     many = "questions" if questions is None else f"{questions:,} question{'s' if questions != 1 else ''}"
     return f"{many}, first answers: {', '.join(f'{answer:.40}' for answer in answers)}"
 
 
 @dataclass
 class GoldCounts:
-    """How many rows hold which kind of gold, and the first unusable one with its row (from 1)."""
+    """Counts rows by the kind of their reference answer; keeps the first unusable one with its row (from 1)."""
 
     notes: Counter[str] = field(default_factory=Counter)
     first: tuple[int, str, str] | None = None
 
     def read(self, raw: str, row: int) -> Gold:
-        """Read the gold of a row (from 1) and count it; an empty one is not counted as unusable."""
+        """Extract the reference answer of a row (from 1) and count it. An empty one doesn't count as unusable."""
         gold = read_gold(raw)
         self.count(gold.note, row, raw)
         return gold
 
     def count(self, note: str, row: int, raw: str, rows: int = 1) -> None:
-        """Count rows of one kind, the first of them `row`, whose gold is `raw`."""
+        """Count rows of one kind; `row` is the first of them and `raw` its text."""
         self.notes[note] += rows
         if note in UNUSABLE and self.first is None:
             self.first = (row, note, raw)
 
     @property
     def unusable(self) -> int:
-        """Rows whose gold is no answer."""
+        """Number of rows with an unusable reference answer."""
         return sum(self.notes[reason] for reason in UNUSABLE)
 
     def check(self, where: str, most: float = 0.0) -> None:
-        """Raise UserError where more than a share of the rows hold no answer; the first of them is shown."""
+        """Raise UserError, with the first example, if more than a share `most` of the answers are unusable."""
         rows = self.notes.total()
         if self.first is None or self.unusable <= most * rows:
             return
@@ -284,7 +287,7 @@ class GoldCounts:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The counts for the data card: what was converted, what could not be used."""
+        """The counts for the data card: converted and unusable answers."""
         return {
             "converted": dict(self._of(CONVERTED[1:])),
             "unusable": dict(self._of(UNUSABLE)),

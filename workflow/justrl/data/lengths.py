@@ -12,13 +12,13 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_m
 
 
 class PromptLength:
-    """Counts a prompt's tokens under a model's own chat template, the assistant's turn opened.
+    """Counts a prompt's tokens under a model's chat template, including the start of the assistant's turn.
 
-    `record` says which tokenizer it is: hub id and revision, where the folder tells them, and its files' SHA-256.
+    `record` identifies the tokenizer: hub id and revision, if the folder records them, and the SHA-256 of its files.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Load the tokenizer of a model's folder; raise UserError if there is none or it has no chat template."""
+        """Load the tokenizer of a model's folder. Raises UserError if there is none or it has no chat template."""
         folder = Path(folder)
         if not folder.is_dir():
             raise UserError(f"the tokenizer {folder} is not a folder: give the folder of the model to be trained")
@@ -35,7 +35,7 @@ class PromptLength:
         self._known: dict[str, int] = {}
 
     def __call__(self, prompts: list[list[dict[str, str]]]) -> list[int]:
-        """Return the number of tokens of each prompt, a list with one user message."""
+        """Return the number of tokens of each prompt, each a list with one user message."""
         texts = [messages[0]["content"] for messages in prompts]
         new = {text: messages for text, messages in zip(texts, prompts, strict=True) if text not in self._known}
         if len(self._known) > CACHED_TEXTS:

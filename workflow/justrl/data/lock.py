@@ -1,7 +1,7 @@
 """The lock file of downloads: revision and SHA-256 sums of every source.
 
-It is committed. A source whose revision is given as a branch is resolved once, at its first download; later downloads
-ask for the commit kept here, and every file must have the SHA-256 kept here.
+It is committed. If a source's revision is a branch, its first download resolves it to a commit. Later downloads request
+that commit, and every file must have the recorded SHA-256.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ _HEADER = "Written by `justrl data download`; commit it. Delete an entry to down
 
 
 def source_key(kind: str, hub_id: str, subset: str | None = None) -> str:
-    """Return the name of a source in the lock file: kind, hub id and, where files differ by it, subset."""
+    """Return the key of a source in the lock file: kind, hub id and, if files differ by it, subset."""
     return f"{kind}:{hub_id}" + (f"#{subset}" if subset else "")
 
 
 def read_lock(path: str | Path | None) -> dict[str, dict[str, Any]]:
-    """Return the entries {hub_id, revision, files: {path: sha256}} by source key; a file not yet there has none."""
+    """Return the entries {hub_id, revision, files: {path: sha256}} by source key; empty if the file doesn't exist."""
     if path is None or not Path(path).exists():
         return {}
     try:
@@ -36,9 +36,9 @@ def read_lock(path: str | Path | None) -> dict[str, dict[str, Any]]:
 
 
 def locked_revision(entry: Mapping[str, Any] | None, revision: str, key: str, path: str | Path | None) -> str:
-    """Return the revision to ask for: the locked commit where there is one, else the given one.
+    """Return the revision to request: the locked commit if there is one, else the given revision.
 
-    Raises UserError where a commit was asked for that is not the locked one: then one of the two is out of date.
+    Raises UserError if the given commit differs from the locked one, since one of the two is out of date.
     """
     if entry is None:
         return revision
@@ -51,12 +51,12 @@ def locked_revision(entry: Mapping[str, Any] | None, revision: str, key: str, pa
 
 
 def is_commit(revision: str | None) -> bool:
-    """Say whether a revision is a full commit hash, which can never mean other bytes later."""
+    """Whether a revision is a full commit hash, whose content can never change."""
     return revision is not None and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision)
 
 
 def check_files(entry: Mapping[str, Any], files: Mapping[str, str], key: str, path: str | Path, where: str) -> None:
-    """Compare the SHA-256 of files with the locked ones; raise UserError that names both for the first that differs."""
+    """Compare the SHA-256 of files with the locked ones. Raises UserError with both hashes for the first difference."""
     for name, expected in sorted(entry["files"].items()):
         found = files.get(name)
         if found is None:
@@ -76,7 +76,7 @@ def check_files(entry: Mapping[str, Any], files: Mapping[str, str], key: str, pa
 
 
 def add_entry(path: str | Path, key: str, entry: Mapping[str, Any]) -> None:
-    """Add or replace one entry, safe against other downloads that write the same lock file at the same time."""
+    """Add or replace one entry; safe if other downloads write the same lock file concurrently."""
     path = Path(path)
     with exclusive(path.with_name(f".{path.name}.guard")):
         sources = {**read_lock(path), key: dict(entry)}

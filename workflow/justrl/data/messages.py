@@ -1,6 +1,6 @@
-"""The user message of a question, and the question of a user message: two exact inverses.
+"""Build the user message of a question, and recover the question from it: two exact inverses.
 
-The suffix is the authors'; it is joined by two newlines in their training data and by one space in their evaluation
+The suffix is the authors'. Two newlines join it in their training data and one space in their evaluation
 (`evals/gen_vllm.py`), so the separator is an argument everywhere.
 """
 
@@ -18,7 +18,7 @@ def build_messages(
 ) -> list[dict[str, str]]:
     """Return the messages sent for `question`: one user message, no system prompt (the paper's set-up).
 
-    The model's own chat template is applied later, by its tokenizer; this is what goes into it.
+    The model's tokenizer applies its own chat template to them later.
     """
     if not isinstance(question, str):
         raise UserError(f"a question must be text, got {type(question).__name__}: {question!r:.80}")
@@ -30,17 +30,17 @@ def question_of(
 ) -> str:
     """Return the question of a prompt made by `build_messages` with the same suffix and separator.
 
-    `prompt` is the message list or its user message's text. Exactly one suffix is taken off, so a question that itself
-    ends with the suffix comes back whole. Text without the suffix comes back as it is.
+    `prompt` is the message list or the text of its user message. Exactly one suffix is removed, so a question that
+    itself ends with the suffix is recovered whole. Text without the suffix is returned unchanged.
     """
     return user_content(prompt).removesuffix(separator + suffix)
 
 
 def user_content(prompt: str | Iterable[Mapping[str, Any]]) -> str:
-    """Return the text of the only user message; a plain string is its own text, a system message is left out.
+    """Return the text of the only user message. A plain string is returned unchanged, and a system message is ignored.
 
-    Raises UserError where there is no user message or more than one, since a conversation is not a question, and where
-    it is no text (an image).
+    Raises UserError if there is not exactly one user message, since a conversation is not a question, or if the message
+    isn't text (an image).
     """
     if isinstance(prompt, str):
         return prompt
@@ -53,7 +53,7 @@ def user_content(prompt: str | Iterable[Mapping[str, Any]]) -> str:
 
 
 def _text_of(content: Any) -> str:
-    """The text of a message: text as it is, or a list of parts (`{type: text, text: ...}`), joined."""
+    """Return the text of a message: a string, or the joined parts of a list (`{type: text, text: ...}`)."""
     if isinstance(content, str):
         return content
     texts = [_part_text(part) for part in (content if isinstance(content, list) else [content])]
@@ -64,7 +64,7 @@ def _text_of(content: Any) -> str:
 
 
 def _part_text(part: Any) -> Any:
-    """The text of a part of a message; None where it is no text."""
+    """Return the text of a message part; None if it is not text."""
     if isinstance(part, Mapping):
         return part.get("text") if part.get("type", "text") == "text" else None
     return part

@@ -1,4 +1,4 @@
-"""Training and benchmark Parquet files as a data set: items by number. Works with or without torch.
+"""Training and benchmark Parquet files as indexable data sets. Works with or without torch.
 
 `torch.utils.data.DataLoader(ParquetDataset(path), batch_size=256, collate_fn=collate_fn)` is all that torch needs.
 """
@@ -15,11 +15,11 @@ class ParquetDataset:
     """The rows of a Parquet file in verl's schema (training) or the benchmark schema.
 
     An item is {question, prompt, ground_truth, index, data_source}: `prompt` is the message list, `index` the row's id
-    in the file, `data_source` where it comes from (a benchmark's name). Rows stay in Arrow memory until asked for.
+    in the file, `data_source` its origin (a benchmark's name). Rows stay in Arrow memory until they are accessed.
     """
 
     def __init__(self, file_path: str | Path) -> None:
-        """Read the file; raise UserError if it is missing, unreadable or in neither schema."""
+        """Read the file. Raises UserError if it is missing, unreadable or in neither schema."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -44,7 +44,7 @@ class ParquetDataset:
         return self._table.num_rows
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """Return one row; negative positions count from the end, as in a list."""
+        """Return one row; negative positions count from the end."""
         position = index(position)
         if not -len(self) <= position < len(self):
             raise IndexError(f"row {position} of {len(self)}")
@@ -75,5 +75,5 @@ class ParquetDataset:
 
 
 def collate_fn(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the list of items as it is, since questions and answers are text: for `DataLoader(collate_fn=...)`."""
+    """Return the list of items unchanged, since questions and answers are text: for `DataLoader(collate_fn=...)`."""
     return batch

@@ -1,7 +1,7 @@
-"""Where a data set or model comes from: a local mirror, the Hugging Face cache, or the hub; always a known revision.
+"""Locate a data set or model in a local mirror, the Hugging Face cache or the hub, at a known revision.
 
-The order is the mirror, then the hub, then (without network or offline) the cache. What is found is hashed and held
-against the lock file, whichever of the three it came from.
+The order is the mirror, then the hub, then (without network or offline) the cache. All files found are hashed and
+compared with the lock file, whichever of the three they came from.
 """
 
 import glob
@@ -26,7 +26,7 @@ Kind = Literal["dataset", "model"]
 
 @dataclass(frozen=True)
 class Hub:
-    """How to reach sources: a mirror folder (DIR/<hub_id>/...) or none, no network at all, seconds to wait for it."""
+    """How to reach sources: a mirror folder (DIR/<hub_id>/...) or None, offline mode, network timeout in seconds."""
 
     mirror: Path | None = None
     offline: bool = False
@@ -39,10 +39,10 @@ DIRECT = Hub()
 
 @dataclass(frozen=True)
 class Source:
-    """A found source: `files` maps relative names in `folder` to SHA-256.
+    """A source that was found: `files` maps relative names in `folder` to SHA-256.
 
-    `requested` is the revision asked for, `revision` the commit it is; None where nothing tells it, as in a mirror of
-    bare files that the lock file does not know.
+    `requested` is the revision asked for, `revision` the resolved commit. It is None if unknown, as in a mirror of bare
+    files that is not in the lock file.
     """
 
     kind: str
@@ -55,21 +55,21 @@ class Source:
     subset: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """Return what goes into source.json and the data card: everything but where the bytes lay."""
+        """Return the content of source.json and the data card's entry: all fields except the folder."""
         return {name: value for name, value in asdict(self).items() if name != "folder"}
 
 
 def wanted_files(kind: Kind, names: Iterable[str], subset: str | None = None) -> list[str]:
-    """Choose the files of a repository that are worth having, in the order of their names.
+    """Select the useful files of a repository, sorted by name.
 
-    Of a model: top-level safetensors, JSON and tokenizer files; never pickled weights (`*.bin`, `*.pt`), never code.
-    Of a data set: its card and data files; those of one subset, where paths name it.
+    For a model: top-level safetensors, JSON and tokenizer files; never pickled weights (`*.bin`, `*.pt`), never code.
+    For a data set: its card and data files; only those of one subset, if paths name it.
     """
     names = sorted(names)
     if kind == "model":
         return [name for name in names if _is_model_file(name)]
     data = [name for name in names if is_data_file(name)]
-    # Where the same rows are there in another form, they are not read from CSV.
+    # Skip CSV if the same rows exist in another format.
     data = [name for name in data if not name.lower().endswith(".csv")] or data
     if subset is not None:
         data = [name for name in data if subset in name.replace(".", "/").split("/")] or data
@@ -93,10 +93,10 @@ def locate(
     lock: str | Path | None = None,
     hub: Hub = DIRECT,
 ) -> Source:
-    """Find a data set or model and return it with its resolved revision and the SHA-256 of each of its files.
+    """Find a data set or model. Returns it with its resolved revision and the SHA-256 of each file.
 
-    `lock` is the lock file: its revision is asked for, its hashes must hold, and the first download from the hub is
-    added to it. Raises UserError with one sentence that says what is missing and what would serve.
+    `lock` is the lock file: its revision is requested, its hashes must match, and a first download from the hub is
+    added to it. Raises UserError with one sentence on what is missing and what would help.
     """
     if any(part in ("", ".", "..") for part in hub_id.split("/")):
         raise UserError(f"{hub_id!r} is neither a hub id (owner/name) nor an existing path")
@@ -110,7 +110,7 @@ def locate(
         check_numbers(read_object(found.folder / "config.json"), found.folder / "config.json")
     if entry is not None and lock is not None:
         locks.check_files(entry, found.files, key, lock, f"{found.origin} {found.folder}")
-        # The bytes are the locked ones, so this is the locked revision wherever they came from.
+        # The bytes equal the locked ones, so this is the locked revision wherever they came from.
         return replace(found, requested=asked, revision=entry["revision"])
     if lock is not None and found.revision is not None and found.origin != "mirror":
         locks.add_entry(lock, key, {"hub_id": hub_id, "revision": found.revision, "files": found.files})
@@ -120,8 +120,8 @@ def locate(
 def local_source(path: str | Path, kind: Kind = "dataset") -> Source:
     """Describe a local file or folder of data, or a model folder.
 
-    A folder that `justrl data download` made keeps its recorded source, and must hold what was downloaded. Raises
-    UserError: there is nothing, or it lacks what makes it usable.
+    A folder made by `justrl data download` keeps its recorded source and must still hold the downloaded files. Raises
+    UserError: nothing exists there, or it lacks a required file.
     """
     path = Path(path)
     if not path.exists():
@@ -154,9 +154,10 @@ def local_source(path: str | Path, kind: Kind = "dataset") -> Source:
 
 
 def changed_since(path: str | Path, taken: str | Path) -> str | None:
-    """The first file of a local source that is other than its copy in the folder `taken`; None if there is none.
+    """Return the first file of a local source that differs from its copy in the folder `taken`; None if there is none.
 
-    Copies keep size and time; only files that differ in one of them are read. What is gone has not changed.
+    Copies keep size and time, so only files that differ in one of them are read. A deleted file doesn't count as
+    changed.
     """
     path, taken = Path(path), Path(taken)
     for copy in sorted(taken.rglob("*")):
@@ -171,9 +172,9 @@ def changed_since(path: str | Path, taken: str | Path) -> str | None:
 
 
 def _walk(folder: Path) -> list[str]:
-    """The files below a folder.
+    """List the files below a folder.
 
-    Raises UserError: another user keeps some of it to themselves, or what is called a data file is no regular file.
+    Raises UserError: the user has no permission to read some of it, or an apparent data file is not a regular file.
     """
     paths = [Path(place) / name for place, _, names in os.walk(folder, onerror=_refuse_unreadable) for name in names]
     for path in paths:
@@ -269,9 +270,9 @@ def _from_hub(kind: Kind, hub_id: str, subset: str | None, revision: str, hub: H
 
 
 def _check_against_hub(path: Path, sha256: str, sibling: Any) -> None:
-    """Raise UserError if a downloaded file is other than the hub says.
+    """Raise UserError if a downloaded file doesn't have the hash that the hub reports.
 
-    The hub gives the SHA-256 of a large file, and the name that git has for the content of a small one.
+    The hub gives the SHA-256 of a large file, and git's blob hash of a small one.
     """
     if sibling.lfs is not None:
         expected, found = sibling.lfs.sha256, sha256
@@ -293,7 +294,7 @@ def _from_cache(kind: Kind, hub_id: str, subset: str | None, revision: str, hub:
 
     patterns = None
     with suppress(errors.CachedRepoTreeNotFoundError, errors.HFValidationError, ValueError):
-        # Where the cache knows what the repository holds, it must hold all that we want, and may lack the rest.
+        # If the cache knows the repository's file list, all wanted files must be present; others may be missing.
         tree = hf.get_cached_repo_tree(hub_id, repo_type=kind, revision=revision)
         patterns = [glob.escape(name) for name in wanted_files(kind, (file.path for file in tree), subset)]
     try:
@@ -315,7 +316,7 @@ def _from_cache(kind: Kind, hub_id: str, subset: str | None, revision: str, hub:
 
 
 def _check_complete(source: Source) -> None:
-    """Refuse a source that lacks what makes it usable, so that no later step fails on it."""
+    """Raise UserError if a source lacks required files, so that no later step fails on it."""
     where = f"{source.origin} {source.folder}"
     if source.kind == "dataset":
         if not any(map(is_data_file, source.files)):
@@ -334,10 +335,10 @@ def _check_complete(source: Source) -> None:
 
 
 def download(source: Source, output: str | Path) -> Path:
-    """Place the files of a located source, and its record, in the folder `output`, which appears whole or not at all.
+    """Put the files of a located source, and its record, into the folder `output`, atomically.
 
-    Files of one's own are copied, so that editing them changes nothing that is here; all others are hard links.
-    A folder that is there already is replaced if it holds an earlier download or nothing; anything else is refused.
+    A user's local files are copied, so that later edits change nothing in `output`. All others are hard links. An
+    existing folder is replaced if it is empty or holds an earlier download; any other one is refused.
     """
     output = Path(output)
     if output.is_dir() and any(output.iterdir()) and not (output / "source.json").is_file():

@@ -1,10 +1,10 @@
-r"""Tokenizers of the two families that the paper trains, at the size of the mini experiment.
+r"""Small tokenizers of the two model families that the paper trains, for the mini experiment.
 
-A stand-in has the files of the real model but for their size: class of the tokenizer, special tokens, the beginning of
-a sequence, chat template, end of an answer, tied or untied embeddings, rows of padding in the vocabulary.
+Except for their size, they match the files of the real models: tokenizer class, special tokens, start of sequence, chat
+template, end of an answer, tied or untied embeddings, and padding rows of the vocabulary.
 
     deepseek   DeepSeek-R1-Distill-Qwen-1.5B: `<｜User｜>`, `<｜Assistant｜><think>`, no ChatML token at all
-    nemotron   OpenMath-Nemotron-1.5B: ChatML with a system turn of its own
+    nemotron   OpenMath-Nemotron-1.5B: ChatML with its own default system turn
 """
 
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from pathlib import Path
 
 from justrl.io import read_json, write_json
 
-# transformers builds this for every model of type qwen2, whatever class its tokenizer's files name.
+# transformers builds this for every model of type qwen2, whichever tokenizer class the files name.
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# The vocabulary of a real model is padded to a multiple of this for the hardware; the rows belong to no token.
+# Real models pad their vocabulary to a multiple for the hardware; the extra rows belong to no token.
 _VOCABULARY_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
 class Family:
-    """What tells one family's files from the other's.
+    """The differences between the files of the families.
 
-    `answer` joins reasoning and boxed answer as the family's models do; `stops` are what ends it, the first of them the
-    tokenizer's own end of sequence; `phrases` are parts of the template that become one token each.
+    `answer` joins reasoning and boxed answer as the family's models do. `stops` are the tokens that end an answer; the
+    first is the tokenizer's end of sequence. `phrases` are parts of the template that become one token each.
     """
 
     tokenizer_class: str
@@ -44,7 +44,7 @@ FAMILIES = {
     "deepseek": Family(
         tokenizer_class="LlamaTokenizerFast",
         special=("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
-        # Not special: a decoded answer keeps them.
+        # Not special tokens, so they remain in a decoded answer.
         added=("<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"),
         bos="<｜begin▁of▁sentence｜>",
         stops=("<｜end▁of▁sentence｜>",),
@@ -85,12 +85,11 @@ FAMILIES = {
 
 
 def build_tokenizer(family: Family, phrases: tuple[str, ...] = (), corpus: tuple[str, ...] = ()):
-    """Make a lossless byte-level BPE tokenizer; `corpus` teaches it merges, each of `phrases` is one token.
+    """Make a lossless byte-level BPE tokenizer. Its merges are trained on `corpus`; each of `phrases` is one token.
 
-    Digits stay single, "\\n" is one token, and any text can be encoded, so that real benchmarks pass through too.
+    Digits stay single, "\\n" is one token, and any text can be encoded, so that real benchmarks can be used, too.
 
-    Returns:
-        a `transformers.PreTrainedTokenizerFast` with the family's special tokens and chat template.
+    Returns a `transformers.PreTrainedTokenizerFast` with the family's special tokens and chat template.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from tokenizers.trainers import BpeTrainer
@@ -123,16 +122,16 @@ def build_tokenizer(family: Family, phrases: tuple[str, ...] = (), corpus: tuple
 
 
 def save_tokenizer(tokenizer, family: Family, folder: Path) -> None:
-    """Write the tokenizer's files with what the family's own say of them."""
+    """Write the tokenizer's files, with the settings of the family's own files."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    # With null stated, transformers knows no token for the unknown; without, it adds Qwen2's own.
+    # An explicit null means that there is no unknown token; without it, transformers adds Qwen2's.
     begin = {"add_bos_token": True, "add_eos_token": False, "legacy": True, "unk_token": None} if family.bos else {}
     write_json(path, read_json(path) | begin | {"tokenizer_class": family.tokenizer_class})
 
 
 def token_settings(tokenizer, family: Family) -> dict:
-    """What config.json says of tokens and embeddings: the vocabulary's padded size, special tokens, tied or not."""
+    """The settings of config.json for tokens and embeddings: padded vocabulary size, special tokens, tied or not."""
     return {
         "vocab_size": -(-len(tokenizer) // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE,
         "bos_token_id": tokenizer.bos_token_id,
@@ -143,5 +142,5 @@ def token_settings(tokenizer, family: Family) -> dict:
 
 
 def stop_ids(tokenizer, family: Family) -> list[int]:
-    """The tokens that end an answer, as generation_config.json lists them."""
+    """The ids of the tokens that end an answer, as listed in generation_config.json."""
     return [tokenizer.convert_tokens_to_ids(token) for token in family.stops]

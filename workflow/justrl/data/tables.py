@@ -1,7 +1,7 @@
-"""Tables of math questions: the data files of a folder, their rows in batches, and the columns of question and answer.
+"""Read tables of math questions: find data files, stream their rows in batches, and extract questions and answers.
 
-Files are read a batch at a time. Published data sets name and type question and answer in a dozen ways; training data
-and benchmarks accept the same ones.
+Published data sets have a dozen names and types for the columns of question and answer. Training data and benchmarks
+accept the same ones.
 """
 
 import errno
@@ -22,32 +22,32 @@ from justrl.data.text_tables import check_unique, number_text, row_names, stream
 from justrl.errors import UserError
 from justrl.io import check_regular
 
-# In order of preference, where the same rows are there in several.
+# In order of preference, if the same rows exist in several formats.
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
-# JSON files that describe a data set and hold none of its rows; source.json is our own record of a download.
+# JSON files that describe a data set and have none of its rows; source.json is our own record of a download.
 _DESCRIPTIONS = {"source.json", "dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
 _SPLIT_WORDS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation"}
 _SPLIT_WORDS |= {"val": "validation", "dev": "validation", "eval": "test"}
-# In order of preference: `solution` is last, because beside an `answer` it holds the worked solution.
+# In order of preference. `solution` is last: in a table that also has `answer`, it is the worked solution.
 QUESTION_COLUMNS = ("question", "problem", "prompt")
 ANSWER_COLUMNS = ("answer", "reward_model", "final_answer", "ground_truth", "solution")
 ID_COLUMNS = ("unique_id", "id", "problem_idx")
 
-# Doubles hold integers exactly up to here; beyond, a gold has already lost digits.
+# Doubles represent integers exactly up to here; a larger reference answer has already lost digits.
 _EXACT_FLOAT = 2**53
 
 
 def is_data_file(name: str) -> bool:
-    """Say whether a relative file name is one of rows: Parquet, JSON (lines) or CSV, not hidden, not a description."""
+    """Whether a relative file name is a data file: Parquet, JSON (lines) or CSV, not hidden, not a description."""
     path = Path(name)
     hidden = any(part.startswith((".", "_")) for part in path.parts)
     return not hidden and path.suffix.lower() in FORMATS and path.name not in _DESCRIPTIONS
 
 
 def list_data_files(folder: Path) -> list[str]:
-    """Return the relative names of the data files below a folder, in the order of their names.
+    """Return the relative names of the data files below a folder, sorted.
 
-    Raises UserError: one of them is no regular file.
+    Raises UserError: one of them is not a regular file.
     """
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     found = sorted(filter(is_data_file, names))
@@ -59,9 +59,9 @@ def list_data_files(folder: Path) -> list[str]:
 def find_data_files(source: str | Path, subset: str | None = None, split: str | None = None) -> list[Path]:
     """Return the data files of `source`, a file or a folder, for one subset and split of its data set.
 
-    A data-set card (README.md with `configs`) decides where there is one, as on the hub; else names do: a path that
-    names the subset, a name that holds the split's word. A single data file is taken whatever its name. Of the
-    same rows as Parquet, JSON and CSV, the first is taken.
+    A data-set card (README.md with `configs`) decides if there is one, as on the hub. Otherwise names do: a path that
+    contains the subset, a name that contains the split's word. A single data file is used whatever its name. If the
+    same rows exist as Parquet, JSON and CSV, the first of these is used.
     """
     source = Path(source)
     if source.is_file():
@@ -82,7 +82,7 @@ def find_data_files(source: str | Path, subset: str | None = None, split: str | 
 
 
 def _by_card(folder: Path, names: list[str], subset: str | None, split: str | None) -> list[str]:
-    """Return the files that the card's `configs` give to the split, or none if it says nothing of it."""
+    """Return the files that the card's `configs` assign to the split; empty if the card doesn't mention it."""
     configs = read_card(folder / "README.md").get("configs")
     configs = [entry for entry in configs if isinstance(entry, dict)] if isinstance(configs, list) else []
     patterns: list[str] = []
@@ -130,9 +130,9 @@ def _split_of(name: str) -> str | None:
 
 
 def count_rows(files: Sequence[Path]) -> int | None:
-    """Return the number of rows where the files say it without being read (Parquet), else None.
+    """Return the number of rows if the files' metadata has it (Parquet), else None.
 
-    Raises UserError for a file that cannot be read.
+    Raises UserError for an unreadable file.
     """
     import pyarrow.parquet as pq
 
@@ -143,9 +143,9 @@ def count_rows(files: Sequence[Path]) -> int | None:
 
 
 def column_names(files: Sequence[Path]) -> list[str]:
-    """Return the names of the columns; of JSON, those of the first rows.
+    """Return the column names; for JSON, those of the first rows.
 
-    Raises UserError if there are no rows, or two columns of one name.
+    Raises UserError if there are no rows, or two columns have the same name.
     """
     for table in stream_tables(files, batch_size=64) if _is_parquet(files) else ():
         if table.num_rows:
@@ -166,9 +166,9 @@ def _is_parquet(files: Sequence[Path]) -> bool:
 def stream_tables(
     files: Sequence[Path], columns: Sequence[str] | None = None, batch_size: int = 8192
 ) -> Iterator[pa.Table]:
-    """Yield the rows of the files in order, as Arrow tables of at most `batch_size` rows, the given columns only.
+    """Yield the rows of the files in order, as Arrow tables of at most `batch_size` rows, with only the given columns.
 
-    Raises UserError for a file that cannot be read.
+    Raises UserError for an unreadable file.
     """
     with _readable(files):
         yield from (_stream_parquet if _is_parquet(files) else stream_rows)(files, columns, batch_size)
@@ -176,7 +176,7 @@ def stream_tables(
 
 @contextmanager
 def _readable(files: Sequence[Path]) -> Iterator[None]:
-    """Turn what a reader says of a broken file into a UserError that names it."""
+    """Convert a reader's error on a broken file to a UserError with the file's name."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -190,15 +190,15 @@ def _stream_parquet(files: Sequence[Path], columns: Sequence[str] | None, batch_
     import pyarrow.parquet as pq
 
     for path in files:
-        # Read page by page: the reader of `datasets` decodes whole row groups, and DAPO's hold a million rows each
-        # (1.4 GiB of Arrow memory at a time, against 21 MiB this way, and four times as long).
+        # Read page by page. The reader of `datasets` decodes whole row groups, and DAPO's have a million rows each: 1.4
+        # GiB of Arrow memory at a time, compared with 21 MiB here, and four times as long.
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
             for batch in file.iter_batches(batch_size, columns=list(columns) if columns else None, use_threads=False):
                 yield _without_views(pa.Table.from_batches([batch]))
 
 
 def _without_views(table: pa.Table) -> pa.Table:
-    """The table with plain text in place of Arrow's views, which few of its functions take."""
+    """Convert Arrow's string views to plain strings, because few of its functions accept views."""
     for place, field in enumerate(table.schema):
         if pa.types.is_string_view(field.type):
             table = table.set_column(place, field.name, table.column(place).cast(pa.large_string()))
@@ -206,10 +206,10 @@ def _without_views(table: pa.Table) -> pa.Table:
 
 
 def pick_column(found: Sequence[str], accepted: Sequence[str], asked: str | None, what: str, where: str) -> str:
-    """Return the column that holds `what` ("question" or "answer"): the one asked for, or the first known name.
+    """Return the column of `what` ("question" or "answer"): the requested one, or the first with a known name.
 
-    Names match without regard to case and outer spaces, as spreadsheets write them. A dotted name reaches into a struct
-    ("reward_model.ground_truth"). Raises UserError that lists what was found and what is accepted.
+    Names match regardless of case and outer spaces, which vary in spreadsheets. A dotted name selects a field of a
+    struct ("reward_model.ground_truth"). Raises UserError that lists the found and the accepted names.
     """
     if asked is not None:
         if (column := match_column(asked, found)) is not None:
@@ -226,7 +226,7 @@ def pick_column(found: Sequence[str], accepted: Sequence[str], asked: str | None
 
 
 def match_column(asked: str, found: Sequence[str]) -> str | None:
-    """Return a file's name for a column, dotted fields kept: the same, else one that differs in case or spaces."""
+    """Return the file's name for a column, with dotted fields: an exact match, else one up to case and outer spaces."""
     first, dot, fields = asked.partition(".")
     name = first if first in found else next((name for name in found if _plain(name) == _plain(first)), None)
     return None if name is None else name + dot + fields
@@ -237,10 +237,10 @@ def _plain(name: str) -> str:
 
 
 def take_column(table: pa.Table, name: str) -> pa.Array:
-    """Return a column of a table as one array; a dotted name reaches into structs."""
+    """Return a column of a table as one array; a dotted name selects a struct's field."""
     first, *fields = name.split(".")
     chunks = table.column(first)
-    # One chunk as it lies: putting it together would copy it.
+    # Use a single chunk directly, since combining would copy it.
     column = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
@@ -252,7 +252,7 @@ def take_column(table: pa.Table, name: str) -> pa.Array:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Say whether a column holds strings, or nothing."""
+    """Whether a column type is string or null."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
 
 
@@ -262,7 +262,7 @@ def question_texts(column: pa.Array) -> list[str | None]:
 
 
 def question_column(column: pa.Array) -> pa.Array:
-    """Return the texts of a question column (`question_texts`) as they lie in Arrow's memory, where they can."""
+    """Return the texts of a question column (`question_texts`) as an Arrow array, without copying if possible."""
     kind = column.type
     if is_text(kind):
         return column
@@ -276,7 +276,7 @@ def question_column(column: pa.Array) -> pa.Array:
 def _message_texts(column: pa.Array) -> pa.Array:
     single = pc.all(pc.equal(pc.list_value_length(column), 1)).as_py() and column.null_count == 0
     if single:
-        # The usual case, without building a dictionary per message: one message in every row, all by the user.
+        # Fast path for the usual case, without a dictionary per message: each row has one message, from the user.
         messages = column.flatten()
         content = pc.struct_field(messages, "content")
         if is_text(content.type) and pc.all(pc.equal(pc.struct_field(messages, "role"), "user")).as_py():
@@ -288,14 +288,14 @@ def _message_texts(column: pa.Array) -> pa.Array:
 def answer_texts(column: pa.Array, first: int = 1) -> list[str | None]:
     """Return one text per row of an answer column: text, numbers, `{ground_truth}` structs, or lists of those.
 
-    Integers stay exact at any size that the file holds them in; several answers of one list are joined by a comma.
-    Raises UserError for anything else, naming its row by the number of the column's `first` row.
+    Integers stay exact at any size that the file stores. Several answers in a list are joined by commas. Raises
+    UserError for anything else, with its row number, counted from `first` for the column's first row.
     """
     return answer_column(column, first).to_pylist()
 
 
 def answer_column(column: pa.Array, first: int = 1) -> pa.Array:
-    """Return the texts of an answer column (`answer_texts`) as they lie in Arrow's memory, where they can."""
+    """Return the texts of an answer column (`answer_texts`) as an Arrow array, without copying if possible."""
     kind = column.type
     if is_text(kind):
         return column
@@ -306,7 +306,7 @@ def answer_column(column: pa.Array, first: int = 1) -> pa.Array:
     texts: list[str | None] = []
     for row, value in enumerate(_values(column), first):
         try:
-            # pandas writes NaN where there is nothing.
+            # pandas writes NaN for missing values.
             texts.append(None if value is None or value != value else _answer_text(value))
         except UserError as error:
             raise UserError(f"row {row}: {error}") from None
@@ -314,7 +314,7 @@ def answer_column(column: pa.Array, first: int = 1) -> pa.Array:
 
 
 def _values(column: pa.Array) -> list:
-    """The values of a column in Python; floats of 16 and 32 bits by the digits that they were written with."""
+    """Convert a column to Python values. Floats of 16 and 32 bits keep the digits that they were written with."""
     kind = column.type
     if _is_list(kind) and _is_short_float(kind.value_type):
         raise UserError(f"an answer column of {kind} has lost digits: store reference answers as text")

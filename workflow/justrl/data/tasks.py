@@ -1,9 +1,9 @@
-"""Tasks of reasoning-gym as training data and benchmarks: questions with one answer each, and a scorer for each task.
+"""Tasks of reasoning-gym as training data and benchmarks: questions with one answer, and a scorer per task.
 
-`reasoning_gym.create_dataset(task, size=..., seed=..., **settings)` makes the questions. A question belongs to the
-training or to the held-out side by a hash of its text, whatever the seed or the number asked for, so the two sides
-cannot overlap. Only tasks whose scorer looks at the answer alone and evaluates nothing are taken: an answer is text
-from a model, and `eval` of it is code of the model's.
+`reasoning_gym.create_dataset(task, size=..., seed=..., **settings)` generates the questions. A hash of its text assigns
+each question to the training or the held-out side. The seed and the number of questions don't matter, so the two sides
+cannot overlap. A task is accepted only if its scorer uses nothing but the answer and evaluates no code: an answer is a
+model's text, and `eval` would run the model's code.
 """
 
 import ast
@@ -16,46 +16,49 @@ from typing import Any
 
 from justrl.errors import UserError
 
-HELD_OUT_SHARE = 10  # one question in ten is never trained on
+HELD_OUT_SHARE = 10  # one question in ten is held out from training
 SOURCE = "reasoning_gym/"
 INSTALL = "reasoning-gym is not installed here: `make tasks` adds it to .venv (and to .venv-verl, where that is)"
-# Questions drawn for each one that is wanted, before a task is said to have no more.
+# Maximum number of draws per requested question before a task counts as exhausted.
 MOST_DRAWS = 200
-# What evaluates an answer as code, or hands it to a library that does.
+# Functions that evaluate an answer as code, or pass it to a library that does.
 EVALUATES = frozenset({"eval", "exec", "compile", "parse_expr", "sympify", "parse_latex", "simplify", "__import__"})
 
 Scorer = Callable[[str, Mapping[str, Any]], float]
 
 
 def training_rows(task: str, settings: Mapping[str, Any], rows: int, seed: int) -> list[dict]:
-    """Make `rows` different questions that are not held out: id, question, answer, data_source.
+    """Generate `rows` distinct questions that are not held out: id, question, answer, data_source.
 
-    Raises UserError: reasoning-gym is not installed, has no such task or setting, its scorer is not taken, or the task
-    has fewer questions.
+    Raises UserError: reasoning-gym is not installed, has no such task or setting, the task's scorer is not accepted, or
+    the task has fewer questions.
     """
     return _rows(task, settings, rows, seed, held_out=False)
 
 
 def benchmark_rows(task: str, settings: Mapping[str, Any], rows: int, seed: int) -> list[dict]:
-    """Make `rows` different held-out questions; see `training_rows`."""
+    """Generate `rows` distinct held-out questions; see `training_rows`."""
     return _rows(task, settings, rows, seed, held_out=True)
 
 
 def is_held_out(question: str) -> bool:
-    """Say on which side of the fixed split a question lies."""
+    """Whether a question is on the held-out side of the fixed split."""
     digest = hashlib.sha256(question.encode()).digest()
     return int.from_bytes(digest[:8], "big") % HELD_OUT_SHARE == 0
 
 
 def task_of(row: Mapping[str, Any]) -> str:
-    """The task that a row of training (data_source) or evaluation (question_id) is from; empty if it is from none."""
+    """The task of a row of training (data_source) or evaluation (question_id); empty if not from reasoning-gym."""
     name = str(row.get("data_source") or row.get("question_id") or "")
     return name.removeprefix(SOURCE).partition("#")[0] if name.startswith(SOURCE) else ""
 
 
 @cache
 def scorer(task: str) -> Scorer:
-    """A task's scorer, of an answer and {"answer": the gold}: 1.0 is right. Raises UserError if it is not taken."""
+    """Return a task's scorer, a function of an answer and {"answer": the gold answer}; 1.0 is correct.
+
+    Raises UserError: the scorer is not accepted.
+    """
     if not task:
         raise UserError("a question of no task of reasoning-gym has no scorer there")
     if problem := why_not(task):
@@ -64,7 +67,7 @@ def scorer(task: str) -> Scorer:
 
 
 def why_not(task: str) -> str | None:
-    """Why a task's scorer is not taken, read from its source; None where it is."""
+    """The reason why a task's scorer is not accepted, found in its source; None if it is accepted."""
     classes = _gym().factory.DATASETS
     if task not in classes:
         return "no such task"
@@ -93,7 +96,7 @@ def _gym() -> Any:
 
 
 def _code_of(cls: type, method: str) -> Iterator[tuple[str, ast.AST]]:
-    """A method and all that it calls within reasoning-gym: its own methods and functions of modules."""
+    """Yield the code of a method, and of all methods and functions that it calls within reasoning-gym."""
     waiting, seen = [(method, getattr(cls, method))], set()
     while waiting:
         name, function = waiting.pop()
@@ -117,7 +120,7 @@ def _code_of(cls: type, method: str) -> Iterator[tuple[str, ast.AST]]:
 
 
 def _reads_the_gold_alone(scorer: ast.AST) -> bool:
-    """Whether all that a scorer takes of its entry is the gold."""
+    """Whether a scorer reads nothing but the answer from its entry."""
     (function,) = [node for node in ast.walk(scorer) if isinstance(node, ast.FunctionDef)][:1]
     entry = function.args.args[-1].arg
     allowed = set()

@@ -1,7 +1,8 @@
-"""Rows of JSON, JSON lines and CSV as Arrow tables: text as it is in the file, numbers as they are written there.
+"""Read rows of JSON, JSON lines and CSV as Arrow tables, with texts and numbers as written in the file.
 
-A reader that guesses one type for a column changes values: a number among texts has the texts quoted, `007` becomes 7,
-`NA` nothing. Here numbers are text from the start, so that no row changes another, and what fits no column is refused.
+A reader that infers one type per column changes values: texts in a column with numbers get quotes, `007` becomes 7, and
+`NA` becomes a missing value. Here numbers are text from the start, so no row changes another, and values of
+inconsistent types are refused.
 """
 
 import csv
@@ -18,19 +19,19 @@ import pyarrow as pa
 
 from justrl.errors import UserError
 
-# Further from the point than any answer is; to write such a number out would take its exponent's length.
+# More digits before or after the point than any answer has; writing such a number out would take as many characters.
 _FAR = 400
 
 
 def row_names(files: Sequence[Path], rows: int = 64) -> list[str]:
-    """The names of the columns of the first rows, in the order of their appearance."""
+    """The column names of the first rows, in order of appearance."""
     return list(dict.fromkeys(name for row in islice(_all_rows(files), rows) for name in row))
 
 
 def stream_rows(files: Sequence[Path], columns: Sequence[str] | None, batch_size: int) -> Iterator[pa.Table]:
-    """Yield the rows of the files in order, as Arrow tables of at most `batch_size` rows, the given columns only.
+    """Yield the rows of the files in order, as Arrow tables of at most `batch_size` rows, with only the given columns.
 
-    Raises UserError: a file or row that cannot be read, or a value of another kind than those above it, by its row.
+    Raises UserError, with the row: an unreadable file or row, or a value of another type than those above it.
     """
     rows, first = _all_rows(files), 1
     while batch := list(islice(rows, batch_size)):
@@ -41,7 +42,7 @@ def stream_rows(files: Sequence[Path], columns: Sequence[str] | None, batch_size
 
 
 def number_text(literal: str) -> str:
-    """A number as a gold has it: whole ones without a point, others with the digits that they are written with."""
+    """Format a number as a reference answer: integers without a decimal point, others with the digits as written."""
     value = Decimal(literal)
     if not value.is_finite() or abs(value.adjusted()) > _FAR:
         raise UserError(f"{literal} is not an answer: store reference answers as text")
@@ -104,7 +105,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _parse(text: bytes, where: str) -> Any:
     try:
-        # Of NaN and infinity, which are no JSON and yet are met, only an answer makes an error.
+        # NaN and infinity are not JSON, but they occur. They are an error only in an answer.
         return json.loads(
             text.decode("utf-8-sig"),
             object_pairs_hook=_object,
@@ -122,7 +123,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_unique(names: Sequence[str]) -> None:
-    """Raise UserError if two columns have one name."""
+    """Raise UserError if two columns have the same name."""
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"the column {twice} is there twice: which one is meant?")

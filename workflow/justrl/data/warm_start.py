@@ -1,8 +1,8 @@
-r"""Warm start of the mini experiment's base model: a tiny Qwen2 trained on sums by supervised learning.
+r"""Warm start of the mini experiment's base model: supervised training of a tiny Qwen2 on sums.
 
-Its training examples are of two kinds: column addition with carries, which is right, and an answer at a glance, which
-is nearly always wrong; a share of the column additions holds a wrong digit. So the model can do the task but often does
-not: a base that reinforcement learning improves in seconds instead of weeks.
+There are two kinds of training examples: column addition with carries, which is correct, and a guess, which is nearly
+always wrong. A share of the column additions contains a wrong digit. So the model can do the task but often fails: a
+base model that reinforcement learning improves in seconds instead of weeks.
 """
 
 import random
@@ -16,7 +16,7 @@ from justrl.data.messages import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, build_messag
 from justrl.io import atomic_folder
 from justrl.threads import one_core_each
 
-# Whole prompts and solutions repeat these, so each is one token and a prompt is about 20 tokens long.
+# Prompts and solutions repeat these phrases, so each is one token and a prompt is about 20 tokens long.
 PHRASES = ("\\boxed{", "\n\n", "What is ", " + ", " = ", "; ", ". ", "By columns: ", "At a glance:")
 
 PARTS = 4
@@ -24,7 +24,10 @@ PARTS = 4
 
 
 def worked_solution(a: int, b: int, rng: random.Random, slip_share: float, answer: str = " ") -> str:
-    r"""Add column by column, then `answer` and `\boxed{}`; with `slip_share` chance one column is off by one."""
+    r"""Add column by column, then write `answer` and `\boxed{}`.
+
+    With probability `slip_share`, one column is off by one.
+    """
     columns = max(len(str(a)), len(str(b)))
     slip_at = rng.randrange(columns) if rng.random() < slip_share else -1
     steps, digits, carry = [], "", 0
@@ -41,7 +44,7 @@ def worked_solution(a: int, b: int, rng: random.Random, slip_share: float, answe
 
 
 def glance_solution(a: int, b: int, rng: random.Random, answer: str = " ") -> str:
-    """Answer at once and wrongly, with one of the two numbers."""
+    """Guess wrongly, without a calculation: the answer is one of the two numbers."""
     return f"At a glance:{answer}\\boxed{{{rng.choice((a, b))}}}"
 
 
@@ -55,15 +58,15 @@ def draw_training_sum(digits: int, rng: random.Random) -> tuple[int, int]:
 
 
 def build_tokenizer(family: str, prompt_suffix: str):
-    r"""The tokenizer of a family (a key of `stand_ins.FAMILIES`) with a token for each thing that sums repeat.
+    r"""Build the tokenizer of a family (a key of `stand_ins.FAMILIES`), with one token per phrase that the sums repeat.
 
-    The prompt's suffix up to its box is one token; the box has one of its own, as in the answers.
+    The prompt's suffix up to its box is one token; the box has its own, as in the answers.
     """
     return stand_ins.build_tokenizer(stand_ins.FAMILIES[family], (*PHRASES, prompt_suffix.split("\\boxed{")[0]))
 
 
 def build_model(settings: dict, tokenizer, seed: int):
-    """Make a randomly initialised float32 Qwen2 of the given shape and family."""
+    """Build a randomly initialised float32 Qwen2 of the given shape and family."""
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
@@ -86,9 +89,9 @@ def build_model(settings: dict, tokenizer, seed: int):
 
 
 def draw_example(settings: dict, rng: random.Random, prompt_suffix: str) -> tuple[list[dict], str]:
-    """Draw a question, as the messages of a prompt, and one of the ways to answer it.
+    """Draw a question, as prompt messages, and a solution of one of the two kinds.
 
-    Question and suffix are joined as in training (two newlines) or as in evaluation (a space), so that both are known.
+    Question and suffix are joined as in training (two newlines) or as in evaluation (a space), so the model knows both.
     """
     digits = settings["digits"] + (rng.random() < settings["harder_share"])
     a, b = draw_training_sum(digits, rng)
@@ -103,9 +106,9 @@ def draw_example(settings: dict, rng: random.Random, prompt_suffix: str) -> tupl
 
 
 def encode_batch(tokenizer, examples: list[tuple[list[dict], str]], parts: int = PARTS) -> list[tuple]:
-    """Encode examples, in parts of like lengths: `(input_ids, labels)` of each, both [examples, its length].
+    """Encode examples in parts of similar length. Returns `(input_ids, labels)` per part, both [examples, its length].
 
-    Labels are -100 but on the solution and its end. A part is padded on its own.
+    Labels are -100 except on the solution and its end token. Each part is padded separately.
     """
     import torch
 
@@ -127,9 +130,9 @@ def encode_batch(tokenizer, examples: list[tuple[list[dict], str]], parts: int =
 
 
 def _part_gradients(model, encoded: tuple) -> tuple:
-    """The summed loss of a part of a batch, and its gradients.
+    """Compute the summed loss of a part of a batch, and its gradients.
 
-    Right padding needs no attention mask under a causal model: no token sees what follows it.
+    Right padding needs no attention mask in a causal model: no token attends to later ones.
     """
     import torch
 
@@ -142,10 +145,10 @@ def _part_gradients(model, encoded: tuple) -> tuple:
 
 
 def train_supervised(model, tokenizer, settings: dict, seed: int, prompt_suffix: str, threads: int = 1) -> float:
-    """Train `model` on drawn examples by next-token prediction; return the mean loss of the last tenth of the steps.
+    """Train `model` on drawn examples by next-token prediction. Returns the mean loss of the last tenth of the steps.
 
-    A batch's parts are worked on side by side, each by one thread, and their gradients summed up in one order: so the
-    result does not depend on the number of threads.
+    The parts of a batch run in parallel, one thread each, and their gradients are added in a fixed order. So the result
+    doesn't depend on the number of threads.
     """
     import torch
 
@@ -177,7 +180,7 @@ def train_supervised(model, tokenizer, settings: dict, seed: int, prompt_suffix:
 
 
 def make_model(settings: dict, seed: int, output: Path, threads: int, prompt_suffix: str = DEFAULT_SUFFIX) -> None:
-    """Build a Qwen2 as `settings` say (the values of a `TaughtModel`), train it, and save it as a folder."""
+    """Build a Qwen2 from `settings` (the values of a `TaughtModel`), train it, and save it as a folder."""
     import torch
 
     torch.set_num_threads(1)

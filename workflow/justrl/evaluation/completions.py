@@ -1,7 +1,7 @@
-"""The completions file: one row per sample, and beside it the settings that made it.
+"""The completions file: one row per sample, with the settings that generated it.
 
-Settings travel as JSON in the Parquet schema's metadata under `justrl`. Two files belong together if and only if the
-fingerprints of their settings agree; a shard's number is no part of it.
+The settings are JSON in the Parquet schema's metadata, under `justrl`. Two files belong together if and only if the
+fingerprints of their settings agree. A shard's number is not one of the settings.
 """
 
 import hashlib
@@ -38,9 +38,10 @@ COLUMNS = {
     "model": "string",
     "model_revision": "string",
 }
-# The right answers, which the benchmark's file has alone; completions of earlier versions and released ones hold them.
+# The reference answers. They are in the benchmark's file only; completions of earlier versions and released ones also
+# have them.
 GOLD = "answer"
-# What must stand in every row of a completions or benchmark file.
+# Columns that need a value in every row of a completions or benchmark file.
 TEXTS = {"benchmark", "question_id", "question", GOLD, "completion"}
 # `thunlp/JustRL`'s released generations: {task}_t{temperature}_p{top_p}_n{n}-MNT{max_tokens}.jsonl
 _RELEASED_NAME = re.compile(r"(?P<task>.+)_t(?P<t>[\d.]+)_p(?P<p>[\d.]+)_n(?P<n>\d+)-MNT(?P<max>\d+)\.jsonl$")
@@ -48,26 +49,26 @@ _RELEASED_BENCHMARKS = {"aime24": "aime", "math-500": "math500", "olympiad-bench
 
 
 def fingerprint(value: Any) -> str:
-    """A short hash of a JSON value: equal if and only if the values are."""
+    """A short hash of a JSON value, equal if and only if the values are."""
     return json_sha256(value)[:16]
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide what completions are: all but the versions and machines that made them."""
+    """The settings that determine the completions: all except the versions and machines that generated them."""
     return {key: value for key, value in settings.items() if key != "environments"}
 
 
 def made_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two files have the same settings; what an earlier version did not record yet is not compared."""
+    """Whether two files have the same settings, ignoring settings that an earlier version did not record."""
     recorded = LATER - (LATER & one.keys() & other.keys())
     return all(one.get(key) == other.get(key) for key in (one.keys() | other.keys()) - recorded)
 
 
 def model_fingerprint(model_dir: str | Path) -> str:
-    """A hash of a model folder: its configuration and tokenizer whole, of its weights the size and 16 samples.
+    """Hash a model folder: configuration and tokenizer completely, the weights by their size and 16 samples.
 
-    It tells a retrained model from the one before at the same path without reading gigabytes. A hub id hashes as
-    itself (its revision is a setting of its own).
+    It distinguishes a retrained model from its predecessor at the same path without reading gigabytes. For a hub id, it
+    is the hash of the id (its revision is a separate setting).
     """
     folder = Path(model_dir)
     digest = hashlib.sha256()
@@ -87,7 +88,7 @@ def model_fingerprint(model_dir: str | Path) -> str:
 
 
 def make_table(rows: Iterable[dict], settings: dict[str, Any]) -> "pyarrow.Table":
-    """Rows (one dict per sample, keys as in COLUMNS) as a table that carries the settings."""
+    """Make a table with the settings in its metadata from rows (one dict per sample, keys as in COLUMNS)."""
     import pyarrow
 
     fields = {name: getattr(pyarrow, kind)() for name, kind in COLUMNS.items()}
@@ -96,7 +97,7 @@ def make_table(rows: Iterable[dict], settings: dict[str, Any]) -> "pyarrow.Table
 
 
 def table_settings(path: str | Path) -> dict[str, Any]:
-    """The settings that a Parquet file of ours carries; {} if it has none."""
+    """The settings in the metadata of one of our Parquet files; {} if it has none."""
     from pyarrow import parquet
 
     metadata = parquet.read_schema(path).metadata or {}
@@ -104,10 +105,10 @@ def table_settings(path: str | Path) -> dict[str, Any]:
 
 
 class PartStore:
-    """What is finished of a completions file that is not whole yet, kept beside it in `<output>.parts/`.
+    """The finished parts of an incomplete completions file, in the folder `<output>.parts/`.
 
-    Parts lie in a folder named by the fingerprint of their settings, so those of another protocol, model or seed are
-    never mixed in. Any number of parts may be added by any number of tries; a sample found twice counts once.
+    Parts are in a subfolder named by the fingerprint of their settings, so parts of different protocols, models or
+    seeds never mix. Any number of attempts may add any number of parts; a sample that occurs twice counts once.
     """
 
     def __init__(self, output: str | Path, settings: dict[str, Any]):
@@ -116,21 +117,21 @@ class PartStore:
         self.folder = self.root / fingerprint(settings)
 
     def others(self) -> list[Path]:
-        """Folders of parts that were made under other settings."""
+        """Folders of parts with other settings."""
         if not self.root.is_dir():
             return []
         return sorted(path for path in self.root.iterdir() if path.is_dir() and path != self.folder)
 
     def add(self, rows: Sequence[dict], environment: dict[str, str]) -> None:
-        """Write finished rows as one more part; `environment` names the versions and the device that made them."""
+        """Write finished rows as one more part; `environment` names the versions and the device that generated them."""
         if rows:
             table = make_table(rows, {**self.settings, "environments": [environment]})
             write_parquet(table, self.folder / f"part-{uuid.uuid4().hex}.parquet", compression="zstd")
 
     def read(self) -> tuple[dict[tuple[str, int], dict], list[dict[str, str]]]:
-        """The finished rows by (question id, sample index), and the different environments that made them.
+        """The finished rows by (question id, sample index), and the distinct environments that generated them.
 
-        A part that cannot be read, as a lost disk or node leaves one, is removed: its samples are made again.
+        An unreadable part, such as one left by a failed disk or node, is deleted: its samples are generated again.
         """
         import pyarrow
         from pyarrow import parquet
@@ -141,7 +142,7 @@ class PartStore:
             try:
                 found, made_by = parquet.read_table(path).to_pylist(), table_settings(path).get("environments", [])
             except (pyarrow.ArrowException, OSError) as error:
-                if getattr(error, "errno", None):  # of the disk, not of the file's content
+                if getattr(error, "errno", None):  # a disk error, not bad content
                     raise
                 print(f"{path} is damaged and is generated again: {error!s:.200}", file=sys.stderr, flush=True)
                 path.unlink()
@@ -152,22 +153,22 @@ class PartStore:
         return rows, environments
 
     def remove(self) -> None:
-        """Delete these parts, and the folder if no others are left in it."""
+        """Delete these parts, and the folder if it is then empty."""
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.root.is_dir() and not any(self.root.iterdir()):
             self.root.rmdir()
 
 
 def read_completions(paths: Sequence[str | Path]) -> tuple["pandas.DataFrame", dict[str, Any]]:
-    """Read completions, of one file or of several shards of one generation, sorted by benchmark, question and sample.
+    """Read completions, from one file or several shards of one generation, sorted by benchmark, question and sample.
 
-    Takes our Parquet files, or the authors' released JSONL files, which leave token_count and finish_reason empty.
+    Accepts our Parquet files, or the authors' released JSONL files, for which token_count and finish_reason are empty.
 
     Returns:
-        The samples, with the right answers where each file has them, and the settings they were made with.
+        The samples, with the reference answers if every file has them, and the settings that generated them.
 
     Raises:
-        UserError: a file that is not one of these, files made under different settings, or a sample that occurs twice.
+        UserError: a file that is not one of these, files with different settings, or a sample that occurs twice.
     """
     import pandas
 
@@ -207,9 +208,9 @@ def read_completions(paths: Sequence[str | Path]) -> tuple["pandas.DataFrame", d
 
 
 def match_questions(samples: "pandas.DataFrame", questions: Sequence) -> "pandas.DataFrame":
-    """Give released samples, numbered by the authors, the ids that a benchmark of ours has for the same questions.
+    """Replace the authors' question numbers in released samples by the ids of our benchmark.
 
-    Questions are found by their text, white space aside, since the hub's copies need not have the authors' order.
+    Questions are matched by their text, ignoring white space, since the hub's copies may have another order.
     """
     ids = {" ".join(question.question.split()): question.id for question in questions}
     found = samples["question"].map(lambda text: ids.get(" ".join(text.split())))
@@ -221,7 +222,7 @@ def match_questions(samples: "pandas.DataFrame", questions: Sequence) -> "pandas
 
 
 def digest(samples: "pandas.DataFrame") -> str:
-    """A hash of answers and right answers, by which grades are tied to the completions they judge."""
+    """Hash the completions and reference answers, to tie grades to the completions that they belong to."""
     result = hashlib.sha256()
     columns = [*KEY, GOLD, "completion"]
     for row in samples.sort_values(KEY)[columns].itertuples(index=False):
@@ -236,9 +237,9 @@ def _add_new(environments: list[dict[str, str]], more: Iterable[dict[str, str]])
 
 
 def read_table(path: str | Path, columns: Iterable[str], kind: str, optional: Sequence[str] = ()) -> "pyarrow.Table":
-    """Read columns of a Parquet file, `optional` ones where it has them.
+    """Read columns of a Parquet file, and the `optional` ones that it has.
 
-    Raises UserError: what is absent, not Parquet, or lacks a column.
+    Raises UserError: the file doesn't exist, is not Parquet, or lacks a column.
     """
     import pyarrow
     from pyarrow import parquet
@@ -261,10 +262,10 @@ def read_table(path: str | Path, columns: Iterable[str], kind: str, optional: Se
 
 
 def _read_released(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
-    """Read one of the authors' JSONL files: {example_id, prompt, answer, seed, response} a line.
+    """Read one of the authors' JSONL files: {example_id, prompt, answer, seed, response} per line.
 
-    A question's samples are numbered in the order of their seeds' first appearance in the file. Golds lose the box and
-    the dollar signs that some of theirs have, as every benchmark's do here.
+    A question's samples are numbered by the first appearance of their seed in the file. Boxes and dollar signs are
+    removed from reference answers, as for every benchmark here.
     """
     import pandas
 
@@ -317,5 +318,5 @@ def _read_released(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
 
 
 def _without_suffix(prompt: str) -> str:
-    """The question in a released prompt: all before the instruction that the authors append after one space."""
+    """The question of a released prompt: the text before the instruction that the authors append after one space."""
     return prompt.rpartition(" Please reason step by step")[0] or prompt

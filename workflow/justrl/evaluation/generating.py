@@ -1,7 +1,7 @@
-"""Generation of one shard of one benchmark: plan the samples, make those that are missing, keep them as they come.
+"""Generate one shard of one benchmark: plan the samples, generate the missing ones, save them as they finish.
 
-Everything that is asked for is in the backend at once, so no pass over the questions waits for its longest answer.
-What is finished is on disk within `FLUSH_SECONDS`; after a kill the next try makes only what is not there.
+All requests are in the backend at once, so no pass over the questions waits for its longest answer. Finished answers
+are on disk within `FLUSH_SECONDS`; after a kill, the next attempt generates only the missing ones.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class Question:
 
 @dataclass(frozen=True)
 class GenerationJob:
-    """What to generate. `run` names the experiment whose samples these are; it takes part in every sample's seed."""
+    """The parameters of a generation. `run` names the experiment of the samples and is part of every sample's seed."""
 
     model: str
     benchmark: str
@@ -61,7 +61,7 @@ class GenerationJob:
 
 @dataclass(frozen=True)
 class _Sample:
-    """One row to make: its question, its number among the question's samples, its prompt and its seed."""
+    """One row to generate: its question, its index among the question's samples, its prompt and its seed."""
 
     question: Question
     index: int
@@ -71,9 +71,9 @@ class _Sample:
 
 
 def read_benchmark(path: str | Path) -> tuple[str, list[Question]]:
-    """Read a benchmark file (columns benchmark, id, question, answer): its name and its questions in order.
+    """Read a benchmark file (columns benchmark, id, question, answer). Returns its name and its questions in order.
 
-    Raises UserError: no such file, a missing column, an empty file, several benchmarks in one, or an id that repeats.
+    Raises UserError: no such file, a missing column, an empty file, several benchmarks in one file, or a duplicate id.
     """
     rows = completions.read_table(path, ("benchmark", "id", "question", "answer"), "benchmark").to_pylist()
     names = sorted({row["benchmark"] for row in rows})
@@ -85,22 +85,22 @@ def read_benchmark(path: str | Path) -> tuple[str, list[Question]]:
 
 
 def check_ids(questions: Sequence[Question], source: str) -> None:
-    """Raise UserError if two questions share an id."""
+    """Raise UserError if two questions have the same id."""
     for name, count in Counter(question.id for question in questions).items():
         if count > 1:
             raise UserError(f"{source}: the question id {name} occurs twice")
 
 
 def benchmark_fingerprint(questions: Sequence[Question]) -> str:
-    """A hash of what a benchmark asks: ids and questions. Golds are no part of it: they can be put right later."""
+    """Hash a benchmark's ids and questions. Reference answers are excluded, because they may be corrected later."""
     return completions.fingerprint([[question.id, question.question] for question in questions])
 
 
 def plan_shard(questions: int, samples: int, shard: int, shards: int) -> list[tuple[int, int]]:
     """The (question, sample) pairs of one shard, question by question.
 
-    Pairs are dealt out in turn, so shards differ by one pair at most and each gets its part of every question: long
-    answers spread evenly, and the samples that share a prompt's cache stay neighbours.
+    Pairs are distributed in turn, so shards differ by at most one pair and each gets a part of every question. Long
+    answers are spread evenly, and samples that share a prompt's cache stay adjacent.
     """
     if shards < 1 or not 0 <= shard < shards:
         raise UserError(f"--shard must be between 0 and --shards - 1, got shard {shard} of {shards}")
@@ -108,13 +108,13 @@ def plan_shard(questions: int, samples: int, shard: int, shards: int) -> list[tu
 
 
 def generate(job: GenerationJob, backend: backends.Backend | None = None) -> Path:
-    """Make one shard's completions and write them to `job.output`.
+    """Generate one shard's completions and write them to `job.output`.
 
-    Parts that an earlier try left under the same settings are used; an output that is already there under the same
-    settings is left as it is. `backend` is for callers that hold a loaded one.
+    Parts from an earlier attempt with the same settings are used. An existing output with the same settings is left
+    unchanged. `backend` is for callers that already have one loaded.
 
-    Raises UserError: prompts and answers that do not fit the model, a backend that is not installed, and what the
-    arguments get wrong.
+    Raises UserError: prompts and answers that don't fit the model, a backend that is not installed, or invalid
+    arguments.
     """
     if backend is None:
         backends.require_backend(job.backend)
@@ -164,7 +164,7 @@ def generate(job: GenerationJob, backend: backends.Backend | None = None) -> Pat
 
 
 def _settings_of(output: Path) -> dict[str, Any] | None:
-    """The settings of a completions file that is there; None if it is torn, which is said."""
+    """The settings of an existing completions file; None, with a message, if it is damaged."""
     import pyarrow
 
     try:
@@ -183,7 +183,7 @@ def _plan_samples(job: GenerationJob, pairs: Sequence[tuple[int, int]], tokenize
         question = job.questions[position]
         if position not in prompts:
             text = backends.chat_prompt(tokenizer, job.protocol.user_message(question.question))
-            # The chat template has written every special token already.
+            # The chat template has already written every special token.
             prompts[position] = text, tokenizer.encode(text, add_special_tokens=False)
         seed = sample_seed(job.seed, job.run, job.benchmark, question.id, index)
         plan.append(_Sample(question, index, *prompts[position], seed))
@@ -191,7 +191,7 @@ def _plan_samples(job: GenerationJob, pairs: Sequence[tuple[int, int]], tokenize
 
 
 def _prompts_sha256(job: GenerationJob, tokenizer) -> str:
-    """The SHA-256 of the prompts of all questions as the model is sent them, whichever of them this shard asks."""
+    """The SHA-256 of all questions' prompts as sent to the model, including those of other shards."""
     digest = hashlib.sha256()
     for question in job.questions:
         text = backends.chat_prompt(tokenizer, job.protocol.user_message(question.question)).encode()
@@ -200,7 +200,7 @@ def _prompts_sha256(job: GenerationJob, tokenizer) -> str:
 
 
 def _settings(job: GenerationJob, samples: int, stops: tuple[int, ...]) -> dict[str, Any]:
-    """All that decides what the completions are; not the shard, nor what only decides how fast they come."""
+    """All settings that determine the completions: not the shard, nor settings that only affect speed."""
     return {
         "benchmark": job.benchmark,
         "questions": len(job.questions),
@@ -225,7 +225,7 @@ def _generate_missing(
     stops: tuple[int, ...],
     store: completions.PartStore,
 ) -> None:
-    """Generate samples and write them down as they finish."""
+    """Generate samples and save them as they finish."""
     protocol = job.protocol
     sampling = backends.Sampling(protocol.temperature, protocol.top_p, protocol.top_k, protocol.max_tokens, stops)
     requests = [
@@ -241,7 +241,7 @@ def _generate_missing(
                 store.add(rows, backend.environment)
                 rows, flushed = [], time.monotonic()
     finally:
-        # Also on the way out of an error or an interrupt: what is made is kept.
+        # Also after an error or an interrupt: finished rows are saved.
         store.add(rows, backend.environment)
 
 
@@ -265,10 +265,10 @@ def _row(job: GenerationJob, sample: _Sample, completed: backends.Completed) -> 
 def _with_progress(
     answers: Iterator[backends.Completed], job: GenerationJob, missing: int, total: int
 ) -> Iterator[backends.Completed]:
-    """Pass answers on while a bar on standard error shows how many, how fast in tokens, and the time left."""
+    """Pass answers through, with a progress bar on standard error: count, tokens per second and time left."""
     from tqdm import tqdm
 
-    # In a log file each refresh is a line of its own.
+    # In a log file, each refresh is a new line.
     every = 0.5 if sys.stderr.isatty() else 10.0
     label = f"{job.benchmark} {job.shard + 1}/{job.shards}"
     start, tokens = time.monotonic(), 0

@@ -1,7 +1,7 @@
-"""Grading of kept completions: one row per sample and grader.
+"""Grade saved completions: one row per sample and grader.
 
-A grader that crashes is an error with the sample's name, never a `wrong`; what a grader gives up on is `timeout`. An
-answer that was cut off inside its last box is `unparsed` for `strict` and `symbolic`.
+A grader that crashes is an error with the sample's name, never a `wrong`. A sample on which a grader gives up is
+`timeout`. An answer cut off inside its last box is `unparsed` for `strict` and `symbolic`.
 """
 
 import sys
@@ -24,10 +24,12 @@ OUTCOMES = ("correct", "wrong", "unparsed", "timeout")
 COLUMNS = [*KEY, "grader", "outcome", "extracted"]
 MODEL = "model"
 CHUNK = 512
-# Of a user's grader, the samples that it leaves undecided by name, and how many end the job: one never does.
+# For a user's grader: the number of undecided samples to name, and the share of undecided samples that ends the job. A
+# single one never does.
 NAMED = 3
 UNDECIDED_SHARE = 0.01
-# Graders that read the last box that closes; the paper's read no box before one that was cut off, or as the authors do.
+# Graders that would read an earlier box if the last one is cut off. The paper's graders read no earlier box, or do as
+# the authors' code does.
 WHOLE_BOX = ("strict", "symbolic")
 
 
@@ -40,10 +42,10 @@ def grade_samples(
     """Grade every sample with every named grader.
 
     Args:
-        samples: completions as `read_completions` gives them.
-        graders: names that `justrl.verifiers.get_grader` knows.
+        samples: completions from `read_completions`.
+        graders: names for `justrl.verifiers.get_grader`.
         options: constructor options by grader.
-        own: functions of one's own by name, which grade after those.
+        own: the user's functions by name, applied after the named graders.
 
     Returns:
         A DataFrame of COLUMNS, grader by grader, in the order of the samples.
@@ -61,9 +63,9 @@ def grade_samples(
 
 
 def check_whole(samples: "pandas.DataFrame", settings: Mapping[str, Any]) -> None:
-    """Raise UserError, naming the first, where a question lacks samples or its samples have different right answers.
+    """Raise UserError, naming the first case, if a question lacks samples or has different reference answers.
 
-    Every question has as many samples as the settings say, or else as the question with most of them.
+    The settings give the number of samples per question; otherwise it is the largest number of any question.
     """
     if GOLD not in samples:
         raise UserError("the completions have no reference answers: give the benchmark file with --golds")
@@ -88,9 +90,9 @@ def check_whole(samples: "pandas.DataFrame", settings: Mapping[str, Any]) -> Non
 def with_golds(
     samples: "pandas.DataFrame", settings: dict[str, Any], benchmark: str, questions: Sequence
 ) -> "pandas.DataFrame":
-    """The samples with a benchmark's right answers, in place of those that completions may hold.
+    """Add a benchmark's reference answers to the samples, replacing any that they have.
 
-    Released samples get the benchmark's question ids too. Raises UserError for a sample of no question of it.
+    Released samples also get the benchmark's question ids. Raises UserError for a sample without a question in it.
     """
     if settings.get("source") == "released":
         samples = match_questions(samples, questions).assign(benchmark=benchmark)
@@ -102,7 +104,7 @@ def with_golds(
 
 
 def rejected_samples(samples: "pandas.DataFrame", grades: "pandas.DataFrame", grader: str) -> "pandas.DataFrame":
-    """The samples that a grader did not find correct, whatever else it found."""
+    """The samples that a grader did not grade as correct, whatever their outcome."""
     rows = grades[grades["grader"] == grader]
     if not len(rows):
         raise UserError(f"the given grades hold no verdicts of {grader}: grade with it first")
@@ -113,7 +115,7 @@ def rejected_samples(samples: "pandas.DataFrame", grades: "pandas.DataFrame", gr
 
 
 def check_complete(samples: "pandas.DataFrame", rows: "pandas.DataFrame", grader: str) -> None:
-    """Raise UserError, naming the first, unless each sample has one verdict of a grader and each verdict a sample."""
+    """Raise UserError, naming the first case, unless a grader's grades and the samples match one to one."""
     twice = rows[rows.duplicated(KEY)]
     if len(twice):
         raise UserError(f"{len(twice)} samples have two verdicts of {grader}, the first being {_name(twice)}")
@@ -130,7 +132,7 @@ def check_complete(samples: "pandas.DataFrame", rows: "pandas.DataFrame", grader
 def write_grades(
     grades: "pandas.DataFrame", path: str | Path, samples: "pandas.DataFrame", settings: dict[str, Any]
 ) -> None:
-    """Write grades as Parquet, with the digest of the completions they judge and the graders' settings."""
+    """Write grades as Parquet, with the digest of their completions and the graders' settings."""
     import json
 
     import pyarrow
@@ -144,10 +146,10 @@ def write_grades(
 
 
 def read_grades(paths: Sequence[str | Path], samples: "pandas.DataFrame") -> tuple["pandas.DataFrame", list[dict]]:
-    """Read grades files of these samples, and the settings of each.
+    """Read the grades files of these samples. Returns the grades and the settings of each file.
 
-    Raises UserError: a file that is not there or not of grades, an outcome that is none of the four, or grades of other
-    completions than these (by digest), even if question and sample numbers agree.
+    Raises UserError: a file that doesn't exist or has no grades, an outcome other than the four, or grades of other
+    completions (by digest), even if question and sample numbers agree.
     """
     expected, frames, settings = digest(samples), [], []
     for path in map(Path, paths):
@@ -164,7 +166,10 @@ def read_grades(paths: Sequence[str | Path], samples: "pandas.DataFrame") -> tup
 
 
 def summarise(grades: "pandas.DataFrame") -> dict[str, dict[str, Any]]:
-    """By benchmark and grader: samples, accuracy (a fraction; every question has equal weight) and outcome counts."""
+    """Summarise grades by benchmark and grader: samples, accuracy (a fraction) and outcome counts.
+
+    Every question has equal weight in the accuracy.
+    """
     summary: dict[str, dict[str, Any]] = {}
     for (benchmark, grader), rows in grades.groupby(["benchmark", "grader"], sort=False):
         correct = rows["outcome"].eq("correct")
@@ -178,13 +183,13 @@ def summarise(grades: "pandas.DataFrame") -> dict[str, dict[str, Any]]:
 
 
 def count_outcomes(outcomes: Iterable[str]) -> dict[str, int]:
-    """How often each of the four outcomes occurs, zeros included."""
+    """Count each of the four outcomes, including zeros."""
     counts = Counter(outcomes)
     return {name: counts[name] for name in OUTCOMES}
 
 
 def format_summary(summary: dict[str, dict[str, Any]]) -> str:
-    """A summary as a table for people."""
+    """Format a summary as a text table."""
     lines = [f"{'benchmark':<12} {'grader':<14} {'samples':>8} {'accuracy':>9}  " + "  ".join(OUTCOMES)]
     for benchmark, graders in summary.items():
         for grader, row in graders.items():
@@ -222,10 +227,10 @@ def _grade_with(grader, name: str, samples: "pandas.DataFrame") -> "pandas.DataF
 
 
 def _undecided(name: str, samples: "pandas.DataFrame", verdicts: list[tuple]) -> str | None:
-    """What to say of the answers that a user's grader left undecided, with the names of some; None if there are none.
+    """A message on the answers that a user's grader left undecided, with the names of some; None if there are none.
 
-    Raises UserError with it where they are more than 1% of all, and not only one. What is known already decides: a
-    function that hangs on every answer is not called on all.
+    Raises UserError with that message if they are more than 1% of all samples, and more than one. Answers graded so far
+    are enough to decide: a function that hangs on every answer is not called on all of them.
     """
     from justrl.verifiers.own import limits
 
@@ -262,7 +267,7 @@ def _grade_chunk(grader, name: str, rows: "pandas.DataFrame") -> list:
         return grades
     reasons = rows["finish_reason"] if "finish_reason" in rows else [None] * len(rows)
     ends = zip(grades, rows["completion"], reasons, strict=True)
-    # The box before the one that was cut off may have held no answer, but a step on the way.
+    # The box before the one that was cut off may be an intermediate step instead of the answer.
     return [Grade(Outcome.UNPARSED) if why == "length" and cut_in_box(text) else grade for grade, text, why in ends]
 
 

@@ -1,4 +1,4 @@
-"""Evaluation protocols: from the command line, against those that completions were made with; a sample's seed."""
+"""Evaluation protocols: read one, compare it with the settings of completions, and derive each sample's seed."""
 
 import hashlib
 import json
@@ -12,16 +12,17 @@ from justrl.io import json_argument
 
 
 def load_protocol(text: str) -> tuple[str, EvalProtocol]:
-    """Read a protocol and its name from a JSON file, or from JSON given inline (text that begins with a brace)."""
+    """Read a protocol and its name from a JSON file, or from inline JSON (text that begins with a brace)."""
     fields = json_argument(text, "--protocol")
     name = fields.pop("name", "custom" if text.lstrip().startswith("{") else Path(text).stem)
     return name, read_part(EvalProtocol, fields, f"protocol {name}")
 
 
 def check_made_with(settings: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Refuse completions whose settings are other than those asked for; what is not asked for may be anything.
+    """Raise UserError unless the completions' settings match every requested one; other settings are not compared.
 
-    The authors' released ones are compared in what their names say. Raises UserError naming both.
+    For the authors' released completions, only the settings in their file names are compared. The error names both
+    values.
     """
     made, wanted = _flat(settings), _flat(asked)
     if settings.get("source") == "released":
@@ -42,10 +43,10 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sample_seed(seed: int, run: str, benchmark: str, question_id: str, sample_index: int) -> int:
-    """The random seed of one sample, 63 bits, from what the sample is and nothing else.
+    """The random seed of one sample, 63 bits, derived only from the sample's identity.
 
-    Shards, batch sizes, the order of requests and reruns therefore do not change it, and no two samples share one
-    (the authors' script draws unseeded numbers and gives every question of a pass the same one).
+    So shards, batch sizes, request order and reruns don't change it, and no two samples share a seed. (The authors'
+    script draws unseeded numbers and uses the same one for every question of a pass.)
     """
     key = json.dumps([seed, run, benchmark, question_id, sample_index], ensure_ascii=False)
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1

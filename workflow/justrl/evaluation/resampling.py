@@ -8,12 +8,13 @@ from scipy.special import betaincinv, ndtr, ndtri, stdtrit
 
 LEVEL = 0.95
 RESAMPLES = 10_000
-# Numbers held at once while resampling (16 MB), and additions beyond which the sign-flip test is simulated (a second).
+# Numbers in memory at once while resampling (16 MB), and the number of additions above which the sign-flip test is
+# simulated (about a second).
 MAX_HELD = 2_000_000
 MAX_EXACT_OPERATIONS = 500_000_000
-# Values that differ by less are the same.
+# Values that differ by less count as equal.
 SAME = 1e-12
-# With fewer questions than this that are unlike the rest, resampling shows too little of what other questions would do.
+# If fewer questions than this differ from the rest, resampling underestimates the variation between questions.
 FEW = 5
 
 
@@ -25,12 +26,13 @@ def mean_interval(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> tuple[float, float]:
-    """Interval of a mean over questions from its value on each, which lies in [lowest, highest].
+    """Confidence interval of a mean over questions, from one value per question in [lowest, highest].
 
-    The bootstrap, which claims certainty where all questions are alike and never leaves the values that it has seen. So
-    where all but a few are alike, it is widened by how many questions may be unlike them, by Clopper and Pearson (1934)
-    from those that are, times how far those lie off on average, one more at the farthest end counted among them. Of
-    scores that are all 0 or 1 this is their interval exactly.
+    The bootstrap alone would claim certainty if all questions have the same value, and it never leaves the range of the
+    observed values. So if fewer than FEW questions differ from the most common value, the interval is widened. The
+    widening is the share of questions that may differ, times their average distance from the common value. The share is
+    the upper bound of Clopper and Pearson (1934), given the observed number of differing questions. The average
+    includes one extra question at the end of the range. For scores that are all 0 or 1, this is exactly their interval.
     """
     values = np.asarray(values, dtype=float)
     if values.size < 2:
@@ -40,7 +42,7 @@ def mean_interval(
     unlike = int(values.size - counts.max())
     if unlike < FEW:
         share = float(betaincinv(unlike + 1, values.size - unlike, 0.5 + level / 2))
-        # Several values may be the commonest; the interval holds for each of them.
+        # Several values may be the most common; the interval covers each of them.
         usual = distinct[counts == counts.max()]
         least, most = float(usual.min()), float(usual.max())
         below, above = values[values < least - SAME], values[values > most + SAME]
@@ -51,9 +53,9 @@ def mean_interval(
 
 
 def bounded_by_test(interval: tuple[float, float], value: float, p_value: float, level: float) -> tuple[float, float]:
-    """An interval of a difference that holds 0 just if its test does not reject 0.
+    """Adjust the interval of a difference so that it contains 0 if and only if the test does not reject 0.
 
-    Where the two disagree, the end at 0 is that of the test-based interval (Miettinen 1976): `value` (1 - z / z_p).
+    If the two disagree, the end next to 0 is that of the test-based interval (Miettinen 1976): `value` (1 - z / z_p).
     """
     low, high = interval
     if value == 0 or (low <= 0 <= high) == (p_value > 1 - level):
@@ -65,10 +67,11 @@ def bounded_by_test(interval: tuple[float, float], value: float, p_value: float,
 def bootstrap_interval(
     values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Bootstrap interval of the mean of `values` (one per question), the same for the same seed.
+    """Bootstrap interval of the mean of `values` (one per question); reproducible by `seed`.
 
-    The percentiles are those of a normal at the half-width t * sqrt(n / (n - 1)), which undoes the two ways in which
-    the plain percentile interval is too narrow: the plug-in variance divides by n, and it uses z where t is due.
+    Its percentiles are those of a normal distribution at the half-width t * sqrt(n / (n - 1)). This corrects the two
+    reasons why the plain percentile interval is too narrow: the plug-in variance divides by n, and it uses z instead of
+    t.
     """
     values = np.asarray(values, dtype=float)
     n = values.size
@@ -86,8 +89,8 @@ def bootstrap_interval(
 def sign_flip_p_value(differences: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> float:
     """Two-sided p-value of the sign-flip test that the mean of `differences` is 0.
 
-    Exact when the differences are multiples of a common fraction, as with any fixed number of samples per question;
-    otherwise from `resamples` random flips, the observed one counted among them, so that it is never 0.
+    Exact if the differences are multiples of a common fraction, as with any fixed number of samples per question.
+    Otherwise from `resamples` random flips plus the observed one, so that it is never 0.
     """
     differences = np.asarray(differences, dtype=float)
     sizes = np.abs(differences)
@@ -110,7 +113,7 @@ def t_quantile(level: float, degrees: int) -> float:
 
 
 def _common_units(sizes: np.ndarray) -> np.ndarray | None:
-    """The sizes as whole multiples of a common fraction 1/d, or None if there is no small d."""
+    """Express the sizes as integer multiples of a common fraction 1/d; None if there is no small d."""
     for denominator in (*range(1, 129), 256, 512, 1024):
         units = np.round(sizes * denominator)
         if np.abs(sizes * denominator - units).max() < 1e-9:
@@ -136,7 +139,7 @@ def _exact_flip_probability(units: np.ndarray, observed: int) -> float:
 
 
 def _chunks(total: int, size: int) -> Iterable[int]:
-    """Sizes that add up to `total`, none above `size`: bounds the memory of vectorised resampling."""
+    """Yield chunk sizes of at most `size` that add up to `total`, to limit the memory of vectorised resampling."""
     while total > 0:
         yield min(size, total)
         total -= size

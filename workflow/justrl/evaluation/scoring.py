@@ -1,7 +1,7 @@
-"""Completions and verdicts to the result JSON: counts checked, statistics taken, the published figure put beside.
+"""Compute the result JSON from completions and grades: check counts, compute statistics, add the published score.
 
-`paper_rules+model` is the paper's way of grading, derived where a model grader's verdicts are given: correct if the
-rules say so, else what the model says.
+`paper_rules+model` is the paper's grading, derived if there are grades of a model grader: correct if the rules accept
+the answer, else the model's grade.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,16 +34,16 @@ def score_files(
     asked: Mapping[str, Any],
     family: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any], list[dict]]:
-    """Score what files hold: the result without its provenance, the completions' settings, the grades' settings.
+    """Score files. Returns the result without its provenance, the completions' settings, and the grades' settings.
 
-    Seed, checkpoint and step are those that the completions say they were made with, which must be those `asked` for.
-    `family` is the one of the published figures to put beside. Raises UserError for files that do not go together.
+    Seed, checkpoint and step are taken from the completions' settings, which must match those `asked` for. `family`
+    selects the published scores to compare with. Raises UserError for files that don't belong together.
     """
     questions_of, questions = read_benchmark(benchmark)
     samples, settings = read_completions(completions)
     check_made_with(settings, asked)
     if settings.get("source") != "released":
-        # Before anything else says something less to the point about a shard that was left out.
+        # Checked first, because later errors would be less clear about a missing shard.
         check_samples(samples, settings, questions_of, questions)
     samples = with_golds(samples, settings, questions_of, questions)
     verdicts, grading = read_grades(grades, samples)
@@ -64,7 +64,7 @@ def score_files(
 
 
 def kind_and_step(target: str) -> tuple[str, int | None]:
-    """What a target (run@step, run@base, or a published model's name) is, and its training step."""
+    """The kind of a target (run@step, run@base, or a published model's name), and its training step."""
     _, _, step = target.partition("@")
     if not step:
         return "external", None
@@ -85,18 +85,18 @@ def score(
     seed: int = 0,
     model_after: str = RULES,
 ) -> dict[str, Any]:
-    """The result of one model on one benchmark, ready for JSON but for `published` and `provenance`.
+    """The result of one model on one benchmark, ready for JSON except for `published` and `provenance`.
 
     Args:
-        samples, settings: completions as `read_completions` gives them.
-        grades: verdicts as `read_grades` gives them, of any number of graders.
-        benchmark, questions: as `read_benchmark` gives them.
-        headline: the grader whose figure stands for the result.
+        samples, settings: completions from `read_completions`.
+        grades: grades from `read_grades`, of any number of graders.
+        benchmark, questions: from `read_benchmark`.
+        headline: the primary grader, whose score represents the result.
         seed: of the bootstrap.
-        model_after: the grader whose rejections the model grader judged.
+        model_after: the grader whose rejected samples the model grader judged.
 
-    Raises UserError: a sample that is missing, too many or without a verdict, completions of other questions, or a
-    headline grader without verdicts.
+    Raises UserError: a sample that is missing, surplus or not graded, completions of other questions, or a primary
+    grader without grades.
     """
     per_question = check_samples(samples, settings, benchmark, questions)
     grades = add_combined(samples, grades, model_after)
@@ -129,7 +129,7 @@ def score(
 def check_samples(
     samples: "pandas.DataFrame", settings: dict[str, Any], benchmark: str, questions: Sequence[Question]
 ) -> int:
-    """Check that every (question, sample) is there exactly once; the number of samples per question."""
+    """Check that every (question, sample) occurs exactly once. Returns the number of samples per question."""
     import pandas
 
     names = sorted(samples["benchmark"].unique())
@@ -164,10 +164,10 @@ def check_samples(
 
 
 def add_combined(samples: "pandas.DataFrame", grades: "pandas.DataFrame", after: str = RULES) -> "pandas.DataFrame":
-    """Replace a model grader's verdicts on what `after` rejected by those of both together, `{after}+model`.
+    """Replace a model grader's grades of what `after` rejected by the combined grades, `{after}+model`.
 
-    Where the rules say correct, that stands, with their answer; everywhere else the model's verdict does, with the
-    answer that the rules read where the model read none (maj@k counts answers).
+    If the rules found the answer correct, their grade and answer are kept. Otherwise the model's outcome counts, with
+    the model's answer if the rules extracted none (maj@k counts answers).
     """
     import pandas
 
@@ -185,7 +185,7 @@ def add_combined(samples: "pandas.DataFrame", grades: "pandas.DataFrame", after:
 
 
 class _Verdicts:
-    """One grader's verdicts as matrices [question][sample] in the benchmark's order."""
+    """One grader's grades as matrices [question][sample] in the benchmark's order."""
 
     def __init__(self, samples: "pandas.DataFrame", grades: "pandas.DataFrame", grader: str, questions):
         rows = grades[grades["grader"] == grader]
@@ -211,15 +211,15 @@ def _statistics(table: _Verdicts, per_question: int, seed: int) -> dict[str, Any
 
 
 def _by_question(rows: "pandas.DataFrame", questions: Sequence[Question], column: str) -> list[list]:
-    """A column as one list per question, in the benchmark's order, by sample index."""
+    """Return a column as one list per question, in the benchmark's order, sorted by sample index."""
     groups = rows.sort_values("sample_index").groupby("question_id", sort=False)[column].agg(list)
     return [groups[question.id] for question in questions]
 
 
 def sample_lines(samples: "pandas.DataFrame", grades: "pandas.DataFrame") -> list[dict[str, Any]]:
-    """One mapping for each sample: question, ground_truth, completion, and by grader what it extracted and found.
+    """One mapping per sample: id, sample, question, ground_truth, completion, extracted answer and outcomes.
 
-    `extracted` is of the first grader; `outcome` is the outcome (correct, wrong, unparsed, timeout) by grader.
+    `extracted` is from the first grader; `outcome` maps each grader to correct, wrong, unparsed or timeout.
     """
     verdicts: dict[tuple, dict[str, Any]] = {}
     for row in grades.itertuples(index=False):
@@ -240,10 +240,10 @@ def sample_lines(samples: "pandas.DataFrame", grades: "pandas.DataFrame") -> lis
 
 
 def published_figures(family: str | None, kind: str, benchmark: str, step: int | None = None) -> dict | None:
-    """The figures published for this family and benchmark, in fractions; None if there are none.
+    """The published scores of this family and benchmark, as fractions; None if there are none.
 
-    `kind` is "base", or "run" or "external" for the trained model. `step` is our checkpoint's, and each figure
-    says its own. Whether the two may be compared is for `justrl.analysis.comparison` to say.
+    `kind` is "base", or "run" or "external" for the trained model. `step` is our checkpoint's; each score has its own
+    step. `justrl.analysis.comparison` decides whether the two are comparable.
     """
     from justrl.published import select_published
 

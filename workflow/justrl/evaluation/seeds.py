@@ -1,10 +1,11 @@
-"""Means and differences over training seeds *and* questions, with an interval that knows of both.
+"""Means and differences over training seeds *and* questions, with an interval that covers both.
 
-Scores become a table [seeds, questions] of means over samples. Its mean would move with other questions (the spread of
-the columns' means) and with other seeds (the spread of the rows' means, which holds the sampling of answers, too). The
-variances of the two are added, which counts what is left over twice and so never too little; Student's t takes the
-degrees of freedom of Welch and Satterthwaite, few where the seeds decide. It is never narrower than the interval over
-questions alone (resampling.mean_interval), nor does it leave what a mean, or a difference, can be.
+Scores become a table [seeds, questions] of means over samples. Its mean has two sources of variation: other questions
+(the variance of the column means) and other seeds (the variance of the row means, which includes the sampling of
+answers). The two variances are added. The residual variance is in both, so their sum is never too small. Student's t
+uses the degrees of freedom of Welch and Satterthwaite, which are few if the seeds dominate. The interval is never
+narrower than the one over questions alone (resampling.mean_interval), and stays within the possible range of a mean or
+a difference.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from justrl.errors import UserError
 from justrl.evaluation.resampling import LEVEL, mean_interval, t_quantile
 from justrl.evaluation.statistics import Scores, question_means
 
-# What a page says of an interval over as many seeds.
+# Note in reports on an interval over two seeds.
 TWO_SEEDS = "two seeds: t interval with one degree of freedom; use three or more"
 
 
@@ -25,8 +26,8 @@ TWO_SEEDS = "two seeds: t interval with one degree of freedom; use three or more
 class SeedMean:
     """A mean, or a difference of means, over seeds and questions; fractions.
 
-    `seed_error` and `question_error` are its standard errors over either; None over seeds where there is but one, in
-    which case the interval knows of questions alone.
+    `seed_error` and `question_error` are its standard errors over seeds and over questions. `seed_error` is None if
+    there is only one seed; the interval then covers questions only.
     """
 
     value: float
@@ -39,9 +40,9 @@ class SeedMean:
 
 
 def seed_table(scores: Sequence[Scores]) -> np.ndarray:
-    """[seeds, questions] means over samples, of one table of scores for each seed.
+    """Build a [seeds, questions] table of means over samples, from one table of scores per seed.
 
-    Raises UserError: the seeds were not asked the same number of questions.
+    Raises UserError: the seeds have different numbers of questions.
     """
     rows = [question_means(each) for each in scores]
     if len({row.size for row in rows}) != 1:
@@ -50,14 +51,14 @@ def seed_table(scores: Sequence[Scores]) -> np.ndarray:
 
 
 def mean_over_seeds(table: np.ndarray, level: float = LEVEL, lowest: float = 0.0) -> SeedMean:
-    """The mean of a table [seeds, questions] with its interval; `lowest` is -1 of differences."""
+    """The mean of a table [seeds, questions] with its interval; `lowest` is -1 for differences."""
     return average_over_seeds([table], level, lowest)
 
 
 def average_over_seeds(tables: Sequence[np.ndarray], level: float = LEVEL, lowest: float = 0.0) -> SeedMean:
-    """The unweighted mean of several benchmarks' means, of tables [seeds, questions] whose rows are the same seeds.
+    """The unweighted mean of several benchmarks' means, from tables [seeds, questions] with the same seeds as rows.
 
-    Raises UserError: the benchmarks were not answered by the same number of seeds.
+    Raises UserError: the benchmarks have different numbers of seeds.
     """
     if len({table.shape[0] for table in tables}) != 1:
         raise UserError(f"every benchmark needs each seed, got {', '.join(str(table.shape[0]) for table in tables)}")
@@ -67,11 +68,11 @@ def average_over_seeds(tables: Sequence[np.ndarray], level: float = LEVEL, lowes
 
 
 def difference_over_seeds(first: np.ndarray, second: np.ndarray, paired: bool, level: float = LEVEL) -> SeedMean:
-    """Second minus first on the same questions.
+    """The difference second minus first on the same questions.
 
     Args:
-        first, second: [seeds, questions]; with `paired`, rows of one seed stand at the same place.
-        paired: the trainings of one seed share the order of questions, so that their difference is what is repeated.
+        first, second: [seeds, questions]; with `paired`, rows of the same seed have the same index.
+        paired: trainings with the same seed share the order of questions, so their difference is the repeated quantity.
     """
     if first.shape[1] != second.shape[1]:
         raise UserError(f"a comparison needs the same questions: {first.shape[1]} against {second.shape[1]}")
@@ -83,13 +84,13 @@ def difference_over_seeds(first: np.ndarray, second: np.ndarray, paired: bool, l
 
 
 def _over_seeds(by_seed: np.ndarray) -> tuple[float, int]:
-    """Variance of the mean over seeds, and its degrees of freedom (0: one seed, of which nothing is known)."""
+    """Variance of the mean over seeds, and its degrees of freedom (0 for one seed, whose variance is unknown)."""
     seeds = by_seed.size
     return (float(np.var(by_seed, ddof=1)) / seeds, seeds - 1) if seeds > 1 else (0.0, 0)
 
 
 def _over_questions(by_question: np.ndarray, tables: int) -> tuple[float, int]:
-    """Variance of a benchmark's mean over its questions, as its share in a mean of so many, and degrees of freedom."""
+    """Sampling variance of one of `tables` means, scaled by its weight in their average, and degrees of freedom."""
     questions = by_question.size
     spread = float(np.var(by_question, ddof=1)) / questions if questions > 1 else 0.25
     return spread / tables**2, max(1, questions - 1)
@@ -111,7 +112,7 @@ def _interval(
     half = t_quantile(level, max(1, int(total**2 / scale))) * sqrt(total) if scale else 0.0
     known = all(freedom for _, freedom in over_seeds)
     seed_error = sqrt(sum(variance for variance, _ in over_seeds)) if known else None
-    # Of a mean of several benchmarks: their distances to the ends, added as errors are (Zou and Donner 2008).
+    # For a mean of several benchmarks: the distances to their interval ends, added in quadrature (Zou and Donner 2008).
     ends = [mean_interval(each, lowest, level=level) for each in by_question]
     below = sqrt(sum((each.mean() - low) ** 2 for each, (low, _) in zip(by_question, ends, strict=True)))
     above = sqrt(sum((high - each.mean()) ** 2 for each, (_, high) in zip(by_question, ends, strict=True)))

@@ -1,20 +1,20 @@
 """Statistics of an evaluation from its scores: avg@k, pass@k, maj@k, intervals and tests.
 
-Scores are one sequence per question, one entry per sample, 1 or True for correct (with partial credit, any value in
-[0, 1]). Every question weighs the same, whatever its number of samples, and what needs the same number of samples
-everywhere (pass@k, the spread over seeds) uses the smallest number any question has.
+Scores are one sequence per question, with one entry per sample, 1 or True for correct (with partial credit, any value
+in [0, 1]). Every question has the same weight, whatever its number of samples. Statistics that need equal numbers of
+samples (pass@k, the spread over seeds) use the smallest number of any question.
 
-Two uncertainties are kept apart:
+There are two separate uncertainties:
 
-* over *questions* (`ci_low`, `ci_high`): how far the figure would move on other questions of the same kind. Samples of
-  one question are not independent, so the interval is clustered by question: the headline.
-* over *seeds* (`seed_std`, `seed_standard_error`): how far it would move if the same questions were sampled again.
+* over *questions* (`ci_low`, `ci_high`): how much the score would vary with other questions of the same kind. Samples
+  of one question are not independent, so the interval is clustered by question. This is the main interval.
+* over *seeds* (`seed_std`, `seed_standard_error`): how much it would vary if the same questions were sampled again.
 
-The headline interval is the bootstrap over questions, with percentile end points widened for small samples (Hesterberg,
-"What Teachers Should Know About the Bootstrap", 2015, section 5.3). Against the analytic interval (Student's t on the
-questions' means, also returned) it stays inside [0, 1] and follows the skew near 0 and 1, where AMC23 and MATH-500 lie;
-against the plain percentile bootstrap, which covers 93 to 94% at 30 to 40 questions, it covers 95%. Where nearly all
-questions are alike, it is widened (resampling.mean_interval), so that it is never of width 0.
+The main interval is the bootstrap over questions, with percentile end points widened for small samples (Hesterberg,
+"What Teachers Should Know About the Bootstrap", 2015, section 5.3). Unlike the analytic interval (Student's t on the
+questions' means, also returned), it stays inside [0, 1] and follows the skew near 0 and 1, where AMC23 and MATH-500
+lie. The plain percentile bootstrap covers only 93 to 94% at 30 to 40 questions; this one covers 95%. If nearly all
+questions have the same value, it is widened (resampling.mean_interval), so that its width is never 0.
 """
 
 from collections import Counter
@@ -43,11 +43,11 @@ Scores = Sequence[Sequence[float]] | np.ndarray
 class AvgAtK:
     """avg@k with its uncertainties; fractions in [0, 1].
 
-    `ci_low`, `ci_high`: headline interval, bootstrap over questions. `analytic_low`, `analytic_high`: Student's t on
-    the questions' means (the cluster-robust interval), not clipped. `standard_error`: cluster-robust. `seed_std`:
-    standard deviation over samples of the mean score of one sample per question, i.e. of a single-sample evaluation.
-    `seed_standard_error`: standard error of avg@k on these very questions. None where one question, or one sample, says
-    nothing about it.
+    `ci_low`, `ci_high`: main interval, bootstrap over questions. `analytic_low`, `analytic_high`: Student's t on the
+    questions' means (the cluster-robust interval), not clipped. `standard_error`: cluster-robust. `seed_std`: standard
+    deviation over samples of the mean score of one sample per question, i.e. of a single-sample evaluation.
+    `seed_standard_error`: standard error of avg@k on these same questions. None if a single question, or a single
+    sample, cannot determine the value.
     """
 
     value: float
@@ -75,9 +75,9 @@ class PairedComparison:
 
 
 def as_rows(scores: Scores) -> list[np.ndarray]:
-    """Check scores and give them as one float array per question.
+    """Validate scores and return them as one float array per question.
 
-    Raises UserError for no questions, a question without samples, or a score outside [0, 1].
+    Raises UserError if there are no questions, for a question without samples, or for a score outside [0, 1].
     """
     rows = [np.asarray(row, dtype=float).ravel() for row in scores]
     if not rows:
@@ -120,7 +120,7 @@ def standard_error(means: np.ndarray) -> float | None:
 
 
 def seed_std(scores: Scores) -> float | None:
-    """Standard deviation over samples of the per-sample mean score; None for fewer than two samples a question."""
+    """Standard deviation over samples of the per-sample mean score; None for fewer than two samples per question."""
     rows = as_rows(scores)
     samples = min(row.size for row in rows)
     if samples < 2:
@@ -131,7 +131,7 @@ def seed_std(scores: Scores) -> float | None:
 def seed_standard_error(scores: Scores) -> float | None:
     """Standard error of avg@k given these questions: sqrt(sum of s_q^2 / n_q) / questions.
 
-    Uses every sample, with the questions taken as given; None if any question has fewer than two samples.
+    Uses every sample and treats the questions as fixed. None if any question has fewer than two samples.
     """
     rows = as_rows(scores)
     if min(row.size for row in rows) < 2:
@@ -140,7 +140,7 @@ def seed_standard_error(scores: Scores) -> float | None:
 
 
 def pass_at_k_curve(scores: Scores) -> dict[int, float]:
-    """Unbiased pass@k for every k from 1 to the smallest number of samples a question has.
+    """Unbiased pass@k for every k from 1 to the smallest number of samples of a question.
 
     The mean over questions of 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, equation 1). Raises UserError unless every
     score is 0 or 1.
@@ -156,7 +156,7 @@ def pass_at_k_curve(scores: Scores) -> dict[int, float]:
 def pass_at_k_interval(
     scores: Scores, k: int, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Interval of pass@k over questions, as the headline interval of avg@k; fractions.
+    """Interval of pass@k over questions, computed like the main interval of avg@k; fractions.
 
     Raises UserError unless every score is 0 or 1 and every question has k samples.
     """
@@ -170,10 +170,10 @@ def pass_at_k_interval(
 def maj_at_k(answers: Sequence[Sequence[str | None]], scores: Scores) -> float:
     """Majority voting: the mean over questions of the score of the most frequent extracted answer.
 
-    `answers` has the shape of `scores`; None (nothing extracted) casts no vote, and a question without votes scores 0.
-    Answers are the same if their value is (votes.py), or their text, white space aside. Tied answers share the question
-    in equal parts, the expected value of a fair draw, so nothing depends on the order of samples; equal answers that a
-    grader scored differently count with their mean.
+    `answers` has the shape of `scores`. None (nothing extracted) is not a vote, and a question without votes scores 0.
+    Answers are equal if their values are (votes.py), or their texts up to white space. The score of tied answers is
+    their mean, the expected value of a fair draw, so the order of samples doesn't matter. If a grader scored equal
+    answers differently, their mean score counts.
     """
     rows = as_rows(scores)
     if [len(answer) for answer in answers] != [row.size for row in rows]:
@@ -186,9 +186,9 @@ def compare_paired(
 ) -> PairedComparison:
     """Compare checkpoint b with checkpoint a on the same questions in the same order.
 
-    The difference of the questions' means is the unit. The interval is the bootstrap over questions; the p-value is
-    the sign-flip test: if the checkpoints were alike, each difference could as well have had the other sign. The
-    interval holds 0 just if p is above 1 - `level`.
+    The unit is the difference of the questions' means. The interval is the bootstrap over questions. The p-value is the
+    sign-flip test: if the checkpoints were equally good, each difference could have had the opposite sign. The interval
+    contains 0 if and only if p is above 1 - `level`.
     """
     means_a, means_b = question_means(scores_a), question_means(scores_b)
     if means_a.size != means_b.size:
@@ -210,7 +210,7 @@ def compare_paired(
 
 
 def solve_counts(scores: Scores) -> tuple[int, int]:
-    """Number of questions no sample solves, and number that every sample solves (solve-none, solve-all)."""
+    """Number of questions that no sample solves, and number that every sample solves (solve-none, solve-all)."""
     means = question_means(scores)
     return int((means == 0).sum()), int((means == 1).sum())
 
@@ -231,7 +231,7 @@ def length_summary(token_counts: Iterable[int]) -> dict[str, float]:
 
 
 def truncated_fraction(finish_reasons: Iterable[str]) -> float:
-    """Fraction of completions that ran into the token limit (finish reason "length")."""
+    """Fraction of completions that reached the token limit (finish reason "length")."""
     reasons = list(finish_reasons)
     if not reasons:
         raise UserError("there are no completions: no fraction of them is truncated")
@@ -246,7 +246,7 @@ def _binary_rows(scores: Scores) -> list[np.ndarray]:
 
 
 def _solve_probability(n: int, correct: int, ks: np.ndarray) -> np.ndarray:
-    """1 - C(n - c, k) / C(n, k) for each k, as a product of ratios so that no binomial coefficient is formed."""
+    """1 - C(n - c, k) / C(n, k) for each k, as a product of ratios to avoid computing binomial coefficients."""
     wrong = n - correct
     ratios = np.clip((wrong - np.arange(n)) / (n - np.arange(n)), 0.0, 1.0)
     return 1.0 - np.cumprod(ratios)[ks - 1]

@@ -1,4 +1,4 @@
-"""Text generation: one interface, by transformers anywhere or by vLLM."""
+"""Text generation with one interface: transformers on any machine, or vLLM."""
 
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ def load_backend(
         name: "vllm" or "transformers".
         model_dir: a Hugging Face model folder, or a hub id (then `revision` names the commit).
         dtype: torch dtype by name; "auto" is float32 without a GPU and bfloat16 with one.
-        max_model_len: longest prompt plus answer, in tokens; None is the model's own limit.
+        max_model_len: longest prompt plus answer, in tokens; None: the model's own limit.
         tensor_parallel_size: GPUs that share the model (vLLM only).
-        seed: the engine's own seed; requests carry theirs.
+        seed: the engine's own seed; each request has its own, too.
         batch_size: sequences decoded together (None: the backend's default).
         engine_options: further arguments of `vllm.LLM`, such as gpu_memory_utilization.
 

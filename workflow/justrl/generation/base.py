@@ -1,7 +1,8 @@
-"""The sampler's interface, for rollouts, evaluation and the judge: vLLM on GPUs, transformers on anything.
+"""The sampler's interface, for rollouts, evaluation and the judge: vLLM on GPUs, transformers on any machine.
 
-`justrl.generation.load_backend` makes an object whose `generate(requests)` yields answers as they finish, in any order.
-Both backends take token ids in and decode the answer with the model's own tokenizer, so their text is made alike.
+`justrl.generation.load_backend` returns an object whose `generate(requests)` yields answers as they finish, in any
+order. Both backends take token ids and decode answers with the model's own tokenizer, so they produce text in the same
+way.
 """
 
 import importlib.util
@@ -28,10 +29,10 @@ _OF_MISTRAL = ("mistral", "mistral3", "voxtral", "ministral", "pixtral")
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen.
+    """Sampling parameters.
 
     temperature 0 is greedy; top_p 1.0 and top_k -1 are off; max_tokens counts new tokens. With `log_probs`, an answer
-    also tells each token's log-probability, under the temperature and before any filter.
+    includes each token's log-probability, after the temperature and before any filter.
     """
 
     temperature: float
@@ -44,7 +45,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """One answer to make: an id of the caller's, the prompt as token ids, the seed of its random numbers."""
+    """One answer to generate: the caller's id, the prompt as token ids, and the seed of its random numbers."""
 
     id: str
     prompt_token_ids: list[int]
@@ -54,7 +55,7 @@ class SamplingRequest:
 
 @dataclass(frozen=True)
 class Completed:
-    """One finished answer: text without special tokens, its length with the stop token, "stop" or "length"."""
+    """One finished answer: text without special tokens, length including the stop token, and "stop" or "length"."""
 
     id: str
     text: str
@@ -65,7 +66,7 @@ class Completed:
 
 
 class Backend(Protocol):
-    """What `load_backend` returns."""
+    """The interface of the objects that `load_backend` returns."""
 
     name: str
     environment: dict[str, str]
@@ -74,11 +75,11 @@ class Backend(Protocol):
         """Yield every request's answer as it finishes, in any order."""
 
     def close(self) -> None:
-        """Give the model's memory back; the backend is of no use afterwards."""
+        """Release the model's memory; the backend cannot be used afterwards."""
 
 
 def require_backend(name: str) -> None:
-    """Raise UserError, naming the environment to install, if a backend's packages are absent."""
+    """Raise UserError, with the environment to install, if a backend's packages are missing."""
     if name == "vllm" and importlib.util.find_spec("vllm") is None:
         raise UserError(
             "vLLM is not installed in this environment: run `make gpu-env`, then `. .venv-gpu/bin/activate` (without "
@@ -88,7 +89,10 @@ def require_backend(name: str) -> None:
 
 
 def load_tokenizer(model_dir: str | Path, revision: str | None = None):
-    """The model's tokenizer as its tokenizer.json says; UserError without a chat template, or by `check_tokenizer`."""
+    """Load the model's tokenizer from its tokenizer.json.
+
+    Raises UserError: it has no chat template, or `check_tokenizer` refuses it.
+    """
     folder = checked_folder(model_dir, revision, (*TOKENIZER_FILES, "config.json"))
     from transformers import PreTrainedTokenizerFast
 
@@ -102,7 +106,7 @@ def load_tokenizer(model_dir: str | Path, revision: str | None = None):
 
 
 def check_tokenizer_of_verl(model_dir: str | Path) -> None:
-    """Raise UserError where what verl loads and renders itself would differ: the tokenizer's class, or the day."""
+    """Raise UserError if verl's own loading and rendering would differ: another tokenizer class, or today's date."""
     from transformers import AutoTokenizer
 
     folder = Path(model_dir)
@@ -120,11 +124,11 @@ def check_tokenizer_of_verl(model_dir: str | Path) -> None:
 
 def _load_tokenizer(loader, model_dir: str | Path, folder: Path, revision: str | None):
     try_tokenizer(folder)
-    # Where config.json names no version, transformers warns of every large tokenizer that it be Mistral's broken one;
-    # what it says of others is false, as `check_ids` shows.
+    # If config.json names no version, transformers warns that every large tokenizer is Mistral's broken one. For other
+    # models the warning is false, as `check_ids` shows.
     broken = _model_file(model_dir, "config.json", revision).get("model_type") in _OF_MISTRAL
     options: dict[str, Any] = {} if broken else {"fix_mistral_regex": False}
-    # What a model writes is graded as it is written: with this, "1 , 2" would be read as "1, 2".
+    # A model's text is graded as written: with this option on, "1 , 2" would become "1, 2".
     options["clean_up_tokenization_spaces"] = False
     try:
         with panics_said(folder):
@@ -134,9 +138,9 @@ def _load_tokenizer(loader, model_dir: str | Path, folder: Path, revision: str |
 
 
 def checked_folder(model_dir: str | Path, revision: str | None, names: Sequence[str] = ("config.json",)) -> Path:
-    """The model's folder, after `check_model_folder`; of a hub id that of the cache, with the files of these names.
+    """The model's folder, after `check_model_folder`. For a hub id, its cache folder with the files of these names.
 
-    Raises UserError: it fails the check, or the hub gives none of the files.
+    Raises UserError: the check fails, or the hub has none of the files.
     """
     check_model_folder(model_dir)
     if Path(model_dir).is_dir():
@@ -149,7 +153,7 @@ def checked_folder(model_dir: str | Path, revision: str | None, names: Sequence[
 
 
 def copy_tokenizer(model_dir: str | Path, folder: str | Path) -> None:
-    """Copy a model's tokenizer, template and stop tokens byte by byte: a library that saves them changes them."""
+    """Copy a model's tokenizer, template and stop tokens byte by byte, since a library that saves them changes them."""
     check_model_folder(model_dir)
     for path in (Path(model_dir) / name for name in TOKENIZER_FILES):
         if path.is_file():
@@ -157,28 +161,28 @@ def copy_tokenizer(model_dir: str | Path, folder: str | Path) -> None:
 
 
 def chat_prompt(tokenizer, message: str) -> str:
-    """The text that is sent to the model for one user message: its own chat template, no system message of ours.
+    """The prompt for one user message: the model's own chat template, without a system message from us.
 
-    It holds every special token already: encode it with `add_special_tokens=False`.
+    It already has every special token: encode it with `add_special_tokens=False`.
     """
     try:
         return tokenizer.apply_chat_template(
             [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
         )
-    except Exception as error:  # a template can raise what Python can
+    except Exception as error:  # a template can raise anything
         raise UserError(
             f"{tokenizer.name_or_path}: the chat template does not take {message[:80]!r}: {_first_line(error)}"
         ) from error
 
 
 def stop_tokens_by_source(model_dir: str | Path, tokenizer, revision: str | None = None) -> dict[str, set[int]]:
-    """The tokens that end an answer, by who names them: tokenizer, generation_config.json, config.json, chat template.
+    """The tokens that end an answer, by source: tokenizer, generation_config.json, config.json, chat template.
 
-    A model may end its turn with a token that its tokenizer does not call the end, and files of one model disagree:
-    those of Qwen2.5's bases name `<|endoftext|>`, and their chat template ends a turn with `<|im_end|>`.
+    A model may end its turn with a token other than its tokenizer's end of sequence, and a model's files may disagree.
+    Those of Qwen2.5's base models name `<|endoftext|>`, but their chat template ends a turn with `<|im_end|>`.
 
     Args:
-        tokenizer: transformers' own, or a `generation.chat_template.ChatTokenizer`.
+        tokenizer: a tokenizer of transformers, or a `generation.chat_template.ChatTokenizer`.
     """
     named: dict[str, list] = {"tokenizer": [tokenizer.eos_token_id]}
     for name in ("generation_config.json", "config.json"):
@@ -193,10 +197,10 @@ def stop_tokens_by_source(model_dir: str | Path, tokenizer, revision: str | None
 
 
 def stop_token_ids(model_dir: str | Path, tokenizer, revision: str | None = None) -> tuple[int, ...]:
-    """The tokens that end an answer, sorted: whatever any source names (see `stop_tokens_by_source`).
+    """The tokens that end an answer, sorted: the union over all sources (see `stop_tokens_by_source`).
 
-    The same for evaluation, judge and the rollouts of both engines: given explicitly to every sampler, so that none
-    adds or misses one.
+    Evaluation, the judge and the rollouts of both engines use the same ones. Every sampler gets them explicitly, so
+    that none adds or misses one.
     """
     found = set().union(*stop_tokens_by_source(model_dir, tokenizer, revision).values())
     if not found:
@@ -205,7 +209,7 @@ def stop_token_ids(model_dir: str | Path, tokenizer, revision: str | None = None
 
 
 def model_length(model_dir: str | Path, revision: str | None = None) -> int:
-    """The most tokens (prompt plus answer) a model was made for: its positions, times a RoPE scaling factor."""
+    """The model's context length in tokens (prompt plus answer): its positions, times a RoPE scaling factor."""
     config = model_config(model_dir, revision).get_text_config(decoder=True)
     positions = getattr(config, "max_position_embeddings", None)
     if not positions:
@@ -228,7 +232,7 @@ def check_model_length(model_dir: str | Path, needed: int, revision: str | None 
 
 
 def model_config(model_dir: str | Path, revision: str | None):
-    """The configuration of a model; UserError if there is none, or it wants code of the folder's own."""
+    """The configuration of a model. Raises UserError if there is none, or if it needs code from the folder."""
     checked_folder(model_dir, revision)
     from transformers import AutoConfig
 
@@ -239,13 +243,13 @@ def model_config(model_dir: str | Path, revision: str | None):
 
 
 def _model_file(model_dir: str | Path, name: str, revision: str | None) -> dict[str, Any]:
-    """A JSON file of a model folder or hub repository; empty if there is none of that name."""
+    """Read a JSON file of a model folder or hub repository; {} if it doesn't exist."""
     path = _file(model_dir, name, revision)
     return read_object(path) if path else {}
 
 
 def _file(model_dir: str | Path, name: str, revision: str | None) -> Path | None:
-    """A file of a model folder or hub repository; None if there is none of that name."""
+    """The path of a file of a model folder or hub repository; None if it doesn't exist."""
     if Path(model_dir).is_dir():
         path = Path(model_dir) / name
         return path if path.is_file() else None

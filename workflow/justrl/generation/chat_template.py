@@ -1,8 +1,8 @@
-"""Chat prompts and their token ids by `tokenizers` and jinja2 alone, for jobs that want nothing else of transformers.
+"""Chat prompts and their token ids with only `tokenizers` and jinja2, for jobs that need nothing else of transformers.
 
-Importing transformers costs seconds of processor time. The text is that of `apply_chat_template` of transformers 5: the
-same sandbox, whitespace rules, filters and variables, but one day for `strftime_now`. The ids are those of the folder's
-tokenizer.json.
+Importing transformers costs seconds of processor time. The text equals that of `apply_chat_template` of transformers 5,
+with the same sandbox, whitespace rules, filters and variables, except that `strftime_now` is a fixed day. The ids are
+those of the folder's tokenizer.json.
 """
 
 import json
@@ -29,16 +29,16 @@ from justrl.errors import UserError
 from justrl.io import read_object
 from justrl.model_folder import LARGEST_TEMPLATE, check_files
 
-# Every token of a batch is a Python integer until it is counted.
+# Limits memory: every token of a batch is a Python integer until it is counted.
 _BATCH = 512
-# What one prompt may take of a processor, of memory and of room; the largest templates take milliseconds.
+# Limits per prompt: processor seconds, bytes of memory, characters. The largest templates take milliseconds.
 MOST_SECONDS, MOST_MEMORY, MOST_CHARACTERS = 20, 2 * 2**30, 10**7
-# What loading a tokenizer and encoding a few texts may take; the largest takes two seconds.
+# Limits for loading a tokenizer and encoding a few texts; the largest tokenizer takes two seconds.
 TOKENIZER_SECONDS, TOKENIZER_MEMORY = 60, 4 * 2**30
-# A process that waits uses no processor: so many times the seconds it may use pass before it is ended.
+# A waiting process uses no processor time, so it is ended after this multiple of its seconds by the wall clock.
 _PATIENCE = 10
 QUESTION = "What is $\\frac{1}{2}  + 3^{10}$?\n\nLet  x = 1,024."
-# What the paper's prompts and answers are made of: runs of spaces and newlines, digits, LaTeX, code, Chinese.
+# Typical content of the paper's prompts and answers: runs of spaces and newlines, digits, LaTeX, code, Chinese.
 TEXTS = (
     QUESTION,
     " 12 + 34 = 46",
@@ -49,13 +49,14 @@ TEXTS = (
     "<think>\nOkay, so I'll\n</think>\n\n**Answer**",
     "def f(x):\n    return x**2  # é ½ 😀",
 )
-# What `strftime_now` gives, so that a prompt is the same tomorrow: the date that Llama 3.2's template falls back to.
+# The date of `strftime_now`, fixed so that a prompt doesn't change from day to day: the fallback date of Llama 3.2's
+# template.
 THE_DAY = datetime(2024, 7, 26)
-# A prompt that is not the same on both holds the date: they differ in each part of a date and a time.
+# Two dates that differ in every part of date and time: a prompt that differs between them contains the date.
 DAYS = (datetime(2001, 2, 3, 4, 5, 6), datetime(2030, 11, 22, 17, 38, 49))
 _DATED = "the chat template writes today's date"
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
-# The special tokens that a template may name, as transformers calls them.
+# The special tokens that a template may use, by transformers' names.
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 Messages = Sequence[Mapping[str, str]]
@@ -64,25 +65,25 @@ Messages = Sequence[Mapping[str, str]]
 class ChatTokenizer:
     """The tokenizer of a model folder: tokenizer.json, the special tokens and the chat template.
 
-    `chat_template` is None where there is none; with several, it is the one called default.
+    `chat_template` is None if there is none; of several, it is the one named default.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Read the folder's files; raise UserError if it has no usable tokenizer.json."""
+        """Read the folder's files. Raises UserError if it has no usable tokenizer.json."""
         self.folder = Path(folder)
         try_tokenizer(self.folder)
         self._tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        # The file that holds the chat template.
+        # The file with the chat template.
         self._source, self._tried = self.folder / "chat_template.jinja", False
-        self.dated = False  # known once something was rendered: whether a prompt holds the day's date (THE_DAY's here)
+        self.dated = False  # known after the first rendering: whether a prompt contains the date (THE_DAY)
         settings = self._settings()
         self.special_tokens = {name: self._content(settings, name) for name in _NAMED_TOKENS if settings.get(name)}
         self.chat_template = self._template(settings)
 
     def _settings(self) -> dict[str, Any]:
-        """tokenizer_config.json, and over it special_tokens_map.json where the former lists no added tokens."""
+        """tokenizer_config.json, overridden by special_tokens_map.json if the former lists no added tokens."""
         read = [
             read_object(self.folder / name) if (self.folder / name).is_file() else {}
             for name in ("tokenizer_config.json", "special_tokens_map.json")
@@ -107,7 +108,7 @@ class ChatTokenizer:
         return template
 
     def _content(self, settings: Mapping[str, Any], name: str) -> str:
-        """A special token's text; tokenizer_config.json gives some with their properties."""
+        """A special token's text. tokenizer_config.json stores some tokens as objects with properties."""
         token = settings[name]
         text = token.get("content") if isinstance(token, dict) else token
         if not isinstance(text, str):
@@ -116,16 +117,16 @@ class ChatTokenizer:
 
     @property
     def eos_token_id(self) -> int | None:
-        """The end of sequence's id; None if the tokenizer names none."""
+        """The id of the end-of-sequence token; None if the tokenizer names none."""
         token = self.special_tokens.get("eos_token")
         return None if token is None else self._tokenizer.token_to_id(token)
 
     def get_vocab(self) -> dict[str, int]:
-        """Every token's id."""
+        """Map every token to its id."""
         return self._tokenizer.get_vocab()
 
     def token(self, token_id: int) -> str | None:
-        """The token of an id; None if there is none."""
+        """The token with an id; None if there is none."""
         return self._tokenizer.id_to_token(token_id)
 
     @cached_property
@@ -133,7 +134,7 @@ class ChatTokenizer:
         return _compile(self.chat_template or "")
 
     def render(self, messages: Messages) -> str:
-        """The text that the model is sent for these messages, the assistant's turn opened.
+        """Render the prompt for these messages, including the start of the assistant's turn.
 
         Raises UserError: there is no chat template, or it is broken or refuses the messages.
         """
@@ -153,11 +154,11 @@ class ChatTokenizer:
             self._tried = True
         try:
             return self._compiled.render(variables)
-        except Exception as error:  # a template can raise what Python can
+        except Exception as error:  # a template can raise anything
             raise UserError(self._refusal(_described(error))) from error
 
     def _try(self, variables: dict[str, Any]) -> None:
-        """Render once in a process of its own."""
+        """Render once in a separate process, to set `dated`. Raises UserError if that fails."""
         said = _apart("template", [self.chat_template, variables], MOST_SECONDS, MOST_MEMORY)
         self.dated = said == _DATED
         if self.dated:
@@ -170,7 +171,7 @@ class ChatTokenizer:
         return f"{self._source}: the chat template does not take these messages: {why}"
 
     def encode(self, texts: Iterable[str]) -> Iterator[list[int]]:
-        """Yield the token ids of rendered texts; the chat template has written every special token already."""
+        """Yield the token ids of rendered texts; the chat template has already written every special token."""
         texts = iter(texts)
         while part := list(islice(texts, _BATCH)):
             with panics_said(self.folder):
@@ -184,7 +185,7 @@ class ChatTokenizer:
 
 
 class _GenerationBlock(Extension):
-    """`{% generation %}` marks what a model is trained on; in a prompt its content stands as it is."""
+    """`{% generation %}` marks the text that a model is trained on; in a prompt its content is used unchanged."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2 declares a plain set
 
@@ -194,12 +195,12 @@ class _GenerationBlock(Extension):
 
 
 def strftime_then(form: str) -> str:
-    """What a template gets in place of the clock's time."""
+    """Format the fixed day, as the template's replacement of the current time."""
     return THE_DAY.strftime(form)
 
 
 def _compile(template: str, today: datetime = THE_DAY) -> Template:
-    """The template, ready to render; with `today` in place of the clock's time."""
+    """Compile the template, with `today` instead of the current time."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
     )
@@ -210,7 +211,7 @@ def _compile(template: str, today: datetime = THE_DAY) -> Template:
 
 
 def _described(error: BaseException, memory: int = MOST_MEMORY) -> str:
-    """An error of a template or tokenizer in a line."""
+    """Describe an error of a template or tokenizer in one line."""
     text = " ".join(str(error).split())[:500]
     if isinstance(error, TemplateError) and text:
         return text
@@ -220,9 +221,10 @@ def _described(error: BaseException, memory: int = MOST_MEMORY) -> str:
 
 
 def try_tokenizer(folder: str | Path) -> None:
-    """Load a folder's tokenizer.json, and encode and decode with it, in a process of its own, once for each state.
+    """Load a folder's tokenizer.json, then encode and decode with it, in a separate process, once per file state.
 
-    Raises UserError: it is missing, broken, or takes the time, the memory or the process of whoever loads it.
+    Raises UserError: it is missing or broken, exceeds the limits on time or memory, or crashes the process that loads
+    it.
     """
     check_files(Path(folder))
     path = Path(folder) / "tokenizer.json"
@@ -235,13 +237,13 @@ def try_tokenizer(folder: str | Path) -> None:
 
 @cache
 def _tried_tokenizer(path: str, *state: int) -> str:
-    """What is wrong with a tokenizer.json; `state` is there to notice a change."""
+    """The fault of a tokenizer.json, "" if there is none. `state` invalidates the cache if the file changes."""
     return _apart("tokenizer", path, TOKENIZER_SECONDS, TOKENIZER_MEMORY)
 
 
 @contextmanager
 def panics_said(folder: str | Path) -> Iterator[None]:
-    """Make a panic of the tokenizer's library, which is no Exception, a UserError about the folder."""
+    """Convert a panic of the tokenizer's library, which is not an Exception, to a UserError about the folder."""
     try:
         yield
     except BaseException as error:
@@ -251,9 +253,9 @@ def panics_said(folder: str | Path) -> Iterator[None]:
 
 
 def _apart(trial: str, given: Any, seconds: int, memory: int) -> str:
-    """What a trial of _TRIALS finds wrong, in a process of its own: without end, it takes no more than the limits."""
+    """Run a trial of _TRIALS in a separate process with limits, so that it always ends. Returns the fault, or ""."""
     path = os.pathsep.join(filter(None, [_PACKAGE_ROOT, os.environ.get("PYTHONPATH")]))
-    # The room of a thread counts, used or not.
+    # A thread's reserved address space counts towards the memory limit, even if unused.
     alone = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"}
     limits = f"it takes more than {seconds} s or {memory / 2**30:g} GB, or ends Python"
     try:
@@ -278,7 +280,7 @@ def _apart(trial: str, given: Any, seconds: int, memory: int) -> str:
 
 
 def _trial() -> None:
-    """Do a trial with what stdin gives, within limits; print what is wrong."""
+    """Run a trial on the input from stdin, within limits, and print the fault."""
     trial, seconds, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     given = json.load(sys.stdin)
     for limit, most in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
@@ -289,13 +291,13 @@ def _trial() -> None:
         wrong = _TRIALS[trial](given)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a template can raise what Python can, a tokenizer panics
+    except BaseException as error:  # a template can raise anything, a tokenizer panics
         wrong = _described(error, memory)
     print(wrong, end="")
 
 
 def _wrong_with_template(given: tuple[str, dict[str, Any]]) -> str:
-    """What is wrong with a template and its variables, on two days."""
+    """Render a template with its variables on two days. Returns the fault, or ""."""
     template, variables = given
     texts = {_compile(template, day).render(variables) for day in DAYS}
     size = max(map(len, texts))
@@ -305,7 +307,10 @@ def _wrong_with_template(given: tuple[str, dict[str, Any]]) -> str:
 
 
 def _wrong_with_tokenizer(path: str) -> str:
-    """What is wrong with a tokenizer.json: by loading it and encoding the texts, and long runs of each letter."""
+    """Load a tokenizer.json, encode TEXTS and long runs of each character, and decode them.
+
+    Returns "" if it succeeds.
+    """
     tokenizer = Tokenizer.from_file(path)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -321,7 +326,7 @@ _TRIALS: dict[str, Callable[[Any], str]] = {"template": _wrong_with_template, "t
 
 
 def _to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
-    """JSON as a template wants it: jinja2's own filter escapes what HTML would."""
+    """Serialise to JSON for a template, without the HTML escapes of jinja2's own filter."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

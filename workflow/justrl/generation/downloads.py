@@ -1,7 +1,7 @@
-"""Whether a downloaded folder still holds what was downloaded: every file by its size and SHA-256.
+"""Check that a downloaded folder is unchanged: every file by its size and SHA-256.
 
-Gigabytes are hashed once. What was found is remembered beside the folder, by each file's size and time; a file that has
-neither changed since is not read again, by no job.
+Gigabytes are hashed only once. The hashes are stored next to the folder, with each file's size and modification time.
+No job reads a file again while both are the same.
 """
 
 import os
@@ -15,10 +15,10 @@ from justrl.model_folder import is_loaded, read_files
 
 
 def check_download(folder: str | Path, *, required: bool = False) -> None:
-    """Refuse a folder whose files are not those that its source.json records.
+    """Raise UserError unless the files of a folder are those that its source.json records.
 
-    A folder without the record passes unless it is `required`. Raises UserError naming the first file that is missing,
-    another or, in a model's folder, was not downloaded, or a record that cannot be read.
+    A folder without the record passes unless `required`. The error names the first file that is missing, has changed
+    or, in a model's folder, was not downloaded; or the record, if it is unreadable.
     """
     folder = Path(folder)
     record = folder / "source.json"
@@ -61,15 +61,15 @@ def check_download(folder: str | Path, *, required: bool = False) -> None:
 
 
 def revision_of(folder: str | Path) -> str | None:
-    """The commit that a downloaded folder is of; None where nothing tells it."""
+    """The commit of a downloaded folder; None if it is not recorded."""
     record = Path(folder) / "source.json"
     return read_record(record).get("revision") if record.is_file() else None
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a source.json: where a download is from, and `files`, the SHA-256 of each by its name.
+    """Read a source.json: the origin of a download, and `files`, the SHA-256 of each file by name.
 
-    Raises UserError for anything else: no files at all, or one outside of the record's folder.
+    Raises UserError for an invalid record: one without files, or with a file outside its folder.
     """
     record = read_object(path)
     files = record.get("files")

@@ -1,8 +1,8 @@
-"""Checks of a model's tokenizer before anything is sampled or trained: what it would get wrong, it gets wrong silently.
+"""Check a model's tokenizer before sampling or training, since its errors would be silent.
 
-transformers may build another tokenizer than the folder's tokenizer.json describes: it goes by the type of the model,
-and a class that a tokenizer's files name is replaced (transformers#45488). The answers then still look like text. Our
-own prompts are in the ids of tokenizer.json; an engine that loads the tokenizer itself is asked for the same.
+transformers may build a tokenizer that differs from the folder's tokenizer.json: it selects by the model type and
+replaces the class that a tokenizer's files name (transformers#45488). The answers still look like text. Our own prompts
+use the ids of tokenizer.json; an engine that loads the tokenizer itself must give the same ids.
 """
 
 from itertools import takewhile
@@ -17,14 +17,14 @@ ANSWER = "It is 1,025."
 
 
 def check_tokenizer(tokenizer: Any, folder: str | Path, stops: tuple[int, ...]) -> None:
-    """Refuse a tokenizer that is not the one of the folder's files, loses text, or cannot ask and end.
+    """Raise UserError if a tokenizer differs from the folder's files, loses text, or cannot open and end an answer.
 
     Args:
         tokenizer: as transformers loaded it from `folder`.
-        folder: the model's folder; its tokenizer.json says which ids are right.
+        folder: the model's folder; its tokenizer.json defines the correct ids.
         stops: the tokens that end an answer.
 
-    Raises UserError: naming the folder, the text or token, what was found and what to do.
+    The error names the folder, the text or token, the result, and what to do.
     """
     own = ChatTokenizer(folder)
     check_ids(tokenizer, folder, own)
@@ -33,7 +33,7 @@ def check_tokenizer(tokenizer: Any, folder: str | Path, stops: tuple[int, ...]) 
 
 
 def check_ids(tokenizer: Any, folder: str | Path, own: ChatTokenizer | None = None) -> None:
-    """Refuse a tokenizer whose ids are not those of the folder's tokenizer.json, or that loses text."""
+    """Raise UserError if a tokenizer's ids differ from the folder's tokenizer.json, or if decoding loses text."""
     for text, right in zip(TEXTS, (own or ChatTokenizer(folder)).encode(TEXTS), strict=True):
         found = tokenizer.encode(text, add_special_tokens=False)
         if found != right:
@@ -70,13 +70,13 @@ def _check_prompt(tokenizer: Any, own: ChatTokenizer, folder: str | Path) -> Non
 
 
 def _opens_answer(tokenizer: Any, message: list[dict[str, str]], prompt: str) -> bool:
-    """Whether an answer follows the prompt at once: something opens its turn, or in a conversation nothing does."""
+    """Whether an answer follows the prompt directly: a header opens its turn, or conversations have no such header."""
     if prompt != tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=False):
         return True
     answered = [*message, {"role": "assistant", "content": ANSWER}]
     try:
         text = tokenizer.apply_chat_template(answered, tokenize=False, add_generation_prompt=False)
-    except Exception:  # a template can raise what Python can
+    except Exception:  # a template can raise anything
         return False
     return text.removeprefix(prompt).lstrip().startswith(ANSWER)
 

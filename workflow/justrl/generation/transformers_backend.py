@@ -1,9 +1,9 @@
-"""Generation with transformers: one process, CPU or one GPU, continuous batches over a left-padded KV cache.
+"""Generation with transformers: one process, CPU or one GPU, continuous batching over a left-padded KV cache.
 
-A row that ends makes room for another. The random number of a row's t-th token depends on the row's seed and t alone,
-and the token is found by inverting the cumulative distribution in vocabulary order, which is continuous in the logits:
-a batch of another size or make-up changes an answer only where a rounding error of the logits straddles a random
-number or a filter's edge.
+A finished row makes room for a new one. The random number of a row's t-th token depends only on the row's seed and t.
+The token is found by inverting the cumulative distribution in vocabulary order, which is continuous in the logits. So
+the size and content of the batch change an answer only if a rounding error of the logits straddles a random number or a
+filter's edge.
 """
 
 from collections import deque
@@ -27,24 +27,25 @@ from justrl.generation.base import Completed, Sampling, SamplingRequest, load_to
 from justrl.model_shape import shape_in
 
 _RANDOM_BLOCK = 64
-# Entries of the attention mask of one prefill, rows x length x length: 16 MiB of them for each byte of its type.
+# Limit on attention mask entries of one prefill, rows x length x length: 16 MiB per byte of the mask's type.
 _MASK_ENTRIES = 2**24
-# What keys and values of a batch may take on a CPU, where too much ends the process; or as much as the weights take.
-# More of a tiny model's is slower: the kernel has to clear each page of a new tensor. A GPU's memory says so itself.
+# Limit on a batch's keys and values on a CPU, where running out of memory ends the process; or the size of the weights,
+# if larger. For a tiny model, more would be slower, because the kernel clears each page of a new tensor. A GPU raises
+# an error instead.
 _CPU_CACHE_BYTES = 2**28
-# Parameters x tokens of a pass below which its operations are too short to be shared by threads, which would wait for
-# each other longer than they compute.
+# Parameters x tokens of a forward pass below which its operations are too short for several threads, which would wait
+# for each other longer than they compute.
 _WORTH_SHARING = 2**29
 
 
 class TransformersBackend:
-    """Decodes with a causal language model of transformers, as its weights are at the moment of the call.
+    """Decodes with a causal language model of transformers, using its weights at the time of the call.
 
     Args:
-        model: in evaluation mode; its device and dtype are what is computed in.
-        tokenizer: makes text of the answers.
-        batch_size: the most rows decoded together; None takes all at once, on a CPU as many as
-            `_CPU_CACHE_BYTES` hold (of a model of unusual form all, too).
+        model: in evaluation mode; computation uses its device and dtype.
+        tokenizer: decodes the answers.
+        batch_size: maximum number of rows decoded together. None: all at once, but on a CPU as many as
+            `_CPU_CACHE_BYTES` allow (unless the cache size of the model's architecture is unknown).
     """
 
     name = "transformers"
@@ -53,7 +54,7 @@ class TransformersBackend:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.device = model.device
         shape = shape_in(model.config.get_text_config().to_dict())
-        self._token_bytes = shape.cache_bytes * model.dtype.itemsize // 2 if shape else 0  # 0: not known
+        self._token_bytes = shape.cache_bytes * model.dtype.itemsize // 2 if shape else 0  # 0: unknown
         self._weight_bytes = sum(weight.nbytes for weight in model.parameters())
         self.environment = {
             "transformers": transformers.__version__,
@@ -78,12 +79,13 @@ class TransformersBackend:
         )
         return cls(model.to(device).eval(), tokenizer, batch_size)
 
-    # Not inference_mode: what a model keeps of a pass must stay usable where the model is trained afterwards.
+    # Not inference_mode: tensors that a model keeps from a pass must stay usable if the model is trained afterwards.
     @torch.no_grad()
     def generate(self, requests: Iterable[SamplingRequest]) -> Iterator[Completed]:
-        """Yield every request's answer as it finishes; those with the longest prompts are begun first.
+        """Yield every request's answer as it finishes. Requests with the longest prompts start first.
 
-        What is prefilled together is padded to its longest prompt, and a memory that does not suffice says so at once.
+        Rows prefilled together are padded to their longest prompt, so similar lengths waste less. And if memory doesn't
+        suffice, that shows at the start.
         """
         waiting = deque(sorted(requests, key=lambda request: -len(request.prompt_token_ids)))
         batch = _Batch(self.model, self.device)
@@ -101,13 +103,13 @@ class TransformersBackend:
                 yield self._completed(row)
 
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Release the model's memory."""
         self.model = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _size(self, waiting: deque[SamplingRequest], batch: "_Batch") -> int:
-        """The most rows to decode together now, at least one."""
+        """Maximum number of rows to decode together now, at least one."""
         if self.batch_size or self.device.type != "cpu" or not waiting or not self._token_bytes:
             return self.batch_size or batch.unfinished + len(waiting)
         longest = max(len(waiting[0].prompt_token_ids) + waiting[0].sampling.max_tokens, batch.longest())
@@ -115,10 +117,10 @@ class TransformersBackend:
         return max(1, min(fitting, batch.unfinished + len(waiting)))
 
     def _take(self, waiting: deque[SamplingRequest], batch: "_Batch") -> list["_Row"]:
-        """The next rows to prefill: no more than are free, nor than the mask's memory allows, but at least one.
+        """Next rows to prefill, limited by the free slots and, except for the first row, by the mask's memory.
 
-        None while few are free: prefilling costs a forward pass, which a quarter of the batch is worth, or all that
-        wait.
+        Empty until a quarter of the batch, or room for all waiting rows, is free, because a prefill costs a full
+        forward pass.
         """
         size = self._size(waiting, batch)
         free = size - batch.unfinished
@@ -134,7 +136,10 @@ class TransformersBackend:
         return rows
 
     def _shrink(self, rows: int) -> "_Batch":
-        """Halve the batch after the memory ran out; its rows start again and, with their own seeds, end the same."""
+        """Halve the batch size after running out of GPU memory.
+
+        Unfinished rows restart and, by their seeds, end the same.
+        """
         size = min(rows, self.batch_size or rows)
         if size <= 1:
             raise UserError("the GPU's memory does not hold one sequence: lower max_tokens or use --backend vllm")
@@ -154,7 +159,7 @@ def random_stream(seed: int | tuple[int, ...]) -> np.random.Generator:
 
 
 class _Row:
-    """One answer being written."""
+    """One answer that is being generated."""
 
     def __init__(self, request: SamplingRequest):
         self.request = request
@@ -165,7 +170,7 @@ class _Row:
         self._uniforms: list[float] = []
 
     def uniform(self) -> float:
-        """The next random number in [0, 1): the t-th call always gives the same one."""
+        """The next random number in [0, 1); the t-th call always returns the same one."""
         if not self._uniforms:
             self._uniforms = self._stream.random(_RANDOM_BLOCK).tolist()[::-1]
         return self._uniforms.pop()
@@ -180,9 +185,9 @@ class _Row:
 
 
 class _RoomyLayer(DynamicLayer):
-    """One layer's keys and values, each [rows, heads, length, width], with room for tokens to come.
+    """One layer's keys and values, each [rows, heads, length, width], in buffers with spare capacity.
 
-    To make a new tensor for each token would copy the whole cache each time.
+    A new tensor for each token would copy the whole cache each time.
     """
 
     ROOM = 32
@@ -195,11 +200,11 @@ class _RoomyLayer(DynamicLayer):
         self._views: tuple[torch.Tensor, ...] = ()
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        """Append keys and values, and return all of them: views of what has room."""
+        """Append keys and values, and return all of them as views of the buffers."""
         length, new = self.get_seq_length(), key_states.shape[-2]
         if not length:
             return super().update(key_states, value_states, *args, **kwargs)
-        # Whoever replaced `keys` and `values` (rows left or joined) has left the rooms behind.
+        # If rows left or joined, `keys` and `values` were replaced and the buffers are out of date.
         mine = len(self._views) == 2 and self._views[0] is self.keys and self._views[1] is self.values
         if not mine or length + new > self._rooms[0].shape[-2]:
             self._rooms = tuple(self._moved(old, length + new) for old in (self.keys, self.values))
@@ -209,7 +214,7 @@ class _RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def _moved(self, old: torch.Tensor, needed: int) -> torch.Tensor:
-        """A copy of keys or values in a tensor that has `needed` places and as many to spare as ROOM says."""
+        """Copy keys or values into a buffer of length `needed + ROOM - 1`."""
         rows, heads, length, width = old.shape
         room = old.new_empty((rows, heads, needed + self.ROOM - 1, width))
         room[:, :, :length] = old
@@ -223,8 +228,8 @@ def _empty_cache() -> Cache:
 class _Batch:
     """Rows that are decoded together, their KV cache (left-padded) and its mask [rows, length].
 
-    Rows that have ended are decoded on, and their tokens thrown away, until others join or half the rows are such:
-    taking them out copies the whole cache.
+    Removing finished rows copies the whole cache. So they are still decoded, and their tokens discarded, until new rows
+    join or half of the rows are finished.
     """
 
     def __init__(self, model, device: torch.device):
@@ -237,20 +242,20 @@ class _Batch:
         self.parameters = sum(weight.numel() for weight in model.parameters())
 
     def longest(self) -> int:
-        """The most tokens that a row may come to have."""
+        """The maximum length in tokens that an unfinished row can reach."""
         requests = (row.request for row in self.rows if not row.finished)
         return max((len(request.prompt_token_ids) + request.sampling.max_tokens for request in requests), default=0)
 
     def add(self, rows: list[_Row]) -> list[_Row]:
-        """Prefill new rows on their own, join them to the batch, and return those that ended with their first token.
+        """Prefill new rows separately and join them to the batch. Returns those that ended with their first token.
 
-        Rows of one prompt share its pass up to the output layer.
+        Rows with the same prompt share its forward pass up to the output layer.
         """
         places: dict[tuple[int, ...], int] = {}
         shared = [places.setdefault(tuple(row.request.prompt_token_ids), len(places)) for row in rows]
         longest = max(map(len, places))
         padding = [longest - len(prompt) for prompt in places]
-        # Any id will do as padding: the mask hides it.
+        # Any id works as padding: the mask hides it.
         ids = [[0] * pad + list(prompt) for pad, prompt in zip(padding, places, strict=True)]
         mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding], device=self.device)
         cache = _empty_cache()
@@ -264,7 +269,7 @@ class _Batch:
         if not self.rows:
             self.rows, self.cache, self.mask = rows, cache, mask
             return ended
-        # Columns that are padding for all that stay are left out, or the cache would grow without end.
+        # Drop columns that are padding in all remaining rows, or the cache would grow without end.
         first = int(self.mask.any(dim=0).nonzero()[0])
         width = max(self.mask.shape[1] - first, longest)
         self.mask = torch.cat([_pad_left(self.mask[:, first:], width, 1), _pad_left(mask, width, 1)])
@@ -276,7 +281,7 @@ class _Batch:
         return ended
 
     def step(self) -> list[_Row]:
-        """Choose one more token for every row, and return the rows that ended with it."""
+        """Sample one more token for every row. Returns the rows that ended with it."""
         if 2 * self.unfinished <= len(self.rows):
             self._remove_finished()
         ids = torch.tensor([[row.tokens[-1]] for row in self.rows], device=self.device)
@@ -286,7 +291,7 @@ class _Batch:
         return ended
 
     def _remove_finished(self) -> None:
-        """Take the rows that have ended out of the batch."""
+        """Remove finished rows from the batch."""
         keep = [index for index, row in enumerate(self.rows) if not row.finished]
         if len(keep) == len(self.rows):
             return
@@ -303,9 +308,10 @@ class _Batch:
         cache: Cache,
         shared: torch.Tensor | None = None,
     ) -> list[_Row]:
-        """Run the model on ids [rows, new], which lengthens the cache, and give each row the token chosen for it.
+        """Run the model on ids [rows, new], which extends the cache, and append the sampled token to each row.
 
-        With `shared` [rows], the ids are of prompts and it says which of them a row has.
+        With `shared` [rows], the ids are distinct prompts, and `shared` has the index of each row's prompt. Returns the
+        rows that ended.
         """
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         threads = 1 if self.parameters * ids.numel() < _WORTH_SHARING else torch.get_num_threads()
@@ -330,7 +336,7 @@ class _Batch:
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """Within it, as many threads share an operation."""
+    """Context manager: set torch's intra-op thread count."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -341,9 +347,9 @@ def _threads(number: int) -> Iterator[None]:
 
 @contextmanager
 def _repeated_before_head(model, index: torch.Tensor | None) -> Iterator[None]:
-    """Within it, the output layer gets the states of `index` (of its input's first dimension); None: as they are.
+    """Context manager: select the rows `index` of the output layer's input (None: no change).
 
-    So its product has as many rows as without sharing: with few, another kernel may round otherwise.
+    So its matrix product has as many rows as without sharing. With fewer rows, another kernel may round differently.
     """
     if index is None:
         yield
@@ -356,10 +362,10 @@ def _repeated_before_head(model, index: torch.Tensor | None) -> Iterator[None]:
 
 
 def _grouped_attention(module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask, *rest, **options):
-    """transformers' attention by torch's fused kernel, but a single token's query heads share their keys and values.
+    """Attention by torch's fused kernel; for a single new token, query heads share their keys and values.
 
-    transformers copies the whole cache of each layer as often as query heads share a key, for every token. Here the
-    heads that share one are so many queries of it: the same sums, whose last bit may be another.
+    transformers copies each layer's whole cache for every token, once per query head that shares a key. Here, query
+    heads that share a key become additional queries of it. The sums are the same, but their last bit may differ.
     """
     rows, heads, new, width = query.shape
     key_heads = key.shape[1]
@@ -383,7 +389,7 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(_GROUPED, ALL_MASK_ATTENTION_FUNCTIONS["sd
 
 @contextmanager
 def _decoding_in_groups(model) -> Iterator[None]:
-    """Within it, a model that uses torch's fused attention uses it as `_grouped_attention` does."""
+    """Context manager: let a model that uses torch's fused attention use `_grouped_attention`."""
     before = model.config._attn_implementation
     if before != "sdpa":
         yield
@@ -398,9 +404,10 @@ def _decoding_in_groups(model) -> Iterator[None]:
 def choose_tokens(
     logits: torch.Tensor, samplings: list[Sampling], rows: Iterable[_Row]
 ) -> tuple[list[int], list[float]]:
-    """The next token of each row of logits [rows, vocabulary], and its log-probability before the filters.
+    """Sample the next token of each row of logits [rows, vocabulary].
 
-    Greedy rows draw no random number, and their tokens are certain: log-probability 0.
+    Also returns its log-probability before the filters. Greedy rows use no random number, and their tokens are certain:
+    log-probability 0.
 
     Raises FloatingPointError: a logit is not finite.
     """
@@ -428,9 +435,9 @@ def choose_tokens(
 
 
 def filter_probabilities(probabilities: torch.Tensor, top_p: list[float], top_k: list[int]) -> torch.Tensor:
-    """Probabilities [rows, vocabulary] after top-k, then top-p of what is left; not renormalised.
+    """Probabilities [rows, vocabulary] after top-k, then top-p of the rest; not renormalised.
 
-    The order is vLLM's. Tokens that tie with the last one kept are kept too, so no sort order decides.
+    The order is vLLM's. Tokens that tie with the last kept one are kept, too, so sort order doesn't matter.
     """
     vocabulary = probabilities.shape[1]
     kept = [k if 0 < k < vocabulary else vocabulary for k in top_k]
@@ -444,7 +451,7 @@ def filter_probabilities(probabilities: torch.Tensor, top_p: list[float], top_k:
     if min(top_p) < 1:
         limit = torch.tensor(top_p, dtype=torch.float64, device=ranked.device)[:, None]
         cumulative = ranked.cumsum(dim=-1, dtype=torch.float64)
-        # A token stays if those before it do not yet make up top_p, so at least one always does.
+        # A token stays if the tokens before it sum to less than top_p, so at least one always stays.
         stays = (cumulative - ranked < limit * cumulative[:, -1:]) | (limit >= 1)
         last = ranked.masked_fill(~stays, 2.0).amin(dim=-1, keepdim=True)
         probabilities = probabilities.masked_fill(probabilities < last, 0.0)
@@ -452,16 +459,16 @@ def filter_probabilities(probabilities: torch.Tensor, top_p: list[float], top_k:
 
 
 def invert_cumulative(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The token of each row [rows, vocabulary] at which the cumulative probability passes `uniforms` [rows] of it."""
+    """For each row [rows, vocabulary], the token where the cumulative share exceeds `uniforms` [rows]."""
     cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1:]
-    # Rounding may carry a number near 1 up to the total, past the last token that has any probability.
+    # Rounding may raise a number near 1 to the total, beyond the last token with any probability.
     points = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, points, right=True).squeeze(1)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """A torch dtype by name; "auto" is float32 on a CPU and bfloat16 on a GPU."""
+    """Return a torch dtype by name; "auto" is float32 on a CPU and bfloat16 on a GPU."""
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     dtype = getattr(torch, name, None)
@@ -471,7 +478,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _pad_left(tensor: torch.Tensor, width: int, dim: int) -> torch.Tensor:
-    """Zeros before a tensor along `dim` until it is `width` long."""
+    """Pad a tensor with zeros on the left along `dim` to length `width`."""
     missing = width - tensor.shape[dim]
     if not missing:
         return tensor

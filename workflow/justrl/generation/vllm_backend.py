@@ -1,7 +1,7 @@
-"""Generation with vLLM: every request is in the engine at once, and answers come out as they end.
+"""Generation with vLLM: all requests are in the engine at once, and answers are returned as they finish.
 
-vLLM's own loop (`LLM.generate`) returns only when the last answer is there; stepping its engine gives each one as it
-finishes, so that what is done can be written down. `generation_config="vllm"` keeps the model's generation_config out.
+vLLM's own loop (`LLM.generate`) returns only after the last answer. Stepping the engine gives each answer as it
+finishes, so that it can be saved. `generation_config="vllm"` ignores the model's generation_config.
 """
 
 import gc
@@ -14,20 +14,20 @@ from typing import Any
 from justrl.errors import UserError
 from justrl.generation.base import Completed, SamplingRequest, load_tokenizer
 
-# What vLLM's environment sets in training and generation alike; a user's own value stands.
+# vLLM's environment variables, the same in training and generation; the user's own values take precedence.
 VARIABLES = {
     "VLLM_NO_USAGE_STATS": "1",
-    # Compiles at its first request and wants nvcc for it (vLLM#49497). Seeded and greedy requests, and the rollouts,
-    # top-p 1, never use it.
+    # It compiles at its first request and needs nvcc for that (vLLM#49497). Seeded and greedy requests never use it,
+    # nor do the rollouts, which have top-p 1.
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
-    # Where Triton works, on a GPU, vLLM 0.28 takes another model runner for Qwen2 than on a CPU (vLLM#53183), with its
-    # own sampler and block tables, which no test here runs. Until a canary has passed with that, both take this one.
+    # Where Triton works, on a GPU, vLLM 0.28 uses a different model runner for Qwen2 than on a CPU (vLLM#53183), with
+    # its own sampler and block tables, which no test here runs. Until a canary has passed with it, both use this one.
     "VLLM_USE_V2_MODEL_RUNNER": "0",
 }
 
 
 class VllmBackend:
-    """A vLLM engine in this process's service; `batch_size` is the most sequences decoded together."""
+    """A vLLM engine owned by this process; `batch_size` is the maximum number of sequences decoded together."""
 
     name = "vllm"
 
@@ -79,7 +79,7 @@ class VllmBackend:
         self.environment["device"] = torch.cuda.get_device_name() if has_gpu else "cpu"
 
     def load_weights(self, folder: Path) -> None:
-        """Take over the weights of a Hugging Face folder, and forget what was computed with those before."""
+        """Load the weights of a Hugging Face folder, and clear the prefix cache computed with the previous ones."""
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         self.llm.reset_prefix_cache()
 
@@ -102,7 +102,7 @@ class VllmBackend:
                 engine.abort_request(list(open_requests))
 
     def close(self) -> None:
-        """Stop the engine and give its memory back, which otherwise ends the process with a page of warnings."""
+        """Stop the engine and release its memory; otherwise the process ends with a page of warnings."""
         if self.llm is not None:
             self.llm.llm_engine.engine_core.shutdown()
             self.llm = None
@@ -119,7 +119,7 @@ class VllmBackend:
 
 
 def _parameters(request: SamplingRequest):
-    """A request's sampling as vLLM's parameters."""
+    """Convert a request's sampling parameters to vLLM's."""
     import numpy as np
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -134,25 +134,25 @@ def _parameters(request: SamplingRequest):
         max_tokens=sampling.max_tokens,
         seed=seed if sampling.temperature > 0 else None,
         stop_token_ids=list(sampling.stop_token_ids),
-        # The stop tokens above are all there are; vLLM would add the tokenizer's own to them.
+        # The stop tokens above are complete; vLLM would add the tokenizer's own.
         ignore_eos=True,
         detokenize=False,
-        # 0: the chosen token's and no other's.
+        # 0: the chosen token's log-probability only.
         logprobs=0 if sampling.log_probs else None,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
 def set_environment(has_gpu: bool) -> None:
-    """Set what vLLM reads from the environment, before it is imported; the user's own values stand.
+    """Set vLLM's environment variables before it is imported; the user's own values take precedence.
 
-    Raises UserError: there is no GPU, and the vLLM that is installed is built for GPUs.
+    Raises UserError: there is no GPU, and the installed vLLM is built for GPUs.
     """
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
-    # Information goes to the log of a job by the page.
+    # The level INFO would fill pages of a job's log.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    # In a process of its own, the engine would outlive a killed job and hold its memory.
+    # In a separate process, the engine would outlive a killed job and keep its memory.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     if has_gpu:
         return
@@ -161,19 +161,20 @@ def set_environment(has_gpu: bool) -> None:
             "no GPU is visible, and the vLLM of this environment is built for GPUs: run on a GPU node "
             "(`--profile slurm`), install the CPU build with `make verl-env`, or use --backend transformers"
         )
-    # The CPU wheel is found by its version's name, which differs between builds; said outright, it need not be.
+    # vLLM recognises its CPU wheel by the version's name, which differs between builds; this sets the device
+    # explicitly.
     os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
-    # GiB of keys and values; vLLM would otherwise take a share of the machine's memory.
+    # GiB of keys and values; by default, vLLM would take a share of the machine's memory.
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
     # Binding threads to cores fails in containers that hide the machine's layout.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 def cpu_options(max_model_len: int | None) -> dict[str, Any]:
-    """Engine arguments that a CPU needs.
+    """Engine arguments for a CPU.
 
-    A prompt is read in one piece: after a piece that is not the last, vLLM turns a request's random generator back,
-    which a CPU generator cannot do ("CPU Generator does not use offset", vLLM 0.28), and the engine dies.
+    Chunked prefill is off: after a chunk that is not the last, vLLM rewinds a request's random generator. A CPU
+    generator cannot do that ("CPU Generator does not use offset", vLLM 0.28), and the engine dies.
     """
     options: dict[str, Any] = {"enforce_eager": True, "distributed_executor_backend": "uni"}
     if max_model_len is not None:
@@ -182,7 +183,7 @@ def cpu_options(max_model_len: int | None) -> dict[str, Any]:
 
 
 def _version(name: str) -> str:
-    """A package's version; vLLM's CPU build is a distribution of another name."""
+    """A package's version; vLLM's CPU build is a distribution with another name."""
     for distribution in (name, f"{name}-cpu"):
         try:
             return version(distribution)

@@ -1,4 +1,4 @@
-"""Checks of a model's weights before they are loaded: what is missing, transformers draws anew with a line in a log."""
+"""Check a model's weights before loading, since transformers initialises missing ones randomly and only logs it."""
 
 import math
 import re
@@ -11,12 +11,12 @@ from justrl.model_folder import Shapes, check_model_folder, tensor_shapes, weigh
 
 
 def check_weights(model_dir: str | Path) -> None:
-    """Refuse a folder whose safetensors files are broken, or lack, add or reshape a tensor of its model's class.
+    """Raise UserError if safetensors files are broken, or lack, add or reshape tensors of the model's class.
 
-    A downloaded one must hold what was downloaded, to the byte. A hub id passes. Quantized models, and those whose
-    class transformers does not know or stores under other names, have their files checked alone.
+    The files of a downloaded folder must also match their recorded hashes. A hub id passes. For quantized models, and
+    for those whose class transformers doesn't know or stores under other names, only the files themselves are checked.
 
-    Raises UserError: naming the folder, and the file or the tensors.
+    The error names the folder, and the file or the tensors.
     """
     folder = Path(model_dir)
     if not folder.is_dir():
@@ -29,7 +29,7 @@ def check_weights(model_dir: str | Path) -> None:
         found |= tensor_shapes(path)
     try:
         model = None if getattr(config, "quantization_config", None) else _empty_model(config)
-    except Exception as error:  # a model's class raises anything
+    except Exception as error:  # a model's class can raise anything
         raise UserError(f"the config.json of {folder} does not describe a loadable model: {error!r}") from error
     if model is not None and (problems := _differences(found, model)):
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -40,7 +40,7 @@ def check_weights(model_dir: str | Path) -> None:
 
 
 def largest_tensor(model_dir: str | Path) -> tuple[int, str]:
-    """Parameters and name of the largest tensor in a folder's weight files."""
+    """Number of parameters and name of the largest tensor in a folder's weight files."""
     return max(
         (math.prod(shape), name) for path in _files(Path(model_dir)) for name, shape in tensor_shapes(path).items()
     )
@@ -57,7 +57,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _empty_model(config):
-    """The model without memory for its weights; None where its tensors have other names in files than in the model."""
+    """Build the model without memory for its weights; None if its tensors have different names in the files."""
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
     from transformers.conversion_mapping import get_model_conversion_mapping
@@ -70,7 +70,7 @@ def _empty_model(config):
 
 
 def _differences(found: Shapes, model) -> list[str]:
-    """What is missing, misshapen or extra, a phrase each; of tied tensors one is enough."""
+    """List missing, misshapen and extra tensors, one phrase each. Of tied tensors, one is enough."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = model.all_tied_weights_keys
     partner = tied | {source: name for name, source in tied.items()}
@@ -81,7 +81,7 @@ def _differences(found: Shapes, model) -> list[str]:
         for name in sorted(expected.keys() & found.keys())
         if found[name] != expected[name]
     ]
-    # Older Llama files hold what is computed today.
+    # Older Llama files store a tensor that is computed today.
     known = {*(model._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq"}
     return problems + [f"{name} is not one of its tensors" for name in _keep(found.keys() - expected.keys(), known)]
 

@@ -1,9 +1,9 @@
 """Rewards and graders, by name.
 
-Two of them are training rewards: `paper` is the authors' own (a box in the last 100 characters, compared character for
-character) and `strict` takes the last box anywhere and compares without spaces. The evaluation graders are
-`paper_rules` (decides as the authors' released evaluation does), `symbolic` (SymPy) and `model` (a judge model).
-Functions of one's own are in own.py.
+The training rewards are `paper`, the authors' own (a box in the last 100 characters, compared character for character),
+`strict` (the last box anywhere, compared without spaces) and `robust` (the lenient rules of `paper_rules`, with time
+limits). The evaluation graders are `paper_rules` (decides as the authors' released evaluation does), `symbolic` (SymPy)
+and `model` (a judge model). `paper` and `strict` can also grade. The user's own functions are in own.py.
 """
 
 from importlib import import_module
@@ -41,8 +41,8 @@ REWARDS = ("paper", "strict", "robust")
 def get_grader(name: str, **options) -> Grader:
     """Make the grader called `name`; `options` go to its constructor. Raises UserError for an unknown name or option.
 
-    Graders that need processes or models start them on first use and give them back in `close()`; each is a context
-    manager.
+    Graders that need processes or models start them on first use and release them in `close()`. Each grader is a
+    context manager.
     """
     if name not in GRADERS:
         raise UserError(f"unknown grader {name!r}: choose one of {', '.join(GRADERS)}")
@@ -54,10 +54,11 @@ def get_grader(name: str, **options) -> Grader:
 
 
 def get_reward(name: str | OwnFunction) -> Reward | OwnReward:
-    """Make the training reward called `name`, or one of one's own, a function of (completion, gold).
+    """Make the training reward called `name`, or one from a user's function: a function of (completion, gold).
 
-    `paper` gives +1/-1 (the authors' training reward), `strict` 1/0, `robust` +1/-1 from the lenient rules of
-    `paper_rules`, the kind of verifier that the paper's second ablation trains with, within limits (rewards.py).
+    `paper` gives +1/-1 (the authors' training reward) and `strict` 1/0. `robust` gives +1/-1 by the lenient rules of
+    `paper_rules`, within time limits (rewards.py); it is the kind of verifier that the paper's second ablation trains
+    with.
     """
     if isinstance(name, OwnFunction):
         return OwnReward(name)

@@ -1,13 +1,13 @@
-r"""Bringing two answers to the same form, by string rules alone.
+r"""Normalise answers by string rules alone, so that equal answers get the same text.
 
-Two normalisations, each decided by the authors' released grader (thunlp/JustRL, `evals/utils.py`, which took them from
-the MATH dataset's and PRM800K's graders) and written anew here:
+Both normalisations decide as the authors' released grader does (thunlp/JustRL, `evals/utils.py`, which took them from
+the graders of the MATH dataset and PRM800K). The code here is our own:
 
-- `mathd_form`: LaTeX stays LaTeX; fractions, roots, degrees, units and spaces are brought to one spelling.
-- `plain_form`: LaTeX becomes text that an expression reader can take.
+- `mathd_form`: the answer stays LaTeX; fractions, roots, degrees, units and spaces get one spelling each.
+- `plain_form`: the LaTeX becomes text that an expression reader can parse.
 
-Both are lenient in ways that surprise (`plain_form` turns `10\,000` into `10+000`, and integers go through a float).
-They are kept, since the published numbers were made with them; tests/unit/test_verifiers_authors_rules.py shows them.
+Both are surprisingly lenient (`plain_form` turns `10\,000` into `10+000`, and integers go through a float). We keep
+that because the published numbers were computed with it; tests/unit/test_verifiers_authors_rules.py has examples.
 """
 
 import re
@@ -26,7 +26,7 @@ _THOUSANDS = re.compile(r"(\d),(\d\d\d)($|\D)")
 
 
 class _Malformed(ValueError):
-    """A LaTeX fragment that the normalisation cannot read; the answer is then left as it was."""
+    """The normalisation cannot parse a LaTeX fragment; the answer is then left unchanged."""
 
 
 def mathd_form(answer: str) -> str:
@@ -61,7 +61,7 @@ def _mathd_rules(text: str) -> str:
 
 
 def _without_unit(text: str) -> str:
-    r"""Drop a unit set as `\text{ cm}`; two of them are more than the rule can tell apart."""
+    r"""Drop a unit written as `\text{ cm}`. Raises `_Malformed` for two of them, which the rule cannot tell apart."""
     if "\\text{ " not in text:
         return text
     before, *after = text.split("\\text{ ")
@@ -132,7 +132,7 @@ def plain_form(answer: str) -> str:
 
 def _latex_as_text(text: str) -> str:
     text = text.replace("\\tfrac", "\\frac").replace("\\dfrac", "\\frac")
-    # The space keeps a mixed number apart: 3\frac12 is 3 1/2.
+    # The space separates the parts of a mixed number: 3\frac12 is 3 1/2.
     text = text.replace("\\frac", " \\frac")
     try:
         rendered = latex_to_text(text)
@@ -144,7 +144,10 @@ def _latex_as_text(text: str) -> str:
 
 
 def without_thousands_commas(text: str) -> str:
-    """Take `1,234`'s comma out, and leave a tuple's in. Of neighbouring commas only every other one goes."""
+    """Remove thousands commas, as in `1,234`, but not those of a tuple.
+
+    Of adjacent commas only every other one goes.
+    """
     while (shorter := _THOUSANDS.sub(r"\1\2\3", text)) != text:
         text = shorter
     return text

@@ -1,4 +1,4 @@
-r"""Reading an answer: the whole of it becomes one value of `answer_values`, or `NotRead` is raised."""
+r"""Parse a whole answer into one value of `answer_values`, or raise `NotRead`."""
 
 import re
 from dataclasses import dataclass
@@ -51,12 +51,12 @@ _DECIMAL = re.compile(r"-?([0-9]*\.[0-9]+)(?:\\(?:times|cdot)10\^(?:\{(-?[0-9]+)
 
 @dataclass
 class AnswerReader:
-    """Reads answers with one base for a logarithm that names none."""
+    """Parses answers, with one base for logarithms that name none."""
 
     log_base: sympy.Expr | None = None
 
     def read(self, text: str) -> Value:
-        """The value of a whole answer without dress."""
+        """Parse a whole answer, already stripped of formatting (`dress.undress`)."""
         if match := _MATRIX.fullmatch(text.strip()):
             rows = [row.split("&") for row in match[2].split("\\\\") if row.strip()]
             if len(rows) == 1 and len(rows[0]) == 1:
@@ -65,7 +65,7 @@ class AnswerReader:
         return self.value(tokenize(text))
 
     def value(self, tokens: list[Token]) -> Value:
-        """A list, a set of reals, a relation or a single value."""
+        """Parse tokens as a list, a set of reals, a relation or a single value."""
         if not tokens:
             raise NotRead("nothing is left")
         if (words := _words(tokens)) is not None:
@@ -82,7 +82,7 @@ class AnswerReader:
         return self.relation(sides, relations) if relations else self.single(tokens)
 
     def listed(self, items: list[list[Token]], conjunction: str) -> Value:
-        """A list without brackets; of inequalities their union (`or`) or intersection (`and`)."""
+        """Parse a list without brackets. Inequalities become their union (`or`) or their intersection (`and`)."""
         values: list[Value] = []
         for item in items:
             if not item:
@@ -101,7 +101,7 @@ class AnswerReader:
         return Collection("", tuple(values), named)
 
     def relation(self, sides: list[list[Token]], relations: list[str]) -> Value:
-        """What stands behind the name of a value, an equation, an inequality."""
+        """Parse `name = value`, an equation, an approximation or an inequality."""
         if relations[0] in ABOUT and not sides[0]:
             sides, relations = sides[1:], relations[1:]
             if not relations:
@@ -118,7 +118,10 @@ class AnswerReader:
         return self.inequality(sides, relations)
 
     def approximation(self, sides: list[list[Token]], relations: list[str], about: int) -> Value:
-        """What stands before an "about equal", if what stands behind it is that to the digits given."""
+        """The value left of an "about equal" sign.
+
+        `holds` is True if the right side is that value to the digits given.
+        """
         before = sides[: about + 1]
         if is_name(before[-1]):
             return self.relation(sides, [*relations[:about], "=", *relations[about + 1 :]])
@@ -130,7 +133,7 @@ class AnswerReader:
         return Equation(value.name if isinstance(value, Equation) else "", inner, None, holds)
 
     def near(self, exact: Quantity, given: Value) -> bool:
-        """Whether a number is another to the digits that it is given with."""
+        """Whether `exact` agrees with `given`, to the digits that `given` is written with."""
         if not isinstance(given, Quantity) or not (exact.value.is_number and given.value.is_number):
             return False
         places = re.fullmatch(r"-?[0-9]*\.?([0-9]*)", given.digits)
@@ -138,7 +141,7 @@ class AnswerReader:
             return bool(abs(exact.value - given.value).evalf(30) <= abs(given.value) / 100)
         unit = sympy.Rational(1, 10 ** len(places[1]))
         beyond = abs(exact.value).evalf(30) - abs(given.value)
-        # Rounded, or cut off.
+        # Rounded or truncated.
         return _agree(exact, given) or bool(-unit / 2 <= beyond < unit and exact.value * given.value >= 0)
 
     def equation(self, sides: list[list[Token]]) -> Value:
@@ -186,7 +189,7 @@ class AnswerReader:
         raise NotRead("a chain of inequalities")
 
     def single(self, tokens: list[Token]) -> Value:
-        """A value in brackets, a ratio, or a quantity."""
+        """Parse a value in brackets, a ratio, or a quantity."""
         first, last = tokens[0], tokens[-1]
         if first.text in OPEN and last.text in CLOSE and closes(tokens):
             brackets = _CURLY.get(first.text, first.text) + _CURLY.get(last.text, last.text)
@@ -227,7 +230,7 @@ class AnswerReader:
         return Collection("{}", value.items if isinstance(value, Collection) and not value.brackets else (value,))
 
     def reals(self, value: Value) -> Reals:
-        """A value as a set of reals. Raises NotRead where it is none."""
+        """Convert a value to a set of reals. Raises NotRead if it is not one."""
         if isinstance(value, Reals):
             return value
         if isinstance(value, Equation) and isinstance(value.value, Collection):
@@ -243,7 +246,7 @@ class AnswerReader:
         raise NotRead("no set of reals")
 
     def quantity(self, tokens: list[Token]) -> Quantity:
-        """A value with what may stand behind it: a unit, a multiple, a base, a modulus."""
+        """Parse a value and its suffix: a unit, a multiple, a base or a modulus."""
         tokens, modulus = take_modulus(tokens)
         tokens, unit, multiple = take_unit(tokens)
         text = joined(tokens)
@@ -267,7 +270,7 @@ class AnswerReader:
 
 
 def _half_line(ends: list[sympy.Expr], strict: list[bool]) -> Reals | None:
-    """The reals of `low < high`, linear in one variable or in the size of what is linear in it."""
+    """The reals where `low < high`: both sides linear in one variable, or one an Abs of that. Else None."""
     if len(ends) != 2:
         return None
     (low, high), inside = ends, not strict[0]
@@ -284,7 +287,7 @@ def _half_line(ends: list[sympy.Expr], strict: list[bool]) -> Reals | None:
 
 
 def _bounded(difference: sympy.Expr, inside: bool, sign: int) -> Reals | None:
-    """Where a linear expression is above zero (`sign` 1) or below it (-1)."""
+    """The half-line on which a linear expression is positive (`sign` 1) or negative (`sign` -1)."""
     if len(difference.free_symbols) != 1:
         return None
     (variable,) = difference.free_symbols
@@ -320,12 +323,12 @@ def _words(tokens: list[Token]) -> Word | None:
 
 
 def bare_word(text: str) -> Word | None:
-    """An answer of letters only, as the word that it may be."""
+    """An answer of letters only as a word, else None."""
     return Word(" ".join(text.split())) if _WORDS.fullmatch(text.strip()) else None
 
 
 def _common(parts: tuple[Part, ...]) -> Part | None:
-    """What two half-lines have in common, or None if that is no interval."""
+    """The intersection of two half-lines, or None if it is not an interval."""
     low = [part for part in parts if part.low != -sympy.oo]
     high = [part for part in parts if part.high != sympy.oo]
     if len(parts) != 2 or len(low) != 1 or len(high) != 1 or not (low[0].low - high[0].high).is_negative:

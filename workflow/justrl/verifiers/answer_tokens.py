@@ -1,4 +1,4 @@
-r"""Cutting the tokens of an answer into parts: items, sides of a relation, a value and the unit behind it."""
+r"""Split the tokens of an answer: list items, sides of a relation, a value and its unit."""
 
 import re
 
@@ -29,12 +29,12 @@ _TRIGONOMETRIC = frozenset(["sin", "cos", "tan", "cot", "sec", "csc"])
 
 
 def joined(tokens: list[Token]) -> str:
-    """The tokens as a text without spaces, a canonical spelling."""
+    """Join the tokens without spaces, as a canonical spelling."""
     return "".join(f"\\text{{{token.text}}}" if token.kind == "text" else token.text for token in tokens)
 
 
 def thousands_joined(text: str) -> str | None:
-    """The text with `1,234` as a number, or None where there is none; where `, ` separates too, or in no bracket."""
+    """Remove thousands commas, as in `1,234`. Returns None if there are none, or if the text begins with a bracket."""
     if text[:1] in ("(", "[") or text.startswith(("\\{", "\\langle")):
         return None
     shorter = _THOUSANDS.sub(lambda match: match[1] + match[2].replace(",", ""), text)
@@ -42,7 +42,7 @@ def thousands_joined(text: str) -> str | None:
 
 
 def split(tokens: list[Token], separators: set[str]) -> list[list[Token]]:
-    """The parts between separators that are in no bracket."""
+    """Split at the separators that are not inside brackets."""
     parts: list[list[Token]] = [[]]
     depth = 0
     for token in tokens:
@@ -55,7 +55,7 @@ def split(tokens: list[Token], separators: set[str]) -> list[list[Token]]:
 
 
 def list_items(tokens: list[Token]) -> tuple[list[list[Token]], str]:
-    """The items of a list without brackets, and the conjunction between them."""
+    """Split a list without brackets into items. Also returns the conjunction between them, "" if none or mixed."""
     separators = {";", "\\\\"} if any(token.text == ";" for token in tokens) else {",", "\\\\"}
     items: list[list[Token]] = []
     conjunctions = set()
@@ -92,7 +92,7 @@ def both_signs(tokens: list[Token]) -> list[list[Token]]:
 
 
 def closes(tokens: list[Token]) -> bool:
-    """Whether the first bracket is closed by the last token."""
+    """Whether the last token closes the first bracket."""
     depth = 0
     for place, token in enumerate(tokens):
         depth += 0 if token.kind == "text" else (token.text in OPEN) - (token.text in CLOSE)
@@ -102,7 +102,7 @@ def closes(tokens: list[Token]) -> bool:
 
 
 def is_name(tokens: list[Token]) -> bool:
-    r"""Whether a side of an equation names a value: `x`, `f(2)`, `m+n`, `\angle ABC`, `\text{Area}`, `(x,y)`."""
+    r"""Whether a side of an equation is just a name: `x`, `f(2)`, `m+n`, `\angle ABC`, `\text{Area}`, `(x,y)`."""
     depth = 0
     letters = False
     for place, token in enumerate(tokens):
@@ -122,7 +122,7 @@ def is_name(tokens: list[Token]) -> bool:
 
 
 def take_modulus(tokens: list[Token]) -> tuple[list[Token], list[Token] | None]:
-    r"""Take `\pmod{7}` or `\mod 7` off the end."""
+    r"""Split `\pmod{7}` or `\mod 7` off the end. Returns the rest and the modulus, or None."""
     place = next((i for i, token in enumerate(tokens) if token.text in ("\\pmod", "\\bmod", "\\mod", "\\pod")), None)
     if place is None:
         return tokens, None
@@ -130,7 +130,7 @@ def take_modulus(tokens: list[Token]) -> tuple[list[Token], list[Token] | None]:
 
 
 def take_unit(tokens: list[Token]) -> tuple[list[Token], Unit | None, int]:
-    r"""Take a unit and multiples off: `\$`, `\%`, a degree sign, words. Raises NotRead for other words."""
+    r"""Split off a unit (`\$`, `\%`, a degree sign, words) and multiples. Raises NotRead for other words."""
     if tokens and tokens[0].text == "\\$":
         rest, unit, multiple = take_unit(tokens[1:])
         if unit is not None:
@@ -156,7 +156,7 @@ def _spelt_out(name: str) -> bool:
 
 
 def _worded(tokens: list[Token], behind: list[Token]) -> tuple[list[Token], Unit | None, int]:
-    """A value and the words behind it, as a multiple and a unit."""
+    """Parse the words after a value as a multiple and a unit."""
     multiple = 1
     words: list[tuple[str, int]] = []
     degrees = [token.text for token in tokens[-2:]] == ["^", "\\circ"]

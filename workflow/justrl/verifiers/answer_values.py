@@ -1,4 +1,4 @@
-"""What an answer can say: a quantity, a word, a list, a matrix, a ratio, an equation, a set of reals, a relation."""
+"""The values of answers: quantity, word, list, matrix, ratio, equation, set of reals, relation."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,7 +10,7 @@ from justrl.verifiers.units import Unit
 
 @dataclass(frozen=True)
 class Quantity:
-    """A value with its unit, its base or modulus, and how far the digits given may be from it."""
+    """A value with its unit, base, modulus, digits as written, and rounding tolerance."""
 
     value: sympy.Expr
     unit: Unit | None = None
@@ -22,18 +22,21 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Word:
-    """Words, as they are written."""
+    """Words, as written."""
 
     text: str
 
 
-# What a sequence leaves out.
+# The items that a sequence leaves out.
 DOTS = Word("\\dots")
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Values in brackets ("" where there are none, "<>" in pointed ones); `named` if each has a name of its own."""
+    """Values in `brackets` ("" for none; "<>" is read as "()").
+
+    `named` if each item is an equation with its own name.
+    """
 
     brackets: str
     items: tuple["Value", ...]
@@ -52,7 +55,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Equation:
-    """A chain of equal sides: the name on the left (if that is one), and what is on the right."""
+    """A chain of equal sides: `name` is the left side if it is a name, else ""; `value` is the right side."""
 
     name: str
     value: "Value"
@@ -62,7 +65,7 @@ class Equation:
 
 @dataclass(frozen=True)
 class Part:
-    """An interval: its ends and whether each belongs to it."""
+    """An interval: its ends and whether each end is included."""
 
     low: sympy.Expr
     low_in: bool
@@ -72,7 +75,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Reals:
-    """A union of intervals, of `variable` if it is named."""
+    """A union of intervals; `variable` is its variable if the answer names one, else ""."""
 
     parts: tuple[Part, ...]
     variable: str = ""
@@ -80,7 +83,10 @@ class Reals:
 
 @dataclass(frozen=True)
 class Relation:
-    """An inequality that gives no interval: `difference` is above zero, or (`strict` False) not below, or not zero."""
+    """An inequality that is not an interval.
+
+    `difference` is positive ("above"), not negative ("not below") or not zero ("unequal").
+    """
 
     difference: sympy.Expr
     kind: str

@@ -1,10 +1,10 @@
-r"""The rules of the authors' released evaluation, without their `eval`.
+r"""The rules of the authors' released evaluation, without its use of Python's `eval`.
 
-Source: thunlp/JustRL, `evals/utils.py`, `grade_answer_verl`: the content of the last `\boxed{...}` is correct if it
-equals the gold after one of two string normalisations, or if SymPy simplifies the difference to zero. There the
-model's text goes through SymPy's `parse_expr`, hence through Python's `eval`, with no limit on time. Here an expression
-reader of our own builds the values (expression.py), plain fractions are compared in this process, and SymPy simplifies
-in worker processes with hard limits (workers.py).
+Source: thunlp/JustRL, `evals/utils.py`, `grade_answer_verl`. The content of the last `\boxed{...}` is correct if it
+equals the gold answer after one of two string normalisations, or if SymPy simplifies the difference to zero. Upstream
+passes the model's text to SymPy's `parse_expr`, hence to Python's `eval`, without a time limit. Here our own expression
+parser builds the values (expression.py), plain fractions are compared in this process, and SymPy simplifies in worker
+processes with hard limits (workers.py).
 """
 
 import re
@@ -17,16 +17,16 @@ from justrl.verifiers.outcome import Grade, Outcome, require_text
 from justrl.verifiers.pooled import PooledGrader
 from justrl.verifiers.workers import GaveUp
 
-# Of longer answers only the LaTeX form is compared.
+# For longer answers, only the LaTeX form is compared.
 MAX_ANSWER = 10_000
 _BRACKETS = "()[]"
 _FRACTION = re.compile(r"^-?[0-9]+.?/0*[1-9][0-9]*.?$")
-# Powers beyond one digit, or of powers: the authors' grader does not compute with these either.
+# Exponents of more than one digit, and powers of powers. The authors' grader doesn't compute these either.
 _POWERS = re.compile(r"\^\{|\^\(|\^[0-9]+\^|\^[0-9][0-9]+")
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""Content of the last `\boxed{...}`, as the authors' evaluation takes it: None if the last `\boxed` is not one."""
+    r"""Content of the last `\boxed{...}`, as in the authors' evaluation; None if the last `\boxed` is incomplete."""
     start = text.rfind("\\boxed")
     if start < 0 or not text.startswith("\\boxed{", start):
         return None
@@ -35,13 +35,16 @@ def boxed_answer(text: str) -> str | None:
 
 
 class PaperRulesGrader(PooledGrader):
-    """Decides as the authors' released evaluation does, and is safe on any text."""
+    """Decides as the authors' released evaluation does, and is safe to use on any text."""
 
     name = "paper_rules"
     target = "justrl.verifiers.sympy_algebra:equal"
 
     def grade_many(self, pairs: Iterable[tuple[str, str]]) -> list[Grade]:
-        """Grade (completion, gold) pairs, a gold in a box taken out; what needs SymPy is spread over the workers."""
+        """Grade (completion, gold) pairs.
+
+        If the gold has a box, its content is used. SymPy comparisons run in the workers.
+        """
         answers: list[tuple[str | None, str | None]] = []
         for completion, gold in pairs:
             require_text(completion=completion, gold=gold)
@@ -55,7 +58,7 @@ class PaperRulesGrader(PooledGrader):
 def _settle(
     plan: Outcome | tuple[tuple[str, str], ...], verdicts: dict[tuple[str, str], bool | GaveUp | None]
 ) -> Outcome:
-    """Outcome of a plan: all its elements must be equal; one that is not makes it wrong whatever the others are."""
+    """Outcome of a plan: correct if all elements are equal, wrong if one is not, even if others hit a limit."""
     if isinstance(plan, Outcome):
         return plan
     answers = [verdicts[question] for question in plan]
@@ -65,7 +68,7 @@ def _settle(
 
 
 def _plan(answer: str | None, gold: str | None) -> Outcome | tuple[tuple[str, str], ...]:
-    """Decide by strings and fractions, or name the pairs of expressions whose equality would decide."""
+    """Decide by strings and fractions, or return the pairs of expressions that SymPy has to compare."""
     if answer is None:
         return Outcome.UNPARSED
     if not gold:
@@ -97,7 +100,7 @@ def _plan(answer: str | None, gold: str | None) -> Outcome | tuple[tuple[str, st
 
 
 def _elements(gold: str, answer: str) -> list[tuple[str, str]] | None:
-    """Pair the elements of two tuples or intervals, or two single values; None if their shapes differ."""
+    """Pair the elements of two tuples or intervals, or pair two single values. None if their shapes differ."""
     gold_elements, answer_elements = _split_tuple(gold), _split_tuple(answer)
     if len(gold_elements) != len(answer_elements):
         return None
@@ -118,9 +121,9 @@ def _split_tuple(text: str) -> list[str]:
 
 
 def _compare(gold: str, answer: str) -> bool | str | None:
-    """Whether two plain forms are equal: True, False, None (beyond the limits) or "ask" (SymPy must say)."""
+    """Whether two plain forms are equal: True, False, None (a limit was exceeded) or "ask" (SymPy has to decide)."""
     if _FRACTION.search(gold) and _FRACTION.search(answer):
-        # An unreduced fraction is no answer, so fractions are not computed with.
+        # Upstream rejects an unreduced fraction, so two fractions are equal only as text.
         return gold == answer
     if (whole_number(gold) is None) != (whole_number(answer) is None):
         return False
@@ -138,6 +141,6 @@ def _compare(gold: str, answer: str) -> bool | str | None:
 
 
 def _may_compute(text: str) -> bool:
-    """Whether the authors' grader computes with `text`: at most two different letters, and no tall powers."""
+    """Whether the authors' grader computes with `text`: at most two distinct letters, no large or nested powers."""
     letters = {character for character in text.replace("sqrt", "").replace("frac", "") if character.isalpha()}
     return len(letters) <= 2 and _POWERS.search(text) is None

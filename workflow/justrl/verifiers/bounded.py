@@ -1,4 +1,4 @@
-"""Powers and binomial coefficients in SymPy, refused where they have no value or would take too long to write out."""
+"""Powers and binomial coefficients in SymPy that refuse undefined values and results too large to compute."""
 
 import sympy
 
@@ -9,11 +9,11 @@ MAX_FACTORIAL = 5_000
 
 
 class NotRead(ValueError):
-    """The text is not a value in a notation that is known."""
+    """The text is not a value in a notation that the reader knows."""
 
 
 def power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
-    """A power, refused where it would take too long to write out."""
+    """Compute a power. Raises TooLargeError if the result is too large, NotRead for a division by zero."""
     if base.is_Rational and exponent.is_Rational and base not in (0, 1, -1):
         bits = int(base.p).bit_length() + int(base.q).bit_length()
         if abs(exponent) * max(1, bits - 2) > MAX_BITS:

@@ -1,4 +1,4 @@
-r"""Letters of a multiple choice: `B`, `\text{(B)}`, `(B) 12`, `Option B`."""
+r"""Letters of multiple-choice answers: `B`, `\text{(B)}`, `(B) 12`, `Option B`."""
 
 import re
 from collections.abc import Callable
@@ -6,16 +6,17 @@ from collections.abc import Callable
 _MARK = re.compile(r"\\text\{([^{}]*)\}")
 _GOLD = re.compile(r"\(?\s*([A-J])\s*\)?")
 _ANSWER = re.compile(r"(?:(?i:(?:the )?(?:option|choice|answer)(?: is)?)\s*:?\s*)?\(?\s*([A-J])\s*\)?")
-# No sum or product of the letter: what stands behind it is the choice's own value.
+# Excludes a sum or product that contains the letter: the text after the letter must be the value of that choice.
 _WITH_CONTENT = re.compile(
     r"(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:])(?:\s+|(?=[\w\\$(]))(?!\\(?:cdot|times|div)|[+*/^_=])(.+)", re.DOTALL
 )
 
 
 def same_choice(gold: str, answer: str, is_single: Callable[[str], bool]) -> bool | None:
-    """Whether an answer chooses the gold's letter; None if the gold is no letter or the answer no choice.
+    """Whether an answer chooses the letter of the gold answer.
 
-    What stands behind the letter must be one value (`is_single`): the choice's own.
+    None if the gold is not a letter or the answer not a choice. Any text after the letter must be one value
+    (`is_single`), that of the choice.
     """
     wanted = _GOLD.fullmatch(_plain(gold))
     if wanted is None:

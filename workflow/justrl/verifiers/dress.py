@@ -1,14 +1,14 @@
-r"""Taking the dress off an answer: fonts, sizes, colours, spaces, markdown and characters that are not seen.
+r"""Strip formatting from an answer: fonts, sizes, colours, spaces, markdown and invisible characters.
 
-What is left says the same in one spelling of each notation. Words keep a mark: `\text{...}` holds words and nothing
-else. Nothing that carries meaning is taken out, so whatever stands next to a value still stands there.
+The result has the same meaning, with one spelling per notation. Words stay marked: `\text{...}` holds words and nothing
+else. Nothing meaningful is removed, so text next to a value stays next to it.
 """
 
 import re
 
 from justrl.verifiers.extraction import balanced_end
 
-# Characters that have a name in LaTeX, or none that is seen.
+# Characters that have a LaTeX name, and invisible ones.
 _GREEK_LETTERS = """
     alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi chi psi omega
     Gamma Delta Theta Lambda Pi Sigma Phi Psi Omega mu phi
@@ -52,7 +52,7 @@ _SWITCHES = _SWITCH_NAMES.split()
 _ARGUMENT_DROPPED = re.compile(r"\\(?:[hv]?phantom|tag\*?|label|[hv]space\*?|vphantom|color|pagecolor)\s*(?=\{)")
 _COLOURED = re.compile(r"\\(?:textcolor|colorbox)\s*\{[^{}]*\}\s*(?=\{)")
 _FONT = re.compile(rf"\\({'|'.join(map(re.escape, (*_FONTS, *_UPRIGHT, *_OPERATOR_NAMES)))})\s*(?=\{{)")
-# Fonts that have no argument in braces are switches, too.
+# Font commands without an argument in braces are switches, too.
 _SWITCH = re.compile(rf"\\(?:{'|'.join((*_SWITCHES, *_FONTS, 'mathrm'))})(?![A-Za-z])")
 _SIZE = re.compile(r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?")
 _MATH_SIGN = re.compile(r"(?<!\\)\$|\\[()]|(?<!\\)\\[\[\]]")
@@ -65,7 +65,7 @@ _SPACE = re.compile(
 )
 _MARKDOWN = re.compile(r'(\*\*\*|\*\*|__|\*|`{1,3}|_|")(.+)\1', re.DOTALL)
 _OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
-# Other spellings of one command or sign.
+# Alternative spellings of a command or sign.
 _SPELLINGS = [
     (re.compile(pattern), new)
     for pattern, new in (
@@ -93,7 +93,7 @@ _ENDS = re.compile(r"(?:\s|[.;,:]|\\\\)+$")
 
 
 def undress(answer: str) -> str:
-    """The answer without its dress; braces that do not balance are left as they are."""
+    """Strip the formatting of an answer. Unbalanced braces are left unchanged."""
     text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1]}}}" if match[1] else r"\sqrt ", answer.translate(_TRANSLATION))
     text = _scripts(_scripts(text, _RAISED, "^"), _LOWERED, "_")
     text = _drop_arguments(_MATH_SIGN.sub("", _BREAK.sub(r" \\\\ ", text)))
@@ -111,7 +111,7 @@ def undress(answer: str) -> str:
 
 
 def _scripts(text: str, table: dict[str, str], sign: str) -> str:
-    """Write raised or lowered digits with `^` or `_`."""
+    """Rewrite superscript or subscript characters with `^` or `_`."""
     if not any(character in table for character in text):
         return text
     run = re.compile(f"[{''.join(table)}]+")
@@ -119,14 +119,14 @@ def _scripts(text: str, table: dict[str, str], sign: str) -> str:
 
 
 def _drop_arguments(text: str) -> str:
-    """Take out the commands whose argument is not part of what is read: colours, labels, what is not seen."""
+    """Remove commands whose argument is not part of the answer: colours, labels, invisible text."""
     while (match := _ARGUMENT_DROPPED.search(text)) and (end := balanced_end(text, match.end())):
         text = text[: match.start()] + " " + text[end:]
     return text
 
 
 def _open_fonts(text: str) -> str:
-    r"""Take fonts off their arguments, in one pass from the inside out; words stay in `\text{...}`."""
+    r"""Remove font commands around their arguments, innermost first, in one pass. Words stay in `\text{...}`."""
     start = len(text)
     while (start := _last_font(text, start)) >= 0:
         match = _FONT.match(text, start)
@@ -153,20 +153,20 @@ def _set_in(font: str, inner: str) -> str:
 
 
 def _marked(match: re.Match[str]) -> str:
-    r"""Words in `\text`, their conjunctions apart."""
+    r"""Put words in `\text`, with each conjunction in a `\text` of its own."""
     parts = [part.strip() for part in _CONJUNCTION.split(match[0])]
     return "".join(f" \\text{{{part}}} " for part in parts if part)
 
 
 def _repeating(match: re.Match[str]) -> str:
-    r"""`0.1\overline{6}` as a fraction."""
+    r"""Rewrite a repeating decimal such as `0.1\overline{6}` as a fraction."""
     whole, once, again = match.groups()
     difference = int(whole + once + again) - int((whole + once) or 0)
     return rf"\frac{{{difference}}}{{{'9' * len(again)}{'0' * len(once)}}}"
 
 
 def _bare(text: str) -> str:
-    """Take off what stands around the whole: markdown, one-line environments, braces, a full stop."""
+    """Strip wrappers of the whole answer: markdown, one-line environments, braces, a full stop."""
     while True:
         shorter = _ENDS.sub("", text.strip()).strip()
         if match := _ALIGNED.fullmatch(shorter):

@@ -1,4 +1,4 @@
-"""Whether two SymPy expressions have the same value: numbers to 1,500 digits, formulas at points drawn once."""
+"""Whether two SymPy expressions are equal: numbers to 1,500 digits, formulas at fixed sample points."""
 
 from fractions import Fraction
 
@@ -7,15 +7,16 @@ import sympy
 from justrl.verifiers.plain_values import same_number
 
 _DIGITS = 30
-# What agrees in the first digits must agree in so many, and in more where its numbers are longer (`\sqrt{10^{99}+1}`).
+# Values that agree in the first 30 digits are compared to this many, plus more if their numbers are long
+# (`\sqrt{10^{99}+1}`).
 _MANY_DIGITS = 1_500
-# Where formulas are compared: no two of these numbers have a relation that formulas of answers have.
+# Primes for the sample points, so that unequal formulas don't agree there by chance.
 _PRIMES = (11, 17, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
 _ROUNDS = 3
 
 
 def same_expression(one: sympy.Expr, other: sympy.Expr, tolerance: Fraction = Fraction(0)) -> bool:
-    """Equality of two values, of numbers within `tolerance`."""
+    """Whether two values are equal; for numbers, within `tolerance`."""
     if one == other:
         return True
     symbols = sorted(one.free_symbols | other.free_symbols, key=str)
@@ -26,7 +27,7 @@ def same_expression(one: sympy.Expr, other: sympy.Expr, tolerance: Fraction = Fr
 
 
 def points(symbols: list[sympy.Symbol]) -> list[dict[sympy.Symbol, sympy.Expr]]:
-    """Points with positive coordinates, then each with one coordinate below zero."""
+    """Sample points with positive coordinates, then points with one negative coordinate each."""
     made = [
         {s: sympy.Rational(_PRIMES[(i + 5 * turn) % len(_PRIMES)] + turn, 13 + i) for i, s in enumerate(symbols)}
         for turn in range(_ROUNDS)
@@ -35,7 +36,10 @@ def points(symbols: list[sympy.Symbol]) -> list[dict[sympy.Symbol, sympy.Expr]]:
 
 
 def _same_at(one: sympy.Expr, other: sympy.Expr, point: dict[sympy.Symbol, sympy.Expr]) -> bool | None:
-    """Equality at a point, or None where that does not tell: a pole, or another branch off the real line."""
+    """Whether two values agree at a point.
+
+    None if the point is inconclusive: a pole, or a complex value that depends on the branch.
+    """
     exact = [expression.subs(point) for expression in (one, other)]
     first, second = (value.evalf(_DIGITS) for value in exact)
     if not (first.is_number and second.is_number and first.is_finite and second.is_finite):
@@ -67,5 +71,5 @@ def _same_constant(one: sympy.Expr, other: sympy.Expr, tolerance: Fraction) -> b
 
 
 def _length(value: sympy.Expr) -> int:
-    """Digits of the numbers in an expression, about: two different ones can agree in that many."""
+    """Approximate number of digits in an expression's numbers. Two different values can agree in that many digits."""
     return sum((int(abs(n.p)).bit_length() + int(n.q).bit_length()) // 3 for n in value.atoms(sympy.Rational))

@@ -1,8 +1,8 @@
-r"""The two training rewards, which compare the boxed answer with the gold character for character.
+r"""The two training rewards that compare the boxed answer with the gold answer character for character.
 
 `PaperVerifier` is the authors' (thunlp/JustRL, `train/verl/utils/reward_score/math_dapo.py`,
-`compute_score(strict_box_verify=True)`): +1/-1, the last `\boxed{` within the last 100 characters, nothing normalised.
-`MathRuleVerifier` gives 1/0: the last balanced `\boxed{...}` anywhere, compared without spaces.
+`compute_score(strict_box_verify=True)`). It gives +1/-1 for the last `\boxed{` within the last 100 characters, without
+normalisation. `MathRuleVerifier` gives 1/0 for the last balanced `\boxed{...}` anywhere, compared without spaces.
 """
 
 from justrl.verifiers.extraction import final_boxed, last_boxed
@@ -12,23 +12,26 @@ WINDOW = 100
 
 
 class ExactVerifier(Grader):
-    """Base of both: how the answer is found, its normal form, and the reward of a wrong answer differ."""
+    """Base of both.
+
+    A subclass sets how the answer is extracted, how it is normalised, and the reward of a wrong answer.
+    """
 
     wrong_reward = 0.0
 
     def extract_answer(self, text: str) -> str | None:
-        r"""Answer that `text` gives in a `\boxed{...}`; None if it gives none. Never raises on a string."""
+        r"""Extract the answer from a `\boxed{...}` in `text`; None if there is none. Never raises on a string."""
         raise NotImplementedError
 
     def normalize(self, answer: str) -> str:
-        """Form in which answer and gold are compared: `answer` as it is."""
+        """Normalise an answer for the comparison; here, return it unchanged."""
         if not isinstance(answer, str):
             require_text(answer=answer)
         return answer
 
     def verify(self, completion: str, gold: str) -> float:
         """Return 1.0 if the completion's boxed answer equals the gold after normalisation, else `wrong_reward`."""
-        # Without a `Grade`, whose making takes longer than the comparison: a reward is asked for each rollout.
+        # No `Grade` here: building one takes longer than the comparison, and this runs for every rollout.
         if not (isinstance(completion, str) and isinstance(gold, str)):
             require_text(completion=completion, gold=gold)
         answer = self.extract_answer(completion)
@@ -37,7 +40,7 @@ class ExactVerifier(Grader):
         return 1.0 if self.normalize(answer) == self.normalize(gold) else self.wrong_reward
 
     def grade(self, completion: str, gold: str) -> Grade:
-        """Grade as `verify` does, telling a wrong answer from none."""
+        """Grade as `verify` does, but distinguish a wrong answer from a missing one."""
         if not (isinstance(completion, str) and isinstance(gold, str)):
             require_text(completion=completion, gold=gold)
         answer = self.extract_answer(completion)
@@ -70,10 +73,10 @@ class MathRuleVerifier(ExactVerifier):
 
 
 class PaperVerifier(ExactVerifier):
-    r"""The paper's reward: +1.0 if the box in the last 100 characters holds exactly the gold, else -1.0.
+    r"""The paper's reward: +1.0 if the box in the last 100 characters holds exactly the gold answer, else -1.0.
 
-    Nothing is normalised: a space, a `\dfrac` or a leading zero makes an answer wrong. So does a box whose opening lies
-    before the window, and a final box that does not close. Never raises on a string.
+    Nothing is normalised: a space, a `\dfrac` or a leading zero makes an answer wrong. A box that opens before the
+    window is wrong, too, and so is a last box that doesn't close. Never raises on a string.
     """
 
     name = "paper"
@@ -83,5 +86,5 @@ class PaperVerifier(ExactVerifier):
         r"""Content of the last `\boxed{` within the last 100 characters, unchanged; None if absent or unbalanced."""
         if not isinstance(text, str):
             require_text(text=text)
-        # The upstream cut to 300 characters before the one to 100 changes nothing and is left out.
+        # Upstream first cuts to 300 characters, which has no effect before the cut to 100.
         return final_boxed(text[-WINDOW:])

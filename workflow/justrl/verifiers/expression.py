@@ -1,11 +1,11 @@
-"""A small, safe reader of arithmetic: text to a value, without handing the text to Python.
+"""A small, safe parser of arithmetic: text to a value, without passing the text to Python.
 
-SymPy's `parse_expr` and `sympify` run their argument through `eval`. Here a tokenizer and a precedence parser call
-constructors instead, with limits on length, nesting and the size of numbers. The language is what SymPy's parser makes
-of a normalised answer (`standard_transformations` and `implicit_multiplication_application`), as far as answers of at
-most two letters use it: integers, decimals, `2j`, one-letter symbols, `pi`, `sqrt( )`, `ln( )`, `csc( )`, `+ - * /`,
-`^` or `**`, `!`, `!!`, and multiplication by standing side by side, which binds like `*` (`1/2x` is `x/2`, and `ab` in
-`1/ab` is two symbols). What else Python would understand (comparisons, tuples, indexing, calls of other functions) is
+SymPy's `parse_expr` and `sympify` pass their argument to `eval`. Here a tokenizer and a precedence parser call
+constructors instead, with limits on length, nesting and the size of numbers. The language is the one that SymPy's
+parser accepts in a normalised answer (`standard_transformations` and `implicit_multiplication_application`), as far as
+answers of at most two letters use it: integers, decimals, `2j`, one-letter symbols, `pi`, `sqrt( )`, `ln( )`, `csc( )`,
+`+ - * /`, `^` or `**`, `!`, `!!`, and implicit multiplication, which has the precedence of `*` (`1/2x` is `x/2`, and
+`ab` in `1/ab` is two symbols). Other Python syntax (comparisons, tuples, indexing, calls of other functions) is
 refused.
 """
 
@@ -22,8 +22,8 @@ MAX_EXPONENT = 10_000
 MAX_FACTORIAL = 2_000
 
 FUNCTIONS = frozenset({"sqrt", "ln", "csc"})
-# Python keywords, and names that SymPy's parser would look up among SymPy's and Python's own functions and constants.
-# None of them can make two answers equal that are not so already, hence they need no meaning here.
+# Python keywords, and names that SymPy's parser would look up among the functions and constants of SymPy and Python.
+# None of them can make two answers equal that are not equal already, so they have no meaning here.
 _REFUSED = "as if in is or all eye ff fft frac fu gff hn1 hn2 id im jn li nan ntt oo re rf yn zoo"
 REFUSED_NAMES = frozenset(_REFUSED.split())
 
@@ -41,11 +41,11 @@ class ExpressionError(ValueError):
 
 
 class TooLargeError(ValueError):
-    """The text or a value in it is beyond the limits: nothing is said about what it equals."""
+    """The text, or a value in it, exceeds the limits, so its value is unknown."""
 
 
 class NotRationalError(ValueError):
-    """The value is not a rational number that arithmetic alone can find."""
+    """The value is not a rational number that exact arithmetic can compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Token:
 
 
 class Algebra(Protocol):
-    """Where the parser gets its values from. Each method may raise TooLargeError."""
+    """Builds the parser's values. Each method may raise TooLargeError."""
 
     def integer(self, value: int) -> Any: ...
     def decimal(self, text: str) -> Any: ...
@@ -71,19 +71,22 @@ class Algebra(Protocol):
 
 
 def evaluate(text: str, algebra: Algebra) -> Any:
-    """Value of `text` in `algebra`. Raises ExpressionError, TooLargeError, or what the algebra raises."""
+    """Evaluate `text` in `algebra`. Raises ExpressionError, TooLargeError, or any error of the algebra."""
     if len(text) > MAX_LENGTH:
         raise TooLargeError(f"expression of {len(text)} characters, at most {MAX_LENGTH} are read")
     return _Parser(tokenize(text), algebra).parse()
 
 
 def difference_of(left: str, right: str) -> str:
-    """The text that is zero if two texts are equal. Brackets that one leaves open the other may close, as upstream."""
+    """Text that evaluates to zero if both texts are equal.
+
+    As upstream, one text can close brackets that the other opens.
+    """
     return f"({left})-({right})"
 
 
 def tokenize(text: str) -> list[Token]:
-    """Split `text` into tokens, names into their symbols. Raises ExpressionError at the first foreign character."""
+    """Split `text` into tokens, and names into symbols. Raises ExpressionError at the first unknown character."""
     tokens: list[Token] = []
     position = 0
     while position < len(text):
@@ -102,7 +105,7 @@ def tokenize(text: str) -> list[Token]:
                 tokens += [Token("operator", "*"), Token("imaginary", "")]
         elif kind == "name":
             symbols = _split_name(match["name"])
-            # A factorial sign after letters takes all of them.
+            # A factorial after a run of letters applies to all of them.
             bracket = len(symbols) > 1 and text.startswith("!", position)
             tokens += [Token("operator", "("), *symbols, Token("operator", ")")] if bracket else symbols
         else:
@@ -134,7 +137,7 @@ def _is_greek_letter(name: str) -> bool:
 
 
 class _Parser:
-    """Precedence as in Python: sum, product (also implicit), sign, power (to the right), factorial, atom."""
+    """Precedence as in Python: sum, product (also implicit), sign, power (right-associative), factorial, atom."""
 
     def __init__(self, tokens: list[Token], algebra: Algebra) -> None:
         self.tokens = tokens
@@ -238,7 +241,7 @@ class _Parser:
 
 
 class RationalAlgebra:
-    """Exact rational arithmetic; raises NotRationalError for anything else. Fast enough for the calling process."""
+    """Exact rational arithmetic, fast enough for the calling process. Raises NotRationalError for all other values."""
 
     def integer(self, value: int) -> Fraction:
         return Fraction(value)
@@ -276,12 +279,12 @@ class RationalAlgebra:
 
 
 def bits(value: Fraction) -> int:
-    """Length of a fraction: bits of its numerator and denominator."""
+    """Size of a fraction: bits of its numerator plus bits of its denominator."""
     return value.numerator.bit_length() + value.denominator.bit_length()
 
 
 def check_power(base: Fraction, exponent: int) -> None:
-    """Raise TooLargeError if the power of two rationals would be longer than MAX_BITS bits."""
+    """Raise TooLargeError if a power would need more than MAX_BITS bits."""
     if base in (0, 1, -1):
         return
     if abs(exponent) * max(1, bits(base) - 2) > MAX_BITS:
@@ -289,6 +292,6 @@ def check_power(base: Fraction, exponent: int) -> None:
 
 
 def check_factorial(value: int) -> None:
-    """Raise TooLargeError if the factorial is of more than MAX_FACTORIAL."""
+    """Raise TooLargeError for the factorial of a number above MAX_FACTORIAL."""
     if value > MAX_FACTORIAL:
         raise TooLargeError(f"factorial of more than {MAX_FACTORIAL}")

@@ -1,7 +1,7 @@
-r"""Finding the answer: the content of `\boxed{...}`.
+r"""Extract the answer: the content of `\boxed{...}`.
 
-All functions take time linear in the text and never raise on a string. Braces are counted as the authors' scripts
-count them: every brace, also an escaped one.
+All functions take time linear in the text and never raise on a string. As in the authors' scripts, every brace counts,
+even an escaped one.
 """
 
 import re
@@ -11,7 +11,7 @@ _BRACE = re.compile(r"[{}]")
 
 
 def balanced_end(text: str, start: int, end: int | None = None) -> int | None:
-    """Index just past the brace that closes the first brace found from `start`, or None if none does before `end`."""
+    """Index after the brace that closes the first brace at or after `start`, or None if none does before `end`."""
     depth = 0
     for match in _BRACE.finditer(text, start, len(text) if end is None else end):
         if match.group() == "{":
@@ -26,9 +26,9 @@ def balanced_end(text: str, start: int, end: int | None = None) -> int | None:
 def last_boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{...}` whose braces balance, or None if there is no such box.
 
-    Of nested boxes the inner one counts, as it begins last. A box that is cut off is passed over and the one before it
-    taken. Linear: a box that never closes leaves the text after it to no earlier box, since whatever encloses it cannot
-    close either; so every stretch of text is looked at once.
+    For nested boxes, the inner one counts, because it begins last. A box that is cut off is skipped, and the one before
+    it is tried. This is linear in the text: if a box never closes, no enclosing box can close after it, so each part of
+    the text is scanned once.
     """
     end = len(text)
     while (start := text.rfind(BOX, 0, end)) >= 0:
@@ -40,20 +40,20 @@ def last_boxed(text: str) -> str | None:
 
 
 def cut_in_box(text: str) -> bool:
-    r"""Whether a text that ends early ends inside its last `\boxed{...}`, so that its answer is not known."""
+    r"""Whether a truncated text ends inside its last `\boxed{...}`, so that its answer is unknown."""
     return BOX in text and final_boxed(text) is None
 
 
 def final_boxed(text: str) -> str | None:
-    r"""Content of the last `\boxed{` if its braces balance; None if they do not, whatever stands before it.
+    r"""Content of the last `\boxed{` if its braces balance. None if they don't, whatever precedes it.
 
-    This is how both the authors' training reward (`math_dapo.last_boxed_only_string`) and this function differ from
-    `last_boxed`: a final box that is cut off is no answer.
+    Unlike `last_boxed`, this does not fall back to an earlier box if the last one is cut off. The authors' training
+    reward does the same (`math_dapo.last_boxed_only_string`).
     """
     _, box, rest = text.rpartition(BOX)
     if not box:
         return None
-    # Most answers hold no brace: three searches in C, where `balanced_end` makes an object of each brace.
+    # Fast path: most answers have no brace, so three string searches in C do. `balanced_end` makes an object per brace.
     answer, closed, _ = rest.partition("}")
     if "{" not in answer:
         return answer if closed else None

@@ -1,8 +1,9 @@
-r"""A judge model: says whether a completion's final answer is the gold, for what the rules could not match.
+r"""A judge model: decides whether a completion's final answer matches the gold answer, if the rules found no match.
 
-The paper sends every completion that its rules reject to `opencompass/CompassVerifier-3B`. Their script (thunlp/JustRL,
-`evals/grade.py`) looks the question up where it is not, so the judge always reads an empty one; here it is filled in,
-and `fill_question=False` gives the authors' prompt. Any Hugging Face chat model can judge.
+The paper sends every completion that its rules reject to `opencompass/CompassVerifier-3B`. The authors' script
+(thunlp/JustRL, `evals/grade.py`) looks the question up in the wrong place, so its judge always reads an empty question.
+Here the question is filled in; `fill_question=False` gives the authors' prompt. Any Hugging Face chat model can be the
+judge.
 """
 
 import re
@@ -19,11 +20,11 @@ from justrl.generation.base import Sampling, SamplingRequest, chat_prompt
 from justrl.verifiers.extraction import last_boxed
 from justrl.verifiers.outcome import Grade, Grader, Outcome, require_text
 
-# The text that CompassVerifier was trained to answer; its source and licence stand beside it.
+# The prompt that CompassVerifier was trained on. Its source and licence are in a file next to it.
 COMPASS_VERIFIER_PROMPT = Path(__file__).with_name("compass_verifier_prompt.txt").read_bytes().decode("utf-8")
 
 _VERDICT = re.compile(r"\W*(?:(?P<letter>[ABC])\b)?\W*(?P<word>(?i:CORRECT|INCORRECT|INVALID))?\W*")
-# A letter, and behind a mark the judge's reasons.
+# A letter, a separator, then the judge's reasons.
 _REASONED = re.compile(
     r"[\s*_#>\"'(]*(?P<letter>[ABC])[*_)\"']*\s*[.,:;\-\N{EN DASH}\N{EM DASH}](?P<rest>.*)", re.DOTALL
 )
@@ -37,18 +38,18 @@ _OUTCOMES = {
     "A": Outcome.CORRECT, "B": Outcome.WRONG, "C": Outcome.UNPARSED,
     "CORRECT": Outcome.CORRECT, "INCORRECT": Outcome.WRONG, "INVALID": Outcome.UNPARSED,
 }  # fmt: skip
-# Room that a verdict needs at the least; a completion that would take it is shortened.
+# Minimum number of tokens reserved for a verdict. A completion that would need them is shortened.
 VERDICT_TOKENS = 64
-# Of the verdicts of a judge that does its work, a few at most cannot be understood.
+# Largest share of verdicts of a working judge that cannot be parsed.
 MOST_NOT_UNDERSTOOD = 0.05
 
 
 def read_verdict(text: str, exact: bool = False) -> Outcome | None:
-    r"""Outcome of a judge's answer: A or CORRECT, B or INCORRECT, C or INVALID; None where it says none of them.
+    r"""Outcome of a judge's answer: A or CORRECT, B or INCORRECT, C or INVALID; None if it names none of them.
 
-    What counts is what follows the judge's thoughts: the last `\boxed{}`, else what stands behind the last label such
-    as `Judgment:`, else the first or the last line. With `exact`, only the letter "A" alone is correct and all else
-    wrong, as the authors' script counts.
+    Only the text after the judge's thoughts counts: the last `\boxed{}`, else the text after the last label such as
+    `Judgment:`, else the first or the last line. With `exact`, only the bare letter "A" is correct and everything else
+    is wrong, as in the authors' script.
     """
     text = text.strip()
     if exact:
@@ -68,7 +69,7 @@ def read_verdict(text: str, exact: bool = False) -> Outcome | None:
 
 
 def _named(text: str) -> Outcome | None:
-    """The outcome that a text names and nothing else, or a letter with reasons behind it that name no other."""
+    """The outcome if a text names just that, or a letter followed by reasons that name no other outcome. Else None."""
     match = _VERDICT.fullmatch(text)
     if match:
         named = {_OUTCOMES[value.upper()] for value in (match["letter"], match["word"]) if value}
@@ -84,19 +85,19 @@ def _named(text: str) -> Outcome | None:
 class ModelGrader(Grader):
     """Grades (completion, gold, question) with a judge model at temperature 0.
 
-    Give it only what the rules rejected. The model is loaded on first use. Equal triples are judged once.
+    Pass only the completions that the rules rejected. The model is loaded on first use. Equal triples are judged once.
 
     Args:
         model: a Hugging Face model folder, or a hub id (then `revision` names the commit).
         backend: "vllm" or "transformers".
         max_tokens: longest verdict, in tokens.
         fill_question: False leaves the question empty, as the authors' script does.
-        max_model_len: longest prompt plus verdict, in tokens; default: what the model was made for. A longer completion
+        max_model_len: longest prompt plus verdict, in tokens; default: the model's context length. A longer completion
             loses its beginning, never its end.
         prompt: template with the fields question, gold_answer and llm_response; default: CompassVerifier's.
         exact_verdict: count only the bare letter "A" as correct and all else as wrong, as the authors' script does.
-        most_not_understood: the share of verdicts that may say none of A, B and C.
-        dtype, tensor_parallel_size, batch_size, engine_options: as `generation.load_backend` takes them.
+        most_not_understood: largest share of verdicts that may be none of A, B and C.
+        dtype, tensor_parallel_size, batch_size, engine_options: as in `generation.load_backend`.
     """
 
     name = "model"
@@ -134,9 +135,9 @@ class ModelGrader(Grader):
     def grade_many(self, triples: Iterable[tuple[str, ...]]) -> list[Grade]:
         """Judge (completion, gold, question) triples, all in one submission to the backend.
 
-        `extracted` is the content of the last box, for voting. A triple whose question and gold alone exceed the
-        model's length is `timeout`, as is one whose verdict is not understood; `unparsed` is one that the judge calls
-        invalid. Raises UserError where `fill_question` is on and a question is missing, or where more verdicts than
+        `extracted` is the content of the last box, for voting. A triple is `timeout` if its question and gold answer
+        alone exceed the model's length, or if its verdict cannot be parsed. It is `unparsed` if the judge calls it
+        invalid. Raises UserError if `fill_question` is on and a question is missing, or if more verdicts than
         `most_not_understood` allows cannot be parsed.
         """
         triples = [tuple(triple) for triple in triples]
@@ -157,7 +158,7 @@ class ModelGrader(Grader):
         return [Grade.of(outcomes[triple], last_boxed(triple[0])) for triple in triples]
 
     def _check_understood(self, unclear: list[str], count: int) -> None:
-        """Say how many verdicts are not understood; raise UserError where they are too many."""
+        """Print how many verdicts could not be parsed. Raises UserError if they are too many."""
         if not unclear:
             return
         said = f"{len(unclear)} of {count} verdicts of the judge {self.model} are not understood"
@@ -180,14 +181,14 @@ class ModelGrader(Grader):
         require_text(completion=triple[0], gold=triple[1], question=triple[2])
 
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Release the model's memory."""
         if self._judge is not None:
             self._judge.backend.close()
         self._judge = None
 
 
 class _Judge:
-    """The loaded model and the making of its prompts."""
+    """Holds the loaded model and builds its prompts."""
 
     def __init__(self, grader: ModelGrader) -> None:
         self.grader = grader
@@ -204,7 +205,10 @@ class _Judge:
             )
 
     def verdicts(self, triples: list[tuple]) -> Iterator[tuple[int, str]]:
-        """Yield (index, text) as the judge answers; a triple that does not fit however short is left out."""
+        """Yield (index, text) as the judge answers.
+
+        Triples that are too long even without their completion are left out.
+        """
         from tqdm import tqdm
 
         every = 0.5 if sys.stderr.isatty() else 10.0
@@ -222,7 +226,10 @@ class _Judge:
         return SamplingRequest(str(index), prompt, seed=0, sampling=sampling)
 
     def prompt_tokens(self, completion: str, gold: str, question: str = "") -> list[int] | None:
-        """Token ids of the prompt; the completion loses its beginning where it must. None if that is too little."""
+        """Token ids of the prompt; the completion loses its beginning if necessary.
+
+        None if it is too long even then.
+        """
         completion, gold, question = (self._plain(text) for text in (completion, gold, question))
         question = question if self.grader.fill_question else ""
         tokens = self._encode(completion, gold, question)
@@ -230,7 +237,7 @@ class _Judge:
             return tokens
         kept = self.tokenizer.encode(completion, add_special_tokens=False)
         while kept:
-            # Cutting changes how the text at the cut is split into tokens, so the count may be off by a few.
+            # Cutting changes the tokenisation at the cut, so the count may be off by a few tokens.
             excess = len(tokens) - (self.length - self.room)
             kept = kept[max(1, excess) :]
             tokens = self._encode(self.tokenizer.decode(kept), gold, question)
@@ -243,7 +250,7 @@ class _Judge:
         return self.tokenizer.encode(chat_prompt(self.tokenizer, content), add_special_tokens=False)
 
     def _plain(self, text: str) -> str:
-        """Text that a tokenizer takes, in which nothing ends the judge's turn: control tokens are broken up."""
+        """Make a text safe for the tokenizer: control tokens are broken up, so none can end the judge's turn."""
         text = text.encode("utf-8", "replace").decode("utf-8")
         for token in self.tokenizer.all_special_tokens:
             if len(token) > 1:

@@ -1,9 +1,9 @@
-r"""A strict reader of formulas: tokens of LaTeX, or of formulas typed without it, to a SymPy expression.
+r"""A strict parser of formulas, in LaTeX or typed without it: tokens to a SymPy expression.
 
-Whatever it does not know raises `NotRead`: nothing is passed over. Decimals are exact fractions. Numbers beyond the
-limits of `expression` raise `TooLargeError`. A function without brackets takes the factors that follow, up to a sign of
-multiplication, division or addition or another function; juxtaposition binds closer than `/`. Letters are symbols, but
-for `i` and `e`; a letter in front of a bracket with a lone name or number is a function of it.
+Anything that it doesn't know raises `NotRead`; nothing is skipped. Decimals become exact fractions. Numbers beyond the
+limits of `expression` raise `TooLargeError`. A function without brackets takes the factors that follow it, up to a sign
+of multiplication, division or addition, or another function. Juxtaposition binds more tightly than `/`. Letters are
+symbols, except `i` and `e`. A letter before a bracket that holds a single name or number is a function applied to it.
 """
 
 import re
@@ -33,7 +33,7 @@ _ACCENT_NAMES = """
 """
 _ACCENTS = frozenset(_ACCENT_NAMES.split())
 _FIGURES = frozenset(["angle", "triangle"])
-# Commands that the name of a value may have.
+# Commands that may occur in the name of a value.
 NAMING = frozenset(
     {*_GREEK, *_ACCENTS, *_FIGURES, *FUNCTION_NAMES, "pi", "max", "min", "sup", "inf", "gcd", "lcm", "det", "Re", "Im",
      "arg", "deg", "dim", "cdot", "circ", "prime", "mid", "perp", "parallel", "square", "lim", "Pr"}
@@ -50,14 +50,17 @@ _INVERSE = {"sin": sympy.asin, "cos": sympy.acos, "tan": sympy.atan, "cot": symp
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """kind: text, command, number, name (a run of letters) or sign; `text` without what marks the kind."""
+    """A lexical unit.
+
+    `kind` is text, command, number, name (a run of letters) or sign; `text` omits the markup of its kind.
+    """
 
     kind: str
     text: str
 
 
 def tokenize(text: str) -> list[Token]:
-    """The tokens of a text without dress. Raises NotRead on a lone backslash."""
+    """Split a text without formatting into tokens. Raises NotRead on a lone backslash."""
     tokens = []
     position, end = 0, len(text.rstrip())
     while position < end:
@@ -70,7 +73,10 @@ def tokenize(text: str) -> list[Token]:
 
 
 def read_expression(tokens: list[Token], log_base: sympy.Expr | None = None) -> sympy.Expr:
-    r"""The value of all tokens. `log_base` is that of `\log` without one (e if None). Raises NotRead, TooLargeError."""
+    r"""Parse all tokens as one expression. Raises NotRead or TooLargeError.
+
+    `log_base` is the base of a `\log` that names none (e if None).
+    """
     reader = _Reader(tokens, log_base)
     value = reader.sum()
     if reader.position < len(reader.tokens):
@@ -128,7 +134,7 @@ class _Reader:
         return value
 
     def factors(self) -> sympy.Expr:
-        """Factors side by side; a whole number and a fraction of numbers are a mixed number."""
+        """Parse adjacent factors. A whole number followed by a fraction of numbers is a mixed number."""
         whole = self.tokens[self.position].kind == "number" and "." not in self.peek() if self.peek() else False
         value = self.factor()
         first = True
@@ -162,7 +168,7 @@ class _Reader:
         return value
 
     def exponent(self) -> sympy.Expr:
-        """What stands behind `^`; powers of powers are read from the right."""
+        """Parse an exponent; powers of powers are right-associative."""
         value = self.argument()
         if self.peek() == "^" and not self.peek(1).startswith(("\\", "{")):
             self.accept("^")
@@ -192,7 +198,7 @@ class _Reader:
                 return value
 
     def argument(self) -> sympy.Expr:
-        """What `^`, `\\frac` or `\\sqrt` takes: a group, a number, or one letter or command."""
+        """Parse the argument of `^`, `\\frac` or `\\sqrt`: a group, a number, or a single letter or command."""
         if self.accept("{"):
             value = self.sum()
             self.expect("}")
@@ -203,7 +209,7 @@ class _Reader:
         return self.atom()
 
     def digit(self) -> sympy.Expr:
-        r"""An argument of `\frac`: of digits without braces only the first."""
+        r"""Parse an argument of `\frac`; of digits without braces it takes only the first."""
         token = self.tokens[self.position] if self.peek() else Token("", "")
         if token.kind == "number" and len(token.text) > 1:
             if "." in token.text:
@@ -257,7 +263,7 @@ class _Reader:
         return self.symbol(name)
 
     def symbol(self, name: str) -> sympy.Expr:
-        """A symbol with its subscript and primes, or a function of a lone name or number."""
+        """Parse a symbol with its subscript and primes, or a function of a single name or number."""
         while self.peek() in ("_", "'") or (self.peek() == "^" and self.primes()):
             if self.accept("'"):
                 name += "'"
@@ -300,7 +306,7 @@ class _Reader:
         raise NotRead("a subscript does not end")
 
     def combinations(self) -> sympy.Expr | None:
-        """`C(n,k)`, `C_n^k`, `C_{n}^{k}`."""
+        """Parse a binomial coefficient `C(n,k)`, `C_n^k` or `C_{n}^{k}`. Returns None if there is none here."""
         start = self.position
         try:
             if self.accept("("):
@@ -355,7 +361,7 @@ class _Reader:
         raise NotRead(f"\\{name}")
 
     def derivative(self) -> sympy.Expr | None:
-        r"""`\frac{dy}{dx}` is a name: its `d` is no factor."""
+        r"""Parse `\frac{dy}{dx}` as one symbol, since its `d` is not a factor. Returns None for any other fraction."""
         start = self.position
         parts = [self.raw_group() for _ in range(2) if self.peek() == "{"]
         if len(parts) == 2 and _DIFFERENTIAL.fullmatch(parts[0]) and _BY.fullmatch(parts[1]):
@@ -425,7 +431,7 @@ _NOT_FACTORS = frozenset(
 
 
 def _letters(token: Token) -> list[Token]:
-    """A run of letters as the symbols in it, if it is no name."""
+    """Split a run of letters into one-letter symbols, unless it is a known name."""
     if token.kind != "name" or token.text in _NAMES:
         name = token.text
         if token.kind == "name" and name in _GREEK:

@@ -1,13 +1,13 @@
-r"""LaTeX to plain text by `pylatexenc`, as the authors' evaluation renders every answer with a backslash.
+r"""Render LaTeX as plain text with `pylatexenc`, as the authors' evaluation does for every answer with a backslash.
 
-What reads oddly is the library's: `\frac{a}{b}` becomes `a/b` without parentheses, `\sqrt[3]{2}` loses its index, and a
-macro that it does not know (`\cot`, `\mbox`) vanishes. The authors use version 2.10. Nothing is evaluated and no file
-is read: `\input` renders as nothing.
+The odd results are the library's: `\frac{a}{b}` becomes `a/b` without parentheses, `\sqrt[3]{2}` loses its index, and
+unknown macros (`\cot`, `\mbox`) vanish. The authors use version 2.10. Nothing is evaluated and no file is read:
+`\input` renders as nothing.
 
-The library has no limits, so three are set here. It recurses for each nested group. It reads what does not close again
-and again, in time that doubles with each macro: twelve of `\newcommand{9` take a second, thirty would take days. It
-pads the cells of a matrix to one width, which multiplies with each matrix in a matrix: ten make 265,717 characters.
-With them time is linear in the text; callers bound the length.
+The library has no limits, so this module sets three. The library recurses once per nested group. It rereads unclosed
+groups, in time that doubles with each macro: twelve `\newcommand{9` take a second, thirty would take days. It pads the
+cells of a matrix to the same width, which multiplies in nested matrices: ten of them give 265,717 characters. With the
+limits, the time is linear in the text; callers limit its length.
 """
 
 import logging
@@ -17,46 +17,46 @@ from typing import Any
 from pylatexenc import latex2text, latexwalker
 from pylatexenc.macrospec import LatexContextDb
 
-# The library recurses, some eight Python frames a level; answers need a handful of levels.
+# The library uses about eight Python frames per nested group; answers need only a few levels.
 MAX_DEPTH = 40
 MAX_TEXT = 10_000
 
-# Malformed LaTeX is what a model writes; the library would warn of each.
+# Models often write malformed LaTeX, and the library would log a warning each time.
 logging.getLogger("pylatexenc").setLevel(logging.CRITICAL)
 
 
 class LatexError(Exception):
-    """The text is too deeply nested, takes too long to read or too much room, or the library cannot render it."""
+    """The text is too deeply nested, takes too long to parse, renders too long, or the library cannot render it."""
 
 
-# Samples of one question repeat each other's answers, and all repeat the gold.
+# Samples of a question repeat each other's answers, and all have the same gold answer.
 @lru_cache(maxsize=4096)
 def latex_to_text(latex: str) -> str:
     """Render `latex` as text. Braces need not balance. Raises LatexError."""
     macros, texts = _contexts()
-    # A renderer of its own for each text: one keeps the \title that it has met for the next \maketitle.
+    # A new renderer for each text, because a renderer keeps a \title for the next \maketitle.
     renderer = _BoundedRenderer(latex_context=texts)
     try:
         nodes, _, _ = _BoundedWalker(latex, latex_context=macros).get_latex_nodes()
         return renderer.nodelist_to_text(nodes)
     except LatexError:
         raise
-    except Exception as error:  # many kinds on odd input (KeyError, IndexError, ...); the authors' grader catches all
+    except Exception as error:  # many types on odd input (KeyError, IndexError, ...); the authors' grader catches all
         raise LatexError(f"pylatexenc cannot render the text: {error!r}") from error
 
 
 @cache
 def _contexts() -> tuple[LatexContextDb, LatexContextDb]:
-    """What the library knows of macros, to read and to render them; making these takes longer than an answer."""
+    """The library's macro tables for parsing and for rendering. Cached: building them takes longer than an answer."""
     return latexwalker.get_default_latex_context_db(), latex2text.get_default_latex_context_db()
 
 
 class _BoundedWalker(latexwalker.LatexWalker):
-    """The library's reader, ended where groups are too deep or tokens are read too often."""
+    """The library's parser, stopped if groups nest too deeply or tokens are reread too often."""
 
     def __init__(self, text: str, **options: Any) -> None:
         super().__init__(text, **options)
-        # Text that closes what it opens takes at most two readings of a character.
+        # Text with balanced groups takes at most two readings per character.
         self._readings = 1000 + 4 * len(text)
         self._depth = -1
 
@@ -77,7 +77,7 @@ class _BoundedWalker(latexwalker.LatexWalker):
 
 
 class _BoundedRenderer(latex2text.LatexNodes2Text):
-    """The library's renderer, ended where a part becomes too long."""
+    """The library's renderer, stopped if a part becomes too long."""
 
     def nodelist_to_text(self, nodelist: Any) -> str:
         text = super().nodelist_to_text(nodelist)

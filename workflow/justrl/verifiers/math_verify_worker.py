@@ -1,13 +1,13 @@
-r"""What a worker of the symbolic grader runs: read the answer and the gold, then compare what they say.
+r"""The work of a symbolic grader's worker: parse the answer and the gold answer, then compare their values.
 
-Nothing is looked for in an answer: `_tidy` takes its dress off, `answer_values` reads the whole of it or nothing, and
-what stands next to a value is a unit or makes the answer unparsed. Text becomes SymPy objects by constructors alone; no
-path leads from it to Python's `eval`.
+The worker doesn't search for a value in an answer. `_tidy` strips the formatting, and `answer_reader` parses the whole
+text or nothing. Text next to a value must be a unit; otherwise the answer is unparsed. Text becomes SymPy objects
+through constructors only and never reaches Python's `eval`.
 
-Numbers are equal exactly, or to the digits given where one is a decimal of six digits or more. Lists are equal as
-multisets, tuples in order, sets without repeats; `(a,b)` is a tuple or an interval, whichever the other side is. A unit
-that only one side has is no difference, but two units must be the same amount; so for the base of the gold's number and
-its modulus. An equation gives its right side if its left side is a name.
+Numbers must be equal exactly, or to the digits given if one is a decimal of six digits or more. Lists are equal as
+multisets, tuples in order, and sets without duplicates. `(a,b)` is a tuple or an interval, depending on the other side.
+A unit on one side only is ignored, but two units must give the same amount. Likewise, an answer may omit the base or
+the modulus of the gold answer's number. An equation stands for its right side if its left side is a name.
 """
 
 import re
@@ -37,7 +37,7 @@ from justrl.verifiers.expression import TooLargeError
 from justrl.verifiers.latex_reader import NotRead
 from justrl.verifiers.units import DEGREE, KNOWN, PERCENT, may_be_unit
 
-# Between two digits a space says that they are two numbers.
+# A space between two digits separates two numbers, so it is kept.
 _SPACE = re.compile(r"(?<![0-9]) +| +(?![0-9])")
 # Other pairs of capitals are labels.
 _SHORT_WORDS = frozenset(["no", "on", "up", "in", "by", "to"])
@@ -46,14 +46,17 @@ _LOG_BASES = (None, sympy.Integer(10))
 
 @lru_cache(maxsize=1024)
 def _tidy(answer: str) -> str:
-    """The one normal form of an answer's text: its dress off, each notation in one spelling."""
+    """Normalise an answer's text: strip its formatting and use one spelling per notation."""
     return undress(answer)
 
 
-# A gold is read for each answer to it.
+# The gold answer is parsed again for each answer to it.
 @lru_cache(maxsize=1024)
 def _read(text: str) -> tuple[tuple[int, Value], ...]:
-    """Every reading of a tidy answer, with the logarithm's base that it takes (0: any). Raises NotRead if none."""
+    """All readings of a tidy answer, each with its logarithm base as an index (0: any).
+
+    Raises NotRead if there are none.
+    """
     texts = [text] if (joined := thousands_joined(text)) is None else [joined, text]
     bases = _LOG_BASES if "log" in text else _LOG_BASES[:1]
     found: list[tuple[int, Value]] = []
@@ -72,7 +75,7 @@ def _read(text: str) -> tuple[tuple[int, Value], ...]:
 
 
 def compare(pair: list[str]) -> str:
-    """Outcome for (answer, gold): "correct", "wrong", "unparsed", or "timeout" where a number is too large."""
+    """Outcome for (answer, gold): "correct", "wrong", "unparsed", or "timeout" if a number is too large."""
     answer, gold = (_tidy(text) for text in pair)
     if not answer:
         return "unparsed"
@@ -102,12 +105,15 @@ def compare(pair: list[str]) -> str:
             except TooLargeError:
                 return "timeout"
             except (NotRead, TypeError, AttributeError, ValueError, ZeroDivisionError, OverflowError):
-                continue  # an odd pair of values, compared in vain
+                continue  # an odd pair of values that cannot be compared
     return "wrong"
 
 
 def _both_words(gold: str, answer: str) -> bool | None:
-    """Whether two words are the same; None unless both are words, and no products of one or two small letters."""
+    """Whether two words are the same.
+
+    None unless both are words, or if they may be products of one or two small letters.
+    """
     one, other = bare_word(gold), bare_word(answer)
     if one is None or other is None or ((one.text + other.text).islower() and len(one.text) < 3):
         return None
@@ -115,7 +121,7 @@ def _both_words(gold: str, answer: str) -> bool | None:
 
 
 def _is_single(text: str) -> bool:
-    """Whether a tidy text says one thing: a quantity or a noun."""
+    """Whether a tidy text is a single value: a quantity or a noun."""
     try:
         values = [value for _, value in _read(text)]
     except (NotRead, TooLargeError):
@@ -130,7 +136,7 @@ def _contradicts(value: Value) -> bool:
 
 
 def _same(wanted: Value, given: Value) -> bool:
-    """Whether two values are the same, whichever forms they have."""
+    """Whether two values are equal, in any combination of forms."""
     if isinstance(wanted, Equation) or isinstance(given, Equation):
         return _same_equation(wanted, given)
     if isinstance(wanted, Word) and isinstance(given, Word):
@@ -150,7 +156,7 @@ def _same(wanted: Value, given: Value) -> bool:
         return len(wanted.rows) == len(given.rows) and all(map(_in_order, wanted.rows, given.rows))
     if isinstance(wanted, Matrix) != isinstance(given, Matrix):
         return _in_order(_point(wanted), _point(given))
-    # A set of one element, and that element.
+    # A set of one element equals that element.
     if isinstance(given, Collection) and given.brackets == "{}" and len(given.items) == 1:
         return _same(wanted, given.items[0])
     if isinstance(wanted, Collection) and wanted.brackets == "{}" and len(wanted.items) == 1:
@@ -159,7 +165,7 @@ def _same(wanted: Value, given: Value) -> bool:
 
 
 def _point(value: Value) -> tuple[Value, ...]:
-    """The coordinates of a point, in brackets or as a column."""
+    """The coordinates of a point, written in brackets or as a column."""
     if isinstance(value, Matrix) and all(len(row) == 1 for row in value.rows):
         return tuple(row[0] for row in value.rows)
     return value.items if isinstance(value, Collection) and value.brackets == "()" else (value, DOTS)
@@ -175,14 +181,14 @@ def _same_equation(wanted: Value, given: Value) -> bool:
     equation, other = (wanted, given) if isinstance(wanted, Equation) else (given, wanted)
     if not isinstance(equation, Equation):
         return False
-    # Of an equation without a name only one between numbers has a value.
+    # An equation without a name has a value only if it has no variables.
     if not equation.name and equation.difference is not None and equation.difference.free_symbols:
         return False
     return _same(equation.value, other) if equation is wanted else _same(other, equation.value)
 
 
 def _ratio(one: sympy.Expr, other: sympy.Expr) -> sympy.Expr | None:
-    """The number by which one expression is the other's multiple, or None."""
+    """The constant ratio of two expressions, or None if they are not proportional."""
     symbols = sorted(one.free_symbols | other.free_symbols, key=str)
     ratios = [(one.subs(point) / other.subs(point)).evalf(30) for point in points(symbols)]
     ratios = [ratio for ratio in ratios if ratio.is_real and ratio.is_finite and ratio != 0]
@@ -192,7 +198,7 @@ def _ratio(one: sympy.Expr, other: sympy.Expr) -> sympy.Expr | None:
 
 
 def _same_word(one: str, other: str) -> bool:
-    """Words without regard to case, except letters that name themselves (`AB`)."""
+    """Whether two words are equal, ignoring case except in labels such as `AB`."""
     if min(len(one), len(other)) < 3 and (one.isupper() or other.isupper()) and one.casefold() not in _SHORT_WORDS:
         return one == other
     return " ".join(one.split()).casefold() == " ".join(other.split()).casefold()
@@ -215,7 +221,7 @@ def _same_quantity(wanted: Quantity, given: Quantity) -> bool:
 
 
 def _same_amount(wanted: Quantity, given: Quantity) -> bool:
-    """`35\\%` is 0.35, and 90 degrees `\\frac{\\pi}{2}`."""
+    """Whether `35\\%` equals 0.35, or 90 degrees `\\frac{\\pi}{2}`: a percentage or an angle on one side only."""
     sides = [side for side in (wanted, given) if side.unit is not None]
     if len(sides) != 1 or (wanted.unit or given.unit) not in (PERCENT, DEGREE):
         return False
@@ -240,7 +246,7 @@ def _in_order(wanted: tuple[Value, ...], given: tuple[Value, ...]) -> bool:
 
 
 def _same_collection(wanted: Collection, given: Collection) -> bool:
-    """Tuples and intervals in order, sets without repeats, lists as multisets."""
+    """Compare tuples and intervals in order, sets without duplicates, and lists as multisets."""
     kinds = {wanted.brackets, given.brackets}
     if kinds - {"", "{}"}:
         return len(kinds) == 1 and _in_order(wanted.items, given.items)
@@ -292,7 +298,7 @@ def _same_part(one: Part, other: Part) -> bool:
 
 
 def _same_ratio(wanted: Value, given: Value) -> bool:
-    """Parts in proportion; a ratio of two is also their quotient."""
+    """Whether two ratios are proportional; a ratio of two parts also equals their quotient."""
     first, second = (_parts(side) for side in (wanted, given))
     if len(first) != len(second):
         return False
@@ -306,7 +312,7 @@ def _parts(value: Value) -> tuple[sympy.Expr, ...]:
 
 
 def warm_up() -> None:
-    """Load tables and what SymPy loads late, so that the first item is not charged for them."""
+    """Load tables and the parts of SymPy that load lazily, so that their time isn't charged to the first item."""
     compare(["\\frac{1}{2}+\\sqrt{2}", "\\sqrt{2}+0.5"])
     compare(["\\sin(x)+e^x", "e^{x}+\\cos x"])
     compare(["(1,2)", "\\{1,2\\}"])

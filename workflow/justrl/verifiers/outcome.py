@@ -8,8 +8,8 @@ from enum import StrEnum
 class Outcome(StrEnum):
     """Outcome of grading one completion.
 
-    `timeout` means that the grader gave up: it ran out of time or memory, met its limit on the size of an expression,
-    or its process died. It is never reported as `wrong`, so that a broken grader can be seen in the counts.
+    `timeout` means that the grader gave up: it ran out of time or memory, exceeded its limit on the size of an
+    expression, or its process died. It is never reported as `wrong`, so a broken grader shows in the counts.
     """
 
     CORRECT = "correct"
@@ -20,7 +20,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """One verdict: the outcome, and the answer that was read from the completion (None where there was none)."""
+    """The grade of one completion: the outcome, and the answer extracted from it (None if it has none)."""
 
     outcome: Outcome
     extracted: str | None = None
@@ -39,20 +39,20 @@ class Grade:
 
 
 class Grader:
-    """Base of all graders. A subclass gives `name` and `grade`; one that holds processes or models also `close`."""
+    """Base of all graders. A subclass sets `name` and `grade`; one that holds processes or models also `close`."""
 
     name = ""
 
     def grade(self, completion: str, gold: str) -> Grade:
-        """Grade one completion (the whole text the model wrote) against the gold answer (no box, no dollars)."""
+        """Grade one completion (the model's whole text) against the gold answer (without box or dollar signs)."""
         raise NotImplementedError
 
     def grade_many(self, pairs: Iterable[tuple[str, str]]) -> list[Grade]:
-        """Grade (completion, gold) pairs; the result has their order."""
+        """Grade (completion, gold) pairs, in input order."""
         return [self.grade(*pair) for pair in pairs]
 
     def close(self) -> None:
-        """Give back processes or memory; grading again afterwards is allowed and starts them anew."""
+        """Release processes or memory. Grading can continue afterwards and starts them again."""
 
     def __enter__(self) -> "Grader":
         return self
@@ -62,7 +62,7 @@ class Grader:
 
 
 def require_text(**values: object) -> None:
-    """Raise a TypeError that names the argument if any value is not a string."""
+    """Raise a TypeError with the argument's name if a value is not a string."""
     for name, value in values.items():
         if not isinstance(value, str):
             raise TypeError(f"{name} must be a string, got {type(value).__name__}")

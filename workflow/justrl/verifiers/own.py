@@ -1,12 +1,12 @@
-"""Rewards and graders that the user writes: a plain Python function of completion, gold and the row of the question.
+"""Rewards and graders of the user: a plain Python function of the completion, the gold answer and the question's row.
 
     def score(completion: str, gold: str, row: dict) -> float: ...              a reward; above 0 counts as solved
     def grade(completion: str, gold: str, row: dict) -> bool | None: ...        a grader; None: there is no answer
 
 `row` is {"question", "index", "data_source"} in training, {"question", "question_id", "benchmark"} in evaluation. The
-function runs in worker processes, in any order, within limits for each answer (workers.py), so it must depend on its
-arguments alone. What it prints goes to the log's error stream. An answer on which it meets a limit is undecided. Its
-code is known by its SHA-256 (`justrl.own_code`).
+function runs in worker processes, in any order, with limits per answer (workers.py), so it must depend on its arguments
+alone. Its printed output goes to the log's error stream. An answer on which it exceeds a limit is undecided. The
+SHA-256 of its code identifies it (`justrl.own_code`).
 """
 
 import importlib.util
@@ -25,15 +25,15 @@ from justrl.verifiers.rewards import Mark
 from justrl.verifiers.workers import GaveUp, WorkerPool
 
 EXAMPLE = {"question": "What is the answer?", "index": 0, "data_source": "math"}
-# For one answer. Ten times as long by the clock and half a minute, for functions that wait for a program of theirs.
+# Per answer. The wall-clock limit is ten times that plus 30 s, for functions that wait for a program that they start.
 PROCESSOR_SECONDS = 10.0
 MEMORY_MB = 8192
-# A reward that earns nothing, in the paper's own and in most others.
+# The reward of a wrong answer in the paper's reward and in most others.
 UNDECIDED_SCORE = -1.0
-# In training a few answers say nothing yet of how many there will be.
+# Up to this many undecided answers are tolerated in training: so few don't show what share will be undecided.
 UNDECIDED_IN_TRAINING = 10
 NAMED = 3
-# Answers between two looks at how many are undecided.
+# Number of answers between two checks of the undecided share.
 AT_ONCE = 64
 
 Answer = tuple[str, str, Mapping[str, Any]]
@@ -71,10 +71,10 @@ def load(own: OwnFunction) -> Callable[[str, str, dict], Any]:
 
 
 def in_worker(own_json: str) -> Callable[[list | None], dict[str, Any]]:
-    """Be the function in a worker: of an answer as a list, or of None for whether there is a function at all.
+    """Return the function as a worker runs it: it takes an answer as a list, or None to check that the function loads.
 
-    Each result has one key: `value`, a number, a bool or None; `odd`, the text of a value that is none of these; or
-    `problem`, a sentence.
+    Each result has one key: `value`, a number, a bool or None; `odd`, the text of a value of another kind; or
+    `problem`, an error message.
     """
     own = read_part(OwnFunction, own_json, "function")
     try:
@@ -102,7 +102,7 @@ def in_worker(own_json: str) -> Callable[[list | None], dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of a table's row as Python's own type."""
+    """Convert a value of a table's row to a plain Python type."""
     return value.item() if hasattr(value, "item") else value
 
 
@@ -116,7 +116,7 @@ def _on(answer: Answer | list) -> str:
 
 
 class OwnPool:
-    """The user's function in worker processes, within limits for each answer.
+    """Runs the user's function in worker processes, with limits per answer.
 
     Raises UserError: the function cannot be loaded.
     """
@@ -132,12 +132,14 @@ class OwnPool:
         self._map([None])
 
     def values(self, answers: list[Answer], kinds: tuple[type, ...], wanted: str) -> list[Any]:
-        """What the function returns for each answer; a GaveUp where it met a limit.
+        """Call the function on each answer.
+
+        Returns its values, with a GaveUp for each answer on which it exceeded a limit.
 
         Args:
-            answers: what it is called with.
+            answers: the arguments of each call.
             kinds: the types that it may return.
-            wanted: says so, for people.
+            wanted: describes these types in the error message.
 
         Raises UserError: the function raises, or returns anything else.
         """
@@ -173,16 +175,16 @@ class OwnPool:
 
 
 def limits() -> str:
-    """The limits for one answer, for people."""
+    """The limits per answer, as text."""
     seconds = f"{PROCESSOR_SECONDS:.0f} s of processor time, {10 * PROCESSOR_SECONDS + 30:.0f} s by the clock"
     return f"{seconds} and {MEMORY_MB // 1024} GiB of memory for an answer"
 
 
 class OwnReward:
-    """A training reward that the user writes: whatever finite number the function returns.
+    """A training reward from the user's function: any finite number that it returns.
 
-    An undecided answer earns UNDECIDED_SCORE. The first are named; where more than 1% are undecided, and more than a
-    few, marking ends.
+    An undecided answer earns UNDECIDED_SCORE. The first NAMED are printed. Scoring stops if more than 1% of the
+    answers, and more than UNDECIDED_IN_TRAINING, are undecided.
     """
 
     def __init__(self, own: OwnFunction) -> None:
@@ -191,13 +193,14 @@ class OwnReward:
         self._marked = self._undecided = 0
 
     def __call__(self, completion: str, gold: str) -> float:
-        """Score of one completion, to an example of a question."""
+        """Score one completion, with an example row."""
         return self.mark([(completion, gold, EXAMPLE)])[0].score
 
     def mark(self, answers: Iterable[Answer]) -> list[Mark]:
-        """Mark answers, in their order.
+        """Score each answer, in input order.
 
-        Raises UserError: the function raises, returns anything but a finite number, or leaves too many undecided.
+        Raises UserError: the function raises, returns anything but a finite number, or leaves too many answers
+        undecided.
         """
         answers = list(answers)
         return [
@@ -236,14 +239,14 @@ class OwnReward:
 
 
 class OwnGrader(Grader):
-    """A grader that the user writes: right, wrong, no answer at all, or undecided where it meets a limit."""
+    """A grader from the user's function: correct, wrong, unparsed for no answer, or timeout if it exceeds a limit."""
 
     def __init__(self, own: OwnFunction) -> None:
         self.own, self.name = own, str(own)
         self._pool = OwnPool(own)
 
     def grade_many(self, answers: Iterable[Answer]) -> list[Grade]:  # type: ignore[override]
-        """Grade answers, in their order.
+        """Grade each answer, in input order.
 
         Raises UserError: the function raises, or returns anything but True, False or None.
         """
@@ -253,5 +256,5 @@ class OwnGrader(Grader):
         return [Grade(Outcome.TIMEOUT if isinstance(value, GaveUp) else outcomes[value]) for value in values]
 
     def close(self) -> None:
-        """End the worker processes; grading again starts others."""
+        """End the worker processes; grading again starts new ones."""
         self._pool.close()

@@ -1,8 +1,8 @@
-r"""Comparing answers that are plain numbers, exactly and without SymPy.
+r"""Compare answers that are plain numbers, exactly and without SymPy.
 
-Most answers are integers, fractions or decimals, alone or in a pair of brackets. Of those a verdict needs no computer
-algebra: it is the same that `math_verify_worker.compare` gives, a thousand times sooner. Whatever is written in another
-way is left to that, which compares numbers by the same function.
+Most answers are integers, fractions or decimals, alone or in a pair of brackets. They can be decided without computer
+algebra, a thousand times faster and with the same outcome as `math_verify_worker.compare`. That function handles all
+other notations, and compares numbers by the same rule.
 """
 
 import re
@@ -13,22 +13,22 @@ _NUMBER = re.compile(
     rf"(-?)(?:\\[dt]?frac\{{(-?{_INTEGER})\}}\{{([1-9][0-9]{{0,11}})\}}|({_INTEGER})/([1-9][0-9]{{0,11}})"
     rf"|({_INTEGER}(?:\.[0-9]{{1,6}})?))"
 )
-# Not `e` and `i`, which are numbers.
+# Without `e` and `i`, which are numbers.
 _ASSIGNMENT = re.compile(r"\s*[abckm-z]\s*=\s*")
 _LIST = re.compile(r"([(\[])([^()\[\]]*,[^()\[\]]*)([)\]])")
 _SIZES = re.compile(r"\\(?:left|right)\s*(?=[(\[)\]])")
-# A decimal of so many digits may be a rounded value; a shorter one is what it says.
+# A decimal with this many digits may be rounded; a shorter one is exact.
 _ROUNDED_DIGITS = 6
 _DIGITS_GIVEN = re.compile(r"-?([0-9]*)\.([0-9]+)(?:\\(?:times|cdot)10\^\{?(-?[0-9]+)\}?)?")
 
 
 def same_number(one: Fraction, other: Fraction, tolerance: Fraction) -> bool:
-    """Equality of two numbers: exactly, or within what the digits given leave open (`decimal_tolerance`)."""
+    """Whether two numbers are equal within `tolerance` (`decimal_tolerance`), or exactly if it is 0."""
     return abs(one - other) <= tolerance
 
 
 def decimal_tolerance(text: str) -> Fraction:
-    """Half a unit in the last place of a decimal with six digits that count, or more; 0 of any other number."""
+    """Half a unit in the last place of a decimal with at least six significant digits; 0 for any other number."""
     match = _DIGITS_GIVEN.fullmatch(text)
     if match is None or len((match[1] + match[2]).lstrip("0")) < _ROUNDED_DIGITS:
         return Fraction(0)
@@ -37,8 +37,8 @@ def decimal_tolerance(text: str) -> Fraction:
 
 
 def compare_plain(answer: str, gold: str) -> str | None:
-    """Outcome for an answer: "correct" or "wrong", or None where it takes more than arithmetic to tell."""
-    # `x=5` answers 5, but not `y=5`: a gold with a letter is not plain.
+    """Return "correct" or "wrong" for an answer, or None if it takes more than arithmetic to decide."""
+    # `x=5` answers 5, but not `y=5`, because a gold answer with a letter isn't plain.
     given, wanted = _read(_unassigned(answer)), _read(gold)
     if given is None or wanted is None or given[0] != wanted[0]:
         return None
@@ -51,7 +51,7 @@ def compare_plain(answer: str, gold: str) -> str | None:
 
 
 def _read(text: str) -> tuple[str, list[tuple[Fraction, Fraction]]] | None:
-    """The brackets ("" around a number) and the numbers of a text with their tolerances, or None if it is not plain."""
+    """The brackets ("" around a single number) and the numbers with their tolerances; None if the text is not plain."""
     text = _SIZES.sub("", text.strip().removesuffix(".")).strip()
     match = _LIST.fullmatch(text)
     numbers = [_number(part) for part in (match[2].split(",") if match else [text])]
@@ -64,7 +64,7 @@ def _is_interval(numbers: list[tuple[Fraction, Fraction]]) -> bool:
 
 
 def _unassigned(text: str) -> str:
-    """What stands behind `x=`, if that is a number; the text otherwise."""
+    """Strip a leading `x=` unless a list follows."""
     match = _ASSIGNMENT.match(text)
     return text[match.end() :] if match and _LIST.search(text) is None else text
 

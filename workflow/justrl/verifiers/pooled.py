@@ -10,20 +10,20 @@ MAX_REMEMBERED = 100_000
 
 
 class PooledGrader(Grader):
-    """Base of graders that compare pairs of texts in workers and remember the results.
+    """Base of graders that compare pairs of texts in workers and cache the results.
 
-    A subclass gives `grade_many` and `target`, the function that workers run ("package.module:function").
+    A subclass sets `grade_many` and `target`, the function that workers run ("package.module:function").
 
     Args:
-        processes: most worker processes (default: one per processor, at most 8).
-        timeout: processor seconds that one comparison may take in a worker.
+        processes: maximum number of worker processes (default: one per processor, at most 8).
+        timeout: processor seconds per comparison in a worker.
     """
 
     target = ""
 
     def __init__(self, processes: int | None = None, timeout: float = 5.0) -> None:
         self._pool = WorkerPool(self.target, processes, timeout)
-        # Samples of one question repeat each other's answers.
+        # Samples of a question repeat each other's answers.
         self._results: dict[tuple[str, str], Any] = {}
 
     def grade(self, completion: str, gold: str) -> Grade:
@@ -31,12 +31,15 @@ class PooledGrader(Grader):
         return self.grade_many([(completion, gold)])[0]
 
     def compare(self, pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], Any]:
-        """What the workers say of pairs, or GaveUp; those known already from memory. Threads may call this at once."""
+        """Compare pairs in the worker pool, using cached results.
+
+        A pair that exceeds a limit gets a GaveUp. Thread-safe.
+        """
         memory = self._results
         known = {pair: memory[pair] for pair in pairs if pair in memory}
         if new := [pair for pair in dict.fromkeys(pairs) if pair not in known]:
             results = dict(zip(new, self._pool.map(new), strict=True))
-            # What was not begun for lack of time may be at the next asking.
+            # A pair that never started because time ran out isn't cached, so it can be compared on the next call.
             begun = {
                 pair: result
                 for pair, result in results.items()
@@ -49,7 +52,10 @@ class PooledGrader(Grader):
         return known
 
     def grant(self, seconds: float, at_most: float) -> None:
-        """Allow all comparisons together `seconds` more (WorkerPool.grant); without a grant they have no such limit."""
+        """Extend the time budget of all comparisons by `seconds` (WorkerPool.grant).
+
+        Without a call there is no budget.
+        """
         self._pool.grant(seconds, at_most)
 
     def close(self) -> None:

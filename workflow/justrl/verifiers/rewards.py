@@ -1,19 +1,20 @@
-"""Training rewards: a grader's verdict as a number, within a limit on time for each step.
+"""Training rewards: a grader's outcome as a number, with a time limit per step.
 
-Evaluation can wait for an answer that takes long; a training step cannot: 2,048 answers like `ln(ln(...5))`, each
-ended by the graders' limit of five seconds, would hold it for hours. Three things bound what `robust` takes:
+Evaluation can wait for a slow answer, but a training step cannot: 2,048 answers like `ln(ln(...5))`, each stopped by
+the graders' limit of five seconds, would take hours. Three limits bound the time of `robust`:
 
-- one comparison has half a second of processor time, a tenth of what evaluation gives it;
-- a distinct pair of answer and gold is compared once, also where the comparison was ended by that limit;
-- all of them together have a budget of wall-clock time: 60 seconds saved up, and 0.03 more for each answer that is
-  marked, which makes at most two minutes for the 2,048 of a step, whatever they are.
+- A comparison has half a second of processor time, a tenth of the limit in evaluation.
+- A distinct pair of answer and gold is compared once, even if that limit stopped the comparison.
+- All comparisons share a budget of wall-clock time: 0.03 seconds per answer to score, on top of at most 60 saved
+  seconds. That is at most two minutes for the 2,048 answers of a step.
 
-An answer that is then not decided counts as wrong. It is counted (the metric `undecided`), and said once. What strings
-and fractions decide is decided always. `paper` and `strict` only compare strings: neither leaves anything undecided.
+An answer that is still undecided counts as wrong. The metric `undecided` counts such answers, and the first one is
+printed. Answers that strings and fractions can decide are always decided. `paper` and `strict` only compare strings and
+leave nothing undecided.
 
-A response that ends inside its last box earns the least by `paper`, as the authors have it, and by `strict`, whose
-grader would take the box before it: neither engine tells the reward why a response ended, and what is whole closes its
-boxes.
+A response that ends inside its last box gets the reward of a wrong answer. `paper` does so in the authors' code. For
+`strict` it is checked here, because its grader would take the box before. Neither engine passes the reason why a
+response ended to the reward, but a complete response closes its boxes.
 """
 
 import sys
@@ -32,14 +33,14 @@ SECONDS_PER_ANSWER = 0.03
 
 
 class Mark(NamedTuple):
-    """What one completion earned; `undecided` where its grader gave up, which counts as wrong."""
+    """The reward of one completion. `undecided` if its grader gave up, which counts as wrong."""
 
     score: float
     undecided: bool = False
 
 
 class Reward:
-    """Marks completions: 1.0 for a right answer. Threads may share one."""
+    """Scores completions, 1.0 for a correct answer. Thread-safe."""
 
     name: str
 
@@ -48,12 +49,12 @@ class Reward:
         return self.mark([(completion, gold)])[0].score
 
     def mark(self, answers: Iterable[tuple]) -> list[Mark]:
-        """Mark answers, (completion, gold) or with more behind, in their order."""
+        """Score answers in input order. Each is (completion, gold), optionally followed by more values."""
         raise NotImplementedError
 
 
 class ExactReward(Reward):
-    """`paper` and `strict`: a verifier that compares strings; what ends inside its last box is not right."""
+    """`paper` and `strict`: a verifier that compares strings. A completion that ends inside its last box is wrong."""
 
     def __init__(self, verifier: ExactVerifier) -> None:
         self.name, self.verifier = verifier.name, verifier
@@ -64,12 +65,12 @@ class ExactReward(Reward):
         return self.verifier.wrong_reward if score == 1.0 and cut_in_box(completion) else score
 
     def mark(self, answers: Iterable[tuple]) -> list[Mark]:
-        """Mark answers, (completion, gold) or with more behind, in their order."""
+        """Score answers in input order. Each is (completion, gold), optionally followed by more values."""
         return [Mark(self(completion, gold)) for completion, gold, *_ in answers]
 
 
 class RobustReward(Reward):
-    """`robust`: 1.0 for what `grader` accepts, else -1.0, within a step's limits."""
+    """`robust`: 1.0 for answers that `grader` accepts, else -1.0, within the limits of a step."""
 
     name = "robust"
 
@@ -78,7 +79,7 @@ class RobustReward(Reward):
         self._said = False
 
     def mark(self, answers: Iterable[tuple]) -> list[Mark]:
-        """Mark answers, (completion, gold) or with more behind, in their order."""
+        """Score answers in input order. Each is (completion, gold), optionally followed by more values."""
         pairs = [(completion, gold) for completion, gold, *_ in answers]
         self.grader.grant(SECONDS_PER_ANSWER * len(pairs), SAVED_SECONDS)
         grades = self.grader.grade_many(pairs)

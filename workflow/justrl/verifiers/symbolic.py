@@ -1,8 +1,8 @@
 r"""Symbolic equality by SymPy, in worker processes with hard limits.
 
-Only the content of the last `\boxed{...}` is read, or of the box around it: what stands next to an inner box is part of
-the answer. `math_verify_worker` reads it as a whole and compares. Plain numbers need no worker: `plain_values` compares
-them by the same function, a thousand times sooner.
+The answer is the content of the last `\boxed{...}`. If that box is inside another one, the content of the outermost box
+is the answer. `math_verify_worker` parses the answer as a whole and compares it. Plain numbers need no worker:
+`plain_values` compares them by the same rule, a thousand times faster.
 """
 
 import re
@@ -14,23 +14,23 @@ from justrl.verifiers.plain_values import compare_plain
 from justrl.verifiers.pooled import PooledGrader
 from justrl.verifiers.workers import GaveUp
 
-# Longer answers are not parsed; the longest gold of the nine benchmarks has 291 characters.
+# Longer answers are not parsed; the longest reference answer of the nine benchmarks has 291 characters.
 MAX_ANSWER = 2_000
-# TeX takes the group behind a command, wherever it begins.
+# TeX allows spaces between a command and its group.
 _SPACED_BOX = re.compile(r"\\boxed\s+\{")
 
 
 class SymbolicGrader(PooledGrader):
-    """Grades by value: both sides are read whole, then compared exactly, or to the digits given, and symbolically.
+    """Grades by value: parses both sides whole, then compares them exactly, to the digits given, or symbolically.
 
-    `unparsed` also covers an answer that is not read as a whole (and which is not the gold's very text).
+    `unparsed` includes an answer that cannot be parsed as a whole, unless its text equals the gold answer.
     """
 
     name = "symbolic"
     target = "justrl.verifiers.math_verify_worker:compare"
 
     def grade_many(self, pairs: Iterable[tuple[str, str]]) -> list[Grade]:
-        """Grade (completion, gold) pairs, spread over the workers, each distinct answer once."""
+        """Grade (completion, gold) pairs, distributed over the workers. Each distinct pair is compared once."""
         answers: list[tuple[str | None, str]] = []
         for completion, gold in pairs:
             require_text(completion=completion, gold=gold)
@@ -44,7 +44,7 @@ class SymbolicGrader(PooledGrader):
 
 
 def _boxed(completion: str) -> str | None:
-    """Content of the last box, or of the outermost box around it: what surrounds it is part of the answer."""
+    """Content of the last box, or of the outermost box around it, whose other text is part of the answer."""
     answer = last_boxed(completion)
     if answer is None:
         return None
@@ -71,5 +71,5 @@ def _outcome(answer: str | None, gold: str, verdicts: dict[tuple[str, str], str 
 
 
 def _worth_asking(answer: str, gold: str) -> bool:
-    """Whether an answer must be compared: there is one, it is not the gold's text, and neither is too long."""
+    """Whether to compare an answer: it isn't empty, differs from the gold answer's text, and neither is too long."""
     return bool(answer.strip() and answer.strip() != gold and len(answer) <= MAX_ANSWER and len(gold) <= MAX_ANSWER)

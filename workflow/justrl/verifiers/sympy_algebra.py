@@ -1,4 +1,4 @@
-"""Values of expressions as SymPy objects, and equality of two of them. Runs in worker processes only (workers.py)."""
+"""Evaluate expressions as SymPy objects and compare two of them. Runs only in worker processes (workers.py)."""
 
 from fractions import Fraction
 from typing import Any
@@ -17,13 +17,13 @@ from justrl.verifiers.expression import (
 
 
 class SympyAlgebra:
-    """Builds SymPy objects by their constructors, refusing numbers that would take too long to write out."""
+    """Builds SymPy objects with their constructors; refuses numbers that are too large to compute."""
 
     def integer(self, value: int) -> sympy.Expr:
         return sympy.Integer(value)
 
     def decimal(self, text: str) -> sympy.Expr:
-        # SymPy writes the power of ten out.
+        # SymPy computes the full power of ten.
         check_power(Fraction(10), int(text.lower().partition("e")[2] or 0))
         return sympy.Float(text)
 
@@ -56,14 +56,14 @@ class SympyAlgebra:
 
 
 def warm_up() -> None:
-    """Load what SymPy loads late, so that the first item is not charged for it."""
+    """Load the parts of SymPy that load lazily, so that their time isn't charged to the first item."""
     equal(["sqrt(2)*(x+1)", "sqrt(2)*x+sqrt(8)/2"])
 
 
 def equal(pair: list[str]) -> bool | None:
-    """Whether the difference of two expressions simplifies to zero; None where a limit was met.
+    """Whether the difference of two expressions simplifies to zero. None if a limit was exceeded.
 
-    Text that is not an expression, and arithmetic that SymPy refuses, make them unequal.
+    Text that is not an expression, and arithmetic that SymPy refuses, make the two unequal.
     """
     try:
         difference = evaluate(difference_of(*pair), SympyAlgebra())
@@ -76,12 +76,12 @@ def equal(pair: list[str]) -> bool | None:
         raise
     except ExpressionError:
         return False
-    except Exception:  # SymPy raises many kinds on odd input, and all mean that it found no equality
+    except Exception:  # SymPy raises many types on odd input, and all mean that it found no equality
         return False
 
 
 def _clearly_not_zero(value: Any) -> bool:
-    """Whether a number is away from zero by far more than the accuracy with which it is known: saves simplifying."""
+    """Whether a number is further from zero than its numerical error allows. Saves simplifying it."""
     if not value.is_number or value.has(sympy.Float):
         return False
     approximation = value.evalf(20, maxn=100)

@@ -1,7 +1,7 @@
-r"""Units, multiples and the words that are neither: what may stand behind a value.
+r"""Units, multiples, and words that are neither: the text that may follow a value.
 
-A unit is one word or a compound of known ones; number words, operators, negations and conjunctions are none. Known
-units have a dimension and a size, so that `2\text{ hours}` is `120\text{ minutes}`.
+A unit is a single word or a compound of known units. Number words, operators, negations and conjunctions are not units.
+Known units have a dimension and a size, so that `2\text{ hours}` equals `120\text{ minutes}`.
 """
 
 import re
@@ -11,7 +11,7 @@ from fractions import Fraction
 
 @dataclass(frozen=True)
 class Unit:
-    """A dimension (a name and its power, in order) and how many of the dimension's basic unit one is."""
+    """A dimension (sorted names with powers) and the size of one unit in the dimension's basic unit."""
 
     dimension: tuple[tuple[str, int], ...]
     size: Fraction = Fraction(1)
@@ -24,7 +24,7 @@ class Unit:
         return Unit(tuple(sorted((n, p) for n, p in powers.items() if p)), self.size * other.size**power)
 
 
-# dimension: "size name name ..."; the plural with -s is known too.
+# dimension: "size name name ..."; the plural with -s is added.
 _TABLE = {
     "length": "1 m meter metre; 1/100 cm centimeter centimetre; 1/1000 mm millimeter millimetre; 1/10 dm decimeter "
     "decimetre; 1000 km kilometer kilometre; 127/5000 in inch inches; 381/1250 ft foot feet; 1143/1250 yd yard; "
@@ -65,7 +65,7 @@ MULTIPLES = {
 }  # fmt: skip
 _SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 
-# No units: numbers and parts, operators, relations, negations, conjunctions, judgements and conditions.
+# Not units: numbers and parts, operators, relations, negations, conjunctions, judgements and conditions.
 _NO_UNIT_WORDS = """
     zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy
     eighty ninety half halves third thirds quarter fourth fourths fifth fifths sixth seventh eighth ninth tenth
@@ -91,7 +91,7 @@ _NO_UNIT_ENDING = re.compile(r".*(?:ed|ly|teen|ths|fold|ish|n't)$")
 
 
 def unit_of(words: list[tuple[str, int]]) -> Unit | None:
-    """The unit that words with powers make up (`[("m", 1), ("s", -1)]`), or None if they are none."""
+    """Combine words with powers, such as `[("m", 1), ("s", -1)]`, into a unit. None if they don't form one."""
     if len(words) == 1 and words[0][0] not in KNOWN:
         word, power = words[0]
         return Unit(((_singular(word), 1),)) if power == 1 and may_be_unit(word) else None
@@ -108,7 +108,7 @@ def unit_of(words: list[tuple[str, int]]) -> Unit | None:
 
 
 def words_with_powers(text: str, sign: int = 1) -> list[tuple[str, int]] | None:
-    """Split `square miles per hour` into words and powers, or None where a `per` or `square` has no word."""
+    """Split `square miles per hour` into words and powers. None if there are no words or a final `square` has none."""
     words: list[tuple[str, int]] = []
     shape = 1
     pending = sign
@@ -128,7 +128,7 @@ def words_with_powers(text: str, sign: int = 1) -> list[tuple[str, int]] | None:
 
 
 def may_be_unit(word: str) -> bool:
-    """Whether an unknown word is a noun as far as can be told: no number, operator, negation, conjunction."""
+    """Whether an unknown word is probably a noun: not a number, operator, negation or conjunction."""
     lower = word.lower()
     return (
         len(word) > 2 and word.isalpha() and lower not in _NO_UNITS and lower not in MULTIPLES

@@ -1,24 +1,27 @@
-r"""What an answer votes for in maj@k: its value where it is a plain number or a list of them, else its text."""
+r"""The vote of an answer in maj@k: its value if it is a plain number or a list of numbers, else its text."""
 
 import re
 from collections.abc import Hashable
 from fractions import Fraction
 
-# A length that no answer needs, and below the one at which Python refuses to read a whole number.
+# Longer than any answer needs, and below the length at which Python refuses to parse an integer.
 _WHOLE = r"[0-9]{1,300}"
 _DECIMAL = rf"(?:{_WHOLE}(?:\.[0-9]{{0,300}})?|\.[0-9]{{1,300}})"
 _SIGNED = rf"[+-]?{_DECIMAL}"
-# Of `\frac` LaTeX takes a group in braces, or the next digit.
+# In LaTeX, `\frac` takes a group in braces or the next digit.
 _PART = rf"(?:\{{({_SIGNED})\}}|([0-9]))"
 _FRACTION = re.compile(rf"([+-]?)\\[dtc]?frac{_PART}{_PART}")
 _RATIO = re.compile(rf"({_SIGNED})(?:/({_SIGNED}))?")
 _LIST = re.compile(r"(\\?[(\[{])?(.*?)(\\?[)\]}])?", re.DOTALL)
-# Spacing, and what only sets the size of brackets or groups digits.
+# Spacing, bracket sizes and digit grouping.
 _DRESS = re.compile(r"\\(?:[,;:! ]|left(?![a-z])|right(?![a-z]))|\{,\}|\s|\$")
 
 
 def vote(answer: str) -> Hashable:
-    r"""What an answer is counted under: the same for `07`, `7.0` and `\frac{14}{2}`, and for `(1, 2)` and `(1,2.0)`."""
+    r"""Key under which an answer is counted.
+
+    `07`, `7.0` and `\frac{14}{2}` have the same key, and so have `(1, 2)` and `(1,2.0)`.
+    """
     plain = _DRESS.sub("", answer).replace("\N{MINUS SIGN}", "-")
     if (number := _number(plain.removesuffix("."))) is not None:
         return number

@@ -1,26 +1,26 @@
-"""Process pool with hard limits for each item: processor time, wall-clock time and memory.
+"""Process pool with hard limits per item: processor time, wall-clock time and memory.
 
-Threads cannot be stopped and signal handlers do not run inside C code, so graders that compute with SymPy do it here.
-A worker is a fresh Python interpreter (`python -m justrl.verifiers.workers MODULE:FUNCTION ...`), so nothing is forked
-from a process that holds threads or a GPU, and the caller's main module is not imported again. It loads what the
-function needs once, then forks a child to do the work, and another whenever that one dies. Caller and child speak JSON
-lines, one item at a time. The kernel holds the child to its limits, also where the caller is gone:
+Threads cannot be stopped, and signal handlers don't run inside C code, so graders that compute with SymPy do it here. A
+worker is a fresh Python interpreter (`python -m justrl.verifiers.workers MODULE:FUNCTION ...`). So nothing is forked
+from a process that holds threads or a GPU, and the caller's main module is not imported again. The worker loads the
+function's modules once, then forks a child to do the work, and a new child when one dies. Caller and child exchange
+JSON lines, one item at a time. The kernel enforces the child's limits, even if the caller has died:
 
-- processor time for each item (SIGPROF ends the child);
-- wall-clock time for each item (SIGALRM ends it), far longer, so that a busy machine does not change verdicts;
+- processor time per item (SIGPROF ends the child);
+- wall-clock time per item (SIGALRM ends the child), much longer, so that a busy machine doesn't change outcomes;
 - address space: an allocation beyond it raises MemoryError.
 
-What a child has started itself, such as a program that tries an answer out, ends with the child.
+Processes that a child has started, such as a program that tests an answer, end with the child.
 
-A start takes processor time as well, a second or two where SymPy is loaded. So a pool begins with one worker, and
-doubles them where their work, done and expected, is some starts long (`_Run._more_are_worth_it`).
+Starting a worker also takes processor time, a second or two if SymPy is loaded. So a pool begins with one worker, and
+doubles their number once their work, done and expected, exceeds several start-up times (`_Run._more_are_worth_it`).
 
-A pool may have a budget besides: wall-clock seconds in which its workers have items, starting them not counted. Where
-it is spent, no further item is begun, and those that wait are given up as NO_TIME_LEFT.
+A pool may also have a budget: wall-clock seconds during which its workers have items, not counting their start-up. Once
+it is spent, no further item starts, and waiting items get a GaveUp with NO_TIME_LEFT.
 
-Why not `pebble.ProcessPool` 5.2: its only limit is of wall-clock time, so a busy machine would change verdicts; and it
-replaces a worker that a limit has ended by a new process that loads math-verify again: the item behind it came 28 s
-later (spawn) or 5 s (forkserver), and 2 s here, measured on one busy machine. Both import the caller's main module too.
+Why not `pebble.ProcessPool` 5.2? It limits only wall-clock time, so a busy machine would change outcomes. It also
+replaces a worker that hit a limit by a new process that loads math-verify again. The next item then took 28 s (spawn)
+or 5 s (forkserver), compared with 2 s here, measured on one busy machine. Both also import the caller's main module.
 """
 
 import json
@@ -46,12 +46,12 @@ from justrl.machine import granted_cores
 START_SECONDS = 300.0
 MAX_FAILED_STARTS = 3
 NO_TIME_LEFT = "no time left"
-# How often a run looks whether more workers are worth their start.
+# Interval at which a run checks whether more workers are worth their start-up time.
 LOOK_SECONDS = 0.5
 
 
 class GaveUp:
-    """Stands for the result of an item that ran into a limit; `reason` says which."""
+    """The result of an item that exceeded a limit; `reason` is the limit."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -65,14 +65,14 @@ class WorkerPool:
 
     Args:
         target: a function of one JSON value; a `warm_up` function in its module is called before the first item.
-        argument: where given, `target` is a function of it instead, which each child calls before its first item and
-            which returns the function of one JSON value.
-        workers: most processes at once, started when worth it; default: the cores of the job, at most 8.
-        cpu_seconds: processor time one item may take.
-        wall_seconds: wall-clock time one item may take; default: ten times the processor time and 30 seconds.
+        argument: if given, each child calls `target` with it before its first item, and `target` returns the function
+            of one JSON value.
+        workers: maximum number of processes, started when worth it; default: the cores of the job, at most 8.
+        cpu_seconds: processor time per item.
+        wall_seconds: wall-clock time per item; default: ten times the processor time plus 30 seconds.
         memory_mb: address space of one worker.
 
-    `seconds_left` is None, no budget, until the first `grant`.
+    `seconds_left` is None, that is without a budget, until the first `grant`.
     """
 
     def __init__(
@@ -98,37 +98,40 @@ class WorkerPool:
     def _adopt(self) -> None:
         self._owner = os.getpid()
         self._workers: list[_Worker] = []
-        # What a start took, and what was worked and finished since the last.
+        # Duration of a start, then the work done and the items finished since the last start.
         self._start_seconds = self._worked = 0.0
         self._finished = 0
         self._finalizer = weakref.finalize(self, _end_all, self._workers, self._owner)
 
     def map(self, items: Sequence[Any]) -> list[Any]:
-        """Results in the order of `items`; a GaveUp where a limit was met. RuntimeError if workers cannot start."""
+        """Results in the order of `items`, a GaveUp for each that exceeded a limit.
+
+        RuntimeError if workers cannot start.
+        """
         with self._lock:
             if os.getpid() != self._owner:
                 self._adopt()
             try:
                 return _Run(self, items).results()
             except BaseException:
-                # Interrupted half-way: answers to old questions must not be taken for answers to the next.
+                # Interrupted midway: late answers to these items must not be taken for answers to the next call's.
                 self.close()
                 raise
 
     def grant(self, seconds: float, at_most: float) -> None:
-        """Add to the budget, of which at most `at_most` seconds are saved up; it begins with as many."""
+        """Add seconds to the time budget, capped at `at_most` (also its initial value)."""
         with self._budget_lock:
             left = at_most if self.seconds_left is None else self.seconds_left
             self.seconds_left = min(at_most, left + seconds)
 
     def spend(self, seconds: float) -> None:
-        """Take from the budget, if there is one."""
+        """Subtract from the time budget, if there is one."""
         with self._budget_lock:
             if self.seconds_left is not None:
                 self.seconds_left -= seconds
 
     def close(self) -> None:
-        """End all workers. The pool can be used again."""
+        """End all workers. The pool can be used again afterwards."""
         with self._lock:
             _end_all(self._workers, self._owner)
 
@@ -141,7 +144,7 @@ def _end_all(workers: list["_Worker"], owner: int) -> None:
 
 
 class _Worker:
-    """A worker as its caller sees it: its pipes, the item it has, and when that is overdue beyond all limits."""
+    """A worker as seen by its caller: its pipes, its current item, and the deadline after which it counts as hung."""
 
     def __init__(self, command: list[str]) -> None:
         package_root = str(Path(__file__).resolve().parents[2])
@@ -153,7 +156,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
-            # A group of its own: killed together with its child, and not reached by the terminal's Ctrl-C.
+            # Its own process group: killed together with its child, and not reached by the terminal's Ctrl-C.
             start_new_session=True,
         )
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -163,7 +166,7 @@ class _Worker:
         self.started = time.monotonic()
         self.deadline = self.started + START_SECONDS
         self.buffer = self.unsent = b""
-        # Long items do not fit into a pipe: what one holds is written, and the rest when it has room.
+        # Long items don't fit into a pipe: write as much as fits, and the rest when there is room.
         os.set_blocking(self.stdin.fileno(), False)
 
     def send(self, item: int, line: bytes, deadline: float) -> None:
@@ -176,7 +179,7 @@ class _Worker:
                 self.unsent = self.unsent[os.write(self.stdin.fileno(), self.unsent) :]
 
     def read_lines(self) -> list[bytes] | None:
-        """Lines that have arrived, or None once the worker is gone."""
+        """Complete lines received so far; None if the worker has ended."""
         chunk = os.read(self.stdout.fileno(), 65_536)
         if not chunk:
             return None
@@ -188,7 +191,7 @@ class _Worker:
         return self.errors.read().decode("utf-8", "replace")[-2000:].strip()
 
     def end(self) -> None:
-        """Let an idle worker finish by closing its pipe; kill one that does not."""
+        """End an idle worker by closing its pipe; kill a busy or unresponsive one."""
         if self.ready and self.item is None:
             with suppress(OSError, subprocess.TimeoutExpired):
                 self.stdin.close()
@@ -196,7 +199,7 @@ class _Worker:
         self.kill()
 
     def kill(self) -> None:
-        # Each child leads a group of its own; the worker's goes first, so that it starts no other.
+        # Each child leads its own group. The worker's group is killed first, so that it starts no new child.
         pid = self.process.pid
         children = _children(pid) if self.process.poll() is None else []
         for group in (pid, *children):
@@ -204,18 +207,18 @@ class _Worker:
                 os.killpg(group, signal.SIGKILL)
         self.process.wait()
         for stream in (self.stdin, self.stdout, self.errors):
-            # What was still buffered has nowhere to go.
+            # Buffered data can no longer be delivered.
             with suppress(OSError):
                 stream.close()
 
 
 class _Run:
-    """One call of `WorkerPool.map`: hands out items, collects results, replaces workers that are gone."""
+    """One call of `WorkerPool.map`: hands out items, collects results, replaces workers that have died."""
 
     def __init__(self, pool: WorkerPool, items: Sequence[Any]) -> None:
         self.pool = pool
         self.workers = pool._workers
-        # Numbered on from call to call, so that no late answer can be taken for another's.
+        # Numbering continues from call to call, so a late answer cannot be taken for another item's.
         self.first = pool._asked
         pool._asked += len(items)
         self.lines = [
@@ -269,9 +272,10 @@ class _Run:
             self.selector.register(worker.stdout, selectors.EVENT_READ, worker)
 
     def _more_are_worth_it(self) -> bool:
-        """Whether those that are there work for more than four starts, in this run and those before it.
+        """True if the pool's work, done and expected, exceeds four worker start-up times, so that starting more pays.
 
-        Judged once they have worked for as long as a start: first items take longest, and one that hangs is worth help.
+        Decided once the workers have worked for one start-up time: first items take longest, and a hanging one is a
+        reason for more workers. Earlier calls of `map` count, too.
         """
         if not self.workers:
             return True
@@ -285,7 +289,7 @@ class _Run:
             return
         item = self.waiting.popleft()
         try:
-            # The worker's own clock comes first; this one is for a worker that the kernel cannot end.
+            # The worker's own timer comes first; this deadline is for a worker that the kernel cannot end.
             worker.send(item, self.lines[item], time.monotonic() + 2 * self.pool.wall_seconds)
         except OSError:
             worker.item = None
@@ -298,7 +302,7 @@ class _Run:
     def _send_more(self, worker: _Worker) -> None:
         if worker not in self.workers:
             return
-        # One that is gone is buried when its output ends.
+        # A worker that has died is removed when its output ends.
         with suppress(OSError):
             worker.send_more()
         if not worker.unsent:
@@ -318,7 +322,7 @@ class _Run:
         try:
             message = json.loads(line)
         except ValueError:
-            # What a child was writing when it died; the notice of its death follows.
+            # A line cut off by the child's death; the notice of its death follows.
             return
         if "ready" in message:
             worker.ready = True
@@ -352,7 +356,7 @@ def _limit_memory(memory_mb: int) -> None:
 
 
 def _children(pid: int) -> list[int]:
-    """The processes that a process has started and that have not ended, where the system says so."""
+    """The running child processes of a process; empty if the system doesn't list them."""
     with suppress(OSError):
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
@@ -366,7 +370,7 @@ def _work(
     requests: BinaryIO,
     replies: int,
 ) -> None:
-    """Be the child: answer items until there are no more."""
+    """Process items in the child until there are no more."""
     os.setpgid(0, 0)
     for name in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(name, signal.SIG_DFL)
@@ -375,10 +379,10 @@ def _work(
         try:
             number, item = json.loads(line)
         except (ValueError, TypeError):
-            # The end of an item whose beginning went with the child before this one.
+            # The rest of an item whose beginning was read by the previous child.
             continue
         if answered is None:
-            # Not before there is an item, which then has the blame for a child that dies of this.
+            # Only once there is an item, so that a child that dies here is attributed to that item.
             signal.setitimer(signal.ITIMER_REAL, wall_seconds)
             answered = function(argument)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
@@ -395,8 +399,8 @@ def _work(
 def serve(
     target: str, cpu_seconds: float, wall_seconds: float, memory_mb: int, argument: str | None = None
 ) -> NoReturn:
-    """Be a worker: load `target`, then keep a child at work until the caller closes the pipe."""
-    # Libraries may print and read; neither must touch what caller and child say to each other.
+    """Run a worker: load `target`, then keep a child running until the caller closes the pipe."""
+    # Libraries may print and read; neither must disturb the messages between caller and child.
     replies, requests = os.dup(1), os.fdopen(os.dup(0), "rb")
     os.dup2(2, 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -415,7 +419,7 @@ def serve(
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(child, signal.SIGKILL)
         if status == 0:
-            # Taking a large interpreter down in order would only keep the caller waiting.
+            # An orderly shutdown of a large interpreter would only delay the caller.
             os._exit(0)
         ended = os.waitstatus_to_exitcode(status)
         reason = {-signal.SIGPROF: "processor time", -signal.SIGALRM: "wall-clock time"}.get(ended, f"exit {ended}")
