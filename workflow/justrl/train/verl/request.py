@@ -24,6 +24,7 @@ class VerlRequest:
     Paths are text, as in the resolved configuration. The defaults are placeholders for values that are filled in when a
     segment starts, so that a run's configuration can be written without the paths of a machine.
     """
+
     recipe: Recipe
     seed: int
     hardware: Hardware
