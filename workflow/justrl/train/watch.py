@@ -1,9 +1,9 @@
 """Watchdog: a second process that kills a trainer that makes no progress because it is stuck or stopped.
 
 A process that is stopped (SIGSTOP), swapped out or blocked in a driver cannot notice this itself. Each trainer
-therefore starts a watcher, `python -m justrl.train.watch`. It reports through a pipe what it does next and how long
-that may take, and is killed if it takes longer. Only time in which the watcher itself runs counts, so that a suspended
-job is not considered stuck.
+therefore starts a watcher, `python -m justrl.train.watch`. The trainer reports through a pipe what it does next
+and how long that may take, and is killed if it takes longer. Only time in which the watcher itself runs counts, so that
+a suspended job is not considered stuck.
 """
 
 import faulthandler

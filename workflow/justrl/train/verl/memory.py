@@ -1,8 +1,8 @@
 """GPU memory of a training job on verl, phase by phase, and the engine settings that make each phase fit.
 
 The numbers are calculated, not measured: bytes that verl 0.9.1 holds on each GPU, with FSDP2 sharding over all GPUs and
-vLLM asleep while the trainer computes. The phases of a step, in order: transfer of the weights to vLLM, start of its
-cache and rollout, old log-probabilities, updates (backward pass, optimizer step), and a save. A save can also occur
+vLLM asleep while the trainer computes. The phases of a step, in order: transfer of the weights to vLLM, wake-up of
+its cache and rollout, old log-probabilities, updates (backward pass, optimizer step), and a save. A save can also occur
 while vLLM is awake, when the job is asked to stop.
 """
 
