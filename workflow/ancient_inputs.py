@@ -1,8 +1,8 @@
-"""Snakemake's plan, made to look at every job behind an ancient() input; the Snakefile puts it in place.
+"""Make Snakemake's plan check every job behind an ancient() input; the Snakefile installs this.
 
-Snakemake passes over all jobs that come after one that has to run, for they run anyway. Those that an ancient() input
-connects with it do not: nobody asks then whether their files are missing or older than another input, and a start that
-was asked for them ends with status 0.
+Snakemake skips all jobs that come after a job that has to run, because they run anyway. This is not true of jobs that
+are connected with it by an ancient() input: their files are then not checked for being missing or older than another
+input, and a start that requested them ends with status 0.
 """
 
 from collections import deque
@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 
 from snakemake.dag import DAG
 
-# Functions of a plan that say which of its files are to be made again; the rules add theirs.
+# Functions of a plan that return which of its files to recreate; the rules add theirs.
 MAKE_AGAIN: list[Callable[[DAG], set[str]]] = []
 _update_needrun = DAG.update_needrun
 
 
 def install() -> None:
-    """Make each plan look behind ancient() inputs."""
+    """Make each plan check behind ancient() inputs."""
     DAG.update_needrun = _looking_behind  # type: ignore[method-assign]
 
 
@@ -31,7 +31,7 @@ async def _looking_behind(dag, *arguments, **options):
 
 
 def _run_anyway(dag) -> Callable:
-    """What takes the place of `DAG.bfs` meanwhile: over `dag.depending`, only jobs that run because of those before."""
+    """Return a temporary `DAG.bfs` that, over `dag.depending`, visits only jobs that run because of those before."""
 
     def bfs(direction, *jobs, stop=lambda job: False) -> Iterator:
         if direction is not dag.depending:

@@ -1,8 +1,8 @@
-"""Configuration that Snakemake is given, read by the project's own parser; the logger plugin puts it in place.
+"""Parse Snakemake's configuration with the project's own parser; the logger plugin installs this.
 
 Snakemake reads `--configfile` before the first line of the Snakefile runs, but after it has imported its plugins. Its
-parser waits for a named pipe, takes minutes for a large file, has no end with a few anchors that repeat each other, and
-takes the last of two keys; so it does with a mapping of `--config`.
+parser waits on a named pipe, takes minutes for a large file, does not end for a few anchors that repeat each other, and
+uses the last of two equal keys; the same is true of a mapping in `--config`.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ _load_configfile, _parse_config = configfile.load_configfile, cli.parse_config
 
 
 def install() -> None:
-    """Read configuration within limits from now on."""
+    """Replace Snakemake's configuration parsers by bounded ones."""
     configfile.load_configfile = types.load_configfile = _load
     cli.parse_config = _parse
 
 
 def _ours() -> bool:
-    """Whether this project is started; whoever imports it into a workflow of another has that one's configuration."""
+    """Return whether this project is started; a workflow that imports it has its own configuration."""
     return all(Path(name).exists() for name in ("Snakefile", f"workflow/{Path(__file__).name}"))
 
 
@@ -37,7 +37,7 @@ def _load(path: str | Path) -> dict[str, Any]:
     try:
         return config_files.read_yaml(path)
     except UserError as error:
-        # Snakemake takes all words after the option for files of configuration.
+        # Snakemake reads all words after the option as configuration files.
         way = "" if Path(path).exists() else "; name targets before --configfile"
         raise WorkflowError(f"{error}{way}") from None
 

@@ -1,12 +1,12 @@
-"""Snakemake's own Slurm executor, made to outlive its cluster; the Snakefile puts it in the place of that one.
+"""Snakemake's own Slurm executor, made resilient to failures of the cluster; the Snakefile installs it.
 
-Submission is Snakemake's. Other than there:
+Submission is Snakemake's. The differences:
 
-- Status comes from one `squeue`, never from accounting. No answer says nothing of the jobs: they go on, and are asked
-  about again. A job that the queue has forgotten finished if it left its mark, which is the last thing that its command
-  does. A job that will never start, by the queue's own reason, is cancelled and has failed.
-- A submission that Slurm cannot take just now waits; one that it refuses has failed at once.
-- The jobs of a Snakemake that died are waited for by the next one, if they do what it would have submitted.
+- Job states come from one `squeue`, never from accounting. If `squeue` does not answer, the jobs count as running and
+  are queried again. A job that the queue has forgotten is finished if its mark exists, which its command creates last.
+  A job that will never start, by the queue's own reason, is cancelled and has failed.
+- A submission that Slurm cannot accept at the moment is retried later; one that it refuses has failed at once.
+- The jobs of a Snakemake that died are adopted by the next one, if they run what it would submit.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
-# States in which a job is over without having done its work, and what there is to do about it.
+# States in which a job has ended without finishing its work, with the reason or remedy.
 FAILED = {
     "BOOT_FAIL": "its node did not start",
     "CANCELLED": "somebody cancelled it",
@@ -41,40 +41,41 @@ FAILED = {
     "PREEMPTED": "a job of higher priority took its place, and the partition does not requeue",
     "TIMEOUT": "its time was up",
 }
-# What sbatch says when it may well take the same job later: nobody answers, or the queue is closed or full.
+# Errors of sbatch after which it may accept the same job later: no answer, or a queue that is closed or full.
 LATER = re.compile(
     r"unable to contact|connect failure|connection (refused|reset)|timed out|not responding|zero bytes were"
     r"|temporarily|not connected|insane message|standby mode|munge|authentication"
     r"|partition not available|SubmitJobs?|too many jobs",
     re.IGNORECASE,
 )
-# Why a job that waits would wait for ever, and one that somebody has to let go.
+# Reasons for which a job would wait forever, and the one for which somebody has to release it.
 NEVER = re.compile(r"PartitionTimeLimit|PartitionNodeLimit|BadConstraints|Invalid|NotAllowed|NeverSatisfied|PerJob")
 HELD = re.compile(r"held", re.IGNORECASE)
-# States that may pass, "" of a job that the queue does not name; the key of their trace.
+# States that may be temporary ("": the queue does not list the job), and the key under which they are remembered.
 PASSING, ABSENCE = ("", "PREEMPTED", "NODE_FAIL"), "away"
-# Of slurm-init-seconds-before-status-checks: the longest pause between two looks at the queue or two tries to submit.
+# In units of slurm-init-seconds-before-status-checks: the longest pause between two queries or two submission attempts.
 LONGEST_PAUSE = 3
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 IGNORED = [number for number in ENDING if signal.getsignal(number) is signal.SIG_IGN]
 
 
 def install() -> None:
-    """Make `executor: slurm` mean this one."""
+    """Make `executor: slurm` use this executor."""
     ExecutorPluginRegistry().get_plugin("slurm").executor = PatientExecutor
 
 
 def bind(how: str) -> None:
-    """Have the srun that starts a job's command bind it to cores in this way, whatever the cluster's own is.
+    """Make the srun that starts a job's command bind it to cores in this way, whatever the cluster's default is.
 
-    That srun is made of the text below, and takes the last of two options; SLURM_CPU_BIND never reaches it.
+    The option is appended to the srun command, because srun uses the last of two options and SLURM_CPU_BIND never
+    reaches it.
     """
     setting = jobstep.get_cpu_setting
     jobstep.get_cpu_setting = lambda *given: f"{setting(*given)} --cpu-bind={shlex.quote(how)}"
 
 
 def end_like_ctrl_c() -> None:
-    """Let SIGTERM and SIGHUP do what Ctrl-C at the terminal does, but for those that were ignored before (nohup)."""
+    """Make SIGTERM and SIGHUP act like Ctrl-C at the terminal, except if they were ignored before (nohup)."""
 
     def end(*_):
         for number in (*ENDING, signal.SIGINT):
@@ -88,16 +89,16 @@ def end_like_ctrl_c() -> None:
 
 
 class PatientExecutor(plugin.Executor):
-    """Snakemake's Slurm executor with the patience of a run of weeks; see the module's description."""
+    """Snakemake's Slurm executor, made for runs of several weeks; see the module's docstring."""
 
     def __init__(self, *arguments, **options) -> None:
-        # The thread that looks at the queue starts before `__post_init__`, which asks Slurm and so may take minutes.
+        # The thread that queries the queue starts before `__post_init__`, which asks Slurm and may take minutes.
         self._ready = threading.Event()
         super().__init__(*arguments, **options)
 
     def __post_init__(self, test_mode: bool = False) -> None:
-        self._jobs: dict[str, SubmittedJobInfo] = {}  # those that are not over yet, by Slurm's number
-        self._numbers: set[str] = set()  # of all
+        self._jobs: dict[str, SubmittedJobInfo] = {}  # jobs that have not ended, by Slurm's number
+        self._numbers: set[str] = set()  # of all jobs
         self._silent_since: float | None = None
         self._pause = self.workflow.executor_settings.init_seconds_before_status_checks
         self._said: set[str] = set()
@@ -105,28 +106,28 @@ class PatientExecutor(plugin.Executor):
         self._ready.set()
 
     def _record(self, job: JobExecutorInterface) -> Path:
-        """The file about a job's submission, named by its whole command; beside it, with `.done`, the job's mark."""
+        """Return the file about a job's submission, named by its whole command; with `.done` added, its mark."""
         commands = "\n".join(str(part.shellcmd) for part in (job.jobs if job.is_group() else [job]))
         folder = Path(self.workflow.persistence.path).resolve() / "slurm"
         folder.mkdir(exist_ok=True)
         return folder / hashlib.sha256(commands.encode()).hexdigest()[:32]
 
     def get_job_exec_suffix(self, job: JobExecutorInterface) -> str:
-        """What runs after a job's command, if that succeeded: it leaves the mark."""
+        """Return the command that runs after a job's command has succeeded: it creates the mark."""
         return f"touch {shlex.quote(str(self._record(job).with_suffix('.done')))}"
 
     def get_account_arg(self, job: JobExecutorInterface) -> Iterator[str]:
-        """The account as given. Snakemake's would guess, and ask the accounting, which may be away or not exist."""
+        """Yield the account as given; Snakemake's version would guess, and query accounting, which may not exist."""
         account = job.resources.get("slurm_account")
         yield f" -A {shlex.quote(str(account))}" if account else ""
 
     def get_partition_arg(self, job: JobExecutorInterface) -> str:
-        """The partition; of a job without GPUs `cpu_partition`, where that is given."""
+        """Return the partition; for a job without GPUs, `cpu_partition` if it is given."""
         cpu = job.resources.get("cpu_partition")
         return super().get_partition_arg(job) if job.resources.get("gpu") or not cpu else f" -p {shlex.quote(cpu)}"
 
     def run_job(self, job: JobExecutorInterface) -> None:
-        """Submit a job, or go on with the one that a Snakemake before this one has submitted for the same."""
+        """Submit a job, or adopt the one that an earlier Snakemake has submitted for the same command."""
         try:
             record = self._record(job)
             if earlier := _still_good(record, job):
@@ -143,7 +144,7 @@ class PatientExecutor(plugin.Executor):
         super().run_job(job)
 
     def report_job_submission(self, job_info: SubmittedJobInfo, register_job: bool = True) -> None:
-        """Note a submitted job, for this Snakemake and for one after it."""
+        """Record a submitted job, for this Snakemake and for a later one."""
         record = self._record(job_info.job)
         log = job_info.aux["slurm_logfile"]
         record.write_text(json.dumps({"job": job_info.external_jobid, "log": str(log)}), encoding="utf-8")
@@ -153,7 +154,7 @@ class PatientExecutor(plugin.Executor):
         super().report_job_submission(job_info, register_job)
 
     def _report_job_error_threadsafe(self, job_info: SubmittedJobInfo, msg: str) -> None:
-        """What Snakemake does about a submission that failed: here, it may be tried again later."""
+        """Handle a failed submission: retry it later if the error is temporary."""
         quoted = re.search(r"The error message was '(.*?)'\.\n", msg, re.DOTALL)
         error = " ".join((quoted[1] if quoted else msg).split())
         if not LATER.search(error):
@@ -178,10 +179,10 @@ class PatientExecutor(plugin.Executor):
         again.start()
 
     def _submit_again(self, job: JobExecutorInterface) -> None:
-        """Submit a job once more, unless Slurm took it and only the answer was lost."""
+        """Submit a job again, unless Slurm accepted it and only the answer was lost."""
         comment = "_wildcards_".join(filter(None, [f"rule_{job.name}", get_job_wildcards(job)]))
         if (rows := self._squeue("%i|%k", "--name", self.run_uuid)) is None:
-            # Slurm may have it: to submit now would be to submit twice.
+            # Slurm may have the job, so that submitting now could submit it twice.
             self._submit_later(job)
             return
         for number, said in rows:
@@ -195,7 +196,7 @@ class PatientExecutor(plugin.Executor):
             self.logger.debug("Snakemake is stopping; no more jobs are submitted")
 
     def _squeue(self, columns: str, *options: str) -> list[list[str]] | None:
-        """Rows of this user's jobs as the controller has them, ended ones among them; None if it does not answer."""
+        """Return rows of this user's jobs from the controller, including ended ones; None if it does not answer."""
         command = ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", f"--format={columns}", *options]
         said, problem = _answer(command, 60)
         last = columns.count("|")
@@ -213,7 +214,7 @@ class PatientExecutor(plugin.Executor):
         return rows
 
     async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncGenerator[SubmittedJobInfo, None]:
-        """Report the jobs that are over, yield the others."""
+        """Report the jobs that have ended, yield the others."""
         while not self._ready.is_set():
             await asyncio.sleep(0.1)
         pause = min(LONGEST_PAUSE * self._pause, self.next_seconds_between_status_checks + self._pause)
@@ -221,7 +222,7 @@ class PatientExecutor(plugin.Executor):
         states = {number: (state, reason) for number, state, reason in rows or []}
         for info in active_jobs:
             if rows is None:
-                # Only answers in a row show that a job stays away: between two of them it may have been there.
+                # Only consecutive answers show that a job stays away: in between it may have been listed.
                 info.aux.pop(ABSENCE, None)
                 yield info
             elif not self._is_over(info, *states.get(info.external_jobid, ("", ""))):
@@ -231,7 +232,7 @@ class PatientExecutor(plugin.Executor):
         self.next_seconds_between_status_checks = pause if active_jobs else self._pause
 
     def _is_over(self, info: SubmittedJobInfo, state: str, reason: str) -> bool:
-        """Whether a job of this state is over; if so, that is reported."""
+        """Return whether a job in this state has ended, and report it if so."""
         number = info.external_jobid
         if state == "COMPLETED" or (not state and info.aux["record"].with_suffix(".done").exists()):
             self._forget(info)
@@ -260,10 +261,10 @@ class PatientExecutor(plugin.Executor):
         return True
 
     def _stays_away(self, info: SubmittedJobInfo, state: str) -> bool:
-        """Whether a state that may pass has lasted; every other one lasts.
+        """Return whether a temporary state has lasted long enough; true for every other state.
 
-        A forgotten job's mark may still be on the way through a shared file system, and a preempted or failed node's
-        job on its way back into the queue. The trace of such a state is cleared by any other one.
+        A forgotten job's mark may not have arrived yet through a shared file system, and a job that was preempted or
+        whose node failed may be about to return to the queue. Any other state clears the remembered one.
         """
         if state not in PASSING:
             info.aux.pop(ABSENCE, None)
@@ -275,25 +276,25 @@ class PatientExecutor(plugin.Executor):
         return bool(state) or time.monotonic() - since >= self.workflow.execution_settings.latency_wait
 
     def _forget(self, info: SubmittedJobInfo) -> None:
-        """Take a job that is over from the books."""
+        """Remove a job that has ended from the records."""
         self._jobs.pop(info.external_jobid, None)
         info.aux["record"].unlink(missing_ok=True)
         info.aux["record"].with_suffix(".done").unlink(missing_ok=True)
 
     def _say(self, sentence: str) -> None:
-        """Warn of something once."""
+        """Print a warning once."""
         if sentence not in self._said:
             self._said.add(sentence)
             self.logger.warning(sentence)
 
     def cancel(self) -> None:
-        """End what this Snakemake has begun: first nothing more is submitted, then all its jobs are cancelled."""
+        """Stop everything that this Snakemake started: first end all submissions, then cancel all its jobs."""
         self._job_submission_executor.shutdown(wait=True, cancel_futures=True)
         super().cancel()
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
-        """Cancel all jobs that are not over. Those given miss what is being asked about at this moment."""
-        # By name as well: of a job whose submission was interrupted there is no number.
+        """Cancel all jobs that have not ended; `active_jobs` lacks those that are being queried at this moment."""
+        # By name as well, because a job whose submission was interrupted has no known number.
         for which in ([f"--name={self.run_uuid}"], list(self._jobs)):
             if not which:
                 continue
@@ -309,13 +310,13 @@ class PatientExecutor(plugin.Executor):
 
 
 def _note(log: str | Path, sentence: str) -> None:
-    """Add a sentence to a job's log, where Snakemake's last words are taken from."""
+    """Add a sentence to a job's log, from which Snakemake's final message is taken."""
     with suppress(OSError), Path(log).open("a", encoding="utf-8") as file:
         file.write(f"error: {sentence}\n")
 
 
 def _answer(command: list[str], seconds: float) -> tuple[str, str]:
-    """What one of Slurm's commands printed, and why that is no answer: it failed, was ended or cut off, or hangs."""
+    """Return a Slurm command's output, or why there is none: it failed, was killed, timed out or was cut off."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
@@ -333,14 +334,14 @@ def _answer(command: list[str], seconds: float) -> tuple[str, str]:
 
 
 def _accounted_state(number: str) -> str:
-    """How a job ended that the queue has forgotten, if there is an accounting that answers."""
+    """Return how a job ended that the queue has forgotten, if accounting answers."""
     command = ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={number}", "--format=State"]
     said = _answer(command, 30)[0].split()
     return said[0] if said and said[0].isupper() and said[0].replace("_", "").isalpha() else "forgotten"
 
 
 def _still_good(record: Path, job: JobExecutorInterface) -> dict[str, str] | None:
-    """The submission of the same command that is on record, unless an input has changed since."""
+    """Return the recorded submission of the same command, unless an input has changed since."""
     try:
         written = record.stat().st_mtime
         if any(Path(path).stat().st_mtime > written for path in job.input):

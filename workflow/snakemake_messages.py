@@ -1,4 +1,4 @@
-"""Snakemake's messages on a terminal: jobs as calm lines, errors of ours as a sentence, a dry run as one screen."""
+"""Snakemake's messages on a terminal: jobs as short lines, our errors as one sentence, a dry run on one screen."""
 
 import logging
 import re
@@ -12,7 +12,7 @@ from snakemake_logger_plugin_justrl import LogHandler
 
 SNAKEMAKES_OWN = "DefaultStreamHandler"
 HERE = re.escape(str(Path(__file__).resolve().parents[1]))
-# As Snakemake shows an exception of our rules, raised there or by an input function.
+# How Snakemake shows an exception that our rules or their input functions raise.
 OUR_ERROR = re.compile(
     rf'WorkflowError in file "{HERE}/(?:Snakefile|rules/)[^"]*", line \d+:\n(?P<raised>.*?)(?:\n  File .*)?$'
     rf'|InputFunctionException in rule \w+ in file "{HERE}/rules/[^"]*", line \d+:\nError:\n  WorkflowError:\n'
@@ -22,7 +22,7 @@ OUR_ERROR = re.compile(
 
 
 def install(workflow: Any) -> bool:
-    """Put our handler in the place of Snakemake's, unless another output is asked for; whether it was put there."""
+    """Replace Snakemake's handler by ours, unless another output is requested; return whether it was replaced."""
     logger, settings = workflow.logger_manager.logger, workflow.logger_manager.settings
     own = next((handler for handler in logger.handlers if handler.name == SNAKEMAKES_OWN), None)
     other = settings.dryrun or settings.verbose or settings.printshellcmds or settings.debug_dag
@@ -33,7 +33,7 @@ def install(workflow: Any) -> bool:
         own.addFilter(OneScreen())
     if own is None or other or silent or not workflow.is_main_process:
         return False
-    # Made first: what goes wrong in it is said by Snakemake's own.
+    # Created first, so that Snakemake's own handler reports a failure in it.
     handler = LogHandler(settings, None)
     handler.snakemakes, handler.is_remote = own, lambda: not workflow.local_exec
     logger.removeHandler(own)
@@ -42,19 +42,19 @@ def install(workflow: Any) -> bool:
 
 
 def one_sentence(record: logging.LogRecord) -> bool:
-    """Leave of an error that our rules raise its sentence, without the places in code that it came through."""
+    """Reduce an error raised by our rules to its sentence, without the traceback."""
     if getattr(record, "event", None) == LogEvent.ERROR and (found := OUR_ERROR.match(record.getMessage())):
         record.msg, record.args = f"error: {found['raised'] or found['asked']}", ()
     return True
 
 
 class OneScreen(logging.Filter):
-    """Of a dry run that is to be quiet about rules: the table of jobs once, and no list of reasons by rule."""
+    """Filter for a dry run that is quiet about rules: shows the table of jobs once, and no list of reasons by rule."""
 
     shown = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a message is to be seen."""
+        """Return whether a message is shown."""
         again, self.shown = self.shown, self.shown or getattr(record, "event", None) == LogEvent.RUN_INFO
         return not (
             again and (getattr(record, "event", None) == LogEvent.RUN_INFO or "Reasons:" in record.getMessage())

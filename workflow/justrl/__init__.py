@@ -1,15 +1,15 @@
 """JustRL, reproduced: data, verifiers, GRPO, two training engines, evaluation and analysis.
 
-The names below are the package's public face. They are imported on first use, so that a command which needs no torch
-does not pay for importing it.
+The names below are the package's public API. They are imported on first use, so that commands which do not need torch
+do not import it.
 """
 
 import os
 from importlib import import_module
 
-# GNU OpenMP's waiting threads spin for milliseconds; these sleep after some microseconds. Alone on a machine that costs
-# a small model nothing; where something else wants the cores, spinning makes it half as slow again. It counts only
-# before torch is imported; what a user has set stands.
+# Waiting threads of GNU OpenMP spin for milliseconds; with this setting they sleep after some microseconds. On an idle
+# machine this costs a small model nothing; if other processes need the cores, spinning makes it half as slow again. The
+# setting only has an effect before torch is imported. A user's own setting is kept.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "5000"
 

@@ -1,4 +1,4 @@
-"""`python -m justrl`: the command where the package is not installed."""
+"""`python -m justrl`: the command line, for when the package is not installed."""
 
 from justrl.commands.main import console
 

@@ -1,6 +1,6 @@
-"""Other names of settings: what scripts around GRPO call them, and what they are called here.
+"""Aliases of settings: names that other GRPO scripts use, mapped to ours.
 
-One table for the keys of `JustRLGRPOTrainer`'s dictionary and for overrides of the recipe on `justrl train run`.
+One table serves the keys of `JustRLGRPOTrainer`'s dictionary and overrides of the recipe on `justrl train run`.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ RECIPE = {other: ours for ours, others in _OTHER_NAMES.items() for other in othe
 
 
 def translate_override(override: str) -> str:
-    """An override of `justrl train run` (`name=value`) by our name of a recipe's key; others stay as they are."""
+    """Translate an override of `justrl train run` (`name=value`) if its key is an alias; leave others unchanged."""
     key, separator, value = override.partition("=")
     name = key.removeprefix("recipe.")
     _check_distance(name, value)
@@ -39,9 +39,9 @@ def translate_override(override: str) -> str:
 
 
 def translate_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a recipe, or of a part of one, by our names.
+    """Translate the keys of a recipe, or of a part of one, to our names.
 
-    Raises UserError: two of the keys are names of the same thing, or a clip range is given as bounds of the ratio.
+    Raises UserError: two keys mean the same setting, or a clip range is given as bounds of the ratio.
     """
     translated: dict[str, Any] = {}
     for name, value in recipe.items():
@@ -54,11 +54,11 @@ def translate_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_distance(name: str, value: Any) -> None:
-    """Refuse a bound of the ratio, as the paper prints it, where the configuration has its distance from 1."""
+    """Refuse a bound of the ratio, as the paper prints it, because the configuration needs its distance from 1."""
     if name not in ("clip_range_low", "clip_range_high"):
         return
     distance = 0.0
-    with suppress(TypeError, ValueError):  # what is no number is refused with the rest of the recipe
+    with suppress(TypeError, ValueError):  # other values are rejected together with the rest of the recipe
         distance = float(value)
     if distance > 0.5:
         raise UserError(

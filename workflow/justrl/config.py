@@ -1,8 +1,8 @@
-"""The experiment, typed: `config.yaml` and its overlays become one `Experiment`.
+"""The experiment as types: `config.yaml` and its overlays become one `Experiment`.
 
-`config.yaml` holds every number; an overlay changes some of them. What each key may hold is declared here, once: the
-JSON schema and the table of keys in the documentation are made from these classes. Rules that tie several keys together
-are in `Experiment.contradictions`.
+`config.yaml` holds every number; an overlay changes some of them. The valid values of each key are declared only here:
+the JSON schema and the table of keys in the documentation are generated from these classes. Rules that involve several
+keys are in `Experiment.contradictions`.
 """
 
 import json
@@ -31,14 +31,14 @@ from justrl.own_code import code_sha256
 
 
 def _not_a_switch(value: Any) -> Any:
-    """Refuse true and false, which Python would silently take for 1 and 0."""
+    """Reject true and false, which Python would silently accept as 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
 
 
 def _switch(value: Any) -> Any:
-    """Take true and false, also as text from the command line; nothing else."""
+    """Accept true and false, also as text from the command line; reject everything else."""
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     if not isinstance(value, bool):
@@ -47,13 +47,13 @@ def _switch(value: Any) -> Any:
 
 
 def _top_k(value: int) -> int:
-    """Refuse 0, which keeps no token."""
+    """Reject 0, which keeps no token."""
     if value == 0:
         raise ValueError("must be -1 (off) or at least 1")
     return value
 
 
-# Text is converted ("80", "1e-6"): overrides on Snakemake's command line arrive as text.
+# Text is converted ("80", "1e-6"), because overrides on Snakemake's command line are text.
 Whole = Annotated[int, BeforeValidator(_not_a_switch)]
 Number = Annotated[float, BeforeValidator(_not_a_switch)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
@@ -69,12 +69,12 @@ Tracker = Literal["wandb", "trackio"]
 
 
 class Part(BaseModel):
-    """A part of the experiment: unknown keys are refused, numbers are finite, values do not change."""
+    """A part of the experiment: unknown keys are rejected, numbers are finite, instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     def as_dict(self) -> dict[str, Any]:
-        """The values as JSON has them."""
+        """Return the values as JSON types."""
         return self.model_dump(mode="json")
 
 
@@ -82,11 +82,11 @@ AnyPart = TypeVar("AnyPart", bound=Part)
 
 
 def text(description: str, **limits: Any) -> Any:
-    """A field with its description, and no default."""
+    """Return a field with a description and, unless given in `limits`, no default."""
     return Field(description=description, **limits)
 
 
-# For what is compiled in a first step.
+# Allows for compilation in the first step.
 LEAST_HANG_MINUTES = 30
 REVISION = "Commit of the hub repository; null: the latest commit of main, resolved at the first download."
 COLUMN = "Column with the {}; null: the first known name that exists (docs/change.md)."
@@ -277,10 +277,10 @@ class Alarms(Part):
     )
 
 
-# What of the recipe the training data is prepared with, once for all runs.
+# Recipe keys used to prepare the training data, which is shared by all runs.
 PREPARED = ("prompt_separator", "prompt_suffix", "max_prompt_length")
 
-# How each loss makes one number of a mini-batch's tokens, by verl's names.
+# How each loss aggregates the tokens of a mini-batch, by verl's names.
 AGGREGATION = {"vanilla": "token-mean", "dr_grpo": "seq-mean-token-sum-norm", "gspo": "seq-mean-token-mean"}
 
 
@@ -350,7 +350,7 @@ class Recipe(Part):
 
     @property
     def rollouts_per_step(self) -> int:
-        """Sequences of one step."""
+        """Sequences per step."""
         return self.prompts_per_step * self.rollouts_per_prompt
 
 
@@ -376,7 +376,7 @@ class Run(Part):
 
     @property
     def canary(self) -> bool:
-        """Whether this is the short trial of another run."""
+        """Whether this is the canary (short trial) of another run."""
         return isinstance(self, CanaryRun)
 
     @property
@@ -386,7 +386,7 @@ class Run(Part):
 
     @property
     def evaluated_steps(self) -> list[int]:
-        """The checkpoints that are evaluated: every `evaluate_every` steps and the last one."""
+        """The evaluated checkpoints: every `evaluate_every` steps and the last one."""
         return sorted({*range(self.evaluate_every, self.steps + 1, self.evaluate_every), self.steps})
 
 
@@ -495,13 +495,13 @@ class EvalProtocol(Part):
     prompt_suffix: str = text("Instruction after each question.")
 
     def user_message(self, question: str) -> str:
-        """The text of the user's turn for one question."""
+        """Return the text of the user's turn for one question."""
         return question + self.prompt_separator + self.prompt_suffix
 
     def samples_per_question(self, override: int | None = None) -> int:
-        """Answers per question: the override (a benchmark's own number) or the protocol's.
+        """Return the answers per question: the override (a benchmark's own number) or the protocol's.
 
-        Raises UserError: neither says a number of at least 1, or several samples are asked of a greedy protocol.
+        Raises UserError: neither gives a number of at least 1, or a greedy protocol is to give several samples.
         """
         samples = self.samples if override is None else override
         if not isinstance(samples, int):
@@ -673,17 +673,17 @@ class Hardware(Part):
 
     @property
     def on_cpu(self) -> bool:
-        """Whether nothing here has a GPU: the same engines then run on the CPU."""
+        """Whether there is no GPU: the same engines then run on the CPU."""
         return not self.gpus or self.gpu == "none"
 
     @property
     def hang_seconds(self) -> float:
-        """Seconds without progress that end a job; `justrl train` derives the minutes where they are left open."""
+        """Seconds without progress after which a job is ended; `justrl train` derives the minutes if not configured."""
         return 60 * (self.hang_timeout_minutes or LEAST_HANG_MINUTES)
 
     @property
     def kind(self) -> Gpu:
-        """The kind of GPU with its figures; a UserError names those known."""
+        """The GPU's specifications; raises UserError, which names the known kinds, for an unknown one."""
         own = self.gpu_figures
         return Gpu(self.gpu, own.tflops, own.bandwidth, own.memory) if own else find_gpu(self.gpu)
 
@@ -727,13 +727,13 @@ class Experiment(Part):
 
     @classmethod
     def from_mapping(cls, config: Mapping) -> "Experiment":
-        """Check a configuration against its types and against itself.
+        """Check a configuration against its types and for contradictions.
 
-        A run's recipe is completed: the common one with the run's own keys over it.
+        A run's recipe is completed: its own keys override the common recipe.
 
-        Raises UserError: one line for each problem, naming the key, its value and what would be right.
+        Raises UserError: one line per problem, naming the key, its value and the valid values.
         """
-        # A round trip turns Snakemake's own mapping types into plain ones.
+        # A JSON round trip converts Snakemake's own mapping types to plain ones.
         plain = spelled_out(json.loads(json.dumps(config)))
         own = {}
         for name, run in _mappings(plain.get("runs")):
@@ -756,7 +756,7 @@ class Experiment(Part):
 
     @property
     def enabled(self) -> list[str]:
-        """The runs that are on; no other one is trained."""
+        """The enabled runs; no other run is trained."""
         return [name for name, run in self.runs.items() if run.enabled]
 
     @property
@@ -765,13 +765,13 @@ class Experiment(Part):
         return {name: entry for name, entry in self.external.items() if entry.enabled}
 
     def run(self, name: str) -> Run:
-        """The run of that name; a UserError names the nearest one there is."""
+        """Return the run of that name; raises UserError, which suggests the nearest name, if there is none."""
         if name not in self.runs:
             raise UserError(f"no run {name} in the configuration{did_you_mean(name, self.runs)}")
         return self.runs[name]
 
     def described(self, name: str) -> "RunDescription":
-        """What determines a run's training."""
+        """Return what identifies a run's training."""
         run = self.run(name)
         return RunDescription(
             run=name,
@@ -784,14 +784,14 @@ class Experiment(Part):
         )
 
     def samples(self, benchmark: str, protocol: str) -> int:
-        """Samples of each question of a benchmark under a protocol."""
+        """Return the samples per question of a benchmark under a protocol."""
         samples = self.protocols[protocol].samples
         return self.benchmarks[benchmark].samples if samples == PER_BENCHMARK else int(samples)
 
     def with_seeds(self) -> "Experiment":
-        """The experiment with a run `{run}_s{seed}` for each seed in place of each run that has several.
+        """Return the experiment with each run of several seeds replaced by one run `{run}_s{seed}` per seed.
 
-        Overlays that draw such a run draw all of its trainings.
+        Overlay figures with such a run show all of its trainings.
         """
         runs: dict[str, Run] = {}
         for name, run in self.runs.items():
@@ -813,9 +813,9 @@ class Experiment(Part):
         return self.model_copy(update={"runs": runs, "overlays": overlays})
 
     def with_canaries(self) -> "Experiment":
-        """The experiment plus a `canary_{run}` for each enabled run (of several seeds, the first): few and short steps.
+        """Return the experiment with a short run `canary_{run}` for each enabled run (for its first seed, if several).
 
-        They are evaluated under a protocol named `canary`: the experiment's own with few samples.
+        Canaries are evaluated under a protocol named `canary`: the experiment's own with few samples.
         """
         if "canary" in self.protocols:
             raise UserError(
@@ -832,9 +832,9 @@ class Experiment(Part):
                 raise UserError(
                     f"config: runs.canary_{name}: the name is reserved for the canary of {name}; choose another name"
                 )
-            # A penalty on the last tokens of a short budget would need a buffer of its own.
+            # A penalty on the last tokens of a shorter response would need another buffer.
             penalty = run.recipe.overlong_penalty.model_copy(update={"enabled": False})
-            # What an alarm would say its verdict says, and of the other questions, too.
+            # A canary's verdict covers what the alarms check, and its other questions as well.
             silent = Alarms(probs_difference=None, least_reward_steps=None, truncated=None)
             trial: dict[str, Any] = {"learning_rate": canary.learning_rate, "warmup_steps": 0, "alarms": silent}
             if length:
@@ -851,7 +851,7 @@ class Experiment(Part):
         return self.model_copy(update={"runs": runs, "protocols": {**self.protocols, "canary": protocol}})
 
     def contradictions(self) -> Iterator[str]:
-        """What fits the types and not the rest of the experiment, one sentence each; only of what is enabled."""
+        """Yield a sentence for each contradiction between valid keys; only enabled parts are checked."""
         evaluation = self.evaluation
         for name, run in self.runs.items():
             for key, group in (("model", self.models), ("dataset", self.datasets)):
@@ -919,7 +919,7 @@ class Experiment(Part):
                 )
 
     def run_contradictions(self, name: str) -> Iterator[str]:
-        """What of one run does not fit together, or not its model and hardware."""
+        """Yield a sentence for each contradiction within one run, or between it and its model or hardware."""
         run, where = self.runs[name], f"runs.{name}"
         for key in PREPARED:
             if getattr(run.recipe, key) != getattr(self.recipe, key):
@@ -977,11 +977,11 @@ class Experiment(Part):
 
 
 def spelled_out(config: dict[str, Any]) -> dict[str, Any]:
-    """A plain configuration with what its entries leave unsaid: the run that one is `like`, labels, families.
+    """Fill in what the entries of a plain configuration imply: keys inherited by `like`, labels and families.
 
-    A run `like` another one has all of its keys but `enabled`, and its own over them.
+    A run with `like` inherits all keys of the other run except `enabled`; its own keys override them.
 
-    Raises UserError: a run is like one that is not there, or like itself.
+    Raises UserError: `like` names an unknown run or is circular.
     """
     runs = dict(_mappings(config.get("runs")))
     whole = {**config, **{key: {**config[key]} for key in ("runs", "benchmarks") if isinstance(config.get(key), dict)}}
@@ -1011,7 +1011,7 @@ def _like(name: str, runs: Mapping[str, dict], above: tuple[str, ...]) -> dict[s
 
 
 def settings(runs: Mapping[str, Run]) -> dict[str, list[str]]:
-    """The trainings of each setting: of a run with several seeds one for each, of any other the run itself."""
+    """Map each run to its trainings: one per seed for a run with several seeds, otherwise the run itself."""
     found: dict[str, list[str]] = {}
     for name, run in runs.items():
         found.setdefault(run.setting if isinstance(run, SeedRun) else name, []).append(name)
@@ -1019,9 +1019,9 @@ def settings(runs: Mapping[str, Run]) -> dict[str, list[str]]:
 
 
 class RunDescription(Part):
-    """What determines a run's training (run.json): training jobs read it and results quote it.
+    """What identifies a run's training (run.json); training jobs read it and results quote it.
 
-    The number of steps is not part of it, so a run can be made longer without touching what is trained.
+    It does not include the number of steps, so a run can be extended without changing its training.
     """
 
     run: str
@@ -1034,7 +1034,7 @@ class RunDescription(Part):
 
 
 def completed(described: Mapping[str, Any]) -> dict[str, Any]:
-    """A written description of a run, with keys that it did not have yet at their defaults; as it is if it is none."""
+    """Add missing keys, with their defaults, to a run's description; return other documents unchanged."""
     try:
         return RunDescription.model_validate(described).as_dict()
     except ValidationError:
@@ -1042,9 +1042,9 @@ def completed(described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_part(part: type[AnyPart], content: str | Mapping, source: str | Path) -> AnyPart:
-    """One part of the experiment from JSON text or a mapping, as jobs are given it.
+    """Read one part of the experiment from JSON text or a mapping, as jobs receive it.
 
-    Raises UserError: not JSON, or not such a part; the message begins with `source`.
+    Raises UserError: it is not JSON or not a valid part; the message begins with `source`.
     """
     try:
         value = json.loads(content) if isinstance(content, str) else content
@@ -1058,15 +1058,15 @@ def read_part(part: type[AnyPart], content: str | Mapping, source: str | Path) -
 def load(
     overlays: Sequence[str | Path] = (), overrides: Sequence[str] = (), base: str | Path = DEFAULT_CONFIG
 ) -> Experiment:
-    """The experiment: `base`, then each overlay file, then `dotted.key=value` overrides.
+    """Load the experiment: `base`, then each overlay file, then `dotted.key=value` overrides.
 
-    Raises UserError: an unknown key, a value of the wrong kind, or keys that contradict each other.
+    Raises UserError: an unknown key, a value of the wrong type, or contradicting keys.
     """
     return Experiment.from_mapping(read(overlays, overrides, base))
 
 
 def _mappings(value: Any) -> Iterator[tuple[str, dict]]:
-    """The entries of a mapping that are mappings themselves."""
+    """Yield the entries of a mapping that are mappings themselves."""
     for name, entry in value.items() if isinstance(value, dict) else ():
         if isinstance(entry, dict):
             yield name, entry

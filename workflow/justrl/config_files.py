@@ -1,4 +1,4 @@
-"""Configuration files: YAML, overlays over it, and overrides of single keys."""
+"""Configuration files: YAML, overlays, and overrides of single keys."""
 
 import copy
 import re
@@ -17,12 +17,12 @@ Config = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = ROOT / "config.yaml"
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
-# The C parser is ten times as fast, which every job of the workflow pays for.
+# The C parser is ten times as fast, which matters because every job of the workflow reads YAML.
 _PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# Far above any experiment's configuration, and far below what exhausts the stack, the memory or the patience.
+# Far above the size of any experiment's configuration, and far below what exhausts stack or memory, or takes too long.
 MOST_BYTES, MOST_VALUES, DEEPEST, MOST_OVERLAYS = 2**20, 100_000, 40, 20
-# Plain words of YAML 1.2's core schema that are no text. YAML 1.1 takes 010 for 8, 1:30 for 90, yes for true and 1e-6
-# for text.
+# Plain words that YAML 1.2's core schema does not read as text. YAML 1.1 would read 010 as 8, 1:30 as 90, yes as true
+# and 1e-6 as text.
 _WORDS = {"": None, "~": None, "true": True, "false": False} | {
     spelled: value
     for word, value in (("null", None), ("true", True), ("false", False))
@@ -37,7 +37,7 @@ _FLOAT = re.compile(
 def read(
     overlays: Sequence[str | Path] = (), overrides: Sequence[str] = (), base: str | Path = DEFAULT_CONFIG
 ) -> Config:
-    """`base`, then each overlay file, then `dotted.key=value` overrides, as plain mappings that nothing has checked."""
+    """Merge `base`, each overlay file and `dotted.key=value` overrides into plain mappings, without validation."""
     config = read_yaml(base)
     for overlay in overlays:
         config = merge(config, read_overlay(overlay))
@@ -45,14 +45,14 @@ def read(
 
 
 def complete(given: Mapping) -> Config:
-    """config.yaml with an overlay over it; an overlay that the other extends lies in between."""
+    """Merge an overlay, and the overlay that it extends, into config.yaml."""
     given = dict(given)
     extended = given.pop("extends", None)
     return merge(read([extended] if extended else []), given)
 
 
 def merge(base: Mapping, overlay: Mapping) -> Config:
-    """A deep copy of `base` in which mappings are merged with `overlay` and everything else is replaced by it."""
+    """Return a deep copy of `base`, with mappings merged with `overlay` and all other values replaced by it."""
     merged = copy.deepcopy(dict(base))
     for key, value in overlay.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
@@ -63,16 +63,16 @@ def merge(base: Mapping, overlay: Mapping) -> Config:
 
 
 def find(path: str | Path) -> Path:
-    """A file or folder that a configuration names: from where one starts or, if there is none, from this repository."""
+    """Resolve a path from a configuration: relative to the working directory or, if missing there, the repository."""
     return Path(path) if Path(path).exists() else ROOT / path
 
 
 def read_yaml(path: str | Path) -> Config:
-    """Read a YAML mapping; a missing or odd file, broken YAML or anything but a mapping is a UserError."""
+    """Read a YAML mapping; raises UserError for a missing or irregular file, invalid YAML, or another type."""
     path = Path(path)
     try:
         odd = path.exists() and not path.is_file()
-    except OSError:  # a name too long, which opening it says
+    except OSError:  # a name too long, which is reported when it is opened
         odd = False
     if odd:
         raise UserError(f"{path} is not a file: give a YAML file as configuration")
@@ -97,7 +97,7 @@ def read_yaml(path: str | Path) -> Config:
 
 
 def read_card(path: Path) -> Config:
-    """The YAML between the first two `---` of a README.md of the hub; empty if none can be read."""
+    """Read the YAML between the first two `---` of a README.md from the hub; empty if it cannot be read."""
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8-sig", errors="replace") as handle:
@@ -110,10 +110,10 @@ def read_card(path: Path) -> Config:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """The value of a YAML document by the core schema of YAML 1.2, of mappings, lists, text, numbers, switches, null.
+    """Parse a YAML document by the core schema of YAML 1.2: mappings, lists, text, numbers, booleans and null.
 
-    Keys are text as written. Raises UserError, which begins with `source` and names the line: broken YAML, a key given
-    twice, a tag, an alias of what holds it, too deep or too large.
+    Keys are text as written. Raises UserError, which begins with `source` and names the line, for invalid YAML, a
+    duplicate key, a tag, an alias inside its own anchor, and documents that are too deep or too large.
     """
     builder = _Builder(source)
     try:
@@ -130,7 +130,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 @dataclass
 class _Open:
-    """A mapping or list that is being read; `lines` says where each of its keys is, `key` waits for a value."""
+    """A mapping or list being read; `lines` has the line of each key, `key` is the key whose value comes next."""
 
     value: dict | list
     anchor: str | None
@@ -142,16 +142,16 @@ class _Open:
 
 
 class _Builder:
-    """Makes a value from the parser's events, without recursion; what anchors repeat is counted each time."""
+    """Builds a value from the parser's events, without recursion; values repeated by aliases are counted each time."""
 
     def __init__(self, source: str) -> None:
         self.source, self.value, self.documents = source, None, 0
         self._open: list[_Open] = []
-        # None while the anchored value is still open.
+        # None until the anchored value is complete.
         self._anchors: dict[str, tuple[Any, int, int] | None] = {}
 
     def take(self, event: yaml.Event) -> None:
-        """Take the next event."""
+        """Process the next event."""
         tag = getattr(event, "tag", None)
         if tag not in (None, "tag:yaml.org,2002:str"):
             raise self._problem(event, f"the tag {tag} is not read here: write the value as text, a number or a list")
@@ -251,7 +251,7 @@ def _short(text: object) -> str:
 
 
 def read_overlay(path: str | Path, above: Sequence[str] = ()) -> Config:
-    """Read an overlay with the overlays it extends (paths relative to the repository) merged beneath it."""
+    """Read an overlay and merge it into the overlays that it extends (paths as in `find`)."""
     if not isinstance(path, str | Path):
         raise UserError(f"{above[-1] if above else 'config'}: `extends` takes one file, got {_short(repr(path))}")
     chain = [*above, str(path)]
@@ -269,9 +269,9 @@ def read_overlay(path: str | Path, above: Sequence[str] = ()) -> Config:
 
 
 def apply_overrides(config: Mapping, overrides: Sequence[str], above: str = "") -> Config:
-    """Set keys by `dotted.key=value`, the value read as YAML; an unknown key is a UserError.
+    """Set keys by `dotted.key=value`, the value read as YAML; raises UserError for an unknown key.
 
-    A key that may be left out is known though it is missing; `above` is where `config` itself stands.
+    Optional keys of the schema are known even if they are missing; `above` is the dotted path of `config` itself.
     """
     result = copy.deepcopy(dict(config))
     for override in overrides:
@@ -296,7 +296,7 @@ def apply_overrides(config: Mapping, overrides: Sequence[str], above: str = "") 
 
 
 def _optional(path: Sequence[str]) -> Sequence[str]:
-    """The keys that the configuration's schema has at a place, without names of entries."""
+    """Return the keys in the configuration's schema at a path, without names of entries."""
     schema = read_yaml(SCHEMA)
     nodes = _meant([schema], schema)
     for name in path:
@@ -307,7 +307,7 @@ def _optional(path: Sequence[str]) -> Sequence[str]:
 
 
 def _meant(nodes: Iterable[Mapping], schema: Mapping) -> list[Mapping]:
-    """Parts of a schema with what they refer to or choose between in their place."""
+    """Replace references and alternatives in parts of a schema by what they stand for."""
     found: list[Mapping] = []
     for node in nodes:
         choices = [*node.get("oneOf", ()), *node.get("anyOf", ())]
@@ -318,7 +318,7 @@ def _meant(nodes: Iterable[Mapping], schema: Mapping) -> list[Mapping]:
 
 
 def differences(before: Mapping, now: Mapping, above: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Every dotted key in which two mappings differ, with its value in each; None for a key that one of them lacks."""
+    """Yield every dotted key in which two mappings differ, with both values; None for a missing key."""
     for key in dict.fromkeys([*before, *now]):
         old, new = before.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -328,7 +328,7 @@ def differences(before: Mapping, now: Mapping, above: str = "") -> Iterator[tupl
 
 
 def in_words(found: Iterable[tuple[str, Any, Any]], most: int = 8) -> str:
-    """Differences as `key: old -> new`, the first few of them."""
+    """Format differences as `key: old -> new`, at most `most` of them."""
     shown = []
     for key, old, new in found:
         whole = isinstance(new if old is None else old, Mapping)

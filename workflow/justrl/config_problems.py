@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with an experiment, as sentences that name the key, its value and the way out."""
+"""pydantic's validation errors as sentences that name the key, its value and the fix."""
 
 import math
 import typing
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from justrl.aliases import RECIPE
 from justrl.errors import did_you_mean
 
-# Forms of text, and how each is asked for in words.
+# Regular expressions for text, and the message for each.
 NAME, EXPERIMENT_NAME, HUB_ID = r"^[a-z][a-z0-9_]*$", r"^[a-z][a-z0-9_-]*$", r"^\w[\w.-]*/\w[\w.-]*$"
 FORMS = {
     NAME: "must have lower-case letters, digits and _ only, a letter first",
@@ -20,7 +20,7 @@ FORMS = {
 
 
 def explain(error: ValidationError, root: type[BaseModel], own_recipes: Mapping[str, Any]) -> Iterator[str]:
-    """One sentence for each problem that pydantic found; one of the common recipe is told once, not for every run."""
+    """Yield one sentence per problem; a problem of the common recipe is reported once, not for every run."""
     problems = error.errors()
     common = {problem["loc"][1:] for problem in problems if problem["loc"][:1] == ("recipe",)}
     for problem in problems:
@@ -57,7 +57,7 @@ def _sentence(problem: Mapping[str, Any], where: str, owner: type[BaseModel] | N
 
 
 def _meant(name: str, owner: type[BaseModel]) -> str | None:
-    """The key that is called so elsewhere, or that belongs to the owner's recipe."""
+    """Return the key that the name is an alias of, or the key of the owner's recipe with this name."""
     ours, recipe = RECIPE.get(name, name), owner.model_fields.get("recipe")
     if ours in owner.model_fields:
         return ours
@@ -66,7 +66,7 @@ def _meant(name: str, owner: type[BaseModel]) -> str | None:
 
 
 def _place(root: type[BaseModel], location: tuple) -> tuple[str, type[BaseModel] | None, Any]:
-    """The dotted key of a place in the experiment, the part that owns it, and its field where it is one."""
+    """Return a location's dotted key, the part that owns it, and its field if it is one."""
     node: Any = root
     owner, field, words = None, None, []
     for word in location:
@@ -88,7 +88,7 @@ def _place(root: type[BaseModel], location: tuple) -> tuple[str, type[BaseModel]
 
 
 def _variants(node: Any) -> list[type[BaseModel]]:
-    """The parts of a union, which are told apart by `source` or by their class."""
+    """Return the members of a union, which are distinguished by `source` or by their class."""
     if typing.get_origin(node) is Annotated:
         node = typing.get_args(node)[0]
     if isinstance(node, type) and issubclass(node, BaseModel):

@@ -1,4 +1,4 @@
-"""GPU specifications: memory, memory bandwidth and peak speed, of which memory plan and cost estimate are made."""
+"""GPU specifications: memory, memory bandwidth and peak performance, for memory plans and cost estimates."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from justrl.errors import UserError
 
 @dataclass(frozen=True)
 class Gpu:
-    """One accelerator: dense bfloat16 TFLOP/s, memory bandwidth in GB/s, and memory in GiB as CUDA reports it."""
+    """One GPU: dense bfloat16 TFLOP/s, memory bandwidth in GB/s, and memory in GiB as CUDA reports it."""
 
     name: str
     tflops: float
@@ -17,8 +17,8 @@ class Gpu:
     memory: float
 
 
-# The makers' data sheets: dense bfloat16 with float32 accumulation, not the figures with sparsity. CUDA reports 1-2%
-# less memory than the name says, 7% less where error correction takes its part of it.
+# From the makers' data sheets: dense bfloat16 with float32 accumulation, without sparsity. CUDA reports 1-2% less
+# memory than the name says, or 7% less if error correction uses a part of it.
 GPUS = {
     gpu.name: gpu
     for gpu in (
@@ -36,23 +36,23 @@ GPUS = {
         Gpu("RTX-4090", 165, 1008, 23.6),
     )
 }
-# Words of a driver's or a shop's name that do not tell two rows of the table apart.
+# Words in a driver's or a shop's name that do not distinguish rows of the table.
 _FILLING = {"nvidia", "geforce", "sxm", "sxm4", "sxm5", "hbm3", "hbm3e"}
 
 
 @cache
 def find_gpu(name: str) -> Gpu:
-    """Return the accelerator of that name, written as people and drivers do (`a800`, `NVIDIA H100 80GB HBM3`).
+    """Return the GPU with that name, written as people and drivers do (`a800`, `NVIDIA H100 80GB HBM3`).
 
-    Never a similar one: another model or memory size has other figures.
+    A similar GPU is never returned: another model or memory size has other specifications.
 
     Raises:
-        UserError: no such accelerator in the table, or more than one.
+        UserError: no GPU in the table has that name, or more than one.
     """
     family, size = _identify(name)
     found = [gpu for gpu in GPUS.values() if _identify(gpu.name)[0] == family]
     if size:
-        # The name's gigabytes are up to 7% more than what is left of them.
+        # The gigabytes in the name are up to 7% more than the usable memory.
         found = [gpu for gpu in found if abs(gpu.memory / size - 1) < 0.08]
     if len(found) == 1:
         return found[0]
@@ -64,14 +64,14 @@ def find_gpu(name: str) -> Gpu:
 
 
 def same_kind(one: str, other: str) -> bool:
-    """Whether two names mean one kind of GPU, of one memory size where both say it; the slot it sits in aside."""
+    """Return whether two names mean the same kind of GPU, and memory size if both give it; PCIe is ignored."""
     (family, size), (its, gb) = _identify(one), _identify(other)
     return family.removesuffix("-pcie") == its.removesuffix("-pcie") and (None in (size, gb) or size == gb)
 
 
 @cache
 def _identify(name: str) -> tuple[str, int | None]:
-    """A name as family and memory size in GB, None where it is left out."""
+    """Split a name into family and memory size in GB; None if it has no size."""
     words = [word for word in re.split(r"[\s_-]+", name.strip().lower()) if word not in _FILLING]
     sizes = [word for word in words if re.fullmatch(r"\d+gb", word)]
     return "-".join(word for word in words if word not in sizes), int(sizes[0][:-2]) if sizes else None

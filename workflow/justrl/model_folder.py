@@ -1,6 +1,6 @@
-"""What a model's folder may hold, looked at before any library opens it.
+"""Checks of a model folder, before any library opens it.
 
-A library waits for ever at a named pipe, copies what a link leads to, and makes a model of as many layers as it reads.
+A library may wait forever on a named pipe, copy what a link points to, or build a model with any number of layers.
 """
 
 import math
@@ -15,19 +15,19 @@ from justrl.io import check_regular, irregular, is_hub_id, read_json, read_objec
 Shapes = dict[str, tuple[int, ...]]
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-# What is read or copied of a folder, by the end of its name.
+# Files that are read or copied from a folder, by the end of their names.
 _READ = (".json", ".jinja", ".txt", ".model", ".safetensors", "LICENSE")
-# Templates lie there, too.
+# Folder with further chat templates.
 _TEMPLATES = "additional_chat_templates"
 MIB = 2**20
-# The largest tokenizer.json that is known has 35 MB, the largest index 11 MB, the largest of the others 6 MB.
+# The largest known tokenizer.json has 35 MB, the largest index 11 MB, the largest of the other files 6 MB.
 _LARGEST = {"tokenizer.json": 256 * MIB, INDEX: 64 * MIB, "config.json": 16 * MIB, "generation_config.json": 16 * MIB}
 _LARGEST |= dict.fromkeys(("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"), 16 * MIB)
 _LARGEST |= dict.fromkeys(("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"), 64 * MIB)
 LARGEST_TEMPLATE = MIB
-# A header names each tensor, in a hundred letters or so.
+# A header lists each tensor in about a hundred characters.
 _LARGEST_HEADER = 32 * MIB
-# Whole numbers of config.json, by what they are called in it: the least, and the most, far above any model's.
+# Integers in config.json by their names: the minimum, and the maximum, which is far above any model's.
 _COUNTS = dict.fromkeys(("vocab_size",), (1, 2**24)) | dict.fromkeys(("hidden_size", "n_embd", "d_model"), (1, 2**20))
 _COUNTS |= dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), (1, 2048))
 _COUNTS |= dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), (1, 2**16))
@@ -35,17 +35,17 @@ _COUNTS |= dict.fromkeys(("intermediate_size", "n_inner"), (0, 2**24))
 _COUNTS |= dict.fromkeys(("num_key_value_heads", "head_dim"), (0, 2**16))
 _COUNTS |= dict.fromkeys(("max_position_embeddings", "n_positions"), (1, 2**30))
 _MOST_LAYERS, _MOST_EXPERTS = 2048, 2**14
-# Another size of a head than the width's share.
+# Keys that set the size of a head to another value than width / heads.
 _HEAD_SIZES = ("head_dim", "head_size", "d_kv", "kv_channels")
 
 
 def check_model_folder(model_dir: str | Path) -> None:
-    """Refuse a folder that holds no model, or what hangs, exhausts or misleads whoever opens it.
+    """Refuse a folder that holds no model, or files that hang, exhaust or mislead a program that opens them.
 
-    Looked at are types and sizes of files, where links lead, numbers of config.json, the index and headers of weights.
-    A name that is no folder here passes if it can be a hub id.
+    Checks types and sizes of files, targets of links, numbers in config.json, the index and the headers of weights.
+    A name that is not a folder here passes if it can be a hub id.
 
-    Raises UserError: naming the file, what is wrong with it and what to do.
+    Raises UserError: names the file, the problem and the fix.
     """
     folder = Path(model_dir)
     if not folder.is_dir():
@@ -67,10 +67,10 @@ def check_model_folder(model_dir: str | Path) -> None:
 
 
 def check_files(folder: Path, within: str | Path | None = None) -> None:
-    """Raise UserError for a file of a model's folder that is no regular file, too large, or a link out of it.
+    """Raise UserError for a file of a model folder that is not regular, is too large, or is a link out of the folder.
 
-    Links of Hugging Face's cache lead to its blobs, and weights may lie anywhere; all else is copied with its content.
-    `within` is where links may lead, by default the folder.
+    Links of Hugging Face's cache to its blobs are allowed, and weights may be anywhere; all other files are copied with
+    their content. `within` is the folder in which links may point, by default the model folder.
     """
     root = os.path.realpath(within or folder)
     for path in read_files(folder):
@@ -91,7 +91,7 @@ def check_files(folder: Path, within: str | Path | None = None) -> None:
 
 
 def read_files(folder: Path) -> Iterator[Path]:
-    """What a library or this program reads or copies of a model's folder, regular files or not."""
+    """Yield the files of a model folder that a library or this program reads or copies, regular or not."""
     for place in (folder, folder / _TEMPLATES):
         for path in sorted(place.iterdir()) if place.is_dir() else ():
             if path.name.endswith(_READ) and not path.name.startswith("."):
@@ -99,12 +99,12 @@ def read_files(folder: Path) -> Iterator[Path]:
 
 
 def is_loaded(name: str) -> bool:
-    """Whether a library takes a file of that name for the model's: weights, tokenizer, template or configuration."""
+    """Return whether a library loads a file of that name as weights, tokenizer, template or configuration."""
     return name in _LARGEST or name.endswith((".safetensors", ".jinja")) or name == "chat_template.json"
 
 
 def check_numbers(config: dict[str, Any], source: str | Path) -> None:
-    """Raise UserError, which begins with `source`, for numbers in a model's configuration of which none can be made."""
+    """Raise UserError, which begins with `source`, for numbers in a model's configuration that no model can have."""
     parts = [config]
     while parts:
         part = parts.pop()
@@ -144,9 +144,9 @@ def _check_heads(part: dict[str, Any], source: str | Path) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder that are loaded, there or not: the single one, or those of the index.
+    """Return the weight files of a folder that are loaded, existing or not: the single one, or those of the index.
 
-    Raises UserError: which of them are meant cannot be told.
+    Raises UserError: it is ambiguous which files are loaded.
     """
     single, index = folder / SINGLE, folder / INDEX
     names = {SINGLE} if single.is_file() or not index.is_file() else indexed_files(folder)
@@ -159,7 +159,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def indexed_files(folder: Path) -> set[str]:
-    """The names of the weight files that a folder's index lists; a UserError if it is no index, or leads elsewhere."""
+    """Return the weight files listed by a folder's index; UserError if it is not an index or names other folders."""
     path = folder / INDEX
     try:
         names = set(read_json(path)["weight_map"].values())
@@ -173,7 +173,7 @@ def indexed_files(folder: Path) -> set[str]:
 
 
 def tensor_shapes(path: Path) -> Shapes:
-    """The shape of each tensor of a safetensors file; a UserError if the file is another, or cut short."""
+    """Return the shape of each tensor of a safetensors file; UserError if the file is truncated or of another type."""
     from safetensors import SafetensorError, safe_open
 
     check_regular(path)

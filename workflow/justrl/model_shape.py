@@ -1,4 +1,4 @@
-"""Shape of a model: what its size, its memory and its speed are computed from."""
+"""Shape of a model, from which its size, memory and speed are computed."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,13 +9,13 @@ from justrl.config_files import find
 from justrl.io import read_json_object
 from justrl.model_folder import check_numbers
 
-# Vocabulary of a taught model, rounded up to what its characters and words come to.
+# Vocabulary size of a warm-started tiny model, rounded up from its characters and words.
 TAUGHT_VOCABULARY = 512
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A decoder with gated feed-forward layers, as Qwen2 and Llama are; `tied` shares the two embeddings."""
+    """A decoder with gated feed-forward layers, like Qwen2 and Llama; `tied` shares input and output embedding."""
 
     layers: int
     width: int
@@ -28,7 +28,7 @@ class ModelShape:
 
     @property
     def embedding(self) -> int:
-        """Parameters of the embedding and, where it is another matrix, of the output layer."""
+        """Parameters of the embedding and, if it is a separate matrix, of the output layer."""
         return self.vocabulary * self.width * (1 if self.tied else 2)
 
     @property
@@ -40,7 +40,7 @@ class ModelShape:
 
     @property
     def largest_tensor(self) -> int:
-        """Parameters of the largest tensor at most: an embedding, or the two first feed-forward matrices as one."""
+        """Maximum parameters of a tensor: an embedding, or the first two feed-forward matrices fused."""
         return self.width * max(self.vocabulary, 2 * self.intermediate)
 
     @property
@@ -50,7 +50,7 @@ class ModelShape:
 
     @property
     def multiplied(self) -> int:
-        """Parameters by which each token is multiplied: all but the embedding, which is looked up."""
+        """Parameters that multiply each token: all except the input embedding, which is a lookup."""
         return self.layers * self.layer + self.vocabulary * self.width
 
     @property
@@ -62,7 +62,7 @@ class ModelShape:
 # The paper's two models.
 DEEPSEEK = ModelShape(28, 1536, 8960, 12, 2, 128, 151_936, tied=False)
 NEMOTRON = replace(DEEPSEEK, tied=True)
-# By family and size, from the config.json of each, for a plan before anything is downloaded.
+# By family and size, from each model's config.json, to plan before anything is downloaded.
 QWEN25 = {
     "0.5B": ModelShape(24, 896, 4864, 14, 2, 64, 151_936, tied=True),
     "1.5B": NEMOTRON,
@@ -106,9 +106,9 @@ KNOWN |= {f"meta-llama/Llama-{size}{kind}": shape for size, shape in LLAMA.items
 
 
 def read_shape(folder: str | Path) -> ModelShape | None:
-    """The shape in a model folder's config.json; None without one, or where it is no decoder of the usual form.
+    """Read the shape from a model folder's config.json; None if it is missing or not of a usual decoder.
 
-    Raises UserError: it has numbers of which no model can be made.
+    Raises UserError: it has numbers that no model can have.
     """
     path = Path(folder) / "config.json"
     config = read_json_object(path)
@@ -117,7 +117,7 @@ def read_shape(folder: str | Path) -> ModelShape | None:
 
 
 def shape_in(config: dict[str, Any]) -> ModelShape | None:
-    """The shape in a configuration of transformers; None where it is none of a decoder of the usual form."""
+    """Return the shape in a configuration of transformers; None if it is not of a usual decoder."""
     keys = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
     if not all(isinstance(config.get(key), int) for key in keys) or any("expert" in key for key in config):
         return None
@@ -128,7 +128,7 @@ def shape_in(config: dict[str, Any]) -> ModelShape | None:
 
 
 def shape_of(model: HubModel | LocalModel | TaughtModel, folder: str | Path | None = None) -> ModelShape | None:
-    """The shape of a `models` entry: of its folder where it is there, else of the known models; None if unknown."""
+    """Return the shape of a `models` entry: from its folder if it exists, else from known models; None if unknown."""
     if folder is not None and (found := read_shape(folder)):
         return found
     if isinstance(model, LocalModel):

@@ -1,4 +1,4 @@
-"""Every output path of an experiment and what makes it, so that no two things are made in one place."""
+"""Every output path of an experiment and its producer, to check that no path has two producers."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -7,7 +7,7 @@ from pathlib import Path
 from justrl.errors import UserError
 from justrl.layout import JUDGE, Layout
 
-# What the program itself makes at the top of the results folder, where each protocol has a folder, too.
+# Folders that the program creates in the results folder, in which each protocol has a folder, too.
 FOLDERS = {
     "benchmarks": "the questions of benchmarks",
     "canary": "the results of canaries",
@@ -28,13 +28,13 @@ FOLDERS = {
 }
 
 
-# Folders of this repository, and of the system, that no results belong into.
+# Folders of this repository and of the system that must not contain results.
 OURS = ["bench", "docs", "envs", "examples", "mini", "one_gpu", "papers", "rules", "slurm", "tests", "workflow"]
 SYSTEM = ["bin", "boot", "etc", "lib", "lib32", "lib64", "proc", "sbin", "sys", "usr"]
 
 
 def check_folder(given: str, here: Path) -> None:
-    """Raise UserError if what the configuration names is no folder for results alone; `here` is where one starts."""
+    """Raise UserError if `given` cannot be a folder for results alone; `here` is the working directory."""
     path = (here / given).resolve()
     inside = path.relative_to(here.resolve()).parts if path.is_relative_to(here.resolve()) else ()
     wrong = None
@@ -57,7 +57,7 @@ def check_folder(given: str, here: Path) -> None:
 
 
 def check_paths(layout: Layout) -> None:
-    """Raise UserError if two things of an experiment would be made at one path, naming both."""
+    """Raise UserError if two parts of an experiment would write to the same path, naming both."""
     made: dict[str, str] = {}
     for path, what in outputs(layout):
         if made.setdefault(path, what) != what:
@@ -65,9 +65,9 @@ def check_paths(layout: Layout) -> None:
 
 
 def outputs(layout: Layout) -> Iterator[tuple[str, str]]:
-    """The paths of an experiment, each with the words for what makes it.
+    """Yield the output paths of an experiment, each with a description of its producer.
 
-    A folder or the common beginning of several files counts as one path. Pages that are named as results are, are not
+    A folder or the common prefix of several files counts as one path. Pages with the same names as results are not
     listed again.
     """
     yield from _of_names(layout)
@@ -80,7 +80,7 @@ def _of_names(layout: Layout) -> Iterator[tuple[str, str]]:
     for name, what in FOLDERS.items():
         yield f"{root}/{name}", what
     for name in experiment.protocols:
-        # Its folder is listed above, and `with_canaries` lets nobody else have the name.
+        # Its folder is listed above, and `with_canaries` reserves the name.
         if name != "canary":
             yield f"{root}/{name}", f"the results under protocols.{name}"
     yield layout.model(JUDGE), "the model that judges (evaluation.model_grader)"

@@ -1,9 +1,9 @@
-"""The code of a user's function: its file, and the modules next to it that the file imports.
+"""The code of a custom function: its file, and the modules next to it that the file imports.
 
-Read from the text, without importing: `import x`, `from . import x`, `importlib.import_module("x")` and
-`__import__("x")` with the name written out, anywhere in the file, and what these modules import. A module is looked for
-in the file's folder, in the folders that the code writes into `sys.path`, in the working folder and in this repository:
-installed packages belong to the environment. Not seen: names that are computed, data files, compiled modules.
+The code is parsed, not imported: `import x`, `from . import x`, `importlib.import_module("x")` and `__import__("x")`
+with a literal name, anywhere in the file, and the imports of these modules. A module is searched in the file's folder,
+in folders that the code adds to `sys.path`, in the working directory and in this repository; installed packages belong
+to the environment. Computed names, data files and compiled modules are not found.
 """
 
 import ast
@@ -15,7 +15,7 @@ from justrl.io import file_sha256, json_sha256
 
 
 def code_sha256(path: str | Path) -> str:
-    """The SHA-256 of a Python file or, where it imports modules next to it, of all these files."""
+    """Return the SHA-256 of a Python file or, if it imports modules next to it, of all these files."""
     path = Path(path)
     found = helpers(path)
     if not found:
@@ -24,7 +24,7 @@ def code_sha256(path: str | Path) -> str:
 
 
 def helpers(path: Path) -> list[Path]:
-    """The modules that a Python file imports from next to it, directly or not, in an order that their text decides."""
+    """Return the modules next to a Python file that it imports, directly or indirectly, in an order set by the code."""
     found: list[Path] = []
     seen = {path.resolve()}
     waiting = [(path, [path.parent, Path.cwd(), ROOT])]
@@ -47,11 +47,11 @@ def _parsed(file: Path) -> ast.Module | None:
     try:
         return ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
-        return None  # whoever imports it says so
+        return None  # reported when the file is imported
 
 
 def _imported(tree: ast.Module, file: Path) -> Iterator[tuple[str, Path | None]]:
-    """Each name that may be a module's, with the folder that a relative one begins at."""
+    """Yield each name that may be a module, with the folder that a relative import starts from."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
@@ -64,7 +64,7 @@ def _imported(tree: ast.Module, file: Path) -> Iterator[tuple[str, Path | None]]
 
 
 def _added_folders(tree: ast.Module, file: Path) -> Iterator[Path]:
-    """The folders named in calls such as `sys.path.insert(0, "lib")`, below the working folder and near the file."""
+    """Yield folders in calls such as `sys.path.insert(0, "lib")`, below the working directory and near the file."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _called(node).startswith(("sys.path.", "path.")):
             for text in _texts(node):
@@ -80,7 +80,7 @@ def _texts(node: ast.Call) -> list[str]:
 
 
 def _modules(name: str, folders: list[Path]) -> Iterator[Path]:
-    """The files behind a dotted name in the first folder that has it, packages first."""
+    """Yield the files of a dotted name in the first folder that has it, packages first."""
     parts = name.split(".")
     for folder in folders:
         first = folder / parts[0]

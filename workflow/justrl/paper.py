@@ -1,7 +1,7 @@
-"""What "the paper" is: a set of values, and what a run or a result has in their place.
+"""The paper's values, and how a run or a result differs from them.
 
-papers/justrl/paper.yaml holds the values. A configuration is compared with them when something is started
-(`operations.paper_check`); pages compare what run.json and results say of themselves, since a name says nothing.
+papers/justrl/paper.yaml holds the values. A configuration is compared with them at each start
+(`operations.paper_check`). Pages compare the contents of run.json and results, because a name alone proves nothing.
 """
 
 import re
@@ -16,15 +16,15 @@ from justrl.published import RELEASED, published_steps
 
 PAPER = "paper"
 FILE = config_files.ROOT / "papers/justrl/paper.yaml"
-# Of a run, what the paper's value is not asked for: its name, its seeds, what ends it.
+# Keys of a run that need not have the paper's values: its name and experiment, its seeds, its alarms.
 _FREE_OF_RUN = ("run.", "experiment.", "seed.", "recipe.data_seed.", "recipe.alarms.")
-# Of a benchmark, what says which questions it holds.
+# Keys of a benchmark that identify its questions.
 _QUESTIONS = ("source", "hub_id", "hub_config", "split")
 
 
 @cache
 def values() -> dict[str, Any]:
-    """The file's values, with defaults and with the whole recipe of each run."""
+    """Return the file's values, with defaults and with the whole recipe of each run."""
     found = config_files.read_yaml(FILE)
     for group, part in (("models", HubModel), ("datasets", HubDataset)):
         found[group] = {name: part.model_validate(entry).as_dict() for name, entry in found[group].items()}
@@ -34,24 +34,24 @@ def values() -> dict[str, Any]:
 
 
 def in_the_paper(run: str) -> bool:
-    """Whether the paper has a run of this name."""
+    """Return whether the paper has a run of this name."""
     return run in values()["runs"] and run not in values()["not_in_the_paper"]
 
 
 def final_steps(run: str) -> int | None:
-    """Steps of the paper's run; None for a run that it does not have."""
+    """Return the steps of the paper's run; None for a run that is not in the paper."""
     return values()["runs"][run]["steps"] if in_the_paper(run) else None
 
 
 def last_steps(run: str) -> int:
-    """The last step of one of the file's runs that the paper reports anything of."""
+    """Return the last step for which the paper reports anything of one of the file's runs."""
     entry = values()["runs"][run]
     return max(entry["steps"], *published_steps(entry["family"]))
 
 
-# The stamp of a result or page: the experiment's name or, of what the paper does not have, "paper/<its name>".
+# The label of a result or page is the experiment's name or, for what is not in the paper, "paper/<name>".
 def stamp(experiment: Experiment, name: str) -> str:
-    """The stamp of a run, a checkpoint or a published model of an experiment."""
+    """Return the label of a run, a checkpoint or a published model of an experiment."""
     name = name.partition("@")[0]
     if experiment.experiment != PAPER:
         return experiment.experiment
@@ -64,7 +64,7 @@ def stamp(experiment: Experiment, name: str) -> str:
 
 
 def stamp_of_run(described: Mapping[str, Any]) -> str | None:
-    """The stamp of a run by its run.json, whose values must be the paper's; None where it names no experiment."""
+    """Return the label of a run by its run.json: the paper's only if its values are; None if it has no experiment."""
     experiment, run = described.get("experiment"), str(described.get("run"))
     if experiment != PAPER or (in_the_paper(setting(run)) and not any(run_differences(described))):
         return experiment
@@ -72,7 +72,7 @@ def stamp_of_run(described: Mapping[str, Any]) -> str | None:
 
 
 def together(stamps: Iterable[str]) -> str | None:
-    """The stamp of a page of several, which names each that is not the paper's; None for different experiments."""
+    """Return the label of a page of several, naming each that is not the paper's; None for different experiments."""
     parts = [stamp.split("/", 1) for stamp in stamps]
     if len({experiment for experiment, *_ in parts}) != 1:
         return None
@@ -81,12 +81,12 @@ def together(stamps: Iterable[str]) -> str | None:
 
 
 def experiment_of(stamp: str) -> str:
-    """The experiment that a stamp is of."""
+    """Return the experiment in a label."""
     return stamp.partition("/")[0]
 
 
 def mark(stamp: str) -> str:
-    """What stands on every figure and page that is not the paper's; nothing on the paper's."""
+    """Return the notice for figures and pages that are not the paper's; empty for the paper's."""
     experiment, _, own = stamp.partition("/")
     if own:
         return f"{own}: not the paper's run – not a paper result"
@@ -94,12 +94,12 @@ def mark(stamp: str) -> str:
 
 
 def setting(run: str) -> str:
-    """The run that a training is of: `deepseek_s1` is a seed of `deepseek`."""
+    """Return the run that a training belongs to: `deepseek_s1` is a seed of `deepseek`."""
     return re.sub(r"_s\d+$", "", run)
 
 
 def run_differences(described: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Key, the paper's value and ours, for each in which a run.json differs from the paper's run of its name."""
+    """Yield each key in which a run.json differs from the paper's run of its name, with the paper's value and ours."""
     paper = values()
     run = paper["runs"].get(setting(str(described["run"])))
     if run is None:
@@ -111,7 +111,7 @@ def run_differences(described: Mapping[str, Any]) -> Iterator[tuple[str, Any, An
         "recipe": run["recipe"],
     }
     for part in wanted.keys() & described.keys():
-        # A start has compared the hashes of local files.
+        # The hashes of local files were compared at the start.
         if part in ("model", "dataset") and described[part].get("source") == "local":
             continue
         for key, theirs, ours in differences({part: _of_keys(described[part], wanted[part])}, {part: described[part]}):
@@ -120,16 +120,16 @@ def run_differences(described: Mapping[str, Any]) -> Iterator[tuple[str, Any, An
 
 
 def _of_keys(described: Any, wanted: Any) -> Any:
-    """The paper's values of the keys that a description has; an older one may lack some."""
+    """Return the paper's values of the keys in a description; an older one may lack some."""
     if not isinstance(wanted, Mapping) or not isinstance(described, Mapping):
         return wanted
     return {key: _of_keys(value, wanted.get(key)) for key, value in described.items()}
 
 
 def result_differences(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Key, the paper's value and ours, for each in which a result's protocol, questions or samples differ.
+    """Yield each key in which a result's protocol, questions or samples differ, with the paper's value and ours.
 
-    Of benchmarks that the paper does not have, only the protocol is compared.
+    For benchmarks that are not in the paper, only the protocol is compared.
     """
     protocol = data.get("protocol") or {}
     for key, theirs in values()["protocols"][PAPER].items():
@@ -149,7 +149,7 @@ def result_differences(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]
 
 
 def is_base_of(family: str, run: str, model: Mapping[str, Any]) -> bool:
-    """Whether a base model is the paper's of a family: by its repository or, where nothing says it, by its run."""
+    """Return whether a base model is the paper's for a family: by its repository or, if unknown, by its run."""
     runs = values()["runs"]
     if model.get("source", "local") == "local":
         return setting(run) in runs and runs[setting(run)]["family"] == family
@@ -157,14 +157,14 @@ def is_base_of(family: str, run: str, model: Mapping[str, Any]) -> bool:
 
 
 def is_released(family: str, name: str, model: Mapping[str, Any]) -> bool:
-    """Whether a model is a family's released weights: by its repository or, where nothing says it, by its name."""
+    """Return whether a model is a family's released weights: by its repository or, if unknown, by its name."""
     if model:
         return RELEASED.get(str(model.get("hub_id"))) == family
     return values()["external"].get(name, {}).get("family") == family
 
 
 def in_words(found: Iterable[tuple[str, Any, Any]], most: int = 4) -> str:
-    """Differences as one clause: each key with the value here and the paper's."""
+    """Format differences as one clause: each key with the value here and in the paper."""
     found = list(found)
     said = [f"{key} is {_text(ours)} here and {_text(theirs)} in the paper" for key, theirs, ours in found[:most]]
     return "; ".join(said) + (f"; and {len(found) - most} more" if len(found) > most else "")

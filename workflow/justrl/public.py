@@ -1,6 +1,6 @@
-"""Public names that take plain values: text, dictionaries and tensors, over the functions of the rooms below.
+"""Public API on plain Python values: text, dictionaries and tensors.
 
-The other names of `justrl.__all__` are those of their rooms, unchanged; docs/api.md lists them all.
+The other names in `justrl.__all__` are those of their modules, unchanged; docs/api.md lists them all.
 """
 
 import sys
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
 
 
 def apply_chat_template(question: str) -> str:
-    """The prompt of a question: the question, two newlines, the paper's instruction to reason and to box the answer."""
+    """Return a question's prompt: it, two newlines, and the paper's instruction to reason and to box the answer."""
     return user_content(build_messages(question))
 
 
 def extract_question(prompt: str) -> str:
-    """The question of a prompt: the instruction comes off after two newlines, one newline or a space.
+    """Return the question in a prompt: remove the instruction after two newlines, one newline or a space.
 
-    Text without the instruction comes back as it is.
+    Text without the instruction is returned unchanged.
     """
     separators = [separator for separator in ("\n\n", "\n", " ") if prompt.endswith(separator + DEFAULT_SUFFIX)]
     return question_of(prompt, separator=separators[0]) if separators else prompt
 
 
 def log_training_metrics(metrics: Mapping[str, Any], step: int, path: str | Path | None = None) -> dict[str, Any]:
-    """Print one step's metrics, log them to Weights & Biases where a run is active, and append them to a file if given.
+    """Print one step's metrics, log them to Weights & Biases if a run is active, and append them to a file if given.
 
-    Returns the row {"step": ..., name: value, ...}; what is not finite is None in it.
+    Returns the row {"step": ..., name: value, ...}; values that are not finite are None.
     """
     row = metrics_row(metrics, step) if path is None else append_metrics(metrics, step, path)
     values = {name: value for name, value in row.items() if name != "step"}
     shown = (f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
     print(f"step {row['step']}: {', '.join(shown)}", flush=True)
-    # A run can only be active where the caller has imported wandb.
+    # A run can be active only if the caller has imported wandb.
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
         wandb.log(values, step=row["step"])
@@ -53,15 +53,15 @@ def log_training_metrics(metrics: Mapping[str, Any], step: int, path: str | Path
 
 
 class JustRLGRPOTrainer:
-    """Updates a policy by GRPO as JustRL does: asymmetric clip, no KL, no entropy bonus; by the config's `loss`.
+    """Updates a policy by GRPO as in JustRL: asymmetric clip, no KL, no entropy bonus; with the config's `loss`.
 
     Args:
         model: a causal language model of transformers.
         optimizer: over `model.parameters()`.
-        config: recipe keys by our names or by those of `justrl.aliases` (`kl_coef`, `clip_range_high`, ...). What is
-            missing is the paper's, from config.yaml. A `Recipe` is taken as it is.
+        config: recipe keys by our names or their aliases in `justrl.aliases` (`kl_coef`, `clip_range_high`, ...).
+            Missing keys have the paper's values, from config.yaml. A `Recipe` is used unchanged.
 
-    Raises UserError: an unknown key, a KL or entropy term other than 0, or a value that the recipe does not have.
+    Raises UserError: an unknown key, a KL or entropy term other than 0, or a value that the recipe does not allow.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ class JustRLGRPOTrainer:
 
     @property
     def config(self) -> "Recipe":
-        """The recipe of a step, complete."""
+        """The complete recipe of a step."""
         return self._trainer.recipe
 
     def compute_loss(
         self, log_probs: "Tensor", old_log_probs: "Tensor", advantages: "Tensor", mask: "Tensor"
     ) -> tuple["Tensor", dict[str, float]]:
-        """The clipped loss, a mean over the tokens of `mask` unless `config.loss` is another, and its metrics.
+        """Return the clipped loss, by default the mean over the tokens of `mask` (see `config.loss`), and its metrics.
 
-        All are [batch, tokens]; `advantages` may also be one per sequence, in any shape of that many.
+        All tensors are [batch, tokens]; `advantages` may also be one per sequence, in any shape with that many values.
         """
         if advantages.shape != log_probs.shape:
             advantages = _per_sequence(advantages, len(log_probs), "advantages")[:, None].expand_as(log_probs)
@@ -98,7 +98,7 @@ class JustRLGRPOTrainer:
     def train_step(self, batch: "RolloutBatch | Mapping[str, Tensor]") -> dict[str, float]:
         """Update the policy once per mini-batch on the rollouts of one step; metrics as in `GRPOTrainer.train_step`.
 
-        A dictionary holds tensors, rollouts of one prompt side by side:
+        A dictionary holds tensors; rollouts of one prompt are adjacent:
             input_ids, loss_mask: [sequences, length], prompt and response, the mask 1 on response tokens.
             rewards: [prompts, group], or [sequences], in groups of the config's `rollouts_per_prompt`.
             attention_mask: [sequences, length], 0 on padding at either end; without it every token counts.
@@ -106,7 +106,7 @@ class JustRLGRPOTrainer:
             advantages: one per sequence; else computed from the rewards.
 
         Raises:
-            UserError: a tensor is missing, unknown, or of a shape that does not fit.
+            UserError: a tensor is missing, unknown, or has the wrong shape.
             NonFiniteError: the loss or the gradient is not finite; that update is not made.
         """
         if isinstance(batch, Mapping):
@@ -115,7 +115,7 @@ class JustRLGRPOTrainer:
 
 
 def rollout_batch(tensors: "Mapping[str, Tensor]", group: int | None = None) -> "RolloutBatch":
-    """The rollouts of a dictionary of tensors (see `JustRLGRPOTrainer.train_step`), without padding."""
+    """Convert a dictionary of tensors (see `JustRLGRPOTrainer.train_step`) to rollouts without padding."""
     import torch
 
     from justrl.train.reference.step import RolloutBatch
@@ -146,7 +146,7 @@ def rollout_batch(tensors: "Mapping[str, Tensor]", group: int | None = None) -> 
 
 
 def _response_span(row: int, attended: "Tensor", answered: "Tensor") -> tuple[int, int, int]:
-    """Where a sequence's prompt starts, where its response starts, and where that stops."""
+    """Return the start of a sequence's prompt, the start of its response, and the end of the response."""
     tokens = attended.nonzero().flatten().tolist()
     response = (attended & answered).nonzero().flatten().tolist()
     if not tokens or tokens != list(range(tokens[0], tokens[-1] + 1)):
@@ -159,7 +159,7 @@ def _response_span(row: int, attended: "Tensor", answered: "Tensor") -> tuple[in
 
 
 def _grouped(rewards: "Tensor", sequences: int, group: int | None) -> "Tensor":
-    """Rewards as [prompts, group]."""
+    """Return rewards as [prompts, group]."""
     if rewards.ndim == 1 and group and len(rewards) % group == 0:
         rewards = rewards.reshape(-1, group)
     if rewards.ndim != 2 or rewards.numel() != sequences:
@@ -171,14 +171,14 @@ def _grouped(rewards: "Tensor", sequences: int, group: int | None) -> "Tensor":
 
 
 def _per_sequence(values: "Tensor", sequences: int, name: str) -> "Tensor":
-    """One value per sequence, flat."""
+    """Return one value per sequence, flat."""
     if values.numel() != sequences:
         raise UserError(f"{name} is {tuple(values.shape)}: it must hold one value for each of {sequences} sequences")
     return values.reshape(-1)
 
 
 def _of_responses(log_probs: "Tensor", input_ids: "Tensor", spans: list[tuple[int, int, int]]) -> "list[Tensor]":
-    """The log-probabilities of each response's tokens; the first token has none where the width is one less."""
+    """Return the log-probabilities of each response's tokens; without the first column, they are shifted by one."""
     shift = input_ids.shape[1] - log_probs.shape[-1]
     if log_probs.shape[:-1] != input_ids.shape[:1] or shift not in (0, 1):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The published figures, read from the one file that holds them, `published_results.csv`."""
+"""The published figures, read from `published_results.csv`, the only file that contains them."""
 
 import csv
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 
 PUBLISHED_CSV = Path(__file__).with_name("published_results.csv")
 FAMILIES = ("deepseek", "nemotron")
-# The weights that the authors released: the hub's id -> the family.
+# The weights that the authors released: hub id -> family.
 RELEASED = {"hbx/JustRL-DeepSeek-1.5B": "deepseek", "hbx/JustRL-Nemotron-1.5B": "nemotron"}
 # The nine benchmarks in the order of the paper's table; their unweighted mean is its average.
 BENCHMARKS = ("aime", "aime25", "amc23", "math500", "minerva", "olympiad", "hmmt25", "brumo25", "cmimc25")
@@ -27,7 +27,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """One published accuracy, as a fraction; `std` is the spread over seeds of one sample per question, if given."""
+    """One published accuracy, as a fraction; `std` is its spread over seeds with one sample per question, if given."""
 
     family: str
     kind: str
@@ -40,13 +40,13 @@ class PublishedFigure:
 
     @property
     def is_reevaluation(self) -> bool:
-        """Whether the independent re-evaluation reports it, not the paper."""
+        """Whether the figure is from the independent re-evaluation, not from the paper."""
         return "re-evaluation" in self.source
 
 
 @cache
 def load_published(path: Path = PUBLISHED_CSV) -> tuple[PublishedFigure, ...]:
-    """Every published figure, in the file's order, in fractions."""
+    """Return every published figure, in the file's order, as fractions."""
     with Path(path).open(encoding="utf-8", newline="") as handle:
         return tuple(
             PublishedFigure(
@@ -70,7 +70,7 @@ def select_published(
     step: int | None = None,
     reevaluation: bool | None = None,
 ) -> list[PublishedFigure]:
-    """The published figures that match every argument that is not None, in the file's order."""
+    """Return the published figures that match every argument that is not None, in the file's order."""
     return [
         figure
         for figure in load_published()
@@ -83,11 +83,11 @@ def select_published(
 
 
 def published_steps(family: str) -> list[int]:
-    """Steps of the checkpoints that the paper reports for a family's run, its final one first."""
+    """Return the steps of the checkpoints that the paper reports for a family's run, its final one first."""
     figures = select_published(family, kind="justrl", reevaluation=False)
     return list(dict.fromkeys(figure.step for figure in figures if figure.step is not None))
 
 
 def final_step(family: str) -> int | None:
-    """Step of the checkpoint in the paper's results table, or None for a family it has no run of."""
+    """Return the step of the checkpoint in the paper's results table; None for a family without a run in the paper."""
     return next(iter(published_steps(family)), None)

@@ -1,15 +1,15 @@
-"""Parts of one computation side by side on a CPU."""
+"""Parallel parts of one computation on a CPU."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-# Seconds after which a thread that waits for Python's lock gets it; by default 5 ms, half of a small model's pass.
+# Seconds after which a thread that waits for the GIL gets it; the default of 5 ms is half of a small model's pass.
 SWITCH_INTERVAL = 1e-4
 
 
 def one_core_each(threads: int) -> ThreadPoolExecutor:
-    """Workers whose operations are by a single thread of torch each: what they make depends on no number of threads."""
+    """Return a pool of workers with one torch thread each, so that results do not depend on the thread count."""
     import torch
 
     sys.setswitchinterval(SWITCH_INTERVAL)

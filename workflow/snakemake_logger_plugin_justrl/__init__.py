@@ -1,8 +1,8 @@
-"""What Snakemake says while it works: which rule works on what, how far it is and how long it will take, a line each.
+"""Snakemake's progress messages: which rule works on what, how far it is and how long it will take, one line each.
 
-A line when a job begins, when it ends, and every so many seconds (JUSTRL_PROGRESS_SECONDS, 60) for each that works. All
-else, errors and warnings above all, comes as Snakemake has it. The Snakefile puts it in the place of Snakemake's own
-(`snakemake_messages`); `--logger`, `--verbose`, `--printshellcmds`, `--debug-dag` and `--quiet` bring that back.
+Prints a line when a job begins, when it ends, and every JUSTRL_PROGRESS_SECONDS (60) while it runs. All other messages,
+especially errors and warnings, are Snakemake's. The Snakefile replaces Snakemake's handler by this one
+(`snakemake_messages`); `--logger`, `--verbose`, `--printshellcmds`, `--debug-dag` and `--quiet` restore Snakemake's.
 """
 
 import logging
@@ -26,7 +26,7 @@ from justrl.operations.planning import duration
 # Snakemake imports its plugins before it reads a configuration file.
 bounded_configuration.install()
 
-# What is told here in another way, or says nothing to whoever starts an experiment.
+# Messages that are shown here in another way, or that are of no use to someone who runs an experiment.
 DROPPED = {LogEvent.RESOURCES_INFO, LogEvent.JOB_STARTED, LogEvent.PROGRESS, LogEvent.SHELLCMD}
 DROPPED |= {LogEvent.JOB_INFO, LogEvent.JOB_FINISHED}
 DROPPED_LINES = (
@@ -40,7 +40,7 @@ DROPPED_LINES = (
 
 @dataclass
 class Job:
-    """A job that works, or waits in a queue: its log is the first thing that it writes."""
+    """A job that runs, or waits in a queue; its log file is created when it starts."""
 
     name: str
     metrics: Path | None
@@ -48,16 +48,16 @@ class Job:
     begun: float = field(default_factory=time.time)
 
     def how_far(self) -> job_progress.HowFar | None:
-        """How far it is, where its files say so."""
+        """Return the job's progress, if its files contain it."""
         if self.metrics:
             return job_progress.of_training(self.metrics, int(self.metrics.parent.name), time.time())
         return job_progress.of_log(self.log, time.time() - self.begun) if self.log else None
 
 
 class LogHandler(LogHandlerBase):
-    """Snakemake's messages with jobs as calm lines; see the module's description.
+    """Shows Snakemake's messages with jobs as short lines; see the module's docstring.
 
-    `snakemakes` is the handler that this one takes the place of, `is_remote` says whether jobs go to a queue.
+    `snakemakes` is the handler that this one replaces; `is_remote` returns whether jobs go to a queue.
     """
 
     writes_to_stream = True
@@ -76,11 +76,11 @@ class LogHandler(LogHandlerBase):
         threading.Thread(target=self._tell, daemon=True).start()
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:
-        """Take the format of Snakemake's messages, which it gives to a handler that brings none."""
+        """Set the format of Snakemake's messages, which Snakemake gives to handlers without their own."""
         self.snakemakes.setFormatter(fmt)
 
     def emit(self, record: Any) -> None:
-        """Take note of what Snakemake says of jobs, and pass on all else."""
+        """Process Snakemake's messages about jobs, and pass on all others."""
         try:
             event = getattr(record, "event", None)
             if event == LogEvent.JOB_INFO:
@@ -91,7 +91,7 @@ class LogHandler(LogHandlerBase):
                 self._total = record.stats.get("total", 0)
             if event in (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR):
                 self._jobs.pop(getattr(record, "jobid", -1), None)
-                self.snakemakes.emit(record)  # which `quiet` does not hide, whatever it says of rules
+                self.snakemakes.emit(record)  # not hidden by `quiet`, whatever it is set to for rules
             elif event not in DROPPED and record.msg not in DROPPED_LINES:
                 self.snakemakes.handle(record)
         except Exception:
@@ -114,7 +114,7 @@ class LogHandler(LogHandlerBase):
         print(line, file=self.snakemakes.stream, flush=True)
 
     def _tell(self) -> None:
-        """Until the end, say every so often how far each job is."""
+        """Print the progress of each job at intervals, until the end."""
         while not self._ended.wait(self._every):
             with self.lock:  # type: ignore[union-attr]
                 for job in self._jobs.values():
@@ -124,13 +124,13 @@ class LogHandler(LogHandlerBase):
                     self._say(f"works  {job.name}: {says}")
 
     def close(self) -> None:
-        """Say no more."""
+        """Stop printing."""
         self._ended.set()
         super().close()
 
 
 def _interval() -> float:
-    """Seconds between two lines of a job that works."""
+    """Return the seconds between two lines about a running job."""
     text, seconds = os.environ.get("JUSTRL_PROGRESS_SECONDS", "60"), 0.0
     with suppress(ValueError):
         seconds = float(text)

@@ -12,15 +12,15 @@ ENGINES = ("reference", "verl")
 
 
 class Engine(Protocol):
-    """Trains a run from one checkpoint step to the next and publishes model and metrics."""
+    """Training engine: trains a run from one checkpoint step to the next and publishes model and metrics."""
 
     def train_segment(self, request: SegmentRequest) -> None:
-        """Leave the model in `request.model_out` and the metrics in `request.metrics_out`, or raise."""
+        """Write the model to `request.model_out` and the metrics to `request.metrics_out`, or raise."""
         ...
 
 
 def require_engine(name: str) -> None:
-    """Raise UserError for an unknown engine, or one whose packages are not installed here."""
+    """Raise UserError if the engine is unknown or its packages are not installed here."""
     if name not in ENGINES:
         raise UserError(f"unknown engine {name!r}: choose one of {', '.join(ENGINES)}")
     if name == "verl":
@@ -30,6 +30,6 @@ def require_engine(name: str) -> None:
 
 
 def get_engine(name: str) -> Engine:
-    """Return the engine called `name`, a module with `train_segment`; UserError as `require_engine`."""
+    """Return the module of the engine `name`, which has `train_segment`; raises UserError as `require_engine` does."""
     require_engine(name)
     return import_module(f"justrl.train.{name}.engine")

@@ -1,11 +1,11 @@
-"""Alarms: what ends a training whose steps cannot be right; both engines ask before each update.
+"""Alarms that stop a training whose steps cannot be correct; both engines check them before each update.
 
-A training that is wrong from its first hour looks like one that is right: it makes steps. An alarm ends it before the
-update, keeps the state of the step before, and marks the run: each later start, a queue's retry too, ends with the same
-sentence until `justrl train resume RUN --accept ALARM`. An accepted alarm is silent for the rest of the run, and the
-metrics of its steps say so (`accepted_alarms`).
+A broken training can look healthy, because its steps still complete. An alarm stops it before the update, keeps the
+state of the previous step and marks the run. Every later start, including a retry by the queue, then stops with the
+same message until `justrl train resume RUN --accept ALARM`. An accepted alarm is not raised again in this run, and
+the metrics of its later steps list it (`accepted_alarms`).
 
-work_dir/alarms.json   [{alarm, step, sentence, raised, accepted}]; times are UTC, accepted is null until somebody does
+work_dir/alarms.json   [{alarm, step, sentence, raised, accepted}]; times are UTC, accepted is null until accepted
 """
 
 import math
@@ -22,12 +22,12 @@ from justrl.io import read_json, write_json
 
 FILE = "alarms.json"
 PROBS_DIFFERENCE, LEAST_REWARD, TRUNCATED = NAMES = ("probs_difference", "least_reward", "truncated")
-# What alarms read of a step's metrics.
+# Metrics of a step that the alarms read.
 METRICS = (
     "step", "rollouts", "rollout_probs_diff_mean", "score_highest", "score_lowest", "response_clip_ratio"
 )  # fmt: skip
 ACCEPTED = "accepted_alarms"
-# Of an answer's end, where its box should be.
+# Characters shown from the end of an answer, where its box should be.
 CHARACTERS = 120
 
 Row = Mapping[str, Any]
@@ -35,7 +35,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Alarm:
-    """An alarm by its name in the configuration, the step that raised it, and what is wrong in a sentence."""
+    """A raised alarm: its name in the configuration, the step that raised it, and the problem as a sentence."""
 
     name: str
     step: int
@@ -44,7 +44,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Answer:
-    """One of a step's answers, and the gold of its question."""
+    """One answer of a step, with the reference answer to its question."""
 
     text: str
     gold: str
@@ -55,15 +55,15 @@ class Answer:
 
 
 class AlarmRaised(UserError):
-    """Training ends here, before the update of its step; the run is marked."""
+    """An alarm stopped the training before the update of its step; the run is marked."""
 
 
 def raised(rows: Sequence[Row], limits: Alarms, answer: Answer | None = None) -> list[Alarm]:
-    """The alarms that the newest step raises, before its update.
+    """Return the alarms that the latest step raises, before its update.
 
     Args:
-        rows: metrics of the steps so far, in order, with what METRICS names; what a row lacks says nothing.
-        answer: one of the newest step's answers, to be shown.
+        rows: metrics of the steps so far, in order, with the keys in METRICS; missing keys raise no alarm.
+        answer: one answer of the latest step, shown in the message.
     """
     shown, step = f": {answer}" if answer else "", rows[-1]["step"]
     said = {
@@ -88,7 +88,7 @@ def _probs_difference(rows: Sequence[Row], limits: Alarms) -> str:
 
 def _least_reward(rows: Sequence[Row], limits: Alarms, shown: str) -> str:
     score, count = _number(rows[-1], "score_highest"), limits.least_reward_steps
-    # One that is above 0 is a right answer's.
+    # A score above 0 belongs to a correct answer.
     if count is None or score is None or score > 0:
         return ""
     spell = _spell(rows, lambda row: row.get("score_highest") == row.get("score_lowest") == score)
@@ -117,7 +117,7 @@ def _truncated(rows: Sequence[Row], limits: Alarms, shown: str) -> str:
 
 
 def _spell(rows: Sequence[Row], holds: Callable[[Row], bool]) -> int:
-    """For how many steps in a row, up to the newest, something holds."""
+    """Return the number of consecutive steps, up to the latest, for which a condition holds."""
     count, later = 0, None
     for row in reversed(rows):
         if not holds(row) or (later is not None and row["step"] != later - 1):
@@ -127,7 +127,7 @@ def _spell(rows: Sequence[Row], holds: Callable[[Row], bool]) -> int:
 
 
 def differs(row: Row, limit: float) -> bool:
-    """Whether sampler and trainer disagree about a step's tokens by more than the limit, or by no number."""
+    """Return whether sampler and trainer differ on a step's tokens by more than the limit, or by a non-finite value."""
     value = _number(row, "rollout_probs_diff_mean")
     return "rollout_probs_diff_mean" in row and (value is None or value > limit)
 
@@ -151,13 +151,13 @@ def _steps(rows: Sequence[Row], count: int) -> str:
 
 
 class Watch:
-    """Looks at each step of one training and marks its run.
+    """Checks each step of one training for alarms and marks the run.
 
     Args:
         work: the run's working folder.
-        limits: the recipe's.
+        limits: the recipe's limits.
         rows: metrics of the steps that the training continues from.
-        writes: whether this process is the one that marks the run.
+        writes: whether this process marks the run.
     """
 
     def __init__(self, work: Path, limits: Alarms, rows: Sequence[Row], writes: bool = True):
@@ -166,9 +166,9 @@ class Watch:
         self._accepted = {entry["alarm"] for entry in read(work) if entry["accepted"]}
 
     def look(self, row: Row, answer: Callable[[], Answer | None]) -> None:
-        """Look at the metrics of the next step, known before its update; `answer` gives one of its answers.
+        """Check the metrics of the next step, which are known before its update; `answer` returns one of its answers.
 
-        Raises AlarmRaised: the training has to end; the run is marked.
+        Raises AlarmRaised: an alarm stops the training; the run is marked.
         """
         self._rows = [*self._rows[-self._limits.answers :], read_by_alarms(row)]
         if not any(alarm.name not in self._accepted for alarm in raised(self._rows, self._limits)):
@@ -184,12 +184,12 @@ class Watch:
 
 
 def read_by_alarms(row: Row) -> dict[str, Any]:
-    """What alarms read of a row of metrics."""
+    """Return the metrics in a row that the alarms read."""
     return {name: row[name] for name in METRICS if name in row}
 
 
 def read(work: Path) -> list[dict[str, Any]]:
-    """The alarms raised in a working folder, in order.
+    """Return the alarms raised in a working folder, in order.
 
     Raises UserError: the file cannot be read.
     """
@@ -204,21 +204,21 @@ def read(work: Path) -> list[dict[str, Any]]:
 
 
 def standing(work: Path) -> str:
-    """What ended the training in a working folder and nobody has accepted, with the way out; empty if nothing did."""
+    """Return why the training stopped and how to continue, for alarms not yet accepted; empty if there are none."""
     entries = [entry for entry in read(work) if not entry["accepted"]]
     return _in_words(work, entries) if entries else ""
 
 
 def refuse_marked(work: Path) -> None:
-    """Raise UserError, with the sentence that ended the run, if an alarm did and nobody has accepted it."""
+    """Raise UserError, with the alarm's message, if an alarm stopped the run and has not been accepted."""
     if said := standing(work):
         raise UserError(said)
 
 
 def accept(work: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Accept alarms that ended a training; return those that are still not accepted.
+    """Accept alarms that stopped a training; return those that are still not accepted.
 
-    Raises UserError: none of that name ended it.
+    Raises UserError: no open alarm has this name.
     """
     entries = read(work)
     standing = [entry["alarm"] for entry in entries if not entry["accepted"]]
@@ -234,7 +234,7 @@ def accept(work: Path, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def with_accepted(rows: Sequence[Row], work: Path) -> list[dict[str, Any]]:
-    """Rows of metrics, those from the step of an accepted alarm on with the names of such alarms."""
+    """Return the metrics rows; rows from the step of an accepted alarm onwards list the accepted alarms."""
     accepted = [entry for entry in read(work) if entry["accepted"]]
     marked = []
     for row in rows:
@@ -244,7 +244,7 @@ def with_accepted(rows: Sequence[Row], work: Path) -> list[dict[str, Any]]:
 
 
 def accepted_in(rows: Sequence[Row]) -> dict[str, int]:
-    """The accepted alarms that rows of metrics name, each with the first step that was trained in spite of it."""
+    """Return the accepted alarms listed in metrics rows, each with the first step trained after it was accepted."""
     found: dict[str, int] = {}
     for row in rows:
         for name in filter(None, str(row.get(ACCEPTED) or "").split(", ")):
@@ -253,12 +253,12 @@ def accepted_in(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def accepted_in_words(rows: Sequence[Row]) -> str:
-    """The same as text; empty if there is none."""
+    """Return `accepted_in` as text; empty if no alarm was accepted."""
     return ", ".join(f"{name} (from step {step})" for name, step in accepted_in(rows).items())
 
 
 def _in_words(work: Path, entries: Sequence[Mapping[str, Any]]) -> str:
-    """What ended a run, and what to do: put it right, or accept it."""
+    """Describe the alarms that stopped a run, and the two ways out: fix the cause, or accept the alarm."""
     said = "; ".join(f"alarm {entry['alarm']}: {entry['sentence']}" for entry in entries)
     accepts = " ".join(f"--accept {entry['alarm']}" for entry in entries)
     first = min(entry["step"] for entry in entries)

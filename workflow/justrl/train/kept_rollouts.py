@@ -1,8 +1,8 @@
-"""The few rollouts of each step that are kept to be read: a file for each step, joined when its segment is finished.
+"""Saves a few rollouts of each step for inspection: one file per step, joined when the segment is finished.
 
-They are chosen by their place in the step, with no random number, so training does not notice. A step that is made
-again after a kill writes its file again. Files stay until the next segment is finished, since a damaged archive may be
-made anew from the last state, without a step.
+Rollouts are selected by their index in the step, without random numbers, so the training does not change. A step that
+is repeated after a kill overwrites its file. Files are kept until the next segment is finished, because a damaged
+archive may have to be rebuilt from the last state, without training a step.
 """
 
 import sys
@@ -30,15 +30,15 @@ COLUMNS = {
 
 
 def places(step: int, rollouts: int, wanted: int) -> list[int]:
-    """The places of those to keep: at equal distances, so of different questions, and in each step others."""
+    """Return the indices of the rollouts to save: evenly spaced, to cover several questions, and shifted each step."""
     wanted = min(wanted, rollouts)
     return sorted((place * rollouts // wanted + step) % rollouts for place in range(wanted))
 
 
 def write(folder: Path, step: int, rows: Sequence[dict[str, Any]]) -> None:
-    """Write what is kept of a step: one dict for each rollout, keys as in COLUMNS; length in tokens.
+    """Write the saved rollouts of a step: one dict per rollout, keys as in COLUMNS; `length` is in tokens.
 
-    Without rows no file is left, not even that of an earlier try under another setting.
+    Without rows, remove the file, even one from an earlier attempt with other settings.
     """
     import pyarrow
 
@@ -50,9 +50,9 @@ def write(folder: Path, step: int, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def join(folder: Path, steps: Sequence[int], path: Path) -> None:
-    """Write what was kept of these steps as one file; none where nothing was.
+    """Join the saved rollouts of these steps in one file; write no file if there are none.
 
-    A file that cannot be read, as a lost disk or node leaves one, is left out: it ends no training.
+    An unreadable file, such as a failed disk or node leaves, is skipped and does not stop the training.
     """
     import pyarrow
 

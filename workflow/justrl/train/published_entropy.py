@@ -1,9 +1,9 @@
-"""The entropy that the authors' code would have logged for a step, which is not the entropy of the step.
+"""The entropy that the authors' code would have logged for a step, which differs from the true entropy.
 
-Their `dp_actor.compute_log_prob` cuts a rank's sequences into micro-batches by tokens, puts the log-probabilities back
-in order and not the entropies (mended upstream in verl PR 1943), and `ray_trainer` averages the entropies of one order
-under the response masks of another. A token is counted only where both the sequence that it came from and the one
-whose mask it meets are that long. Metrics only: their loss never saw it.
+Their `dp_actor.compute_log_prob` splits a rank's sequences into micro-batches by number of tokens. It restores the
+original order of the log-probabilities but not of the entropies (fixed upstream in verl PR 1943). `ray_trainer` then
+averages the entropies in one order under the response masks of the other. A token is counted only if it is within the
+length of both its own sequence and the sequence whose mask is applied. This affects metrics only, not their loss.
 """
 
 import heapq
@@ -22,14 +22,14 @@ def entropy_as_published(
     ranks: int = RANKS,
     micro_batch_tokens: int = MICRO_BATCH_TOKENS,
 ) -> float:
-    """Nats per token as the authors' code logs them, exactly, from the step's own lengths and entropies.
+    """Return the entropy in nats per token that the authors' code logs, computed exactly from this step's data.
 
     Args:
         sequence_lengths: tokens of prompt and response of each trajectory, in the order of prompts and samples.
         response_lengths: tokens of each response.
-        entropy_sum: of the trajectory at a place, the sum of the entropies of its first so many response tokens.
-        ranks: GPUs among which the trajectories are shared out; one, where they do not divide.
-        micro_batch_tokens: tokens that a GPU takes at a time.
+        entropy_sum: function of a trajectory's index and n: the sum of the entropies of its first n response tokens.
+        ranks: GPUs among which the trajectories are divided; 1 is used if they do not divide evenly.
+        micro_batch_tokens: maximum tokens of a micro-batch on one GPU.
     """
     total = 0.0
     for source, mask in mismatched_pairs(sequence_lengths, ranks, micro_batch_tokens):
@@ -38,10 +38,11 @@ def entropy_as_published(
 
 
 def mismatched_pairs(lengths: Sequence[int], ranks: int, micro_batch_tokens: int) -> list[tuple[int, int]]:
-    """Each trajectory whose entropies are averaged, with the one whose mask they meet.
+    """Return pairs (trajectory whose entropies are averaged, trajectory whose mask is applied to them).
 
-    As the authors' verl: shares of equal size and like tokens (`_balance_batch`), as many micro-batches on each rank as
-    the fullest needs, of like tokens, each in order (`rearrange_micro_batches`).
+    As in the authors' verl: trajectories are divided among ranks in shares of equal size and similar numbers of tokens
+    (`_balance_batch`). Each rank has as many micro-batches as the fullest rank needs, with similar numbers of tokens,
+    each in ascending order (`rearrange_micro_batches`).
     """
     ranks = 1 if len(lengths) % ranks else ranks
     shares = balanced_parts(lengths, ranks, equal_size=True)
@@ -55,7 +56,7 @@ def mismatched_pairs(lengths: Sequence[int], ranks: int, micro_batch_tokens: int
 
 
 class _Split:
-    """A division of some items into parts, fullest first; each part is (sum, number of items, [(index, value)])."""
+    """A partition of items, fullest part first; each part is (sum, number of items, [(index, value)])."""
 
     def __init__(self, parts: list[tuple[int, int, list[tuple[int, int]]]]):
         self.parts = sorted(parts, reverse=True)
@@ -70,15 +71,16 @@ class _Split:
         return self.parts[0] > other.parts[0]
 
     def joined(self, other: "_Split") -> "_Split":
-        """The fullest part of one with the emptiest of the other, and so on."""
+        """Join the fullest part of one split with the emptiest of the other, and so on."""
         pairs = zip(self.parts, reversed(other.parts), strict=True)
         return _Split([(a[0] + b[0], a[1] + b[1], a[2] + b[2]) for a, b in pairs])
 
 
 def balanced_parts(values: Sequence[int], parts: int, equal_size: bool) -> list[list[int]]:
-    """Divide the places of `values` into parts of like sums by largest differences (Karmarkar and Karp), each in order.
+    """Partition the indices of `values` into parts with similar sums by the largest differencing method.
 
-    Ties fall as in verl's `get_seqlen_balanced_partitions`, so that the order is theirs.
+    The method is Karmarkar and Karp's. Each part is in ascending order. Ties are broken as in verl's
+    `get_seqlen_balanced_partitions`, so that the partition is identical.
     """
     ordered = sorted((value, place) for place, value in enumerate(values))
     at_once = parts if equal_size else 1

@@ -1,4 +1,4 @@
-"""Reward of a response: the verifier's verdict and, in the ablations, an overlong penalty."""
+"""Reward of a response: the verifier's score and, in the ablations, an overlong penalty."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from justrl.errors import UserError
 
 
 def overlong_penalty(length: int, max_response_length: int, buffer: int, factor: float) -> float:
-    """DAPO's soft overlong punishment: 0 up to `max_response_length - buffer` tokens, then linearly down to `-factor`.
+    """Return DAPO's soft overlong penalty.
 
-    The same as verl's `dapo` reward manager (`overlong_buffer_cfg`); the paper's ablations use it on the last 4,096 of
-    15,360 tokens.
+    It is 0 up to `max_response_length - buffer` tokens and then decreases linearly to `-factor`. Same as verl's `dapo`
+    reward manager (`overlong_buffer_cfg`); the paper's ablations use it on the last 4,096 of 15,360 tokens.
 
     Args:
-        length: response tokens, the end token among them.
+        length: response tokens, including the end token.
 
     Raises UserError: if the buffer is not between 1 and the longest response.
     """
@@ -28,7 +28,7 @@ def overlong_penalty(length: int, max_response_length: int, buffer: int, factor:
 
 @dataclass(frozen=True)
 class Rewards:
-    """What a batch of responses earned: one entry per response."""
+    """Rewards of a batch of responses: one entry per response."""
 
     scores: list[float]
     penalties: list[float]
@@ -36,25 +36,25 @@ class Rewards:
 
     @property
     def totals(self) -> list[float]:
-        """The verifier's score plus the length penalty: what advantages are made of."""
+        """The verifier's score plus the overlong penalty, from which advantages are computed."""
         return [score + penalty for score, penalty in zip(self.scores, self.penalties, strict=True)]
 
     @property
     def correct(self) -> list[bool]:
-        """Whether each response counts as solved: its reward is above 0, as verifiers pay for right answers alone."""
+        """Whether each response is correct: its score is above 0, since verifiers give only correct answers that."""
         return [score > 0 for score in self.scores]
 
 
 def question_row(data_source: Any, extra_info: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a reward of one's own is told of a question, the same by both engines: question, index, data_source."""
+    """Return the row for a custom reward function, the same in both engines: question, index, data_source."""
     extra = extra_info or {}
     return {"question": extra.get("question"), "index": extra.get("index"), "data_source": data_source}
 
 
 class RewardFunction:
-    """The reward of a recipe: its verifier by name or a function of one's own, and its overlong penalty if enabled.
+    """The reward of a recipe: its verifier or custom function, plus its overlong penalty if enabled.
 
-    `robust` takes about two minutes a step at most; what it leaves undecided counts as wrong (verifiers/rewards.py).
+    `robust` takes at most about two minutes per step; undecided responses count as wrong (verifiers/rewards.py).
     """
 
     def __init__(self, recipe: Recipe):
@@ -71,9 +71,9 @@ class RewardFunction:
         lengths: Sequence[int],
         rows: Sequence[Mapping[str, Any]] | None = None,
     ) -> Rewards:
-        """Mark each completion (text without special tokens) against its gold.
+        """Score each completion (text without special tokens) against its reference answer.
 
-        Lengths are in tokens; `rows` are those that the questions are from, of which rewards of one's own may read.
+        Lengths are in tokens; `rows` are the data rows of the questions, which custom reward functions may read.
         """
         rows = [{}] * len(completions) if rows is None else rows
         marks = self._reward.mark(zip(completions, golds, rows, strict=True))

@@ -1,8 +1,8 @@
-"""Exclusive lock on a run's work directory; a dead owner's lock is taken over.
+"""Exclusive lock on a run's work directory; the lock of a dead owner is taken over.
 
-The owner writes down where it runs (host, process, start time, Slurm job) and touches the file while it lives. Whoever
-finds the lock asks, in this order: is the process of that number on this host still the same one; is that Slurm job
-still in the queue; was the file touched lately.
+The owner records where it runs (host, process, start time, Slurm job) and touches the file periodically. A process
+that finds the lock checks, in this order: does the owner's process still exist on this host; is its Slurm job still in
+the queue; was the file touched recently.
 """
 
 import os
@@ -20,15 +20,15 @@ from justrl.errors import UserError
 from justrl.io import exclusive, irregular, read_object, write_json
 
 HEARTBEAT_SECONDS = 30.0
-# On another host, without Slurm to ask, an owner that has been silent for so long is taken for dead.
+# On another host and without Slurm, an owner that has not touched the lock for this long counts as dead.
 STALE_MINUTES = 15.0
-# States of a Slurm job that holds its nodes.
+# States in which a Slurm job holds its nodes.
 HOLDING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock; `started`, in clock ticks since boot, tells a process from a later one of the same pid."""
+    """The owner of a lock; `started`, in clock ticks since boot, distinguishes processes that had the same pid."""
 
     host: str
     boot: str
@@ -40,7 +40,7 @@ class Owner:
 
     @classmethod
     def me(cls) -> "Owner":
-        """Describe this process."""
+        """Return an Owner that describes this process."""
         return cls(
             host=socket.gethostname(),
             boot=_boot_id(),
@@ -57,7 +57,7 @@ class Owner:
 
 
 def _boot_id() -> str:
-    """Tell this boot of this machine (or container host) from others of the same name."""
+    """Return the boot id, which distinguishes boots and hosts (or containers) of the same name; empty if unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -65,9 +65,9 @@ def _boot_id() -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """Return when a process of this host started, in ticks since boot; None if there is none, or only its zombie."""
+    """Return when a process on this host started, in ticks since boot; None if it does not exist or is a zombie."""
     try:
-        # The command's name, in parentheses, may itself hold spaces and parentheses.
+        # The command name, in parentheses, may itself contain spaces and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
@@ -76,7 +76,7 @@ def process_start(pid: int) -> str | None:
 
 
 def slurm_job_alive(job_id: str) -> bool | None:
-    """Ask Slurm whether a job still holds nodes; None if Slurm cannot be asked."""
+    """Return whether a Slurm job still holds nodes; None if Slurm does not answer."""
     try:
         answer = subprocess.run(
             ["squeue", "--noheader", "--jobs", job_id, "--format", "%T"],
@@ -88,23 +88,23 @@ def slurm_job_alive(job_id: str) -> bool | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     if answer.returncode != 0:
-        # A job that has left Slurm's memory is an "Invalid job id"; any other failure says nothing.
+        # A job that Slurm has forgotten is an "Invalid job id"; any other failure is inconclusive.
         return False if "Invalid job id" in answer.stderr else None
     state = answer.stdout.strip()
     if state and any(name != state and name.startswith(state) for name in HOLDING):
-        # Cut off.
+        # The answer was cut off.
         return None
     return state in HOLDING
 
 
 def owner_alive(owner: Owner, silent_seconds: float, stale_minutes: float = STALE_MINUTES) -> bool:
-    """Say whether the owner of a lock still runs; in doubt it does, until it has been silent for `stale_minutes`."""
+    """Return whether a lock's owner still runs; if unknown, it does until it has been silent for `stale_minutes`."""
     me = Owner.me()
     if owner.host == me.host and owner.boot == me.boot:
         return process_start(owner.pid) == owner.started
     if owner.slurm_job_id:
         if owner.slurm_job_id == me.slurm_job_id:
-            # Requeued: Slurm never runs two incarnations of one job.
+            # Requeued: Slurm never runs two instances of one job at once.
             return owner.slurm_restarts >= me.slurm_restarts and silent_seconds < stale_minutes * 60
         alive = slurm_job_alive(owner.slurm_job_id)
         if alive is not None:
@@ -113,7 +113,7 @@ def owner_alive(owner: Owner, silent_seconds: float, stale_minutes: float = STAL
 
 
 class Lock:
-    """The lock file of a working folder."""
+    """The lock file of a work directory."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -121,21 +121,21 @@ class Lock:
         self._stop = threading.Event()
 
     def read_owner(self) -> Owner | None:
-        """Read who holds the lock; None if nobody does or the file is unreadable (its writer died in mid-write)."""
+        """Return the lock's owner; None if there is none or the file is unreadable (its writer died while writing)."""
         try:
             return Owner(**read_object(self.path))
         except (OSError, ValueError, TypeError):
             return None
 
     def _silent_seconds(self, probe: Path) -> float:
-        """How long the owner has not touched the lock, by the file server's clock and not by ours."""
+        """Seconds since the owner touched the lock, by the file server's clock instead of the local one."""
         probe.touch()
         with suppress(FileNotFoundError):
             return probe.stat().st_mtime - self.path.stat().st_mtime
         return float("inf")
 
     def way_out(self) -> str:
-        """What a user can do about a live owner; a lock from the future, by a clock that is wrong, never gets stale."""
+        """Say what to do about a live owner. A lock dated in the future, by a wrong clock, never becomes stale."""
         with suppress(FileNotFoundError):
             ahead = self.path.stat().st_mtime - time.time()
             if ahead > HEARTBEAT_SECONDS:
@@ -146,9 +146,9 @@ class Lock:
         return "wait for it or end it first"
 
     def try_acquire(self) -> Owner | None:
-        """Take the lock, from nobody or from a dead owner; return the live owner if there is one.
+        """Take the lock if it is free or its owner is dead; otherwise return the live owner.
 
-        Deciding and taking happen under an advisory lock on a second file, so that two newcomers cannot both take over.
+        An advisory lock on a second file covers both the check and the takeover, so that only one process can take it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if kind := irregular(self.path):
@@ -169,9 +169,9 @@ class Lock:
                 os.utime(self.path)
 
     def check(self) -> None:
-        """Make sure that the lock is still ours before anything is written.
+        """Check that this process still owns the lock; called before anything is written.
 
-        Raises UserError: another trainer took over, having taken this one for dead.
+        Raises UserError: another trainer took over, because it considered this one dead.
         """
         owner = self.read_owner()
         if self._mine is None or owner != self._mine:
@@ -180,7 +180,7 @@ class Lock:
             )
 
     def release(self) -> None:
-        """Give the lock back, if it is still ours."""
+        """Release the lock if this process still owns it."""
         self._stop.set()
         if self._mine is not None and self.read_owner() == self._mine:
             self.path.unlink(missing_ok=True)
@@ -189,12 +189,12 @@ class Lock:
 
 @contextmanager
 def hold(path: Path, wait_minutes: float = 0.0, poll_seconds: float = 5.0) -> Iterator[Lock]:
-    """Hold the lock at `path` for the length of a block.
+    """Hold the lock at `path` while the block runs.
 
     Args:
-        wait_minutes: how long to wait for a live owner to finish before giving up.
+        wait_minutes: how long to wait for a live owner to finish.
 
-    Raises UserError: a live owner holds it, and still does after `wait_minutes`.
+    Raises UserError: a live owner still holds the lock after `wait_minutes`.
     """
     lock = Lock(path)
     deadline = time.monotonic() + wait_minutes * 60

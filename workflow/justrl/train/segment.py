@@ -1,13 +1,13 @@
-"""A segment of training for either engine: the request, and the work directory that survives a killed job.
+"""A training segment, for both engines: the request, and the work directory, which survives a killed job.
 
-work_dir/checkpoints/             rolling full training states, the engine's own format, at most 2
-work_dir/finished/step_000060/    hard links to what was published: a finished segment is restored, never retrained
+work_dir/checkpoints/             rolling full training states in the engine's own format, at most 2
+work_dir/finished/step_000060/    hard links to the published files: a finished segment is restored, never retrained
 work_dir/metrics.jsonl            live: one line per step as it happens
-work_dir/rollouts/step_000012.parquet    what is kept of that step's rollouts, until the next segment is finished
-work_dir/alarms.json              the alarms that ended this training, and which of them were accepted (`alarms`)
+work_dir/rollouts/step_000012.parquet    saved rollouts of that step, kept until the next segment is finished
+work_dir/alarms.json              the alarms that stopped this training, and which of them were accepted (`alarms`)
 work_dir/attempts.jsonl           when each attempt to train a segment began, on how many GPUs, and how it ended
-work_dir/node.json                what the first attempt found of its node's GPUs
-work_dir/LOCK                     who trains here now
+work_dir/node.json                what the first attempt found about the GPUs of its node
+work_dir/LOCK                     the current owner
 """
 
 import json
@@ -39,27 +39,27 @@ from justrl.io import (
 from justrl.train import alarms, kept_rollouts
 from justrl.train import run_lock as locking
 
-# What stands in a model's folder that was not kept.
+# The only file in the folder of a model that was not kept.
 NOT_KEPT = "not_kept.json"
 
-# Exit status of a trainer that was told to stop and saved first: sysexits' EX_TEMPFAIL, "try again".
+# Exit status of a trainer that was asked to stop and saved first: EX_TEMPFAIL of sysexits, "try again".
 EX_TEMPFAIL = 75
 
-# Metrics that depend on the machine and the hour; all others are the same for the same seed, interrupted or not.
+# Metrics that depend on the machine and its load; all others are the same for the same seed, interrupted or not.
 TIMING_FIELDS = ("step_seconds", "tokens_per_second", "rollout_seconds", "update_seconds")
 
-# Recipe keys that say how a step is computed or watched, not what: changing them in mid-training is allowed.
+# Recipe keys that affect how a step is computed or monitored, not its result: they may change during a training.
 EXECUTION_KEYS = ("micro_batch_per_gpu", "gradient_checkpointing", "alarms")
 
 
-# SIGURG is what Slurm can be told to send before the limit (whoever does not expect it ignores it); SIGTERM comes when
-# the limit is reached, or with a preemption.
+# Slurm can be configured to send SIGURG before the time limit (processes ignore it by default); SIGTERM comes when the
+# limit is reached or the job is preempted.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGURG, signal.SIGUSR1)
 
 
 @contextmanager
 def stop_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Call `handler(number, frame)` for each of `STOP_SIGNALS` that comes while the block runs."""
+    """Call `handler(number, frame)` for each of `STOP_SIGNALS` that arrives while the block runs."""
     before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
     try:
         yield
@@ -69,7 +69,7 @@ def stop_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
 
 
 class SegmentInterrupted(Exception):
-    """The segment was told to stop, saved its state and can be started again; nothing is lost."""
+    """The segment was asked to stop and saved its state; it can be started again and loses nothing."""
 
     status = EX_TEMPFAIL
 
@@ -78,9 +78,9 @@ class SegmentInterrupted(Exception):
 class Execution:
     """How a segment is trained on this machine; none of it changes the result.
 
-    `threads` None leaves torch's own number, `device` None takes the GPU if there is one, `rollouts` is who samples
-    (transformers or vllm), `rollout_batch_size` None generates all responses of a step together, `trackers` are
-    those that are told of each step besides TensorBoard.
+    `threads` None keeps torch's default, `device` None uses the GPU if there is one, `rollouts` is the sampler
+    (transformers or vllm), `rollout_batch_size` None generates all responses of a step together, and `trackers` are
+    the metric loggers in addition to TensorBoard.
     """
 
     threads: int | None = None
@@ -95,11 +95,11 @@ class Execution:
 
 @dataclass(frozen=True)
 class SegmentRequest:
-    """Train `run` from `start_step` to `to_step` and publish model and metrics.
+    """Request to train `run` from `start_step` to `to_step` and publish model and metrics.
 
-    `model_dir` is the run's base model, for later segments too: these go on from the state in `work_dir`.
-    `hardware` and `execution` do not change the result. Without `keep_export` a note stands in the model's place,
-    which nobody evaluates and the next segment does not need.
+    `model_dir` is the run's base model, also in later segments, which resume from the state in `work_dir`.
+    `hardware` and `execution` do not change the result. Without `keep_export`, a note is published instead of the
+    model; such a step is not evaluated, and the next segment does not need its model.
     """
 
     run: str
@@ -129,7 +129,7 @@ class SegmentRequest:
             raise UserError(f"run {self.run}: no Hugging Face model in {self.model_dir} (config.json is missing)")
 
     def identity(self) -> dict[str, Any]:
-        """What makes two trainings the same: a state is only ever resumed by the training that it belongs to."""
+        """Return what identifies a training: a state is resumed only by the training that it belongs to."""
         recipe = {key: value for key, value in self.recipe.as_dict().items() if key not in EXECUTION_KEYS}
         identity = {
             "run": self.run,
@@ -143,7 +143,7 @@ class SegmentRequest:
 
 
 def training_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Where the identities of two trainings differ; a recipe key that an older version lacked has its default."""
+    """Return the differences between two trainings' identities; recipe keys that one lacks have their defaults."""
     defaults = {key: field.default for key, field in Recipe.model_fields.items() if not field.is_required()}
     older, newer = ({**described, "recipe": defaults | described.get("recipe", {})} for described in (before, now))
     return list(differences(older, newer))
@@ -154,12 +154,12 @@ def _now() -> str:
 
 
 def step_name(step: int) -> str:
-    """Name the folder of a step, so that names sort as steps do."""
+    """Return the folder name of a step; names sort in the order of steps."""
     return f"step_{step:06d}"
 
 
 def way_back(run: str, work_dir: Path) -> str:
-    """What to do about a state that does not fit what is asked for; nothing of it is deleted."""
+    """Say how to proceed when the saved state does not match the request; nothing is deleted."""
     results = work_dir.parent.parent.parent
     return (
         "undo the change, or restore the files that the run was trained with; to retrain, first move the run "
@@ -168,11 +168,12 @@ def way_back(run: str, work_dir: Path) -> str:
 
 
 def check_not_left_behind(checkpoints: Path, start: int, to_step: int, newest: int) -> None:
-    """Refuse to train a segment again that its run has left behind: the first save would delete the newer states.
+    """Refuse to train a segment again if its run has newer states: the first save would delete them.
 
-    `start` is the step that training would go on from, `newest` that of this training's newest state in `checkpoints`.
+    `start` is the step from which training would resume; `newest` is the newest state of this training in
+    `checkpoints`.
 
-    Raises UserError: there are steps to train, and a state beyond them.
+    Raises UserError: there are steps to train, and there is a state after the end of the segment.
     """
     if start < to_step < newest:
         work = checkpoints.parent
@@ -183,7 +184,7 @@ def check_not_left_behind(checkpoints: Path, start: int, to_step: int, newest: i
 
 
 class WorkDir:
-    """The working folder of a run; see the module's description for what is in it."""
+    """The work directory of a run; see the module's docstring for its contents."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -196,7 +197,7 @@ class WorkDir:
 
     @contextmanager
     def attempt(self, request: SegmentRequest) -> Iterator[locking.Lock]:
-        """Be the only trainer here for the length of a block (see `run_lock.hold`), and write down how it ends."""
+        """Hold the run lock while the block runs (see `run_lock.hold`) and record the outcome of the attempt."""
         with locking.hold(self.path / "LOCK", request.execution.wait_for_owner_minutes) as lock:
             name = uuid.uuid4().hex
             self._write_down(attempt=name, began=_now(), to_step=request.to_step, gpus=request.hardware.gpus)
@@ -207,18 +208,18 @@ class WorkDir:
                 ended = "stopped" if isinstance(error, SegmentInterrupted) else "failed"
                 raise
             finally:
-                with suppress(OSError):  # a full disk, which is what the attempt failed of
+                with suppress(OSError):  # a full disk, which may be why the attempt failed
                     self._write_down(attempt=name, ended=_now(), how=ended)
 
     def _write_down(self, **line: Any) -> None:
-        # Begins with a line break, since a killed writer may have left a line without one.
+        # Starts with a line break, because a killed writer may have left an incomplete line.
         with self.attempts.open("a", encoding="utf-8") as handle:
             handle.write("\n" + json.dumps(line) + "\n")
 
     def read_attempts(self) -> list[dict[str, Any]]:
-        """The attempts in order: attempt, began, to_step, gpus; ended and how, unless it was killed or still runs.
+        """Return the attempts in order: attempt, began, to_step, gpus; ended and how, unless killed or still running.
 
-        `how` is finished, stopped (told to, its state saved) or failed. Times are UTC. No record, no attempts.
+        `how` is finished, stopped (by request, with the state saved) or failed. Times are UTC. Empty without a record.
         """
         found: dict[str, dict[str, Any]] = {}
         for line in read_whole_lines(self.attempts) if self.attempts.is_file() else []:
@@ -226,7 +227,7 @@ class WorkDir:
         return [attempt for attempt in found.values() if "began" in attempt]
 
     def archive(self, request: SegmentRequest, write_model: Callable[[Path], None], metrics: list[dict]) -> None:
-        """Keep what a finished segment publishes: the model that `write_model(folder)` writes, or a note, and metrics.
+        """Archive a finished segment: metrics and the model that `write_model(folder)` writes, or a note instead of it.
 
         Raises UserError: the metrics are not those of exactly the segment's steps.
         """
@@ -248,7 +249,7 @@ class WorkDir:
             write_json(folder / "segment.json", segment)
 
     def has_archive(self, request: SegmentRequest) -> bool:
-        """Say whether the segment was finished before, by the same training and with every byte still there."""
+        """Return whether the same training has already finished this segment, with all archived files intact."""
         folder = self.finished / step_name(request.to_step)
         if not folder.is_dir():
             return False
@@ -267,11 +268,11 @@ class WorkDir:
         if problem:
             print(f"{folder} is not used: {problem}", file=sys.stderr, flush=True)
             return False
-        # Segments may have been cut differently then; the steps must be the ones asked for.
+        # The run may have been split into other segments then, so the start step must match, too.
         return segment["start_step"] == request.start_step
 
     def publish(self, request: SegmentRequest) -> None:
-        """Put the archived model and metrics of a segment where the request wants them, each atomically."""
+        """Copy the archived model and metrics of a segment to the paths in the request, each atomically."""
         folder = self.finished / step_name(request.to_step)
         with atomic_folder(request.model_out) as model:
             link_tree(folder / "model", model)

@@ -1,7 +1,7 @@
-"""Where each step's metrics are shown besides their file: TensorBoard always, W&B and Trackio where they are asked for.
+"""Logs each step's metrics: to TensorBoard always, to W&B and Trackio on request; the metrics file is separate.
 
-Both engines tell the same names. A run goes on under one identity through all its segments and attempts. Keys and
-tokens are each service's own affair (`wandb login`, WANDB_API_KEY): nothing of them is read or written here.
+Both engines log the same names. A run has the same identity in all its segments and attempts. Keys and tokens are left
+to each service (`wandb login`, WANDB_API_KEY); they are neither read nor written here.
 """
 
 import importlib.util
@@ -13,15 +13,15 @@ from typing import Any
 from justrl.errors import UserError
 from justrl.train.segment import SegmentRequest
 
-# How the workflow tells its training jobs: an option or a param would make Snakemake take them for other jobs.
+# The workflow passes trackers by this variable: with an option or a param, Snakemake would consider the jobs changed.
 VARIABLE = "JUSTRL_TRACKERS"
 
-# How a tracker that was started is told of a step's values, and how it is finished.
+# A started tracker: the function that logs a step's values, and the function that finishes it.
 Started = tuple[Callable[[dict[str, Any], int], Any], Callable[[], Any]]
 
 
 def check_installed(names: Iterable[str]) -> None:
-    """Raise UserError if a tracker that is asked for is not installed in this environment."""
+    """Raise UserError if a requested tracker is not installed in this environment."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise UserError(
@@ -31,11 +31,11 @@ def check_installed(names: Iterable[str]) -> None:
 
 
 class Trackers:
-    """Tells trackers of each step.
+    """Logs each step to the trackers.
 
     Args:
-        request: whose run it is; TensorBoard's files go to its work folder, and W&B's own.
-        done: the last step that counts; TensorBoard takes back what it was told of later ones, before a kill.
+        request: the segment of the run; TensorBoard and W&B write their files to its work directory.
+        done: the last valid step; TensorBoard discards later steps, which were logged before a kill.
 
     Raises UserError: a tracker is not installed, or does not start.
     """
@@ -50,7 +50,7 @@ class Trackers:
         self._runs = [starts[name](request) for name in request.execution.trackers]
 
     def tell(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Tell of the steps among these, in order, that have not been told of yet."""
+        """Log those of these steps, in order, that were not logged before."""
         for row in rows:
             if row["step"] <= self._told:
                 continue
@@ -63,7 +63,7 @@ class Trackers:
         self._board.flush()
 
     def close(self) -> None:
-        """Finish all of them."""
+        """Finish all trackers."""
         self._board.close()
         for _, finish in self._runs:
             finish()
@@ -88,7 +88,7 @@ def _start_wandb(request: SegmentRequest) -> Started:
         ) from None
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
-    # As a metric of our own: W&B refuses a step that it has seen, and a killed job repeats some.
+    # Logged as a metric: W&B rejects a step that it has seen, and after a kill some steps are repeated.
     return lambda values, step: run.log({**values, "step": step}), run.finish
 
 

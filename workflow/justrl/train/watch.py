@@ -1,8 +1,9 @@
-"""Watch a trainer from beside it: one that makes no progress, because it is stuck or stopped, is ended by another.
+"""Watchdog: a second process that kills a trainer that makes no progress because it is stuck or stopped.
 
-A process that is stopped (SIGSTOP), swapped out or caught in a driver cannot see that it is. So each trainer starts a
-watcher, `python -m justrl.train.watch`, tells it through a pipe what it does next and how long that may take, and is
-ended when it takes longer. Only time in which the watcher itself runs counts: a job suspended whole has not hung.
+A process that is stopped (SIGSTOP), swapped out or blocked in a driver cannot notice this itself. Each trainer
+therefore starts a watcher, `python -m justrl.train.watch`. The trainer reports through a pipe what it does next
+and how long that may take, and is killed if it takes longer. Only time in which the watcher itself runs counts, so that
+a suspended job is not considered stuck.
 """
 
 import faulthandler
@@ -16,28 +17,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# A process that answers it writes down the stacks of its threads.
+# A process with a handler for this signal prints the stacks of its threads.
 STACK_SIGNAL = signal.SIGUSR2
-# Time for a process to write its stacks.
+# Time for a process to print its stacks.
 DUMP_SECONDS = 3.0
-# Before its first step a trainer imports and loads models for minutes without a word; verl starts Ray as well.
+# Before its first step, a trainer imports and loads models for minutes without reporting; verl also starts Ray.
 START_SECONDS = 900.0
 POLL_SECONDS = 1.0
 
-# Says what comes next, as the end of "no progress for 90 s ...", and how many seconds it may take.
+# Reports the next activity, as the end of "no progress for 90 s ...", and how many seconds it may take.
 Progress = Callable[[str, float], None]
 
 
 @contextmanager
 def watched(name: str, hang_seconds: float) -> Iterator[Progress]:
-    """Have this process watched while the block runs; gives the function that reports its progress."""
+    """Watch this process while the block runs; yields the function that reports its progress."""
     package = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "justrl.train.watch", name, str(os.getpid())]
     watcher = subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"PYTHONPATH": paths})
     assert watcher.stdin
     pipe = watcher.stdin.fileno()
-    # A watcher that is stopped or gone holds nobody up.
+    # A watcher that is stopped or gone must not block the trainer.
     os.set_blocking(pipe, False)
 
     def report(doing: str, seconds: float) -> None:
@@ -56,7 +57,7 @@ def watched(name: str, hang_seconds: float) -> Iterator[Progress]:
 
 
 def watch(name: str, pid: int) -> str | None:
-    """Watch the process `pid`, our parent, until it ends or must be ended; return why it must, as a sentence."""
+    """Watch our parent process `pid` until it ends or must be killed; return the reason for a kill as a sentence."""
     doing, patience, idle = "before its first word", START_SECONDS, 0.0
     while os.getppid() == pid:
         if not select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
@@ -76,7 +77,7 @@ def watch(name: str, pid: int) -> str | None:
 
 
 def state_of(pid: int) -> str:
-    """What a process does, as the kernel sees it, as a verb and its object."""
+    """Describe the state of a process according to the kernel, as a verb phrase."""
     try:
         letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -93,7 +94,7 @@ def state_of(pid: int) -> str:
 
 def main() -> None:
     """Watch this process's parent."""
-    # What tells the job to save and stop is for the trainer; it ends this process when it is done.
+    # Signals that ask the job to save and stop are for the trainer, which ends this process when it is done.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     name, pid = sys.argv[1], int(sys.argv[2])

@@ -1,8 +1,8 @@
-"""Full training states on disk: whole, verified, and safe to read.
+"""Full training states on disk: complete, verified and safe to read.
 
 A state is a folder `step_000020` of safetensors, JSON and a tensors-only torch file, with a manifest of sizes and
-SHA-256 sums written last. It appears by a rename, so it is there completely or not at all; what was damaged afterwards
-is noticed by its sums. Nothing in it is unpickled.
+SHA-256 sums, written last. The folder is renamed into place, so it exists completely or not at all; later damage is
+detected by the sums. Nothing is unpickled.
 """
 
 import shutil
@@ -30,14 +30,14 @@ MANIFEST = "manifest.json"
 
 
 class RefusedCheckpoint(UserError):
-    """A checkpoint that must not be used: torn, of another format, or of another training."""
+    """A checkpoint that must not be used: damaged, of another format, or of another training."""
 
 
 @dataclass
 class TrainingState:
-    """All that training step `step + 1` depends on, and the metrics of the steps up to `step`.
+    """Everything that training step `step + 1` depends on, and the metrics of the steps up to `step`.
 
-    There is no sampler or generator state to keep: data order and rollouts are functions of (seed, step).
+    No sampler or generator state is needed: data order and rollouts are functions of (seed, step).
     """
 
     step: int
@@ -51,17 +51,17 @@ class TrainingState:
 
 
 def state_step(folder: Path) -> int:
-    """Read the step back from a folder's name."""
+    """Return the step in a state folder's name."""
     return int(folder.name.removeprefix("step_"))
 
 
 def list_states(folder: Path) -> list[Path]:
-    """List the states in a folder, oldest first; unfinished ones are not among them."""
+    """List the states in a folder, oldest first, without unfinished ones."""
     return sorted(p for p in folder.glob("step_*") if p.name[5:].isdigit()) if folder.is_dir() else []
 
 
 def write_manifest(folder: Path) -> None:
-    """Write down size and SHA-256 of every file of a folder."""
+    """Write the manifest of a folder: size and SHA-256 of every file."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     entries = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in files}
     write_json(folder / MANIFEST, {"format": FORMAT, "files": entries})
@@ -70,7 +70,7 @@ def write_manifest(folder: Path) -> None:
 def verify_manifest(folder: Path) -> None:
     """Check every file of a folder against its manifest.
 
-    Raises RefusedCheckpoint: naming the first file that is missing or changed.
+    Raises RefusedCheckpoint: names the first file that is missing or changed.
     """
     try:
         manifest = read_json(folder / MANIFEST)
@@ -96,11 +96,11 @@ def verify_manifest(folder: Path) -> None:
 
 
 def save_state(folder: Path, state: TrainingState, spare: Path | None = None) -> Path:
-    """Write a state below `folder`, beside at most one other of this training: `spare`, the last one known to be good.
+    """Write a state to `folder`; of this training's other states, keep only `spare`, the last one known to be good.
 
-    The others are removed first, so that there are never more than two on the disk, the one in the making included.
+    The others are removed first, so that there are never more than two on disk, including the one being written.
 
-    Raises UserError: no room on the disk; the state before is untouched.
+    Raises UserError: the disk is full; the previous state is untouched.
     """
     import torch
     from safetensors.torch import save_file
@@ -132,9 +132,9 @@ def save_state(folder: Path, state: TrainingState, spare: Path | None = None) ->
 
 
 def make_room(folder: Path, state: TrainingState, spare: Path | None) -> None:
-    """Remove this training's states but `spare`, and unreadable ones.
+    """Remove unreadable states and those of this training, except `spare`.
 
-    States of other trainings stay; one that stands where `state` belongs is moved aside, to a name that says so.
+    States of other trainings stay; if one has the name of `state`, it is renamed to `foreign_...`.
     """
     for path in list_states(folder):
         identity = read_identity(path)
@@ -147,7 +147,7 @@ def make_room(folder: Path, state: TrainingState, spare: Path | None) -> None:
 
 
 def read_identity(folder: Path) -> dict | None:
-    """Read which training a state belongs to; None if that cannot be read."""
+    """Return the identity of the training that a state belongs to; None if it cannot be read."""
     try:
         return read_json(folder / "state.json")["identity"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -155,9 +155,9 @@ def read_identity(folder: Path) -> dict | None:
 
 
 def load_state(folder: Path, identity: dict) -> TrainingState:
-    """Read a state back, after checking every byte of it and that it belongs to this training.
+    """Load a state after checking all its files and that it belongs to this training.
 
-    Raises RefusedCheckpoint: it is torn, foreign or of another format; the message names what is wrong.
+    Raises RefusedCheckpoint: it is damaged, of another training or of another format; the message gives the reason.
     """
     import torch
     from safetensors.torch import load_file
@@ -180,7 +180,7 @@ def load_state(folder: Path, identity: dict) -> TrainingState:
 
 
 def newest_state(folder: Path, identity: dict, first: int, last: int) -> tuple[Path, TrainingState] | None:
-    """Load the newest usable state between the steps `first` and `last`; say why a newer one was passed over."""
+    """Load the newest usable state between the steps `first` and `last`; print why newer ones were skipped."""
     for path in reversed(list_states(folder)):
         if not first <= state_step(path) <= last:
             continue

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from justrl.errors import UserError
 
-# The groups that have ended, kept until Python ends. If the gradients' reducer held the last reference, it would join
-# the group's threads while it holds Python's lock, for which such a thread may wait with a tensor to give back: a
-# process that has finished its work and never ends (pytorch/pytorch#56297).
+# Process groups that have ended, kept until Python exits. Otherwise the reducer of DDP could hold the last reference.
+# It would then join the group's threads while holding the GIL, for which such a thread may be waiting to release a
+# tensor: a deadlock in a process that has finished its work (pytorch/pytorch#56297).
 _ended_groups: list = []
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes that train together; one of them if torchrun did not start us."""
+    """The processes that train together; a single one if torchrun did not start this process."""
 
     rank: int = 0
     size: int = 1
@@ -27,9 +27,9 @@ class ProcessGroup:
         return self.rank == 0
 
     def share(self, items: int, what: str) -> slice:
-        """Return this process's part of `items`; every process gets equally many.
+        """Return the slice of `items` for this process; all processes get equally many.
 
-        Raises UserError: if they do not divide.
+        Raises UserError: if `items` is not a multiple of the number of processes.
         """
         if items % self.size:
             raise UserError(f"{what} ({items}) must be a multiple of the {self.size} processes of torchrun")
@@ -37,7 +37,7 @@ class ProcessGroup:
         return slice(self.rank * part, (self.rank + 1) * part)
 
     def sum(self, values: list[float]) -> list[float]:
-        """Add up each value over the processes."""
+        """Sum each value over all processes."""
         if self.size == 1:
             return values
         import torch
@@ -47,7 +47,7 @@ class ProcessGroup:
         return total.tolist()
 
     def gather(self, value: list) -> list:
-        """Join the lists of all processes, in order of rank."""
+        """Concatenate the lists of all processes, in order of rank."""
         if self.size == 1:
             return value
         import torch
@@ -57,7 +57,7 @@ class ProcessGroup:
         return [item for part in parts for item in part]
 
     def in_order(self, value: list, part: int) -> list:
-        """Join lists that hold `part` items of each mini-batch, in order of mini-batch, then of rank."""
+        """Concatenate lists that hold `part` items of each mini-batch, in order of mini-batch, then of rank."""
         joined, own = self.gather(value), len(value)
         starts = range(0, own, part)
         return [
@@ -68,11 +68,11 @@ class ProcessGroup:
         ]
 
     def any(self, flag: bool) -> bool:
-        """Say whether any process says so."""
+        """Return whether `flag` is true in any process."""
         return self.sum([float(flag)])[0] > 0
 
     def from_main(self, value):
-        """Return the main process's value."""
+        """Return the value of the main process."""
         if self.size == 1:
             return value
         import torch
@@ -84,12 +84,12 @@ class ProcessGroup:
 
 @contextmanager
 def join_processes(device: str | None = None) -> Iterator[ProcessGroup]:
-    """Find out from torchrun's environment which process this is, and connect to the others.
+    """Read this process's rank from torchrun's environment and connect to the other processes.
 
     Args:
-        device: "cpu", "cuda" or None for the GPU if there is one.
+        device: "cpu", "cuda", or None to use the GPU if there is one.
 
-    Raises UserError: if a GPU is asked for and torch sees none.
+    Raises UserError: if a GPU is requested and torch finds none.
     """
     import torch
 

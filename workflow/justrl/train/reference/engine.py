@@ -1,6 +1,6 @@
 """The reference engine: the whole recipe in one process, PyTorch and transformers, on a CPU or one GPU.
 
-Under torchrun it is as many processes as asked for, which split every mini-batch between them.
+Under torchrun, several processes divide every mini-batch among them.
 """
 
 from contextlib import nullcontext
@@ -14,9 +14,9 @@ def train_segment(request: SegmentRequest) -> None:
     """Train a segment, or restore it if it was finished before; publish its model and metrics.
 
     Raises:
-        SegmentInterrupted: a stop signal came; state saved, start again to go on.
-        UserError: a live trainer is at work in the folder, nothing to resume from, a full disk, a non-finite loss,
-            an alarm (`justrl.train.alarms`), a recipe that samples ahead of its weights.
+        SegmentInterrupted: a stop signal came; the state is saved, start again to resume.
+        UserError: another trainer is running in the work directory, there is no state to resume from, the disk is
+            full, the loss is not finite, an alarm was raised (`justrl.train.alarms`), or the recipe has staleness.
     """
     if request.recipe.staleness:
         raise UserError(

@@ -1,9 +1,9 @@
-"""Log-probabilities of response tokens, without ever holding the logits of all of them.
+"""Log-probabilities of response tokens, without storing the logits of all tokens at once.
 
-At 16,384 tokens and a vocabulary of 151,936 the float32 logits alone are 9.3 GiB, and the loss needs several copies.
-Here the output layer runs over a few tokens at a time, and again in the backward pass, so that only one chunk's logits
-exist at any moment. That takes four matrix products for the three of whole logits, so at best three quarters of their
-speed where the products are all.
+At 16,384 tokens and a vocabulary of 151,936, the float32 logits alone are 9.3 GiB, and the loss needs several copies.
+Here the output layer processes a few tokens at a time, and again in the backward pass, so that only one chunk's logits
+exist at any moment. This takes four matrix products instead of three, so if the products dominate, the speed is at
+best three quarters of that with all logits stored.
 """
 
 from collections.abc import Sequence
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-# Architectures whose every layer attends as a given mask [batch, 1, queries, keys] says, by given positions.
+# Architectures in which every layer uses the given mask [batch, 1, queries, keys] and the given positions.
 SHARE_PROMPTS = frozenset({"llama", "qwen2", "qwen3"})
-# The longest row that several responses share: its attention is dense, and its mask has the square of it.
+# Maximum length of a row that several responses share: its attention is dense, and its mask grows quadratically.
 LONGEST_SHARED = 2048
 
 
 class PackedRows(NamedTuple):
-    """Sequences in rows that are padded on the right, and where the tokens of their responses are.
+    """Sequences in rows that are padded on the right, with the positions of their response tokens.
 
     Attributes:
         input_ids: [rows, length].
-        targets: [response tokens], positions of these tokens in the flattened rows, one sequence after the other.
+        targets: [response tokens], positions of these tokens in the flattened rows, sequence by sequence.
         states: [response tokens], positions from which they are predicted.
-        position_ids: [rows, length], and
-        attention_mask: [rows, 1, length, length], true where a token sees another; both None where each row is one
-            sequence: a causal model needs neither, since no token sees the padding that follows it.
+        position_ids: [rows, length], or None if each row is one sequence.
+        attention_mask: [rows, 1, length, length], true where a token attends to another, or None if each row is one
+            sequence: a causal model needs neither, because no token attends to the padding after it.
     """
 
     input_ids: Tensor
@@ -49,10 +49,11 @@ def pack_sequences(
     device: torch.device | str,
     share_prompts: bool = False,
 ) -> PackedRows:
-    """Put each prompt with its response into a row, or with `share_prompts` with all neighbours that answer it, too.
+    """Put each prompt and its response in a row; with `share_prompts`, adjacent responses to a prompt share one row.
 
-    Responses that share a prompt do not see each other, and each is at the positions that follow the prompt: their
-    log-probabilities are those of rows of their own, and the prompt is computed once.
+    Responses in one row are masked from each other, and the positions of each continue those of the prompt. Their
+    log-probabilities are therefore the same as in separate rows, and the prompt is computed once. Rows longer than
+    LONGEST_SHARED are not shared.
     """
     groups = [[response] for response in responses]
     if share_prompts:
@@ -64,7 +65,7 @@ def pack_sequences(
         return pack_sequences(repeated, [response for group in groups for response in group], device)
     input_ids = torch.zeros((len(prompts), length), dtype=torch.long)
     positions = torch.zeros_like(input_ids)
-    owners = torch.full_like(input_ids, -1)  # of each token: 0 the prompt, else the number of its response
+    owners = torch.full_like(input_ids, -1)  # per token: 0 for the prompt, else the number of its response
     targets, states = [], []
     for row, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
         tokens = [*prompt, *(token for response in group for token in response)]
@@ -78,7 +79,7 @@ def pack_sequences(
             owners[row, start:end] = number
             own = torch.arange(row * length + start, row * length + end)
             targets.append(own)
-            # The first is predicted from the end of the prompt, wherever the response itself is.
+            # The first token is predicted from the end of the prompt, wherever the response is in the row.
             states.append(torch.cat([torch.tensor([row * length + len(prompt) - 1]), own[:-1]])[: len(own)])
     packed = PackedRows(input_ids, torch.cat(targets), torch.cat(states))
     if len(groups) < len(responses):
@@ -89,7 +90,7 @@ def pack_sequences(
 
 
 def can_share_prompts(model: "PreTrainedModel") -> bool:
-    """Whether responses of a model may share a row; on a GPU a mask would keep flash attention out."""
+    """Return whether responses may share a row; not on a GPU, where a mask rules out flash attention."""
     config = model.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     cpu = next(model.parameters()).device.type == "cpu"
@@ -97,7 +98,7 @@ def can_share_prompts(model: "PreTrainedModel") -> bool:
 
 
 def _chunk(hidden: Tensor, head: nn.Module, targets: Tensor, temperature: float, with_entropy: bool):
-    """Log-probabilities [tokens] and, if asked, entropies [tokens] of one chunk of hidden states [tokens, width]."""
+    """Return log-probabilities [tokens] and optional entropies [tokens] of a chunk of hidden states [tokens, width]."""
     logits = head(hidden).float()
     if temperature != 1.0:
         logits = logits / temperature
@@ -106,7 +107,7 @@ def _chunk(hidden: Tensor, head: nn.Module, targets: Tensor, temperature: float,
 
 
 def _of_logits(logits: Tensor, targets: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Log-probabilities, logarithms of the normaliser and, if asked, entropies; each [tokens]."""
+    """Return log-probabilities, logarithms of the normaliser and optional entropies; each [tokens]."""
     normaliser = logits.logsumexp(dim=-1)
     log_probs = logits.gather(-1, targets[:, None]).squeeze(-1) - normaliser
     if not with_entropy:
@@ -119,10 +120,10 @@ def _of_logits(logits: Tensor, targets: Tensor, with_entropy: bool) -> tuple[Ten
 class _LinearLogProbs(torch.autograd.Function):
     """`chunked_log_probs` for a linear output layer without bias.
 
-    The products are the four that any way of not keeping logits needs: forward, once more, and two for the gradients.
-    Beside one chunk of logits, which becomes its own gradient in place, there is one buffer for the weight's gradient.
-    Temporaries are small: what is computed from logits takes ROWS of them at a time, and what is added to the weight's
-    gradient in another precision BLOCK words of the vocabulary.
+    It needs four matrix products, like any method that does not store the logits: forward, recomputation, and two for
+    the gradients. It allocates one chunk of logits, which is overwritten by its own gradient, and one buffer for the
+    weight's gradient. Temporaries are small: functions of logits process ROWS rows at a time, and additions to the
+    weight's gradient in another precision process BLOCK vocabulary entries at a time.
     """
 
     ROWS = 128
@@ -130,7 +131,7 @@ class _LinearLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature, chunk_tokens, with_entropy, dtype):
-        """Return log-probabilities [tokens] and entropies [tokens], the latter empty if not asked for."""
+        """Return log-probabilities [tokens] and entropies [tokens], the latter empty if not requested."""
         ctx.settings = temperature, chunk_tokens, dtype
         parts = []
         for part, logits in _LinearLogProbs.chunks(hidden, weight, ctx.settings):
@@ -144,7 +145,7 @@ class _LinearLogProbs(torch.autograd.Function):
 
     @staticmethod
     def chunks(hidden, weight, settings, backwards=False):
-        """Yield (rows of `hidden`, their float32 logits), one chunk after the other, in one buffer where it can be."""
+        """Yield (rows of `hidden`, their float32 logits) chunk by chunk, in one reused buffer where possible."""
         temperature, chunk_tokens, dtype = settings
         weight = weight.to(dtype)
         starts = range(0, len(hidden), chunk_tokens)
@@ -156,12 +157,12 @@ class _LinearLogProbs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient, _):
-        """Gradients of hidden states and weight, from the logits computed again."""
+        """Return the gradients of hidden states and weight, from recomputed logits."""
         hidden, weight, targets, normalisers = ctx.saved_tensors
         temperature, _, dtype = ctx.settings
         for_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for_weight = None
-        # As autograd does, the last chunk first.
+        # In autograd's order: the last chunk first.
         for part, logits in _LinearLogProbs.chunks(hidden, weight, ctx.settings, backwards=True):
             column = gradient[part, None]
             # d log p(target) / d logits = one-hot - softmax.
@@ -196,7 +197,9 @@ def chunked_log_probs(
     chunk_tokens: int = 768,
     with_entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probability of each target token under `head(hidden) / temperature`, `chunk_tokens` rows of logits at a time.
+    """Return the log-probability of each target token under `head(hidden) / temperature`.
+
+    Only `chunk_tokens` rows of logits exist at a time.
 
     Args:
         hidden: [tokens, width], the state from which each target is predicted.
@@ -229,14 +232,14 @@ def chunked_log_probs(
 
 
 def _is_plain_linear(head: nn.Module) -> bool:
-    """Whether calling `head` is one matrix product with its weight and nothing else."""
+    """Return whether `head` is exactly one matrix product with its weight."""
     return type(head) is nn.Linear and head.bias is None and not (head._forward_hooks or head._forward_pre_hooks)
 
 
 class PolicyLogProbs(nn.Module):
-    """A causal language model seen as a distribution over responses.
+    """Computes log-probabilities of responses with a causal language model.
 
-    A module of its own, so that data-parallel training can wrap the whole forward pass.
+    It is a module, so that data-parallel training can wrap the whole forward pass.
     """
 
     def __init__(self, model: "PreTrainedModel", temperature: float = 1.0, chunk_tokens: int = 768):
@@ -246,7 +249,7 @@ class PolicyLogProbs(nn.Module):
         self.chunk_tokens = chunk_tokens
 
     def forward(self, rows: PackedRows, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Log-probability (and entropy) of every response token, one sequence after the other.
+        """Return the log-probability (and entropy) of every response token, sequence by sequence.
 
         Returns:
             log-probabilities [response tokens] and entropies [response tokens] or None.

@@ -1,7 +1,7 @@
 """Training loop of the reference engine: questions, rollouts, rewards, updates and training states.
 
-A step is a function of the policy and (seed, step): which questions it takes, and what is sampled for them. So a
-training that was killed anywhere and resumed ends with the same bits as one that never was, on the same machine.
+A step is a function of the policy and (seed, step), which determine its questions and what is sampled for them. A
+training that is killed at any point and resumed on the same machine is therefore bit-identical to an uninterrupted one.
 """
 
 import json
@@ -53,7 +53,7 @@ from justrl.train.watch import Progress
 
 
 class TrainingLoop:
-    """A run in memory: policy, optimizer, questions, and how to make the next step."""
+    """A run in memory: policy, optimizer and questions; makes the next step."""
 
     def __init__(self, request: SegmentRequest, world: ProcessGroup):
         recipe = request.recipe
@@ -71,7 +71,7 @@ class TrainingLoop:
         self.backend = self._make_backend()
 
     def _make_backend(self) -> RolloutBackend:
-        """The sampler that `execution.rollouts` names: transformers (to the bit reproducible) or vllm (fast)."""
+        """Return the sampler named by `execution.rollouts`: transformers (bit-reproducible) or vllm (fast)."""
         recipe, execution = self.recipe, self.request.execution
         sampling = Sampling(
             recipe.temperature,
@@ -104,11 +104,11 @@ class TrainingLoop:
 
     @property
     def step(self) -> int:
-        """The last step that is done."""
+        """The last finished step."""
         return self.rows[-1]["step"] if self.rows else 0
 
     def state(self) -> TrainingState:
-        """All that the next step depends on."""
+        """Return everything that the next step depends on."""
         return TrainingState(
             step=self.step,
             model=unshared_tensors(self.model),
@@ -121,7 +121,7 @@ class TrainingLoop:
         )
 
     def restore(self, state: TrainingState) -> None:
-        """Go back to a state."""
+        """Restore a training state."""
         absent = self.model.load_state_dict(state.model, strict=False).missing_keys
         if set(absent) != set(self.model.state_dict()) - set(unshared_tensors(self.model)):
             raise UserError(f"the training state of step {state.step} lacks the weights {', '.join(absent)}")
@@ -131,7 +131,7 @@ class TrainingLoop:
         if self.world.device != "cpu" and "cuda" in state.random:
             torch.cuda.set_rng_state(state.random["cuda"])
         if self.world.device == "cpu":
-            # The order of summation, and with it the last bit, depends on the number of threads.
+            # The order of summation, and therefore the last bit, depends on the number of threads.
             torch.set_num_threads(state.threads)
         self.rows = list(state.metrics)
         self.alarms = Watch(self.request.work_dir, self.recipe.alarms, self.rows, writes=self.world.is_main)
@@ -141,14 +141,14 @@ class TrainingLoop:
         export_policy(self.model, self.request.model_dir, folder, self.recipe.dtype)
 
     def slots(self) -> list[int]:
-        """The places in a step's batch that are this process's: an equal part of every mini-batch."""
+        """Return this process's positions in a step's batch: an equal part of every mini-batch."""
         mini = self.recipe.mini_batch_prompts
         share = self.world.share(mini, "recipe.mini_batch_prompts")
         starts = range(0, self.recipe.prompts_per_step, mini)
         return [slot for start in starts for slot in range(start + share.start, start + share.stop)]
 
     def roll_out(self, step: int) -> tuple[list[Question], list[Completed]]:
-        """Sample the responses to this process's questions of a step, a question's responses side by side."""
+        """Sample the responses to this process's questions of a step; responses to one question are adjacent."""
         group, recipe = self.recipe.rollouts_per_prompt, self.recipe
         order = self.request.seed if recipe.data_seed is None else recipe.data_seed
         chosen = step_questions(step, recipe.prompts_per_step, len(self.questions), order)
@@ -158,11 +158,11 @@ class TrainingLoop:
         return questions, self.backend.generate([question.prompt for question in questions], seeds)
 
     def train_step(self) -> dict:
-        """Make the next step and return its metrics.
+        """Train the next step and return its metrics.
 
         Raises:
-            NonFiniteError: the loss or gradient is not finite; the batch is written to the working folder.
-            AlarmRaised: the step cannot be right; nothing of it has been trained.
+            NonFiniteError: the loss or gradient is not finite; the batch is written to the work directory.
+            AlarmRaised: the step cannot be correct; the policy has not been updated.
         """
         step, began = self.step + 1, time.monotonic()
         questions, rollouts = self.roll_out(step)
@@ -198,7 +198,7 @@ class TrainingLoop:
         return row
 
     def _keep(self, step: int, questions: list[Question], rollouts: list[Completed], rewards: Rewards) -> None:
-        """Write a few of the step's rollouts down to be read, of each process its part of them."""
+        """Save a few of the step's rollouts for inspection; each process selects its share of them."""
         wanted, world = self.request.hardware.rollouts_kept, self.world
         mine = wanted // world.size + (world.rank < wanted % world.size)
         totals, correct = rewards.totals, rewards.correct
@@ -221,7 +221,7 @@ class TrainingLoop:
             kept_rollouts.write(self.request.work_dir / "rollouts", step, everything)
 
     def _summary(self, questions: list[Question], lengths: list[int], rewards: Rewards) -> dict:
-        """Metrics of the rollouts of all processes."""
+        """Return the metrics of the rollouts of all processes."""
         prompts = [len(question.prompt) for question in questions]
         columns = zip(
             prompts, lengths, rewards.scores, rewards.penalties, rewards.correct, rewards.undecided, strict=True
@@ -252,7 +252,7 @@ class TrainingLoop:
         }
 
     def _dump(self, step: int, error: NonFiniteError, questions, completions, rewards: Rewards) -> NonFiniteError:
-        """Write the batch of a failed step down, and say where."""
+        """Write the batch of a failed step to a file; return an error that names the file."""
         path = self.request.work_dir / f"nonfinite_step_{step}.json"
         if self.world.rank:
             path = path.with_name(f"nonfinite_step_{step}_rank_{self.world.rank}.json")
@@ -292,13 +292,13 @@ def train(
 
     Args:
         check_lock: called before every save; raises if another trainer has taken over.
-        progress: tells the watcher what comes next; a step, or what lies between two of them, that takes longer than
-            `hardware.hang_timeout_minutes` is the end of the process, so that a queue can try again.
+        progress: reports the next activity to the watcher. The watcher kills the process if a step, or the time between
+            two steps, takes longer than `hardware.hang_timeout_minutes`, so that a queue can retry.
 
     Raises:
-        SegmentInterrupted: a stop signal came; the step that was under way is finished and saved.
-        AlarmRaised: a step cannot be right; the state of the one before is saved.
-        UserError: there is no state to go on from, or no room to save one.
+        SegmentInterrupted: a stop signal came; the current step was finished and saved.
+        AlarmRaised: a step cannot be correct; the state of the previous step is saved.
+        UserError: there is no state to resume from, or no space to save one.
     """
     received: list[int] = []
     with stop_signals(lambda number, _frame: received.append(number)):
@@ -334,9 +334,9 @@ def train(
 
 
 def restore_newest(loop: TrainingLoop, work: WorkDir) -> Path | None:
-    """Go on from the newest usable state of the segment and return where it is; None at the start of a run.
+    """Resume from the newest usable state of the segment and return its path; None at the start of a run.
 
-    Raises UserError: a later segment finds no state, or the run has states beyond the end of this one.
+    Raises UserError: a later segment finds no state, or the run has states after the end of this segment.
     """
     request = loop.request
     found = newest_state(work.checkpoints, loop.identity, request.start_step, request.to_step)
@@ -360,7 +360,7 @@ def restore_newest(loop: TrainingLoop, work: WorkDir) -> Path | None:
 
 
 def _whose(identities: Mapping[int, Mapping[str, Any] | None], mine: Mapping[str, Any]) -> str:
-    """In what the newest readable state is of another training; nothing where there is none."""
+    """Say how the newest readable state's training differs from this one; empty if it does not or there is none."""
     known = [identity for _, identity in sorted(identities.items()) if identity]
     found = training_differences(known[-1], mine) if known else []
     return f", and the newest belongs to another training ({in_words(found)})" if found else ""

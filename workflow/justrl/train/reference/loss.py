@@ -1,10 +1,11 @@
 """The policy loss: PPO's clipped objective with an asymmetric range and a dual clip, averaged over tokens.
 
 It is `compute_policy_loss_vanilla` of verl 0.9 (`verl/trainer/ppo/core_algos.py`) with `token-mean` aggregation. The
-paper's Table 2 gives the range [0.8, 1.28]; the dual clip's constant is known from the authors' script.
+paper's Table 2 gives the range [0.8, 1.28]; the constant of the dual clip is in the authors' script.
 
-`recipe.loss` chooses another: `dr_grpo` (arXiv 2503.20783) divides the same sum by the sequences and the longest
-response, and `gspo` (arXiv 2507.18071) clips one ratio for each sequence, verl's `compute_policy_loss_gspo`.
+`recipe.loss` selects another loss. `dr_grpo` (arXiv 2503.20783) divides the same sum by the number of sequences times
+the maximum response length. `gspo` (arXiv 2507.18071) clips one ratio per sequence, as verl's
+`compute_policy_loss_gspo`.
 """
 
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from justrl.config import Recipe
 
-# verl bounds the log-ratio before taking its exponential.
+# verl clamps the log-ratio before taking its exponential.
 MAX_LOG_RATIO = 20.0
 MAX_SEQUENCE_LOG_RATIO = 10.0
 
@@ -29,17 +30,17 @@ def policy_loss(
     tokens: "Tensor | float | None" = None,
     sequences: "Tensor | float | None" = None,
 ) -> tuple["Tensor", dict[str, "Tensor"]]:
-    """The loss that `recipe.loss` names, with the recipe's clip range; the two functions below have its formulas.
+    """Return the loss named by `recipe.loss`, with the recipe's clip range; formulas are in the two functions below.
 
     Args:
-        log_probs, old_log_probs, advantages, mask: the same shape, mask 1 on response tokens: [sequences, tokens], or
-            flat where the loss is one of tokens and `sequences` is given.
-        tokens, sequences: of the whole mini-batch, when this is a part of one; by default those of `mask`.
+        log_probs, old_log_probs, advantages, mask: tensors of the same shape, mask 1 on response tokens:
+            [sequences, tokens], or flat if the loss is per token and `sequences` is given.
+        tokens, sequences: counts of the whole mini-batch if this is a part of one; by default those of `mask`.
 
     Returns:
         the loss, and sums over the tokens: see `clipped_policy_loss`.
 
-    Raises ValueError: flat tensors for a loss that must know the sequences.
+    Raises ValueError: the tensors are flat, but the loss needs the sequences.
     """
     clip = {"clip_ratio_low": recipe.clip_ratio_low, "clip_ratio_high": recipe.clip_ratio_high}
     columns = (log_probs, old_log_probs, advantages, mask)
@@ -66,15 +67,15 @@ def clipped_policy_loss(
     clip_ratio_c: float,
     divisor: "Tensor | float | None" = None,
 ) -> tuple["Tensor", dict[str, "Tensor"]]:
-    """Sum the clipped losses of the response tokens and divide, for their mean, by the number of tokens.
+    """Return the sum of the response tokens' clipped losses, divided by `divisor` (default: the number of tokens).
 
     For each token with ratio `w = exp(log_prob - old_log_prob)` and advantage `A`:
-    `max(-A w, -A clip(w, 1 - low, 1 + high))`, and where `A < 0` no more than `-A c`.
+    `max(-A w, -A clip(w, 1 - low, 1 + high))`, and where `A < 0` at most `-A c`.
 
     Args:
-        log_probs, old_log_probs, advantages, mask: the same shape, mask 1 on response tokens and 0 elsewhere. What
-            stands at masked places is never read, not even NaN.
-        divisor: of the sum, by default the tokens of `mask`; those of the mini-batch, when this is a part of one.
+        log_probs, old_log_probs, advantages, mask: tensors of the same shape, mask 1 on response tokens and 0
+            elsewhere. Values at masked positions are ignored, even NaN.
+        divisor: of the sum; by default the tokens of `mask`. Give the tokens of the whole mini-batch if this is a part.
 
     Returns:
         the loss, and sums over the masked tokens (not means, so that parts can be added up): `clipped`,
@@ -112,11 +113,11 @@ def sequence_policy_loss(
     clip_ratio_high: float,
     divisor: "Tensor | float",
 ) -> tuple["Tensor", dict[str, "Tensor"]]:
-    """Sum the clipped losses of the sequences and divide by `divisor`, the number of sequences of the mini-batch.
+    """Return the sum of the sequences' clipped losses, divided by `divisor`, the mini-batch's number of sequences.
 
-    For a sequence of n tokens, `s = exp(sum(log_prob - old_log_prob) / n)`, the geometric mean of its tokens' ratios,
-    and `max(-A s, -A clip(s, 1 - low, 1 + high))`; there is no dual clip. Advantages may differ within a sequence: its
-    loss is the mean over its tokens, and a token's gradient that of its own advantage (GSPO-token).
+    For a sequence of n tokens, `s = exp(sum(log_prob - old_log_prob) / n)` is the geometric mean of its tokens' ratios.
+    Its loss is `max(-A s, -A clip(s, 1 - low, 1 + high))`; there is no dual clip. Advantages may differ within a
+    sequence: its loss is the mean over its tokens, and each token's gradient uses its own advantage (GSPO-token).
 
     Args and returns: as `clipped_policy_loss`, all [sequences, tokens].
     """
@@ -128,7 +129,7 @@ def sequence_policy_loss(
     log_ratio = (log_probs - torch.where(mask, old_log_probs, zero)).detach()
     advantages = torch.where(mask, advantages, zero)
     lengths = mask.sum(dim=-1, keepdim=True).clamp(min=1)
-    # The value is the sequence's, the gradient goes through each of its tokens.
+    # The value is the sequence's; the gradient flows through each of its tokens.
     mean = log_ratio.sum(dim=-1, keepdim=True) / lengths + log_probs - log_probs.detach()
     ratio = mean.clamp(max=MAX_SEQUENCE_LOG_RATIO).exp()
     unclipped = -advantages * ratio

@@ -1,4 +1,4 @@
-"""The policy: loading, optimizer, learning-rate schedule, determinism, export."""
+"""The policy: loading, optimizer, learning-rate schedule, determinism and export."""
 
 import os
 from pathlib import Path
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def warmup_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """A constant rate after a linear warm-up from zero, advanced once per training step, not per mini-batch.
+    """Return a schedule with a linear warm-up from zero and then a constant rate, advanced once per training step.
 
-    As in verl (`get_constant_schedule_with_warmup`): the first step of a warm-up has rate 0, step s has
-    `(s - 1) / warmup_steps` of the full rate.
+    As in verl (`get_constant_schedule_with_warmup`): the first step of the warm-up has rate 0, and step s has
+    `(s - 1) / warmup_steps` of the full rate. It does not advance per mini-batch.
     """
     return torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda done: min(1.0, done / warmup_steps if warmup_steps else 1)
@@ -26,7 +26,7 @@ def warmup_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int) -> torc
 
 
 def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over all parameters, weight decay on each of them, as verl has it; in one pass over memory."""
+    """Return a fused AdamW over all parameters, with weight decay on each of them, as in verl."""
     return torch.optim.AdamW(
         model.parameters(),
         lr=recipe.learning_rate,
@@ -37,14 +37,14 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def make_deterministic(threads: int | None, device: str) -> None:
-    """Fix what the result could depend on: number of threads, choice of kernels, seeds."""
+    """Fix everything that the result could depend on: number of threads, choice of kernels, seeds."""
     if threads:
         torch.set_num_threads(threads)
-    # cuBLAS adds up in one order only with a workspace of fixed size, which it reads when CUDA starts.
+    # cuBLAS sums in a fixed order only with a workspace of fixed size; it reads this variable when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # A few CUDA kernels have no deterministic version; there it warns, on CPU nothing is left to chance.
+    # A few CUDA kernels have no deterministic version and only warn; on a CPU every operation is deterministic.
     torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
-    # It would also fill every tensor that is made without values; here all are written before they are read.
+    # Filling uninitialised tensors is part of deterministic mode; here all are written before they are read.
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.manual_seed(0)
 
@@ -65,7 +65,7 @@ def load_model(folder: Path, device: str, gradient_checkpointing: bool):
 
 
 def unshared_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The model's tensors, each once: tied weights appear under their first name only."""
+    """Return the model's tensors, each once: tied weights appear only under their first name."""
     seen: set[int] = set()
     tensors = {}
     for name, tensor in model.state_dict().items():
@@ -76,7 +76,7 @@ def unshared_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def random_state() -> dict[str, torch.Tensor]:
-    """The states of torch's generators."""
+    """Return the states of torch's random generators."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -84,7 +84,7 @@ def random_state() -> dict[str, torch.Tensor]:
 
 
 def export_policy(model: "PreTrainedModel", base: Path, folder: Path, dtype: str) -> None:
-    """Write a policy as a Hugging Face folder, in the precision that it is computed in, with its base's tokenizer."""
+    """Write a policy as a Hugging Face folder, in its compute precision and with the tokenizer of its base model."""
     wanted = getattr(torch, dtype)
     tensors = {name: tensor.to(wanted) for name, tensor in unshared_tensors(model).items()}
     before, model.config.dtype = model.config.dtype, wanted

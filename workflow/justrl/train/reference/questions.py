@@ -1,4 +1,4 @@
-"""Tokenized training questions in an order that is a function of the seed."""
+"""Tokenized training questions, in an order that is a function of the seed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from justrl.train.reward import question_row
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt as token ids, the answer it is checked against, and what else rewards of one's own may read."""
+    """A prompt as token ids, the reference answer, and the data row for custom reward functions."""
 
     prompt: list[int]
     gold: str
@@ -21,7 +21,7 @@ class Question:
 
 
 def load_questions(path: Path, tokenizer, max_prompt_length: int) -> list[Question]:
-    """Read a training Parquet file (verl's schema) and put every prompt through the model's chat template.
+    """Read a training Parquet file (verl's schema) and apply the model's chat template to every prompt.
 
     Raises UserError: a column is missing, the file is empty, or a prompt is longer than `max_prompt_length` tokens.
     """
@@ -52,10 +52,10 @@ def load_questions(path: Path, tokenizer, max_prompt_length: int) -> list[Questi
 
 
 def step_questions(step: int, prompts_per_step: int, questions: int, seed: int) -> list[int]:
-    """List the questions of a step (counted from 1), by index.
+    """Return the indices of the questions of a step (counted from 1).
 
-    Every epoch is a shuffle of its own; the steps go through one after the other without a gap, so a step may take the
-    end of one epoch and the beginning of the next. A function of its arguments alone: there is no position to lose.
+    Every epoch has its own permutation. Steps go through the epochs without a gap, so a step may take the end of one
+    epoch and the beginning of the next. The result depends only on the arguments, so there is no position to save.
     """
     chosen: list[int] = []
     position = (step - 1) * prompts_per_step

@@ -1,7 +1,7 @@
-"""Rollouts: responses sampled from the current policy, by the sampler that evaluation and judge use.
+"""Rollouts: responses sampled from the current policy, with the same samplers as evaluation and judge.
 
-Each response has random numbers of its own, derived from (seed, step, prompt, sample): what is sampled does not depend
-on how many processes share the work or on where a run was interrupted.
+Each response has its own random numbers, derived from (seed, step, prompt, sample). Samples therefore do not depend on
+the number of processes or on where a run was interrupted.
 """
 
 import os
@@ -18,20 +18,20 @@ from justrl.generation.vllm_backend import VllmBackend
 
 
 class RolloutBackend(Protocol):
-    """Whatever can sample responses from the policy as it is now."""
+    """Samples responses from the current policy."""
 
     def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[Completed]:
-        """Sample one response per prompt, from the random stream of its seed (a sequence of non-negative ints)."""
+        """Sample one response per prompt, with the random stream of its seed (a sequence of non-negative ints)."""
         ...
 
 
 class TransformersRollouts:
-    """Rollouts by the model that is trained, to the bit reproducible.
+    """Bit-reproducible rollouts, sampled with the model that is trained.
 
     Args:
-        model: a causal language model of transformers, used as it is at the moment of the call.
-        batch_size: sequences decoded together; None takes all at once.
-        autocast: compute in bfloat16 (the parameters stay as they are).
+        model: a causal language model of transformers; each call uses its current weights.
+        batch_size: sequences decoded together; None decodes all at once.
+        autocast: compute in bfloat16 (the parameters keep their precision).
     """
 
     def __init__(self, model, tokenizer, sampling: Sampling, batch_size: int | None = None, autocast: bool = False):
@@ -49,18 +49,18 @@ class TransformersRollouts:
 
 
 class VllmRollouts:
-    """Rollouts by vLLM, for responses too long to be sampled by transformers in reasonable time.
+    """Rollouts sampled with vLLM, for responses too long for transformers.
 
-    vLLM holds a copy of the policy, so the trainer hands it the new weights before each step, as a safetensors file.
-    Its kernels are not the trainer's: what it samples is reproducible by seed on the same machine, but a resumed
-    training is then the same in distribution and not to the bit.
+    vLLM has its own copy of the policy, so the trainer gives it the new weights before each step, as a safetensors
+    file. Its kernels differ from the trainer's: samples are reproducible by seed on the same machine, but a resumed
+    training has the same distribution, not the same bits.
 
     Args:
         model_dir: Hugging Face folder with the policy's configuration and tokenizer.
-        save_weights: writes the policy's present weights, in `dtype`, as a Hugging Face folder.
+        save_weights: writes the policy's current weights, in `dtype`, as a Hugging Face folder.
         scratch: folder for those weights; on a RAM disk if there is one.
-        max_length: prompt and response together, in tokens.
-        memory_share: the part of the GPU's memory that vLLM takes; the trainer needs the rest.
+        max_length: maximum tokens of prompt and response together.
+        memory_share: share of the GPU's memory for vLLM; the trainer needs the rest.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class VllmRollouts:
         batch_size: int | None = None,
         memory_share: float = 0.4,
     ):
-        # The engine runs in this process: it gets the weights by a call, and ends when the trainer does.
+        # The engine runs in this process: it can load weights by a function call, and ends with the trainer.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         self._sampling, self._save_weights, self._scratch = sampling, save_weights, scratch
         require_backend("vllm")
@@ -92,7 +92,7 @@ class VllmRollouts:
             )
 
     def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[Completed]:
-        """Take over the policy's weights and sample one response per prompt; see `RolloutBackend`."""
+        """Load the policy's current weights and sample one response per prompt; see `RolloutBackend`."""
         self._save_weights(self._scratch)
         with _any_kernels():
             self._backend.load_weights(self._scratch)
@@ -101,7 +101,7 @@ class VllmRollouts:
 
 @contextmanager
 def _any_kernels():
-    """Let vLLM, which runs in this process, use kernels that torch's deterministic mode would refuse or slow down."""
+    """Let vLLM, which runs in this process, use kernels that torch's deterministic mode would reject or slow down."""
     mode = torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode("default")
     try:
@@ -113,7 +113,7 @@ def _any_kernels():
 def _in_order(
     backend: Backend, sampling: Sampling, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]
 ) -> list[Completed]:
-    """One response per prompt, in the prompts' order."""
+    """Return one response per prompt, in the prompts' order."""
     requests = [
         SamplingRequest(str(index), list(prompt), tuple(seed), sampling)
         for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))

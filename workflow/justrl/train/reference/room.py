@@ -1,7 +1,7 @@
 """GPU memory of a training job on the reference engine: one process, the whole model in float32, no offloading.
 
-Arithmetic, not measurement. vLLM, where it samples, holds its share of the GPU also while the policy is updated, so
-less is left than on verl, where it sleeps meanwhile.
+These are calculated, not measured. If vLLM samples, it keeps its share of the GPU during the update, so less memory is
+left than with verl, where vLLM sleeps during the update.
 """
 
 import math
@@ -11,15 +11,15 @@ from justrl.config import Hardware, Recipe
 from justrl.model_shape import ModelShape
 
 GIB = 2**30
-# What `rollout.VllmRollouts` takes, and what of it vLLM computes in; a CUDA context.
+# GPU share of `rollout.VllmRollouts`; GiB of working memory of vLLM within that share; GiB of a CUDA context.
 SHARE, VLLM_WORK, CONTEXT = 0.4, 2.0, 1.0
-# Rows of float32 logits that `logprobs.chunked_log_probs` holds, and their gradient.
+# Rows of float32 logits in `logprobs.chunked_log_probs`; as many rows hold their gradient.
 ROWS = 768
 
 
 @dataclass(frozen=True)
 class ReferenceSettings:
-    """Who samples, and how many answers at a time."""
+    """The sampler, and the number of answers sampled at once."""
 
     rollouts: str
     at_once: int
@@ -36,7 +36,7 @@ class ReferenceJob:
 
     @property
     def settings(self) -> ReferenceSettings:
-        """Who samples, and as many answers at a time as half of the longest leave room for."""
+        """The sampler, and how many answers of half the maximum length fit in memory at once."""
         sequence = self.recipe.longest * self.shape.cache_bytes / GIB
         fitting = int(self._cache / (sequence / 2))
         return ReferenceSettings(self.rollouts, max(1, min(self.recipe.rollouts_per_step, fitting)))
@@ -50,11 +50,11 @@ class ReferenceJob:
         """GiB of keys and values."""
         if self.rollouts == "vllm":
             return max(0.0, SHARE * self.card - self._weights / 2 - VLLM_WORK)
-        # The float32 weights and moments, and the weights once more as autocast keeps them.
+        # The float32 weights and moments, and the half-precision copy of the weights that autocast keeps.
         return max(0.0, self.card - 3.5 * self._weights - CONTEXT)
 
     def phases(self, _settings: ReferenceSettings | None = None) -> dict[str, dict[str, float]]:
-        """GiB on the GPU by phase and by what takes them."""
+        """Return the GiB on the GPU, by phase and by type of data."""
         shape, weights = self.shape, self._weights
         tokens = self.recipe.longest * self.recipe.micro_batch_per_gpu
         layer = tokens * (8 * shape.width + 4 * shape.intermediate) * 4 / GIB
@@ -68,18 +68,18 @@ class ReferenceJob:
         update = {"gradients": weights, "autocast": weights / 2, "activations": kept, "logits": logits}
         return {
             "update": held | update,
-            # torch's AdamW makes one more copy of the parameters for a while.
+            # torch's AdamW temporarily makes one more copy of the parameters.
             "optimizer step": held | {"gradients": weights, "temporaries": weights},
         }
 
     def fullest(self, settings: ReferenceSettings) -> tuple[str, float]:
-        """The phase that takes most of the GPU, and its GiB."""
+        """Return the phase that needs most GPU memory, and its GiB."""
         sums = {phase: sum(parts.values()) for phase, parts in self.phases(settings).items()}
         phase = max(sums, key=lambda name: sums[name])
         return phase, sums[phase]
 
     def problem(self, settings: ReferenceSettings) -> str | None:
-        """What does not fit, or None."""
+        """Return what does not fit, or None."""
         phase, needed = self.fullest(settings)
         if needed > self.card:
             return f"{phase}: {needed:.1f} GiB on one GPU of {self.card:.1f} GiB by the reference engine"
@@ -89,7 +89,7 @@ class ReferenceJob:
         return None
 
     def remedy(self) -> str:
-        """What would fit."""
+        """Return what would fit."""
         alone = ReferenceJob(self.shape, self.recipe, self.card, "transformers")
         if self.rollouts == "vllm" and not alone.problem(alone.settings):
             return "hardware.rollouts: transformers would fit, and samples more slowly"
@@ -101,9 +101,9 @@ class ReferenceJob:
 
 
 def reference_job(hardware: Hardware, recipe: Recipe, shape: ModelShape) -> ReferenceJob | None:
-    """The memory of a job on the reference engine, which uses one GPU whatever the node has; None on a CPU.
+    """Return the memory of a job on the reference engine, which uses one GPU whatever the node has; None on a CPU.
 
-    Raises UserError: a kind of GPU without figures.
+    Raises UserError: a kind of GPU without specifications.
     """
     if hardware.on_cpu:
         return None

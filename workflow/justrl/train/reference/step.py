@@ -1,12 +1,12 @@
 """One training step of GRPO: advantages, old log-probabilities and clipped policy updates.
 
-Each step takes the rollouts of a batch of prompts through group advantages, the log-probabilities of the policy that
-drew them, and several clipped updates, one per mini-batch. Names, order and numbers follow verl 0.9, which trains the
-paper's runs; from the same batch both make the same losses and gradients. Where this differs, on purpose:
+A step computes, from the rollouts of a batch of prompts, group advantages, the log-probabilities under the policy that
+sampled them, and several clipped updates, one per mini-batch. Names, order and constants follow verl 0.9, which trains
+the paper's runs; from the same batch, both compute the same losses and gradients. Deliberate differences:
 
 1. Clip fractions and KL are means over the tokens of a mini-batch; verl averages the means of its micro-batches.
-2. A loss or gradient that is not finite ends the training; verl skips that update and goes on.
-3. A group of equal rewards has advantage 0 exactly; verl leaves a rounding error divided by epsilon.
+2. A loss or gradient that is not finite stops the training; verl skips that update and continues.
+3. A group of equal rewards has advantage 0 exactly; verl's has a rounding error divided by epsilon.
 """
 
 import contextlib
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 
-# Parameters of a model whose operations one thread does best.
+# Maximum number of parameters of a model whose operations run fastest on one thread.
 SMALL = 50_000_000
 
 
 class NonFiniteError(UserError):
-    """The loss or the gradient stopped being a number; `mini_batch` counts from 0."""
+    """The loss or the gradient is not finite; `mini_batch` counts from 0."""
 
     def __init__(self, message: str, mini_batch: int):
         super().__init__(message)
@@ -48,11 +48,11 @@ class NonFiniteError(UserError):
 
 @dataclass(frozen=True)
 class RolloutBatch:
-    """The rollouts of one step: prompt and response token ids per sequence, a prompt's group side by side.
+    """The rollouts of one step: prompt and response token ids per sequence; a prompt's group is adjacent.
 
     `rewards` is [prompts, group]; there are prompts x group sequences. `rollout_log_probs`, one per response token, are
-    what the sampler computed; they are compared with the trainer's own and enter nothing else. `old_log_probs`, one per
-    response token, and `advantages`, [prompts, group], are used as they are in place of what a step would compute.
+    the sampler's; they are only compared with the trainer's. `old_log_probs`, one per response token, and `advantages`,
+    [prompts, group], are used instead of computing them if given.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -64,13 +64,13 @@ class RolloutBatch:
 
 
 class GRPOTrainer:
-    """Updates a policy by GRPO as JustRL does: asymmetric clip, no KL, no entropy bonus; by the recipe's loss.
+    """Updates a policy by GRPO as in JustRL: asymmetric clip, no KL, no entropy bonus; with the recipe's loss.
 
     Args:
-        model: a causal language model of transformers; the parameters that are optimised, in float32.
+        model: a causal language model of transformers, whose float32 parameters are optimised.
         optimizer: over `model.parameters()`.
-        recipe: what a step does; see config.yaml for each value's source.
-        world: the processes that train together; each holds its part of every mini-batch.
+        recipe: settings of a step; see config.yaml for each value's source.
+        world: the processes that train together; each processes its part of every mini-batch.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class GRPOTrainer:
         tokens: Tensor | float | None = None,
         sequences: Tensor | float | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
-        """The recipe's loss of (a part of) a mini-batch; see `policy_loss` for the arguments.
+        """Return the recipe's loss of (a part of) a mini-batch; see `policy_loss` for the arguments.
 
         Returns:
             the loss, and means over its tokens: `clip_fraction`, `clip_fraction_lower`, `approx_kl`; and `tokens`.
@@ -125,35 +125,35 @@ class GRPOTrainer:
         """Update the policy once per mini-batch on the rollouts of one step.
 
         Args:
-            before_update: called with what is known of the rollouts; what it raises leaves the policy as it is.
+            before_update: called with the metrics known before the update; if it raises, the policy is not changed.
 
         Returns:
-            entropy (token mean before the update) and entropy_as_published, unless the batch brings `old_log_probs`;
+            entropy (token mean before the update) and entropy_as_published, unless the batch has `old_log_probs`;
             policy_loss, clip_fraction, clip_fraction_lower, approx_kl and grad_norm (before clipping), each the mean
-            over the mini-batches; rollout_probs_diff_mean, if the batch has what it needs.
+            over the mini-batches; rollout_probs_diff_mean if the batch has `rollout_log_probs`.
 
         Raises NonFiniteError: the loss or the gradient of a mini-batch is not finite; that update is not made.
         """
         self.model.train()
-        # 1. Advantages: each reward, centred and scaled by those of its group.
+        # 1. Advantages: each reward, centred and scaled within its group.
         advantages = batch.advantages
         if advantages is None:
             scale = self.recipe.loss != "dr_grpo"
             advantages = compute_group_advantages(batch.rewards, self.recipe.advantage_epsilon, scale)
         per_sequence = advantages.flatten().tolist()
 
-        # 2. Old log-probabilities: of the policy that drew the rollouts, before its first update.
+        # 2. Old log-probabilities: under the policy that sampled the rollouts, before its first update.
         if batch.old_log_probs is None:
             old_log_probs, entropies = self.compute_old_log_probs(batch)
             entropy = self._entropy(batch, entropies)
         else:
             old_log_probs, entropy = list(batch.old_log_probs), {}
 
-        # 3. Check: the sampler must have drawn from this policy.
+        # 3. Check: the sampler must have used this policy.
         difference = self._rollout_difference(batch, old_log_probs)
         before_update({**entropy, **difference})
 
-        # 4. Updates: the clipped loss of each mini-batch, its gradients over micro-batches, one step of the optimizer.
+        # 4. Updates: the clipped loss of each mini-batch, gradients accumulated over micro-batches, one optimizer step.
         size = self._rows_per_mini_batch(batch)
         updates = []
         for number, start in enumerate(range(0, len(batch.responses), size)):
@@ -165,9 +165,9 @@ class GRPOTrainer:
         return {**entropy, **means, **difference}
 
     def _rollout_difference(self, batch: RolloutBatch, old_log_probs: list[Tensor]) -> dict[str, float]:
-        """Mean absolute difference of each token's probability between sampler and trainer (verl's rollout_probs_diff).
+        """Return the mean absolute difference in token probability between sampler and trainer.
 
-        More than rounding says that what is trained is not what sampled.
+        This is verl's rollout_probs_diff. More than rounding error means that sampler and trainer differ.
         """
         if batch.rollout_log_probs is None:
             return {}
@@ -177,7 +177,7 @@ class GRPOTrainer:
         return {"rollout_probs_diff_mean": total / tokens}
 
     def compute_old_log_probs(self, batch: RolloutBatch) -> tuple[list[Tensor], list[Tensor]]:
-        """Log-probabilities of each response under the policy before the update, and its tokens' entropies in nats."""
+        """Return log-probabilities of each response under the policy before the update, and entropies in nats."""
         old_log_probs: list[Tensor] = [torch.empty(0)] * len(batch.responses)
         entropies = list(old_log_probs)
 
@@ -193,7 +193,7 @@ class GRPOTrainer:
         return old_log_probs, entropies
 
     def _entropy(self, batch: RolloutBatch, entropies: list[Tensor]) -> dict[str, float]:
-        """The step's entropy, and what the authors' code would have logged; both over the trajectories of all ranks."""
+        """Return the step's entropy and the authors' logged version of it, over the trajectories of all ranks."""
         own = [
             (len(prompt), entropy.double().cumsum(0).tolist())
             for prompt, entropy in zip(batch.prompts, entropies, strict=True)
@@ -210,14 +210,14 @@ class GRPOTrainer:
         return {"entropy": entropy, "entropy_as_published": published}
 
     def _rows_per_mini_batch(self, batch: RolloutBatch) -> int:
-        """Trajectories that this process has of a mini-batch; with several, each holds an equal part of every one."""
+        """Return the number of trajectories of a mini-batch on this process; every process has an equal part."""
         part = self.world.share(self.recipe.mini_batch_prompts, "mini_batch_prompts")
         return (part.stop - part.start) * batch.rewards.shape[1]
 
     def _micro_batches(self, rows: range, batch: RolloutBatch) -> list[list[int]]:
-        """Cut rows into micro-batches of like lengths: little padding, and the longest first, where memory peaks.
+        """Divide rows into micro-batches of similar lengths, for little padding; the longest, for peak memory, first.
 
-        Where prompts are shared, those that answer one stay neighbours, in as few micro-batches as can be.
+        If prompts are shared, responses to one prompt stay adjacent and are in as few micro-batches as possible.
         """
         size, group = self.recipe.micro_batch_per_gpu, batch.rewards.shape[1] if self._share_prompts else 1
         lengths = [len(prompt) + len(response) for prompt, response in zip(batch.prompts, batch.responses, strict=True)]
@@ -239,17 +239,17 @@ class GRPOTrainer:
             return policy(packed, with_entropy)
 
     def _at_once(self, micro_batches: list[list[int]]) -> int:
-        """How many micro-batches are worked on at once: several of a small model on a CPU, one for each thread.
+        """Return the number of micro-batches to run in parallel: the thread count for a small model on a CPU, else 1.
 
-        Its operations are too short to be shared by threads. Each micro-batch at work has gradients of its own, for
-        which a larger model has no memory to spare.
+        A small model's operations are too short to split among threads. Each parallel micro-batch has its own
+        gradients, for which a larger model has no memory to spare.
         """
         cpu = next(self.model.parameters()).device.type == "cpu"
         several = cpu and self._small and self.world.size == 1 and len(micro_batches) > 1
         return torch.get_num_threads() if several else 1
 
     def _of_each(self, micro_batches: list[list[int]], work: Callable[[list[int]], Made]) -> Iterator[Made]:
-        """What `work` makes of each micro-batch, in their order; the number of threads at work changes no bit of it."""
+        """Yield `work(micro_batch)` for each micro-batch, in order; results do not depend on the number of threads."""
         if (threads := self._at_once(micro_batches)) == 1:
             yield from map(work, micro_batches)
             return
@@ -259,14 +259,14 @@ class GRPOTrainer:
             yield from self._workers.map(work, micro_batches[start : start + threads])
 
     def _without_exchange(self) -> contextlib.AbstractContextManager:
-        """Within it, several processes keep their gradients to themselves."""
+        """Context manager: do not exchange gradients between processes."""
         replica = self._replica
         return replica.no_sync() if isinstance(replica, DistributedDataParallel) else contextlib.nullcontext()
 
     def _update(
         self, number: int, rows: range, batch: RolloutBatch, advantages: list[float], old_log_probs: list[Tensor]
     ) -> dict[str, float]:
-        """One optimizer step on the sequences `rows`, gradients accumulated over micro-batches."""
+        """Make one optimizer step on the sequences `rows`, with gradients accumulated over micro-batches."""
         own = [float(sum(len(batch.responses[row]) for row in rows)), float(len(rows))]
         total_tokens, sequences = self.world.sum(own)
         micro_batches = self._micro_batches(rows, batch)
@@ -276,7 +276,7 @@ class GRPOTrainer:
         self.optimizer.zero_grad(set_to_none=True)
 
         def differentiate(micro: list[int]) -> tuple[float, dict[str, float], tuple[Tensor | None, ...]]:
-            """Loss, metrics, and the gradients that are still to be added up."""
+            """Run forward and backward of one micro-batch; return loss, metrics and gradients still to be added."""
             with contextlib.nullcontext() if micro is micro_batches[-1] else self._without_exchange():
                 log_probs, _ = self._forward(self._replica, micro, batch)
                 per_token = [torch.full((len(batch.responses[row]),), advantages[row]) for row in micro]
@@ -292,12 +292,12 @@ class GRPOTrainer:
                 loss, metrics = self.compute_loss(*columns, tokens=total_tokens, sequences=sequences)
                 if apart:
                     return float(loss.detach()), metrics, torch.autograd.grad(loss, parameters, allow_unused=True)
-                # DDP averages gradients over processes; the loss is divided by what all of them have together.
+                # DDP averages gradients over processes, but the loss is already divided by the total of all processes.
                 (loss * self.world.size).backward()
             return float(loss.detach()), metrics, ()
 
         for loss, metrics, gradients in self._of_each(micro_batches, differentiate):
-            # In the order of the micro-batches, as `backward` adds them.
+            # In the order of the micro-batches, as `backward` accumulates them.
             for parameter, gradient in zip(parameters, gradients, strict=False):
                 if gradient is not None:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

@@ -1,4 +1,4 @@
-"""Training metrics of the reference engine: their file, the trackers, and a progress bar or line."""
+"""Training metrics of the reference engine: metrics file, trackers, and a progress bar or line."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from justrl.train.trackers import Trackers
 
 
 class Progress:
-    """Shows step, reward and time left: a bar on a terminal, a line every `every` steps in a log file."""
+    """Shows step, reward and remaining time: a bar on a terminal, in a log file one line per `every` steps."""
 
     def __init__(self, description: str, first: int, last: int, every: int):
         self._last, self._every = last, every
@@ -45,12 +45,12 @@ class Progress:
 
 
 class Reporter:
-    """Tells of a segment: metrics to file and trackers, progress to the terminal; for the one process that does.
+    """Writes a segment's metrics to file and trackers, and its progress to the terminal; for the main process only.
 
-    A resumed training takes back the steps that it repeats.
+    When a training resumes, the rows of the steps that it repeats are removed.
 
     Args:
-        rows: the metrics of the steps that are already done.
+        rows: the metrics of the finished steps.
     """
 
     def __init__(self, request: SegmentRequest, rows: list[dict]):
@@ -62,14 +62,14 @@ class Reporter:
         self._progress = Progress(request.run, done, request.to_step, request.execution.log_every)
 
     def report(self, row: dict) -> None:
-        """Tell of one more step."""
+        """Report one more step."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         self._trackers.tell([row])
         self._progress.update(row)
 
     def close(self) -> None:
-        """Finish all files."""
+        """Close all files."""
         self._progress.close()
         self._file.close()
         self._trackers.close()

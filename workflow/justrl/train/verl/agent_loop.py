@@ -1,11 +1,11 @@
-"""verl's agent-loop workers with prompts built by what the tokenizer has, and answers that end at every stop token.
+"""verl's agent-loop workers, with a prompt builder that fits the tokenizer and all stop tokens of the model.
 
-verl 0.9.1 takes its Qwen prompt builder for every model of type qwen2, and that one needs `<|im_end|>`. DeepSeek's R1
-distillations are of type qwen2 and have no such token: each rollout would fail before it starts (verl#7637, mended
-after 0.9.1).
+verl 0.9.1 uses its Qwen prompt builder for every model of type qwen2, and that builder needs `<|im_end|>`. DeepSeek's
+R1 distillations are of type qwen2 but have no such token: every rollout would fail at its start (verl#7637, fixed after
+0.9.1).
 
-It leaves it to vLLM where an answer ends, which knows the tokenizer's end and generation_config.json alone: an answer
-that ends its turn in another way (`generation.base.stop_tokens_by_source`) would run on to the limit.
+verl also leaves it to vLLM to stop an answer, and vLLM knows only the tokenizer's end token and generation_config.json.
+An answer that ends its turn with another token (`generation.base.stop_tokens_by_source`) would run to the length limit.
 
 `actor_rollout_ref.rollout.agent.agent_loop_manager_class` names the manager below.
 """
@@ -22,16 +22,16 @@ DEEPSEEK_END = "<｜end▁of▁sentence｜>"
 
 
 def builder_model_type(model_type: str | None, vocabulary: dict[str, int]) -> str | None:
-    """The model type by which verl chooses a builder that the tokenizer can serve; None for its generic one."""
+    """Return the model type that makes verl choose a builder for this tokenizer; None for its generic builder."""
     if model_type != "qwen2" or END_OF_TURN in vocabulary:
         return model_type
     return "deepseek_v3" if DEEPSEEK_END in vocabulary else None
 
 
 def refuse_longer(loop: AgentLoopBase, prompt: list[int]) -> list[int]:
-    """The prompt, if it is no longer than the recipe says; verl would cut off its beginning and go on.
+    """Return the prompt if it is within the recipe's length; verl would silently cut off its beginning.
 
-    Raises ValueError: it is longer; the step then lacks its rollouts, and ends the training.
+    Raises ValueError: it is longer; the step then lacks its rollouts, which stops the training.
     """
     if len(prompt) > (limit := loop.rollout_config.prompt_length):
         raise ValueError(
@@ -55,7 +55,7 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # the class u
 
 
 class AgentLoopManager(AgentLoopManagerTQ):
-    """verl's manager, which starts these workers."""
+    """verl's manager, with the workers above."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

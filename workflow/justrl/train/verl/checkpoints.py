@@ -1,7 +1,7 @@
-"""verl's full training states on disk: which are whole, which one to go on from, which to remove.
+"""verl's full training states on disk: which are complete, which one to resume from, which to remove.
 
 <checkpoints>/global_step_N/actor/{model,optim,extra_state}_world_size_W_rank_R.pt, data.pt
-<checkpoints>/latest_checkpointed_iteration.txt      what verl resumes from
+<checkpoints>/latest_checkpointed_iteration.txt      the step from which verl resumes
 """
 
 import re
@@ -20,7 +20,7 @@ _KINDS = ("model", "optim", "extra_state")
 
 @dataclass(frozen=True)
 class State:
-    """A whole training state."""
+    """A complete training state."""
 
     step: int
     folder: Path
@@ -28,7 +28,7 @@ class State:
 
 
 def states(checkpoints: Path) -> list[State]:
-    """The whole states under `checkpoints`, oldest first; one that a crash cut short is left out."""
+    """Return the complete states in `checkpoints`, oldest first; states that a crash left incomplete are skipped."""
     found = []
     for folder in checkpoints.glob("global_step_*"):
         step, ranks = folder.name.removeprefix("global_step_"), _ranks_if_whole(folder)
@@ -38,7 +38,7 @@ def states(checkpoints: Path) -> list[State]:
 
 
 def _ranks_if_whole(folder: Path) -> int:
-    """The number of ranks of the state in `folder`, 0 if a file of it is missing or empty.
+    """Return the number of ranks of the state in `folder`, or 0 if one of its files is missing or empty.
 
     verl writes data.pt after all ranks have saved.
     """
@@ -52,13 +52,13 @@ def _ranks_if_whole(folder: Path) -> int:
 
 
 def choose(checkpoints: Path, ranks: int, start_step: int, last_step: int, logged: set[int]) -> int:
-    """The step to go on from: the newest whole state whose steps since `start_step` all have their metrics.
+    """Return the step to resume from: the newest complete state whose steps since `start_step` all have metrics.
 
-    verl saves a step before it logs it, so a state may be newer than the log; the one before it is taken then, and the
-    steps between are trained again. Returns 0 for a start from the base model.
+    verl saves a step before it logs it, so a state may be newer than the log. Then the previous state is chosen, and
+    the steps between are trained again. Returns 0 to start from the base model.
 
-    Raises UserError: the states are of another number of ranks, one lies beyond the segment, or the state that the
-        segment starts from is gone.
+    Raises UserError: the states have another number of ranks, one is after the end of the segment, or the state that
+        the segment starts from is missing.
     """
     found = states(checkpoints)
     candidates = [state for state in found if start_step <= state.step <= last_step]
@@ -87,7 +87,7 @@ def _way_back(checkpoints: Path) -> str:
 
 
 def point_to(checkpoints: Path, step: int) -> None:
-    """Make verl resume from `step` (0: from the base model) and remove every other state."""
+    """Make verl resume from `step` (0: from the base model) and remove all other states."""
     for folder in checkpoints.glob("global_step_*"):
         if folder.name != f"global_step_{step}":
             shutil.rmtree(folder)
@@ -99,7 +99,7 @@ def point_to(checkpoints: Path, step: int) -> None:
 
 
 def remove_all_but_newest(checkpoints: Path) -> None:
-    """Keep the newest whole state only: called before each save, so that two at most are on disk."""
+    """Keep only the newest complete state; called before each save, so that at most two are on disk."""
     found = states(checkpoints)
     kept = found[-1].folder if found else None
     for folder in checkpoints.glob("global_step_*"):

@@ -1,7 +1,7 @@
-"""Log-probabilities of half-precision logits where flash-attn, whose kernel verl takes them from, is not installed.
+"""Log-probabilities of half-precision logits without flash-attn, whose kernel verl uses for them.
 
-verl 0.9.1 then goes row by row (`logprobs_from_logits_v2`): a few kernels for each of 32,768 tokens, and a float32
-copy of all logits, 19 GB, kept for the backward pass.
+Without flash-attn, verl 0.9.1 goes row by row (`logprobs_from_logits_v2`). This takes a few kernels for each of 32,768
+tokens, and a float32 copy of all logits, 19 GB, which is kept for the backward pass.
 """
 
 import torch
@@ -16,13 +16,16 @@ def _chunk(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def logprobs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities, float32, of `labels` (...) under `logits` (..., vocabulary), ROWS at a time and back too."""
+    """Return the float32 log-probabilities of `labels` (...) under `logits` (..., vocabulary), ROWS at a time.
+
+    The backward pass, too, processes ROWS at a time.
+    """
     rows = zip(logits.flatten(0, -2).split(ROWS), labels.flatten().split(ROWS), strict=True)
     return torch.cat([checkpoint(_chunk, *row, use_reentrant=False) for row in rows]).view(labels.shape)
 
 
 def install() -> None:
-    """Put this in the place of verl's function; float32 logits stay with verl's."""
+    """Replace verl's function by this one, except for float32 logits."""
     from verl.utils import torch_functional
 
     original = torch_functional.logprobs_from_logits_v2

@@ -1,7 +1,7 @@
-"""verl without a GPU: the platform that its plugin interface asks for, and the two places that have no hook.
+"""verl without a GPU: a platform for verl's plugin interface, and patches for the two places that it does not cover.
 
-Importing this module registers the platform "cpu", which VERL_PLATFORM=cpu chooses; it is never detected by itself. It
-is what lets the paper's engine run, whole, on any machine and in every test.
+Importing this module registers the platform "cpu", which is selected by VERL_PLATFORM=cpu and never detected
+automatically. It lets the paper's complete engine run on any machine and in every test.
 """
 
 import os
@@ -14,7 +14,7 @@ from verl.plugin.platform import PlatformBase, PlatformRegistry
 
 
 class _Stream:
-    """A stream, or an event on one, of a device that has none."""
+    """A stream, or an event on one, for a device that has none."""
 
     def synchronize(self) -> None: ...
 
@@ -24,7 +24,7 @@ class _Stream:
 
 
 def _device_module() -> ModuleType:
-    """`torch.cpu` with the memory and stream functions that verl calls on an accelerator, doing nothing."""
+    """Return `torch.cpu` with no-op versions of the memory and stream functions that verl calls on an accelerator."""
     module = ModuleType("justrl_cpu_device")
     module.__dict__.update({name: getattr(torch.cpu, name) for name in dir(torch.cpu) if not name.startswith("__")})
     nothing = {
@@ -51,7 +51,7 @@ def _device_module() -> ModuleType:
 
 @PlatformRegistry.register(platform="cpu")
 class PlatformCPU(PlatformBase):
-    """One logical accelerator for each rank, all of them this machine's processor."""
+    """One logical accelerator per rank; all of them are this machine's CPU."""
 
     _module = _device_module()
 
@@ -71,11 +71,11 @@ class PlatformCPU(PlatformBase):
         return True
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
-        """Never: the platform has to be asked for."""
+        """Return False: the platform must be requested explicitly."""
         return False
 
     def current_device(self) -> torch.device:
-        """The processor as a device: an index would mean an accelerator."""
+        """Return the CPU as a device without index: an index would mean an accelerator."""
         return torch.device("cpu")
 
     def device_count(self) -> int:
@@ -113,14 +113,14 @@ class PlatformCPU(PlatformBase):
     def profiler_stop(self) -> None: ...
 
     def ray_resource_name(self) -> str:
-        """Ray counts ranks by its GPU resource, which `ray.init(num_gpus=...)` declares without any GPU."""
+        """Return "GPU": Ray counts ranks by it, and `ray.init(num_gpus=...)` declares it without a real GPU."""
         return "GPU"
 
     def ray_noset_envvars(self) -> list[str]:
         return ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
 
     def is_ipc_supported(self) -> bool:
-        """Weights then go through shared memory."""
+        """Return False: weights then go through shared memory."""
         return False
 
     def cudart(self) -> None:
@@ -128,7 +128,7 @@ class PlatformCPU(PlatformBase):
 
 
 def _use_plain_gloo() -> None:
-    """verl asks for "cpu:gloo,<device>:<backend>", which torch refuses when the device is the processor itself."""
+    """Use plain gloo: verl's "cpu:gloo,<device>:<backend>" is rejected by torch when the device is the CPU itself."""
     from verl.utils import distributed
 
     original = distributed.initialize_global_process_group_ray

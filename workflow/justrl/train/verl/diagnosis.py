@@ -13,7 +13,7 @@ from justrl.train.watch import DUMP_SECONDS, STACK_SIGNAL
 
 
 def diagnose(root: int, stacks: Path, progress: dict, last_metrics: dict | None, idle_seconds: float) -> str:
-    """Describe the stuck processes of an attempt on this host: those under `root`, and those started by srun."""
+    """Describe the stuck processes of an attempt on this host: descendants of `root` and processes started by srun."""
     pids = list(dict.fromkeys([*descendants(root), *answering(stacks)]))
     parts = [
         f"no progress for {idle_seconds:.0f} s; last report: {progress or 'none'}",
@@ -26,7 +26,7 @@ def diagnose(root: int, stacks: Path, progress: dict, last_metrics: dict | None,
 
 
 def gpu_memory() -> str:
-    """Used and total memory and the load of each GPU of this node, or why that is not known."""
+    """Return the used and total memory and the load of each GPU of this node, or why they are unknown."""
     try:
         found = machine.gpus()
     except machine.NoDriver as error:
@@ -36,7 +36,10 @@ def gpu_memory() -> str:
 
 
 def answering(stacks: Path) -> list[int]:
-    """The processes of this host that answer STACK_SIGNAL, which have their file open; any other would end by it."""
+    """Return the processes on this host that handle STACK_SIGNAL, which would kill any other.
+
+    They are the processes that have their stack file open.
+    """
     prefix = f"{socket.gethostname()}-"
     found = []
     for file in stacks.resolve().glob(f"{prefix}*.txt"):
@@ -48,7 +51,7 @@ def answering(stacks: Path) -> list[int]:
 
 
 def processes(pids: list[int]) -> str:
-    """Pid, state, memory and title of each process."""
+    """Return pid, state, memory and title of each process."""
     lines = []
     for pid in pids:
         with contextlib.suppress(OSError, StopIteration):
@@ -61,7 +64,7 @@ def processes(pids: list[int]) -> str:
 
 
 def dump_stacks(stacks: Path) -> str:
-    """The stacks of all threads of the attempt's processes on this host that answer STACK_SIGNAL."""
+    """Return the stacks of all threads of the attempt's processes on this host that handle STACK_SIGNAL."""
     asked = answering(stacks)
     for pid in asked:
         with contextlib.suppress(ProcessLookupError):

@@ -1,12 +1,12 @@
 """Train a segment with verl: resolve its configuration, run verl's trainer under guard and watch, publish the result.
 
-    work_dir/verl/attempt_0001.jsonl     verl's own log of the attempt, one line for each step
+    work_dir/verl/attempt_0001.jsonl     verl's own log of the attempt, one line per step
     work_dir/verl/attempt_0001/          settings.json (ours), config.yaml (all of verl's), launch.log, progress.json,
                                          stacks/, hang.txt
-    work_dir/verl/leftovers.*.json       what a guard that was killed left on a host; removed by the next attempt there
+    work_dir/verl/leftovers.*.json       leftovers of a killed guard on a host; removed by the next attempt there
 
-verl resumes by itself from the newest state that is whole; what it trains depends only on the step, never on how a run
-was cut into segments or attempts (docs/verl.md says what differs: the sampled tokens).
+verl itself resumes from the newest complete state. Training depends only on the step, not on how a run was divided into
+segments or attempts, except for the sampled tokens (docs/verl.md).
 """
 
 import os
@@ -39,9 +39,10 @@ def train_segment(request: SegmentRequest) -> None:
     """Train a segment, or restore it if it was finished before; publish its model and metrics.
 
     Raises:
-        SegmentInterrupted: a stop signal came; state saved, start again to resume.
-        UserError: verl is not installed or refuses the configuration, a live trainer is at work in the folder, the
-            training failed or made no progress, an alarm was raised (`justrl.train.alarms`); the message names the log.
+        SegmentInterrupted: a stop signal came; the state is saved, start again to resume.
+        UserError: verl is not installed or rejects the configuration, another trainer is running in the work
+            directory, the training failed or made no progress, or an alarm was raised (`justrl.train.alarms`); the
+            message names the log.
     """
     require_verl_stack()
     check_start(request.hardware, request.recipe, request.model_dir)
@@ -65,7 +66,7 @@ class Segment:
         self.logs = work.path / "verl"
 
     def train(self) -> None:
-        """Run verl from the newest whole state to the segment's last step; nothing to do if it is there already."""
+        """Run verl from the newest complete state to the segment's last step; do nothing if that step is trained."""
         load_tokenizer(self.request.model_dir)
         check_tokenizer_of_verl(self.request.model_dir)
         check_weights(self.request.model_dir)
@@ -91,7 +92,7 @@ class Segment:
     def _attempt(self, wanted: VerlRequest, start: int, trackers: Trackers) -> None:
         """Run verl's trainer from the state of step `start`."""
         log = metrics.next_attempt(self.logs)
-        # Claims the number, so that an attempt that never gets to its first step does not lend its folder to the next.
+        # Reserves the number: otherwise an attempt that fails before its first step would share a folder with the next.
         log.touch()
         attempt = log.with_suffix("")
         attempt.mkdir(parents=True, exist_ok=True)
@@ -128,14 +129,14 @@ class Segment:
             raise UserError(f"verl ended without reaching step {self.request.to_step}: see {supervisor.output}")
 
     def _is_done(self) -> bool:
-        """Whether the segment's last step is saved whole, and logged."""
+        """Return whether the segment's last step is logged and completely saved."""
         saved = [state.step for state in checkpoints.states(self.work.checkpoints)]
         return self.request.to_step in saved and self.request.to_step in metrics.read_attempts(
             self.logs, self.request.recipe
         )
 
     def _wanted(self) -> VerlRequest:
-        """The request to verl, with this machine's paths."""
+        """Return the request to verl, with this machine's paths."""
         request = self.request
         return VerlRequest(
             recipe=request.recipe,
@@ -154,7 +155,7 @@ class Segment:
         )
 
     def _check_identity(self) -> None:
-        """Refuse to go on from the state of another recipe, seed or training set."""
+        """Refuse to resume from the state of another recipe, seed or training set."""
         file = self.work.checkpoints / IDENTITY
         mine = self.request.identity()
         if file.is_file() and (changed := in_words(training_differences(read_json(file), mine))):
@@ -165,21 +166,21 @@ class Segment:
         write_json(file, mine)
 
     def rows(self) -> list[dict]:
-        """The metrics of the segment's steps, in order."""
+        """Return the metrics of the segment's steps, in order."""
         found = metrics.read_attempts(self.logs, self.request.recipe)
         steps = range(self.request.start_step + 1, self.request.to_step + 1)
         return [found[step] for step in steps if step in found]
 
     def _tell(self, trackers: Trackers, log: Path) -> None:
-        """Write the metrics so far, and tell the trackers of the steps that this attempt has logged."""
+        """Write the metrics so far, and log this attempt's steps to the trackers."""
         trackers.tell(metrics.read_attempt(log, self.request.recipe))
         found = metrics.read_attempts(self.logs, self.request.recipe)
         write_jsonl(self.work.live_metrics, [found[step] for step in sorted(found)])
 
     def write_model(self, folder: Path) -> None:
-        """Merge the shards of the last step into a Hugging Face folder, in bfloat16: the weights that rollouts used.
+        """Merge the shards of the last step into a Hugging Face folder, in bfloat16: the weights used for rollouts.
 
-        verl's merger knows no other precision; the float32 master weights stay in the training state.
+        verl's merger supports no other precision; the float32 master weights stay in the training state.
         """
         actor = self.work.checkpoints / f"global_step_{self.request.to_step}" / "actor"
         command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]

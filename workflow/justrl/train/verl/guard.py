@@ -2,13 +2,14 @@
 
 `python -m justrl.train.verl.guard --record FILE --make-scratch --watch-stdin -- COMMAND ...`
 
-Ray and vLLM start processes in sessions of their own, which a process group does not catch. This process becomes the
-parent of every orphan among its descendants (PR_SET_CHILD_SUBREAPER), so it can find and end them all. It does so when
-the command ends, when it is told to stop (SIGTERM, SIGINT), and, under --watch-stdin, when whoever started it dies: its
-standard input, a pipe that nobody writes to, closes then. The temporary folder takes the caches, too, that each process
-of each node would otherwise write and lock in the user's home. Shared-memory segments that the processes map and the
-temporary folder made for them are written down in FILE.<host>.json, so that the next guard on that host can remove what
-a SIGKILL of everything at once has left.
+Ray and vLLM start processes in their own sessions, which a process group does not include. The guard becomes the parent
+of all orphans among its descendants (PR_SET_CHILD_SUBREAPER), so it can find and end them all. It does so when the
+command ends, when it receives SIGTERM or SIGINT, and, with --watch-stdin, when the process that started it dies: its
+standard input, a pipe that nobody writes to, is closed then.
+
+The temporary folder also holds caches that each process of each node would otherwise write and lock in the user's home.
+FILE.<host>.json records the temporary folder and the shared-memory segments that the processes map, so that the next
+guard on that host can remove them if everything was killed at once by SIGKILL.
 """
 
 import argparse
@@ -34,41 +35,41 @@ from justrl.train.verl.progress import ATTEMPT_VARIABLE, Progress
 SHM = Path("/dev/shm")
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-# Between the polite and the other signal to processes that are left when the command has ended.
+# Seconds between SIGTERM and SIGKILL for processes that are left when the command has ended.
 GRACE_SECONDS = 3.0
 SCAN_SECONDS = 5.0
-# A socket's path has at most 107 characters, of which Ray's /ray/session_<time>_<pid>/sockets/plasma_store takes 68.
+# A socket's path has at most 107 characters; Ray's /ray/session_<time>_<pid>/sockets/plasma_store takes 68 of them.
 LONGEST_SCRATCH = 36
-# Ray's logs, compiled kernels and the training data as verl keeps it; with less, a training would end in its middle.
+# Space for Ray's logs, compiled kernels and verl's copy of the training data; with less, a training could fail midway.
 LEAST_SCRATCH_GB = 2.0
-# Where a library keeps what it can make again, when it is not told otherwise, somewhere in the user's home.
+# Caches that libraries keep in the user's home by default; their contents can be recreated.
 CACHES = {"TRITON_CACHE_DIR": "triton", "HF_DATASETS_CACHE": "datasets", "HF_MODULES_CACHE": "modules"}
-# A file system that is away answers after minutes, or never.
+# An unavailable file system answers after minutes or never.
 HOME_SECONDS = 20.0
 TRY_HOME = """
 import fcntl, sys, tempfile
 with tempfile.TemporaryFile(dir=sys.argv[1]) as file:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 """
-# What `new_scratch` makes.
+# Folders made by `new_scratch`.
 SCRATCH = re.compile(r"/(?:.*/)?jrl-[a-z0-9_]{8}")
 
 
 def prctl(option: int, value: int) -> None:
-    """Call prctl(2); Linux only, as is everything that this engine runs on."""
+    """Call prctl(2), which is Linux only, like this engine."""
     if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl failed")
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies; for `preexec_fn`."""
+    """Make the kernel kill this process when its parent dies; for `preexec_fn`."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def new_scratch() -> Path:
-    """A temporary folder on this node, with a name short enough for sockets, where there is room.
+    """Create a temporary folder on this node with enough space, and with a name short enough for sockets.
 
-    Raises UserError: there is none; the message says of each place why not.
+    Raises UserError: there is no such place; the message gives the reason for each candidate.
     """
     problems = []
     for base in dict.fromkeys([os.environ.get("TMPDIR") or "/tmp", "/tmp", "/var/tmp"]):
@@ -92,7 +93,7 @@ def new_scratch() -> Path:
 
 
 def home_is_usable(home: str) -> bool:
-    """Whether files can be made and locked there, within HOME_SECONDS."""
+    """Return whether files can be created and locked in `home` within HOME_SECONDS."""
     trying = subprocess.Popen([sys.executable, "-c", TRY_HOME, home], stderr=subprocess.DEVNULL)
     try:
         return trying.wait(HOME_SECONDS) == 0
@@ -102,7 +103,7 @@ def home_is_usable(home: str) -> bool:
 
 
 def variables_of(scratch: Path) -> dict[str, str]:
-    """Environment variables by which a command and all that it starts write to `scratch`, and a home only if it can."""
+    """Return environment variables that direct temporary files and caches to `scratch`, and HOME if it is unusable."""
     places = dict.fromkeys(("TMPDIR", "RAY_TMPDIR"), str(scratch))
     places |= {name: str(scratch / folder) for name, folder in CACHES.items()}
     home = str(Path.home())
@@ -115,13 +116,13 @@ def variables_of(scratch: Path) -> dict[str, str]:
 
 
 def descendants(root: int) -> list[int]:
-    """Process ids of the living descendants of `root`, parents before children; zombies are left out."""
+    """Return the process ids of the living descendants of `root`, parents before children, without zombies."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError):
-            # The command name, in parentheses, may hold anything; what follows it does not.
+            # The command name, in parentheses, may contain anything; the fields after it do not.
             state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
             if state not in "ZX":
                 children.setdefault(int(parent), []).append(int(entry.name))
@@ -137,7 +138,7 @@ def _walk(children: dict[int, list[int]], root: int) -> list[int]:
 
 
 def shared_memory_of(pids: list[int]) -> set[str]:
-    """Names of the segments in /dev/shm that these processes map and that still have a name."""
+    """Return the names of segments in /dev/shm that these processes map and that are not deleted."""
     names = set()
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -149,7 +150,7 @@ def shared_memory_of(pids: list[int]) -> set[str]:
 
 
 def remove_shared_memory(names: set[str]) -> list[str]:
-    """Remove those segments of `names` that no process maps any more; return what was removed."""
+    """Remove those segments in `names` that no process maps any more; return the removed ones."""
     everyone = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     removed = []
     for name in names - shared_memory_of(everyone):
@@ -160,7 +161,7 @@ def remove_shared_memory(names: set[str]) -> list[str]:
 
 
 def end_all(pids_of, grace: float) -> None:
-    """Signal the processes that `pids_of()` lists until there are none: SIGTERM, and SIGKILL after `grace` seconds."""
+    """Signal the processes listed by `pids_of()` until none is left: SIGTERM, and SIGKILL after `grace` seconds."""
     number, deadline = signal.SIGTERM, time.monotonic() + grace
     while pids := pids_of():
         if time.monotonic() >= deadline:
@@ -168,7 +169,7 @@ def end_all(pids_of, grace: float) -> None:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-        # Give what was signalled politely its time; a killed process is gone at once.
+        # After SIGTERM, wait until the deadline; a killed process ends at once.
         until = deadline if number == signal.SIGTERM else time.monotonic() + 0.2
         while time.monotonic() < until and pids_of():
             reap()
@@ -177,14 +178,14 @@ def end_all(pids_of, grace: float) -> None:
 
 
 def reap() -> None:
-    """Collect the ends of orphans that became our children."""
+    """Reap ended orphans that became our children."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
 
 
 def reap_all_but(pid: int) -> None:
-    """Collect the ends of orphans, as `ray stop` waits for, but leave that of `pid` to whoever asks for its status."""
+    """Reap ended orphans, as `ray stop` waits for, but leave `pid` to the caller, which needs its status."""
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid != pid:
             os.waitpid(ended.si_pid, os.WNOHANG)
@@ -218,7 +219,7 @@ class Guard:
             )
             self._wait(child)
         finally:
-            # What the command left running may have come after the last look.
+            # The command may have left segments that were created after the last scan.
             self._scan()
             end_all(lambda: descendants(os.getpid()), GRACE_SECONDS)
             remove_shared_memory(self.segments)
@@ -267,9 +268,9 @@ class Guard:
 
 
 def clean_up_after(record: Path) -> list[str]:
-    """Remove what a guard left that was killed itself; returns the names of the removed segments.
+    """Remove the leftovers of a guard that was killed; return the names of the removed segments.
 
-    A record that names anything that no guard makes is not followed there.
+    Entries in the record that no guard would create are ignored.
     """
     left = read_json_object(record)
     removed = remove_shared_memory(

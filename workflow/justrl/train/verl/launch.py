@@ -1,7 +1,7 @@
-"""Resolve what is asked for and start verl's trainer on it: `python -m justrl.train.verl.launch settings.json`.
+"""Resolve the settings and start verl's trainer with them: `python -m justrl.train.verl.launch settings.json`.
 
-The configuration is written to config.yaml in the same folder. This is the process that the engine supervises. It
-connects to the Ray cluster that RAY_ADDRESS names, or starts one.
+The configuration is written to config.yaml in the same folder. The engine supervises this process, which connects to
+the Ray cluster at RAY_ADDRESS or starts one.
 """
 
 import os
@@ -15,17 +15,17 @@ from justrl.train.verl import ray_start, translate
 from justrl.train.verl.progress import Progress
 from justrl.train.verl.request import Row
 
-# Of the process that computes between the phases of the GPUs, while the others wait for it. More bring little.
+# Threads of the process that computes between the GPU phases, while the other processes wait; more hardly help.
 MOST_THREADS = 8
 
 
 def task_runner():
-    """verl's task runner as a Ray actor class that installs our trainer before it runs."""
+    """Return verl's task runner as a Ray actor class that installs our trainer before it runs."""
     import ray
     from verl.trainer.main_ppo import TaskRunnerV1
 
     class TaskRunner(TaskRunnerV1.__ray_metadata__.modified_class.__ray_actor_class__):
-        """verl's own, with the segment trainer as its synchronous one."""
+        """verl's task runner, with the segment trainer as its synchronous trainer."""
 
         def run(self, config):
             """Train until the segment's last step."""
@@ -33,17 +33,17 @@ def task_runner():
 
             from justrl.train.verl.segment_trainer import install
 
-            # Ray has told it to take one for each of its CPUs, which is one.
+            # Ray sets one thread per CPU of an actor, and this actor has one CPU.
             torch.set_num_threads(min(MOST_THREADS, usable_cores()))
             install()
             super().run(config)
 
-    # On the head: there the supervisor reads its progress, and there it looks for the request to stop.
+    # On the head node, where the supervisor reads its progress and creates the request to stop.
     return ray.remote(num_cpus=1, resources={"node:__internal_head__": 0.001})(TaskRunner)
 
 
 def load(path: Path):
-    """Resolve and write the configuration; to join a running cluster, drop what only its starter may say."""
+    """Resolve and write the configuration; when joining a cluster, drop the keys that only its starter may set."""
     from omegaconf import OmegaConf
 
     configuration = translate.compose(Row(**row) for row in read_json(path))
@@ -56,7 +56,7 @@ def load(path: Path):
 
 
 def main() -> None:
-    """Run verl until the segment ends; Ray goes down with this process."""
+    """Run verl until the segment ends; Ray ends with this process."""
     from verl.trainer.main_ppo import run_ppo
 
     try:

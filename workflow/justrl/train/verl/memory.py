@@ -1,9 +1,9 @@
 """GPU memory of a training job on verl, phase by phase, and the engine settings that make each phase fit.
 
-Arithmetic, not measurement: bytes that verl 0.9.1 holds on each GPU, with FSDP2 sharding over all of them and vLLM
-asleep while the trainer computes. In order, a step is a transfer of the weights to vLLM, the wake of its cache and the
-rollout, the old log-probabilities, the updates (backward pass, optimizer step), and a save, for which a request to stop
-may come while vLLM is awake.
+The numbers are calculated, not measured: bytes that verl 0.9.1 holds on each GPU, with FSDP2 sharding over all GPUs and
+vLLM asleep while the trainer computes. The phases of a step, in order: transfer of the weights to vLLM, wake-up of
+its cache and rollout, old log-probabilities, updates (backward pass, optimizer step), and a save. A save can also occur
+while vLLM is awake, when the job is asked to stop.
 """
 
 import json
@@ -17,14 +17,14 @@ from justrl.errors import UserError
 from justrl.model_shape import DEEPSEEK, ModelShape, read_shape
 
 GIB = 2**30
-# CUDA contexts of trainer and vLLM, NCCL's buffers; what a sleeping vLLM keeps; what vLLM computes in.
+# GiB: CUDA contexts of trainer and vLLM plus NCCL's buffers; memory of a sleeping vLLM; working memory of vLLM.
 CONTEXT, ASLEEP, VLLM_WORK = 1.5, 0.5, 2.0
-# verl's update_weights_bucket_megabytes, and the rows of logits whose entropy it takes at a time: they, their softmax
-# and the product of both, in float32.
+# verl's update_weights_bucket_megabytes, in GiB; and the rows of logits per entropy computation, which holds the
+# logits, their softmax and the product of both, in float32.
 BUCKET, ENTROPY_ROWS = 2.0, 2048
-# The authors' settings, which no derived one exceeds.
+# The authors' settings, which derived settings never exceed.
 MOST_UTILIZATION, TOKENS = 0.85, 32_768
-# Fuller than this, fragments of the allocator decide.
+# Above this share of the memory, fragmentation decides whether a job fits.
 TIGHT = 0.97
 MOST_GPUS = 64
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -32,7 +32,7 @@ BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 @dataclass(frozen=True)
 class Settings:
-    """The engine's settings, none left open."""
+    """The engine's settings, all with values."""
 
     gpu_memory_utilization: float
     max_tokens_per_gpu: int
@@ -45,7 +45,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """A training job: what is trained, on how many GPUs, each with how many GiB, under which of the wishes."""
+    """A training job: model, recipe, number of GPUs, GiB of each (`card`), and the configured engine settings."""
 
     shape: ModelShape
     recipe: Recipe
@@ -55,9 +55,9 @@ class Job:
 
     @property
     def settings(self) -> Settings:
-        """The wishes, completed: the fastest settings with which every phase fits; of those that do not, the last.
+        """The configured settings, completed with the fastest values that make every phase fit, or the last tried.
 
-        Nothing is moved to main memory to make room for a wished gpu_memory_utilization: that slows every step.
+        A configured gpu_memory_utilization never causes offloading to CPU memory, because that slows every step.
         """
         few = self.recipe.longest
         chosen = self._completed(max(TOKENS, few), False)
@@ -67,7 +67,7 @@ class Job:
             chosen = self._completed(tokens, offload)
         share = self.wishes.gpu_memory_utilization or chosen.gpu_memory_utilization
         chosen = replace(chosen, gpu_memory_utilization=share)
-        # Every rollout from its start, with room for uneven replicas; what the cache does not hold would be begun anew.
+        # Start all rollouts at once, with room for uneven replicas; those that the cache cannot hold would restart.
         wanted = max(256, 2 * math.ceil(self.recipe.rollouts_per_step / self.gpus))
         held = max(16, self.cache_tokens(chosen) / (few / 4))
         return replace(chosen, max_num_seqs=self.wishes.max_num_seqs or int(min(wanted, held)))
@@ -75,7 +75,7 @@ class Job:
     def _completed(self, tokens: int, offload: bool) -> Settings:
         wishes = self.wishes
         offload = offload if wishes.offload_optimizer is None else wishes.offload_optimizer
-        # The gradients' room stays free, too: what they leave behind is in pieces.
+        # The memory of the gradients stays free, too, because it is fragmented after they are released.
         kept = 4 * self.shape.parameters * (2 if offload else 4) / self.gpus / GIB
         share = math.floor(20 * (1 - (kept + CONTEXT + BUCKET) / self.card)) / 20
         return Settings(
@@ -88,16 +88,16 @@ class Job:
         )
 
     def cache_gib(self, settings: Settings) -> float:
-        """GiB of vLLM's keys and values on one GPU."""
+        """Return the GiB of vLLM's keys and values on one GPU."""
         weights = BYTES.get(settings.rollout_dtype, 4) * self.shape.parameters / GIB
         return settings.gpu_memory_utilization * self.card - weights - VLLM_WORK
 
     def cache_tokens(self, settings: Settings) -> float:
-        """Tokens whose keys and values vLLM holds on one GPU."""
+        """Return the number of tokens whose keys and values vLLM can hold on one GPU."""
         return max(0.0, self.cache_gib(settings)) * GIB / self.shape.cache_bytes
 
     def phases(self, settings: Settings) -> dict[str, dict[str, float]]:
-        """GiB on each GPU by phase and by what takes them."""
+        """Return the GiB on each GPU, by phase and by type of data."""
         shape, recipe, wide = self.shape, self.recipe, BYTES.get(self.recipe.dtype, 4)
         master = 4 * shape.parameters / self.gpus / GIB
         moments = 0.0 if settings.offload_optimizer else 2 * master
@@ -108,7 +108,7 @@ class Job:
         tokens = settings.max_tokens_per_gpu
         logits = 0.0 if settings.fused_kernels else tokens * shape.vocabulary * wide / GIB
         entropy = 0.0 if settings.fused_kernels else 3 * 4 * ENTROPY_ROWS * shape.vocabulary / GIB
-        # Embeddings and two layers are whole at a time: weights, gradients, and the float32 in which those are summed.
+        # Embeddings and two layers are unsharded at a time: weights, gradients, and the float32 sums of the gradients.
         whole = (shape.embedding + 2 * shape.layer) * wide / GIB
         layer = tokens * (8 * shape.width + 4 * shape.intermediate) * wide / GIB
         kept = tokens * shape.layers * shape.width * wide / GIB + layer
@@ -125,13 +125,13 @@ class Job:
         }
 
     def fullest(self, settings: Settings) -> tuple[str, float]:
-        """The phase that takes most of a GPU, and its GiB."""
+        """Return the phase that needs most memory on a GPU, and its GiB."""
         sums = {phase: sum(parts.values()) for phase, parts in self.phases(settings).items()}
         phase = max(sums, key=lambda name: sums[name])
         return phase, sums[phase]
 
     def problem(self, settings: Settings) -> str | None:
-        """What does not fit, or None."""
+        """Return what does not fit, or None."""
         longest = self.recipe.longest
         if settings.max_tokens_per_gpu < longest:
             return (
@@ -150,7 +150,7 @@ class Job:
         return None
 
     def remedy(self) -> str:
-        """The setting, or else the number of GPUs, that would fit."""
+        """Return the setting, or else the number of GPUs, that would fit."""
         given = self.wishes.model_dump(exclude_none=True)
         for keys in [[key] for key in given] + [list(given)]:
             other = replace(self, wishes=self.wishes.model_copy(update=dict.fromkeys(keys)))
@@ -166,11 +166,11 @@ class Job:
 
 
 def job_of(hardware: Hardware, recipe: Recipe, shape: ModelShape | None, card: float | None = None) -> Job | None:
-    """The memory of a job on GPUs, each with `card` GiB (None: what its kind has); None on a CPU.
+    """Return the memory of a job on GPUs with `card` GiB each (None: that of the configured kind); None on a CPU.
 
-    A model of unknown size is taken for one of 1.5B.
+    A model of unknown size is assumed to be a 1.5B model.
 
-    Raises UserError: a kind of GPU without figures.
+    Raises UserError: a kind of GPU without specifications.
     """
     if hardware.on_cpu:
         return None
@@ -178,7 +178,7 @@ def job_of(hardware: Hardware, recipe: Recipe, shape: ModelShape | None, card: f
 
 
 def settings_of(hardware: Hardware, recipe: Recipe, shape: ModelShape | None) -> Settings:
-    """The engine's settings for a job; on a CPU, where memory is another matter, the authors' where none is given."""
+    """Return the engine's settings for a job; on a CPU, where GPU memory does not matter, default to the authors'."""
     job = job_of(hardware, recipe, shape) or Job(
         shape or DEEPSEEK, recipe, max(1, hardware.gpus), math.inf, hardware.engine
     )
@@ -186,17 +186,17 @@ def settings_of(hardware: Hardware, recipe: Recipe, shape: ModelShape | None) ->
 
 
 def transfer_mib(shape: ModelShape | None) -> int:
-    """MiB of the shared memory in which a CPU hands weights to vLLM: the largest tensor's, in float32; at least 64.
+    """Return the MiB of shared memory for sending weights to vLLM on a CPU: the largest tensor in float32, at least 64.
 
-    A model of unknown size is taken for one of 1.5B. verl sends float32 whatever vLLM computes in.
+    A model of unknown size is assumed to be a 1.5B model. verl sends float32 whatever precision vLLM uses.
     """
     return max(64, math.ceil(4 * (shape or DEEPSEEK).largest_tensor / 2**20))
 
 
 def check_start(hardware: Hardware, recipe: Recipe, model: Path) -> None:
-    """Refuse to start what this node's GPUs do not hold; nothing to say without GPUs or a known size.
+    """Refuse to start a training that does not fit this node's GPUs; pass without GPUs or a known model size.
 
-    Raises UserError: naming the phase, its GiB, and the setting that would fit.
+    Raises UserError: names the phase, its GiB, and the setting that would fit.
     """
     shape = read_shape(model)
     if shape is None or hardware.on_cpu:
@@ -206,7 +206,7 @@ def check_start(hardware: Hardware, recipe: Recipe, model: Path) -> None:
     except machine.NoDriver:
         known = []
     job = job_of(hardware, recipe, shape, min(known, default=None))
-    # What verl is given follows the configured kind; what it must fit is the GPU that is here.
+    # verl's settings are derived from the configured kind of GPU, but they must fit the GPU that is present.
     if job and (found := job.problem(settings_of(hardware, recipe, shape))):
         fits = not job.problem(job.settings)
         remedy = f"hardware.gpu is {hardware.gpu}: set it to this GPU" if fits else job.remedy()

@@ -1,11 +1,11 @@
 """Training on more than one node: Ray on every node of a Slurm job, the trainer on the first.
 
 The launcher, on the job's first node, starts `python -m justrl.train.verl.nodes ... -- TRAINER` on every node by srun,
-each under guard. The node that has the head's address starts Ray's head and, once all nodes have joined, the trainer;
-the others join. When the trainer ends, a node is lost or Ray dies on one, all of them end.
+each under guard. The node with the head's address starts Ray's head and, once all nodes have joined, the trainer; the
+other nodes join the head. When the trainer ends, a node is lost or Ray dies on a node, all of them end.
 
-Not `ray symmetric-run`: it refuses to start beside another Ray on a shared node, and its `ray stop` at the end kills
-every Ray of the user there, that of another job too.
+`ray symmetric-run` is not used: on a shared node it refuses to start next to another Ray, and its final `ray stop`
+kills all of the user's Ray processes there, including those of other jobs.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from justrl.config import Hardware
 from justrl.errors import UserError
 from justrl.train.verl.progress import Progress
 
-# Nodes of a busy cluster do not all start at once.
+# On a busy cluster, nodes do not all start at the same time.
 JOIN_SECONDS = 600.0
-# A head that does not answer, as opposed to one that refuses, may only be slow.
+# A head that does not answer may only be slow, unlike one that refuses the connection.
 SILENCE_SECONDS = 60.0
 POLL_SECONDS = 2.0
-# The launcher picks the head's port and the kernel all others: on a shared node no two clusters meet.
+# The launcher chooses the head's port and the kernel all others, so that clusters on a shared node do not collide.
 RAY_OPTIONS = [
     *("--block", "--disable-usage-stats"),
     *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
@@ -37,10 +37,10 @@ HEAD_OPTIONS = ["--head", "--include-dashboard=false"]
 
 
 def ask_slurm(*command: str) -> str:
-    """What a command of Slurm prints.
+    """Return the output of a Slurm command.
 
     Raises:
-        UserError: it is not there, or fails.
+        UserError: the command does not exist or fails.
     """
     if not shutil.which(command[0]):
         raise UserError(
@@ -53,12 +53,12 @@ def ask_slurm(*command: str) -> str:
 
 
 def allocation(nodes: int) -> tuple[list[str], int]:
-    """The nodes of the Slurm job, and how many CPUs it has on each.
+    """Return the nodes of the Slurm job, and its number of CPUs on each.
 
-    The controller is asked: inside a job step SLURM_JOB_NODELIST names the nodes of that step alone.
+    They are requested from the controller: inside a job step, SLURM_JOB_NODELIST names only the nodes of that step.
 
     Raises:
-        UserError: there is no job, or it has another number of nodes.
+        UserError: this is not a job, or it has another number of nodes.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
@@ -74,9 +74,9 @@ def allocation(nodes: int) -> tuple[list[str], int]:
 
 
 def srun(hardware: Hardware, cpus: int) -> list[str]:
-    """Run what follows once on each node, with all that the job has there.
+    """Return the srun command that runs a program once on each node, with all resources of the job there.
 
-    Everything is said: a step inherits nothing that can be relied on from the job or from the step that starts it.
+    All options are explicit: a step inherits nothing reliable from the job or from the step that starts it.
     """
     nodes = hardware.nodes
     return [
@@ -89,10 +89,10 @@ def srun(hardware: Hardware, cpus: int) -> list[str]:
 
 
 def head_address(names: list[str]) -> str:
-    """An address and a free port of this node, as the second node reaches it by the network that Slurm uses."""
+    """Return an address and a free port of this node, as the second node reaches it over Slurm's network."""
     words = ask_slurm("scontrol", "--oneliner", "show", "node", names[1]).split()
     other = next(word.partition("=")[2] for word in words if word.startswith("NodeAddr="))
-    # Connecting a datagram socket sends nothing; it asks for the route.
+    # Connecting a datagram socket sends nothing, but determines the route.
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as route:
         route.connect((other, 9))
         host = route.getsockname()[0]
@@ -100,32 +100,32 @@ def head_address(names: list[str]) -> str:
 
 
 def free_port(host: str) -> int:
-    """A port of this node that nothing listens on."""
+    """Return a port of this node that nothing listens on."""
     with closing(socket.socket()) as free:
         free.bind((host, 0))
         return free.getsockname()[1]
 
 
 def commands(hardware: Hardware, head: str, cpus: int, gpus: int) -> list[str]:
-    """What every node runs; the trainer follows. `cpus` and `gpus` are those that Ray counts on each node."""
+    """Return the command for every node, to be followed by the trainer's; `cpus` and `gpus` are Ray's per node."""
     numbers = {"nodes": hardware.nodes, "cpus": cpus, "gpus": gpus}
     options = [f"--{name}={number}" for name, number in numbers.items()]
     return [sys.executable, "-m", "justrl.train.verl.nodes", f"--head={head}", *options, "--"]
 
 
 class Node:
-    """This node's part in the cluster whose head is at `head`, HOST:PORT."""
+    """This node's part in the cluster with the head at `head`, HOST:PORT."""
 
     def __init__(self, head: str, nodes: int, cpus: int, gpus: int):
         host, _, port = head.rpartition(":")
         self.head, self.place, self.nodes = head, (host, int(port)), nodes
         self.log = Progress.of_this_attempt().folder / f"ray-{socket.gethostname()}.log"
         self.start = [sys.executable, "-m", "justrl.train.verl.ray_start", "start", *RAY_OPTIONS]
-        # Said on every node: a node that joins would otherwise write to a folder with the head's name.
+        # Set on every node: a joining node would otherwise use a folder with the head's name.
         self.start += [f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--temp-dir={tempfile.gettempdir()}"]
 
     def run(self, trainer: list[str]) -> int:
-        """Be the head, or one of the others, until the training ends; return this node's exit status."""
+        """Run as the head or as another node until the training ends; return this node's exit status."""
         if not self.is_head():
             return self.follow()
         try:
@@ -134,7 +134,7 @@ class Node:
             Progress.of_this_attempt().end()
 
     def is_head(self) -> bool:
-        """Whether the head's address is one of this node's."""
+        """Return whether the head's address belongs to this node."""
         with closing(socket.socket()) as probe:
             try:
                 probe.bind((self.place[0], 0))
@@ -161,7 +161,7 @@ class Node:
         return status
 
     def follow(self) -> int:
-        """Join the head, and stay until it ends or this node's Ray does."""
+        """Join the head, and run until the head or this node's Ray ends."""
         if not self.wait_for_head():
             return 1
         ray = self.start_ray(f"--address={self.head}")
@@ -173,12 +173,12 @@ class Node:
         return 1
 
     def start_ray(self, *options: str) -> subprocess.Popen:
-        """Start Ray's processes here; what they say is kept beside the trainer's log."""
+        """Start Ray's processes here; their output is logged in the folder of the trainer's log."""
         with self.log.open("wb") as log:
             return subprocess.Popen([*self.start, *options], stdout=log, stderr=subprocess.STDOUT)
 
     def head_answers(self) -> bool:
-        """Whether Ray's head accepts connections; one that only keeps silent is given some time."""
+        """Return whether Ray's head accepts connections; wait up to SILENCE_SECONDS for one that does not answer."""
         deadline = time.monotonic() + SILENCE_SECONDS
         while time.monotonic() < deadline:
             try:
@@ -221,7 +221,7 @@ class Node:
         return True
 
     def alive(self) -> list[str]:
-        """Addresses of the nodes that Ray has."""
+        """Return the addresses of Ray's living nodes."""
         import ray
 
         return sorted(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"])
@@ -233,12 +233,12 @@ def say(text: str) -> None:
 
 
 def ask_to_stop(*_) -> None:
-    """Pass Slurm's warning on: it signals job steps, and the supervisor runs in the batch script."""
+    """Forward Slurm's warning: it signals job steps, but the supervisor runs in the batch script."""
     Progress.of_this_attempt().ask_to_stop()
 
 
 def main() -> int:
-    """Run one node's part."""
+    """Run this node's part."""
     parser = argparse.ArgumentParser(prog="python -m justrl.train.verl.nodes", description=__doc__)
     parser.add_argument("--head", required=True, help="HOST:PORT of Ray's head")
     for name in ("nodes", "cpus", "gpus"):

@@ -11,11 +11,11 @@ from justrl.config import Alarms
 from justrl.io import read_json, read_json_object, write_json
 from justrl.train.alarms import Watch, read_by_alarms
 
-# Folder in which one attempt's trainer and its supervisor meet.
+# Names the folder that one attempt's trainer and supervisor share.
 ATTEMPT_VARIABLE = "JUSTRL_ATTEMPT"
-# Seconds between two looks at the rollouts under way; of verl's own 2.0 half is lost in each step, with all GPUs idle.
+# Seconds between two checks of the running rollouts; verl's 2.0 would lose half of that per step, with all GPUs idle.
 POLL_VARIABLE = "JUSTRL_POLL_SECONDS"
-# How many rollouts of each step the trainer keeps to be read.
+# How many rollouts of each step the trainer saves for inspection.
 KEEP_VARIABLE = "JUSTRL_ROLLOUTS_KEPT"
 # The phases before the first step of an attempt.
 START, LOAD_STATE, LOAD_WEIGHTS = STARTING = ("start", "load state", "load weights into vLLM")
@@ -24,7 +24,7 @@ START, LOAD_STATE, LOAD_WEIGHTS = STARTING = ("start", "load state", "load weigh
 class Progress:
     """The files of one attempt.
 
-    The trainer's are `progress.json`, `problem.txt` and `ended`, the supervisor's `stop` and `alarms.json`.
+    The trainer writes `progress.json`, `problem.txt` and `ended`, the supervisor `stop` and `alarms.json`.
     """
 
     def __init__(self, folder: str | Path):
@@ -37,34 +37,34 @@ class Progress:
 
     @classmethod
     def of_this_attempt(cls) -> "Progress":
-        """The files of the attempt that this process belongs to."""
+        """Return the files of the attempt that this process belongs to."""
         return cls(os.environ[ATTEMPT_VARIABLE])
 
     def report(self, step: int, phase: str) -> None:
-        """Say that `phase` of `step` begins."""
-        # Not flushed to disk: only a living supervisor reads it.
+        """Report that `phase` of `step` begins."""
+        # Not flushed to disk, because only a running supervisor reads it.
         partial = self.file.with_suffix(".partial")
         partial.write_text(json.dumps({"step": step, "phase": phase, "time": time.time(), "pid": os.getpid()}))
         partial.replace(self.file)
 
     def last(self) -> dict:
-        """The latest report, or an empty mapping before the first."""
+        """Return the latest report, or an empty mapping before the first."""
         return read_json_object(self.file)
 
     def fail(self, problem: str) -> None:
-        """Say in a sentence why the trainer ends itself."""
+        """Record, as a sentence, why the trainer stops."""
         self.problem_file.write_text(problem, encoding="utf-8")
 
     def problem(self) -> str:
-        """Why the trainer ended itself; empty if it did not."""
+        """Return why the trainer stopped itself; empty if it did not."""
         return self.problem_file.read_text(encoding="utf-8") if self.problem_file.is_file() else ""
 
     def write_alarms(self, limits: Alarms, rows: Sequence[dict[str, Any]]) -> None:
-        """Tell the trainer by what alarms are raised, and the metrics of the steps that it continues from."""
+        """Write the alarms' limits for the trainer, and the metrics of the steps that it continues from."""
         write_json(self.alarms_file, {"limits": limits.as_dict(), "rows": [read_by_alarms(row) for row in rows]})
 
     def alarms(self, work: Path) -> Watch:
-        """What looks at the trainer's steps and marks the run of a working folder."""
+        """Return the object that checks the trainer's steps and marks the run in the work directory."""
         told = read_json(self.alarms_file)
         return Watch(work, Alarms.model_validate(told["limits"]), told["rows"])
 
@@ -73,13 +73,13 @@ class Progress:
         self.stop_file.touch()
 
     def stop_requested(self) -> bool:
-        """Whether the trainer should save and end."""
+        """Return whether the trainer should save and end."""
         return self.stop_file.exists()
 
     def end(self) -> None:
-        """Say that the trainer has ended, on more than one node: srun may have to wait for a node that is lost."""
+        """Record the end of the trainer; with more than one node, srun may still wait for a lost node."""
         self.ended_file.touch()
 
     def ended(self) -> bool:
-        """Whether the trainer has said that it ended."""
+        """Return whether the trainer has recorded its end."""
         return self.ended_file.exists()

@@ -1,20 +1,20 @@
-"""Ray's start on a busy node: `python -m justrl.train.verl.ray_start start ...` is the command `ray`, more patient.
+"""Start Ray on a busy node: `python -m justrl.train.verl.ray_start start ...` is the command `ray` with more patience.
 
-Ray gives the processes of a node 30 seconds to register, a constant of ray/_private/node.py (2.60), and then gives up
-with "The current node timed out during startup". On a node with other work to do they may take longer.
+Ray gives the processes of a node 30 seconds to register, a constant in ray/_private/node.py (2.60), and then fails with
+"The current node timed out during startup". On a node with other work, they may take longer.
 """
 
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-# Above all the time that a loaded node needs; a node that cannot start at all says so that much later.
+# Longer than a loaded node needs; a node that cannot start at all reports its failure that much later.
 START_SECONDS = 300.0
 T = TypeVar("T")
 
 
 def patient(ask: Callable[..., T], seconds: float = START_SECONDS) -> Callable[..., T]:
-    """Wrap a question to Ray so that it is asked again for `seconds`, while its answer is a RuntimeError."""
+    """Wrap a call to Ray so that it is retried for `seconds` while it raises RuntimeError."""
 
     def ask_again(*arguments: object) -> T:
         deadline = time.monotonic() + seconds

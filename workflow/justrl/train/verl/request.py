@@ -1,4 +1,4 @@
-"""What a segment asks of verl, the form of a setting, and what the values of settings are computed from."""
+"""A segment's request to verl, the form of one setting, and functions that compute values of settings."""
 
 import functools
 import json
@@ -19,11 +19,10 @@ Value = Callable[["VerlRequest"], Any]
 
 @dataclass(frozen=True)
 class VerlRequest:
-    """What one segment of a run asks of verl.
+    """A segment's request to verl.
 
-    Paths are text, as they stand in the resolved configuration; the defaults
-    name what is filled in when a segment starts, so that a run's configuration can be written without any machine's
-    folders in it.
+    Paths are text, as in the resolved configuration. The defaults are placeholders for values that are filled in when a
+    segment starts, so that a run's configuration can be written without the paths of a machine.
     """
 
     recipe: Recipe
@@ -49,25 +48,25 @@ class VerlRequest:
 
     @property
     def engine(self) -> Settings:
-        """The engine's settings, those left open derived from the GPUs and the model."""
+        """The engine's settings; those not configured are derived from the GPUs and the model."""
         return settings_of(self.hardware, self.recipe, self.shape)
 
     @property
     def ranks_per_node(self) -> int:
-        """Data-parallel workers on each node: one for each GPU, at least one on a CPU."""
+        """Data-parallel workers on each node: one per GPU, at least one on a CPU."""
         return max(1, self.hardware.gpus_per_node)
 
     @property
     def ranks(self) -> int:
-        """Data-parallel workers in all."""
+        """Data-parallel workers on all nodes."""
         return self.ranks_per_node * self.hardware.nodes
 
 
 @dataclass(frozen=True)
 class Row:
-    """One setting: what it is called in the recipe, verl's key, its value, where that comes from, and why.
+    """One setting: its name in the recipe, verl's key, its value, the source of the value, and a note.
 
-    `added` marks a key that verl reads but does not have in its default configuration.
+    `added` marks a key that verl reads but that is missing from its default configuration.
     """
 
     name: str
@@ -78,12 +77,12 @@ class Row:
     added: bool = False
 
     def value_for(self, request: VerlRequest) -> Any:
-        """The value for one request."""
+        """Return the value for one request."""
         return self.value(request) if callable(self.value) else self.value
 
 
 def of(*keys: str) -> Value:
-    """The recipe's value under `keys`."""
+    """Return a function that gives the recipe's value at the path `keys`."""
 
     def value(request: VerlRequest) -> Any:
         value = functools.reduce(getattr, keys, request.recipe)
@@ -93,13 +92,13 @@ def of(*keys: str) -> Value:
 
 
 def reward_rule(request: VerlRequest) -> str:
-    """The recipe's reward: its name, or a function of one's own as JSON."""
+    """Return the recipe's reward: its name, or a custom function as JSON."""
     reward = request.recipe.reward
     return reward if isinstance(reward, str) else json.dumps(reward.as_dict(), sort_keys=True)
 
 
 def mixed_precision(dtype: str) -> dict[str, str]:
-    """FSDP's precisions for a compute type: parameters in it, gradients summed and buffers kept in float32."""
+    """Return FSDP's precisions for a compute type: it for parameters, float32 for gradient sums and buffers."""
     return {
         "param_dtype": {"bfloat16": "bf16", "float32": "fp32"}[dtype],
         "reduce_dtype": "fp32",
@@ -108,19 +107,19 @@ def mixed_precision(dtype: str) -> dict[str, str]:
 
 
 def longest(request: VerlRequest) -> int:
-    """Tokens of the longest sequence: prompt and response."""
+    """Return the tokens of the longest sequence: prompt and response."""
     return request.recipe.longest
 
 
 def data_seed(request: VerlRequest) -> int:
-    """The seed of the order of the questions."""
+    """Return the seed of the order of the questions."""
     return request.seed if request.recipe.data_seed is None else request.recipe.data_seed
 
 
 def check_recipe(request: VerlRequest) -> None:
-    """Refuse what verl would ignore or compute in another way.
+    """Refuse recipe values that verl would ignore or interpret differently.
 
-    Raises UserError: naming the key of the recipe, its value and what verl can do.
+    Raises UserError: names the key of the recipe, its value and what verl supports.
     """
     recipe = request.recipe
     if recipe.advantage_epsilon != VERL_ADVANTAGE_EPSILON:

@@ -1,7 +1,7 @@
-"""The run's reward inside verl: `reward.custom_reward_function` of the resolved configuration points here.
+"""The run's reward inside verl: `reward.custom_reward_function` of the resolved configuration names this module.
 
-verl's reward workers call `compute_score` for each rollout, in threads; the overlong penalty, where it is on, is then
-added by verl's own `dapo` reward manager.
+verl's reward workers call `compute_score` for each rollout, in threads. The overlong penalty, if enabled, is then added
+by verl's own `dapo` reward manager.
 """
 
 from functools import cache
@@ -29,16 +29,16 @@ def compute_score(
     """Score one rollout.
 
     Args:
-        data_source: where the question comes from; every source is scored alike.
-        solution_str: the decoded response, special tokens removed.
-        ground_truth: the gold answer.
-        extra_info: the question and its index, which a reward of one's own may read.
-        reward: name of the rule, or the function of one's own as JSON, from the recipe
+        data_source: source of the question; all sources are scored in the same way.
+        solution_str: the decoded response, without special tokens.
+        ground_truth: the reference answer.
+        extra_info: the question and its index, which a custom reward function may read.
+        reward: name of the verifier, or a custom function as JSON, from the recipe
             (`reward.custom_reward_function.reward_kwargs`).
 
     Returns:
-        `score`, what GRPO sees before any overlong penalty; `acc`, 1.0 where the answer is right; `undecided`, 1.0
-        where the verifier gave up, which counts as wrong. All calls share the limits of verifiers/rewards.py.
+        `score`, the reward before any overlong penalty; `acc`, 1.0 if the answer is correct; `undecided`, 1.0 if the
+        verifier gave up, which counts as wrong. All calls share the limits of verifiers/rewards.py.
     """
     rule = _reward(reward)
     if isinstance(rule, ExactReward):

@@ -1,15 +1,15 @@
-"""verl's trainers, with what a supervised segment needs added at their hooks; the algorithm is verl's.
+"""verl's trainers, extended at their hooks for a supervised segment; the algorithm is verl's.
 
-Added: reports of progress, the share of right answers and the entropy as published as metrics, a few rollouts of each
-step kept to be read, at most two full states on disk, alarms (`justrl.train.alarms`), and a save at the first safe
-moment when the supervisor asks to stop, even in the middle of the rollouts.
+Added: progress reports; the share of correct answers and the entropy as published as metrics; saved rollouts of each
+step; at most two full states on disk; alarms (`justrl.train.alarms`); and a save at the first safe moment when the
+supervisor asks to stop, even in the middle of the rollouts.
 
-Mended, since verl 0.9.1 goes on without a word:
-1. Trajectories come in the order in which they finished, short ones first, and mini-batches are cut from that. They are
-   put back in the order of prompts and samples, from which the authors' verl balanced and cut (`_balance_batch`,
+Fixed, because verl 0.9.1 silently continues:
+1. Trajectories arrive in the order in which they finish, short ones first, and mini-batches are cut in that order. Here
+   they are put back in the order of prompts and samples, as the authors' verl balanced and cut them (`_balance_batch`,
    `update_policy`): each rank takes a balanced share, in order, and each mini-batch is the next part of every share.
-2. A step that lacks trajectories is filled up with copies; here it ends the training.
-3. A gradient that is not finite skips the update; here it ends the training.
+2. A step with missing trajectories is filled up with copies; here it stops the training.
+3. A gradient that is not finite skips the update; here it stops the training.
 """
 
 import os
@@ -40,27 +40,27 @@ class SegmentStopped(Exception):
 
 
 class TrainingProblem(Exception):
-    """A step went wrong in a way that verl would pass over."""
+    """A step failed in a way that verl would ignore."""
 
 
 def prompt_id(step: int, place: int) -> str:
-    """Name the prompt at a place of a step's batch; verl names a trajectory <prompt id>_<sample>_<turn>."""
+    """Return the id of the prompt at a place in a step's batch; verl names a trajectory <prompt id>_<sample>_<turn>."""
     return f"{step}-{place}"
 
 
 def place_of(key: str) -> tuple[int, int]:
-    """Where a trajectory belongs in its step: (place of its prompt, sample)."""
+    """Return a trajectory's position in its step: (place of its prompt, sample)."""
     prompt, sample, _ = key.split("_")
     return int(prompt.split("-")[1]), int(sample)
 
 
 def missing_trajectories(keys: list[str], prompts: int, samples: int) -> list[tuple[int, int]]:
-    """The places (prompt, sample) of a step for which there is no trajectory."""
+    """Return the positions (prompt, sample) of a step that have no trajectory."""
     return sorted({(p, s) for p in range(prompts) for s in range(samples)} - {place_of(key) for key in keys})
 
 
 class _Loader:
-    """Stands in for the data loader while a state is saved, with the position at which the step began."""
+    """Replaces the data loader while a state is saved, with the position at the start of the step."""
 
     def __init__(self, position: dict):
         self.position = position
@@ -70,7 +70,7 @@ class _Loader:
 
 
 class SegmentHooks(PPOTrainer):
-    """What is added to either of verl's trainers, for one segment of a run."""
+    """Extensions for both of verl's trainers, for one segment of a run."""
 
     train_dataloader: Any
 
@@ -88,7 +88,7 @@ class SegmentHooks(PPOTrainer):
         return WorkDir(Path(self.config.trainer.default_local_dir).parent)
 
     def _watch_rollouts(self) -> None:
-        """Look for a request to stop whenever verl looks at the rollouts under way."""
+        """Check for a request to stop whenever verl checks the running rollouts."""
         buffer = self.replay_buffer
         buffer.poll_interval = float(os.environ[POLL_VARIABLE])
         wait = buffer._wait_for_next_poll
@@ -112,14 +112,14 @@ class SegmentHooks(PPOTrainer):
         super().on_step_begin()
 
     def _next_train_batch(self, num_prompts: int | None = None):
-        """The next prompts, with names that say their place in the step instead of random ones."""
+        """Return the next prompts, with ids that give their place in the step instead of random ones."""
         batch = super()._next_train_batch(num_prompts)
         names = [prompt_id(self.global_steps, place) for place in range(len(batch))]
         tu.assign_non_tensor_stack(batch, "uid", names)
         return batch
 
     def _balance_batch(self, batch, metrics, *args, **kwargs):
-        """Put the step's trajectories in the order of prompts and samples, then balance them over the ranks."""
+        """Sort the step's trajectories by prompt and sample, then balance them over the ranks."""
         prompts, samples = self.config.data.train_batch_size, self.config.actor_rollout_ref.rollout.n
         if missing := missing_trajectories(batch.keys, prompts, samples):
             self._fail(
@@ -138,7 +138,7 @@ class SegmentHooks(PPOTrainer):
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["entropy"])
         entropies = data["entropy"].unbind()
         if self.config.actor_rollout_ref.actor.loss_agg_mode != "token-mean":
-            # verl aggregates the entropy it logs as it does the loss; ours is a mean over tokens under every loss.
+            # verl aggregates the logged entropy like the loss; ours is a mean over tokens with every loss.
             total = sum(float(row.sum(dtype=torch.float64)) for row in entropies)
             metrics["actor/entropy"] = total / sum(len(row) for row in entropies)
         metrics["justrl/entropy_as_published"] = entropy_as_published(
@@ -150,7 +150,7 @@ class SegmentHooks(PPOTrainer):
         return result
 
     def _look_at_rollouts(self, batch, metrics) -> None:
-        """Add what the rewards say to a step's metrics, keep a few rollouts, and end where an alarm is raised."""
+        """Add metrics of the rewards to a step, save a few rollouts, and stop if an alarm is raised."""
         lengths = {
             key: tag["response_len"]
             for key, tag in zip(batch.keys, batch.tags, strict=True)
@@ -163,7 +163,7 @@ class SegmentHooks(PPOTrainer):
             metrics[f"justrl/{name}"] = float(np.mean([fields[key] for fields in extra]))
         scores = [float(fields["score"]) for fields in extra]
         metrics |= {"justrl/score_highest": max(scores), "justrl/score_lowest": min(scores)}
-        # Before the step is logged: one that is not is made again.
+        # Before the step is logged: a step that is not logged is repeated.
         self._keep_rollouts(keys, batch.partition_id)
         limit = self.config.actor_rollout_ref.rollout.response_length
         cut_off = float(np.mean([length == limit for length in lengths.values()]))
@@ -205,7 +205,7 @@ class SegmentHooks(PPOTrainer):
         self._progress.report(self.global_steps, "log")
 
     def _save_state_before(self) -> None:
-        """Save the state in which this step began: nothing of it has changed before the update."""
+        """Save the state at the start of this step, which does not change before the update."""
         self.global_steps -= 1
         if self._saved_step != self.global_steps and self.global_steps > 0:
             loader, self.train_dataloader = self.train_dataloader, _Loader(self._position)
@@ -225,17 +225,17 @@ class SegmentHooks(PPOTrainer):
         self._saved_step = self.global_steps
 
     def _save_queue(self) -> None:
-        """Save the rollouts that are under way, of which a synchronous trainer has none between its steps."""
+        """Save the unfinished rollouts; a synchronous trainer has none between its steps."""
 
     def _keep_rollouts(self, keys: list[str], partition: str) -> None:
-        """Write a few of the step's rollouts down to be read; `keys` are in order, as those of the reference engine."""
+        """Save a few of the step's rollouts for inspection; `keys` are in the same order as in the reference engine."""
         wanted = int(os.environ[KEEP_VARIABLE])
         kept = [keys[place] for place in kept_rollouts.places(self.global_steps, len(keys), wanted)]
         rows = self._read_rollouts(kept, partition) if kept else []
         kept_rollouts.write(self._work.rollouts, self.global_steps, rows)
 
     def _read_rollouts(self, keys: list[str], partition: str) -> list[dict[str, Any]]:
-        """Rollouts as rows of `kept_rollouts`."""
+        """Return rollouts as rows of `kept_rollouts`."""
         fields = ["prompts", "responses", "rm_scores", "reward_model", "extra_fields"]
         data = tq.kv_batch_get(keys=keys, partition_id=partition, select_fields=fields)
         columns = [data[name].unbind() for name in fields[:3]] + [_listed(data[name]) for name in fields[3:]]
@@ -251,7 +251,7 @@ class SegmentHooks(PPOTrainer):
                 "length": len(response),
                 "reward": float(scores.sum()),
                 "correct": extra["reward_extra_info"]["acc"] > 0,
-                # verl does not keep why vLLM stopped; only one that is full may have been cut off.
+                # verl does not keep vLLM's finish reason; only a response of full length can be truncated.
                 "finish_reason": "length" if len(response) == limit and int(response[-1]) not in stops else "stop",
             }
             for key, prompt, response, scores, gold, extra in zip(keys, *columns, strict=True)
@@ -259,24 +259,25 @@ class SegmentHooks(PPOTrainer):
 
 
 def _listed(values: Any) -> list:
-    """Objects of a batch: tensordict hands out a stack or, where it has unpacked one before, a plain list."""
+    """Return a batch column as a list: tensordict returns a stack or, if it has unpacked it before, a plain list."""
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
 class SegmentTrainer(SegmentHooks, PPOTrainerSync):
-    """The paper's: each step is sampled with the weights that it trains."""
+    """The paper's trainer: each step is sampled with the weights that it updates."""
 
 
 class AheadTrainer(SegmentHooks, PPOTrainerColocateAsync):
-    """A step ahead (`staleness: 1`): while the last rollouts of a step are awaited, those of the next are sampled.
+    """Trainer that is one step ahead (`staleness: 1`): it samples the next step while this step's last rollouts run.
 
-    When a step's own are there, verl aborts the others, trains, and goes on with them under the new weights. verl 0.9.1
-    takes whatever is finished; here each step trains exactly the prompts that were asked a step earlier, all of them
-    and in the order of the data, whatever finishes first and however often the training is interrupted:
+    When a step's own rollouts are complete, verl aborts the others, trains, and continues them with the new weights.
+    verl 0.9.1 takes whichever rollouts are finished. Here each step trains exactly the prompts that were requested one
+    step earlier, all of them and in the order of the data, whatever finishes first and however often the training is
+    interrupted:
 
-    1. What fills the queue at the start, or is asked again after a resume, is dated a step back, as it would have been.
-    2. A prompt that fails ends the training; verl would ask another in its place.
-    3. The queue is saved before the state that needs it, which counts as whole once data.pt is there.
+    1. Prompts that fill the queue at the start, or are requested again after a resume, are dated one step back.
+    2. A prompt that fails stops the training; verl would request another one instead.
+    3. The queue is saved before the state that needs it; the state counts as complete once data.pt exists.
     """
 
     def __init__(self, config):
@@ -306,7 +307,7 @@ class AheadTrainer(SegmentHooks, PPOTrainerColocateAsync):
     def _load_checkpoint(self):
         super()._load_checkpoint()
         items = (tq.kv_list("train") or {}).get("train", {})
-        # Trajectories of the step that was saved: verl takes them off the queue after the save.
+        # Trajectories of the saved step: verl removes them from the queue only after the save.
         trained = [key for key, tag in items.items() if not tag.get("is_prompt") and key.split("_")[0] not in items]
         if trained:
             tq.kv_clear(keys=trained, partition_id="train")
@@ -316,15 +317,15 @@ class AheadTrainer(SegmentHooks, PPOTrainerColocateAsync):
         tq.save_checkpoint(folder / "transfer_queue", metadata={"global_steps": self.global_steps})
 
     def _save_state_before(self) -> None:
-        """The last one saved is kept: the queue has moved on, and only a step's end can be saved."""
+        """Keep the last saved state: the queue has advanced, and it can be saved only at the end of a step."""
 
     def _save_before_this_step(self) -> None:
-        """Stop if the state before this step is saved; else it is saved at the step's end: the queue has moved on."""
+        """Stop if the state before this step is saved; otherwise save at the step's end: the queue has advanced."""
         if self._saved_step == self.global_steps - 1:
             raise SegmentStopped(f"asked to stop; saved after step {self._saved_step}")
 
     def _balance_batch(self, batch, metrics, *args, **kwargs):
-        """Say how many steps older than the weights the rollouts' first tokens are, on average."""
+        """Log by how many steps, on average, the rollouts' first tokens are older than the current weights."""
         ages = [self.global_steps - 1 - tag["min_global_steps"] for tag in batch.tags]
         metrics["justrl/staleness"] = float(np.mean(ages))
         if not 0 <= min(ages) <= max(ages) <= 1:
@@ -335,6 +336,6 @@ class AheadTrainer(SegmentHooks, PPOTrainerColocateAsync):
 
 
 def install() -> None:
-    """Make verl's trainer modes these trainers, in the process that runs them."""
+    """Register these trainers for verl's trainer modes, in the process that runs them."""
     TRAINER_REGISTRY["sync"] = SegmentTrainer
     TRAINER_REGISTRY["colocate_async"] = AheadTrainer

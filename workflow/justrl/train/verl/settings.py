@@ -1,8 +1,8 @@
-"""Settings of verl: one row each, with the recipe's name, verl's key, the value and its source.
+"""verl's settings: one row per setting, with the recipe's name, verl's key, the value and its source.
 
-The rows are the translation, the tables of docs/verl.md and what the tests read back from the resolved configuration.
-Anything not named here keeps verl's own default. Sources: P the paper (Table 2 and text), S the authors' script
-(thunlp/JustRL, train/examples/justrl), D a departure from them, with its reason in `note`.
+The rows are used for the translation, for the tables in docs/verl.md, and by the tests, which compare them with the
+resolved configuration. All other keys keep verl's defaults. Sources: P the paper (Table 2 and text), S the authors'
+script (thunlp/JustRL, train/examples/justrl), D a departure from both, with its reason in `note`.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ from justrl.train.verl.request import (
     reward_rule,
 )
 
-# Both the step and the epoch limit apply; the steps of a run decide, never the size of its data.
+# Both the step limit and the epoch limit apply; a run ends by its number of steps, never by the size of its data.
 UNLIMITED_EPOCHS = 1_000_000
-# Rollout replicas add their rank to the seed; segments this far apart never share one.
+# Rollout replicas add their rank to the seed; with this distance per step, segments never share a seed.
 SEEDS_PER_STEP = 1000
 
 ACTOR = "actor_rollout_ref.actor"
@@ -29,7 +29,7 @@ ROLLOUT = "actor_rollout_ref.rollout"
 MODEL = "actor_rollout_ref.model"
 
 
-# The recipe. Together with RUN, every number of the paper's table.
+# The recipe. Together with RUN, these rows contain every number of the paper's table.
 # fmt: off
 RECIPE = (
     Row("advantage", "algorithm.adv_estimator", of("algorithm"), "P"),
@@ -116,7 +116,7 @@ RECIPE = (
         "training", "trainer.val_before_train", False, "D", "a separate job " "evaluates the " "base model"),
 )
 
-# How the engine runs: parts that the authors chose, and how a run is cut into segments.
+# How the engine runs: components chosen by the authors, and how a run is divided into segments.
 RUN = (
     Row("rollout engine", f"{ROLLOUT}.name", "vllm", "S"),
     Row("prompt builder", f"{ROLLOUT}.agent.agent_loop_manager_class",
@@ -171,7 +171,7 @@ RUN = (
     Row("data loader workers", "data.dataloader_num_workers", 0, "D", "no read-ahead, so resuming is exact"),
 )
 
-# Settings that change speed or memory, never what is computed (beyond the order of floating-point sums).
+# Settings that affect speed or memory, but not the result (except for the order of floating-point sums).
 SPEED = (
     Row("CUDA graphs", f"{ROLLOUT}.enforce_eager", lambda r: r.hardware.engine.cuda_graphs is False, "D",
         "the authors did not use them; graphs replay the same kernels without launching each one"),
@@ -208,7 +208,7 @@ SPEED = (
         "the 8 rollouts of a prompt share its keys and values; verl empties the cache when weights change"),
 )
 
-# Parts of verl that know only GPUs. engine/verl's plugin makes the rest work; none of this is read on a GPU.
+# Settings for parts of verl that support only GPUs. The plugin makes the rest work; none of these is used on a GPU.
 CPU = (
     Row("device", "trainer.device", "cpu", "D"),
     Row("logical GPUs", "ray_kwargs.ray_init.num_gpus", lambda r: r.ranks_per_node, "D", "Ray counts ranks with them",
@@ -233,7 +233,7 @@ CPU = (
 
 
 def rows(request: VerlRequest) -> Iterator[Row]:
-    """All settings of a request; a later row overrules an earlier one with the same key."""
+    """Yield all settings of a request; a later row overrides an earlier one with the same key."""
     yield from RECIPE
     yield from RUN
     yield from SPEED

@@ -1,7 +1,7 @@
 """Translation of verl's log to the metrics that both engines share.
 
-verl's file logger starts its file anew with every process, so each attempt has a file of its own, numbered; where two
-attempts made the same step, the later one counts, since the training went on from it.
+verl's file logger overwrites its file in every process, so each attempt has its own numbered file. If two attempts
+trained the same step, the later one counts, because the training continued from it.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 from justrl.config import Recipe
 from justrl.io import read_whole_lines
 
-# Ours -> verl's.
+# Our name -> verl's name.
 NAMES = {
     "reward_mean": "critic/score/mean",
     "accuracy": "justrl/accuracy",
@@ -49,26 +49,26 @@ REQUIRED = ("reward_mean", "accuracy", "entropy", "response_length_mean", "respo
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """The learning rate that a step (1-based) uses: verl's constant schedule after a linear warm-up from 0.
+    """Return the learning rate that a step (1-based) uses: verl's constant schedule after a linear warm-up from 0.
 
-    verl logs the rate that its schedule has after the step, which is that of the next one.
+    verl logs the rate after the step, which is that of the next step.
     """
     warmup = recipe.warmup_steps
     return recipe.learning_rate * min(1.0, (step - 1) / warmup if warmup else 1.0)
 
 
 def in_our_names(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What verl has measured, in our names; what is no number is None, as JSON has it."""
+    """Return verl's metrics under our names; non-finite values are None, because JSON has no NaN."""
     return {ours: _finite(data[verls]) for ours, verls in NAMES.items() if verls in data}
 
 
 def translate(line: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """One line of verl's log in our names: `{"step": N, "data": {...}}` -> `{"step": N, "reward_mean": ...}`."""
+    """Translate one line of verl's log: `{"step": N, "data": {...}}` -> `{"step": N, "reward_mean": ...}`."""
     step, data = line["step"], line["data"]
     row: dict[str, Any] = {"step": step}
     row |= in_our_names(data)
     row["lr"] = learning_rate(recipe, step)
-    # verl's perf/throughput counts per GPU and with prompts; ours is all processed tokens of the step per second.
+    # verl's perf/throughput is per GPU and includes prompts; ours is all processed tokens of the step per second.
     tokens, seconds = data.get("perf/total_num_tokens"), data.get("timing_s/step")
     row["tokens_per_second"] = tokens / seconds if tokens and seconds else None
     return row
@@ -79,7 +79,7 @@ def _finite(value: float) -> float | None:
 
 
 def read_attempts(folder: Path, recipe: Recipe) -> dict[int, dict[str, Any]]:
-    """All steps that the attempts under `folder` logged, by step; a line cut short by a crash is skipped."""
+    """Return all steps logged by the attempts in `folder`, by step; lines left incomplete by a crash are skipped."""
     rows: dict[int, dict[str, Any]] = {}
     for file in sorted(folder.glob("attempt_*.jsonl")):
         rows |= {row["step"]: row for row in read_attempt(file, recipe)}
@@ -87,13 +87,13 @@ def read_attempts(folder: Path, recipe: Recipe) -> dict[int, dict[str, Any]]:
 
 
 def read_attempt(file: Path, recipe: Recipe) -> list[dict[str, Any]]:
-    """The steps that one attempt logged, in order."""
+    """Return the steps that one attempt logged, in order."""
     lines = [line for line in read_whole_lines(file) if all(NAMES[name] in line["data"] for name in REQUIRED)]
     return [translate(line, recipe) for line in lines]
 
 
 def next_attempt(folder: Path) -> Path:
-    """The file for the next attempt's log."""
+    """Return the file for the next attempt's log."""
     folder.mkdir(parents=True, exist_ok=True)
     numbers = [int(file.stem.removeprefix("attempt_")) for file in folder.glob("attempt_*.jsonl")]
     return folder / f"attempt_{max(numbers, default=0) + 1:04d}.jsonl"

@@ -1,4 +1,4 @@
-"""Watch a guarded trainer: pass on requests to stop, end it when it makes no progress, say how it ended."""
+"""Supervise a guarded trainer: forward requests to stop, end it if it makes no progress, report how it ended."""
 
 import collections
 import contextlib
@@ -19,12 +19,12 @@ from justrl.train.verl.diagnosis import diagnose
 from justrl.train.verl.progress import STARTING, Progress
 from justrl.train.watch import START_SECONDS
 
-# After SIGTERM the trainer has this long to save: Slurm kills 30 s after it (KillWait).
+# Time for the trainer to save after SIGTERM; Slurm kills it 30 s after SIGTERM (KillWait).
 TERM_GRACE_SECONDS = 22.0
 POLL_SECONDS = 1.0
-# For the guard to find and end a few dozen processes on a busy machine.
+# Time for the guard to find and end a few dozen processes on a busy machine.
 CLEANING_SECONDS = 60.0
-# Nodes whose trainer has ended have this long to clean up; srun would wait minutes for one that is lost.
+# Time for the nodes to clean up after the trainer has ended; srun would wait minutes for a lost node.
 ENDING_SECONDS = 30.0
 LINES_SHOWN, LINES_SEARCHED = 25, 1000
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -36,15 +36,16 @@ class Supervisor:
     """One attempt to train a segment.
 
     Args:
-        attempt: its folder; launch.log, progress.json, stacks/ and, after a hang, hang.txt go there.
+        attempt: its folder, for launch.log, progress.json, stacks/ and, after a hang, hang.txt.
         command: starts the trainer under guard.
         variables: the environment of all its processes.
-        idle_seconds: how long the trainer may go without reporting progress; before its first step, START_SECONDS if
-            that is longer.
+        idle_seconds: how long the trainer may run without reporting progress; before its first step, at least
+            START_SECONDS.
         on_metrics: called after each step that verl logged.
-        on_look: called at each look at the trainer: this process itself is alive.
-        log: verl's own log of metrics.
-        is_done: whether the segment's last step is saved and logged; how the processes end does not matter then.
+        on_look: called at each check of the trainer, to show that this process itself is alive.
+        log: verl's own metrics log.
+        is_done: returns whether the segment's last step is saved and logged; then it does not matter how the
+            processes end.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Supervisor:
         self.stopping = False
 
     def run(self) -> bool:
-        """Run the trainer to its end; return whether it was told to stop.
+        """Run the trainer to its end; return whether it was asked to stop.
 
         Raises UserError: it failed, or made no progress for too long.
         """
@@ -78,22 +79,22 @@ class Supervisor:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self.variables,
-                # Its own session: a signal to our process group (Ctrl-C, scancel) is ours to pass on.
+                # In its own session, so that signals to our process group (Ctrl-C, scancel) reach it only through us.
                 start_new_session=True,
             )
             try:
                 hang = self._watch(process)
             finally:
                 self._end(process)
-        # Whoever hangs after the last step takes nothing from it.
+        # A hang after the last step loses nothing: ignore it.
         if hang and not self.is_done():
             raise UserError(hang)
-        # Slurm's warning reaches job steps only: on more than one node they ask to stop; this process hears nothing.
+        # Slurm's warning reaches only job steps: with more than one node, they request the stop, not this process.
         if self.stopping or self.progress.stop_requested():
             return True
         if problem := self.progress.problem():
             raise UserError(problem)
-        # A node that is lost after the last step takes nothing from it.
+        # A node lost after the last step loses nothing: ignore it.
         if process.returncode != 0 and not self.is_done():
             raise UserError(f"verl ended with status {process.returncode}: {last_words(self.output)}")
         return False
@@ -105,9 +106,9 @@ class Supervisor:
             self.kill_at = time.monotonic() + TERM_GRACE_SECONDS
 
     def _watch(self, process: subprocess.Popen) -> str | None:
-        """Wait for the end of the trainer; return what to say if it hung."""
+        """Wait for the end of the trainer; return an error message if it hung."""
         seen = (None, 0)
-        # In looks, not by the clock: a job that is suspended whole, this process with it, has not hung.
+        # Counted in checks, not by the clock: a job that is suspended together with this process has not hung.
         idle = 0.0
         ended_at = None
         logged = 0
@@ -156,12 +157,12 @@ class Supervisor:
         if process.poll() is None:
             if process.stdin:
                 process.stdin.close()
-            # Stopped, it could neither see that nor be told.
+            # A stopped guard could not notice the closed pipe or handle a signal.
             process.send_signal(signal.SIGCONT)
             try:
                 process.wait(timeout=guard.GRACE_SECONDS + CLEANING_SECONDS)
             except subprocess.TimeoutExpired:
-                # A guard that does not get to it in time must not leave them running without it.
+                # Processes of a guard that does not finish in time must not keep running without it.
                 left = guard.descendants(process.pid)
                 process.kill()
                 process.wait()
@@ -171,9 +172,9 @@ class Supervisor:
 
 
 def last_words(log: Path) -> str:
-    """What a log ends with: on the first line its last error, which is all that a summary shows; then the last lines.
+    """Return the end of a log: the last error on the first line, which summaries show, and then the last lines.
 
-    Ray ends with lines about its workers, and marks whose line is whose: the error stands above those.
+    Ray ends with lines about its workers, after the error, and prefixes each line with its process.
     """
     with log.open(errors="replace") as output:
         said = (_COLOURS.sub("", line).rstrip() for line in output)
@@ -181,7 +182,7 @@ def last_words(log: Path) -> str:
     if not lines:
         return f"it wrote nothing to {log}"
     errors = [match[1] for line in lines if (match := _ERROR.match(line))]
-    # Ray's own errors tell that a worker has died, of which another tells why.
+    # Ray's own errors report that a worker died; another error gives the reason.
     errors = [error for error in errors if not error.startswith("ray.exceptions.")] or errors
     shown = "\n".join([*lines][-LINES_SHOWN:])
     return f"{errors[-1] if errors else lines[-1]}; the end of {log}:\n{shown}"

@@ -1,4 +1,4 @@
-"""The settings of a run as Markdown, for docs/verl.md: what it is called, verl's key, the value, its source and why."""
+"""The settings of a run as Markdown, for docs/verl.md: name, verl's key, value, source and note."""
 
 import json
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from justrl.train.verl.request import Row, VerlRequest
 
 
 def markdown(rows: Iterable[Row], request: VerlRequest) -> str:
-    """One table of settings with their values for `request`."""
+    """Return one table of settings with their values for `request`."""
     lines = ["| what | verl key | value | source | note |", "|---|---|---|---|---|"]
     for row in rows:
         value = json.dumps(row.value_for(request))
@@ -18,7 +18,7 @@ def markdown(rows: Iterable[Row], request: VerlRequest) -> str:
 
 
 def request_for(experiment: config.Experiment, run: str) -> VerlRequest:
-    """What a run asks of verl on the hardware of the configuration."""
+    """Return a run's request to verl on the configured hardware."""
     return VerlRequest(
         recipe=experiment.run(run).recipe,
         seed=experiment.seed,

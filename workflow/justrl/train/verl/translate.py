@@ -1,9 +1,9 @@
 """Translation of a run to verl's complete configuration, resolved and checked by verl's own code.
 
-`justrl verl config` writes the file. The trainer of each segment, which loads verl anyway, does the same with the paths
-of the machine filled in (`launch`). Nothing but the rows of `settings` is changed, and a key that verl does not have is
-refused, so the older names that verl accepts and ignores (`custom_reward_function.*`, `reward_model.*`) cannot be asked
-for.
+`justrl verl config` writes the file. The trainer of each segment, which loads verl anyway, does the same with the
+machine's paths filled in (`launch`). Only the rows of `settings` are changed, and keys that verl does not have are
+rejected. The older names that verl accepts and ignores (`custom_reward_function.*`, `reward_model.*`) are therefore
+rejected, too.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from justrl.model_shape import shape_of
 from justrl.train.verl import settings
 from justrl.train.verl.request import Row, VerlRequest, check_recipe
 
-# Groups that verl keeps so that old commands still compose, and never reads.
+# Groups that verl keeps so that old commands still work, but never reads.
 IGNORED_GROUPS = ("custom_reward_function", "reward_model", "sandbox_fusion")
 
 
 def default_configuration():
-    """verl's own defaults for GRPO and PPO, as an OmegaConf tree with its interpolations."""
+    """Return verl's own defaults for GRPO and PPO, as an OmegaConf tree with its interpolations."""
     require_verl()
     from hydra import compose, initialize_config_module
 
@@ -37,7 +37,7 @@ def default_configuration():
 def apply_row(configuration, row: Row, value: Any) -> None:
     """Set one key of the tree.
 
-    Raises UserError: the key is one that verl ignores, does not exist, or exists though the row calls it added.
+    Raises UserError: verl ignores the key, or the key does not exist and the row does not mark it as added.
     """
     from omegaconf import OmegaConf
 
@@ -45,7 +45,7 @@ def apply_row(configuration, row: Row, value: Any) -> None:
         raise UserError(f"verl ignores {row.key}: use the group `reward` instead")
     parent, _, last = row.key.rpartition(".")
     node = OmegaConf.select(configuration, parent)
-    # A key without a default ("???") counts as known: `in` would deny it, `keys` does not.
+    # A key without a default ("???") counts as known: `in` does not find it, `keys` does.
     known = node is not None and last in node.keys()  # noqa: SIM118
     if not known and not row.added:
         raise UserError(f"verl 0.9.1 has no setting {row.key}")
@@ -53,23 +53,23 @@ def apply_row(configuration, row: Row, value: Any) -> None:
 
 
 def asked(request: VerlRequest) -> list[Row]:
-    """The rows for `request` with their values, which need no verl to be taken.
+    """Return the rows for `request` with their values; this does not need verl.
 
-    Raises UserError: a recipe that verl cannot follow.
+    Raises UserError: a recipe that verl does not support.
     """
     check_recipe(request)
     return [replace(row, value=row.value_for(request)) for row in settings.rows(request)]
 
 
 def resolve(request: VerlRequest):
-    """The complete configuration for `request`; raises UserError as `asked` and `compose` do."""
+    """Return the complete configuration for `request`; raises UserError as `asked` and `compose` do."""
     return compose(asked(request))
 
 
 def compose(rows: Iterable[Row]):
-    """The complete configuration: verl's defaults with these rows, interpolations resolved, checked.
+    """Return the complete configuration: verl's defaults with these rows, interpolations resolved, checked.
 
-    Raises UserError: a key that verl does not have, or what its own checks refuse.
+    Raises UserError: a key that verl does not have, or a value that its own checks reject.
     """
     configuration = default_configuration()
     for row in rows:
@@ -81,9 +81,9 @@ def compose(rows: Iterable[Row]):
 
 
 def check(configuration) -> None:
-    """Run verl's own validation, and build the dataclasses that it skips.
+    """Run verl's own validation, and construct the dataclasses that it skips.
 
-    verl prints while it checks; its output is dropped unless the check fails.
+    verl prints during the check; this output is dropped.
     """
     from omegaconf import OmegaConf
     from verl.trainer.ppo.reward import resolve_reward_manager_cls
@@ -106,7 +106,7 @@ def check(configuration) -> None:
 
 
 def write_configuration(configuration, path: str | Path) -> None:
-    """Write the configuration as YAML, keys in verl's order, so that two of them can be compared line by line."""
+    """Write the configuration as YAML, keys in verl's order, so that two files can be compared line by line."""
     from omegaconf import OmegaConf
 
     with atomic_write(path) as handle:
@@ -114,6 +114,6 @@ def write_configuration(configuration, path: str | Path) -> None:
 
 
 def request_from_run(run: RunDescription, hardware: Hardware) -> VerlRequest:
-    """The request that the written description of a run (run.json) makes, with no step or path filled in."""
+    """Return the request for the run that a run.json describes, without steps and paths."""
     shape, name = shape_of(run.model), run.experiment
     return VerlRequest(run.recipe, run.seed, hardware, run=run.run, experiment=name, shape=shape)

@@ -1,8 +1,8 @@
-"""The sockets through which a rank of the trainer hands its weights to its vLLM, in the folder of this attempt alone.
+"""Sockets through which a rank of the trainer sends its weights to its vLLM, in a folder of this attempt only.
 
-verl 0.9.1 names them by the job's number in its Ray cluster, in /tmp. Each of our trainings has a cluster to itself, in
-which it is the first job, so that two on one node would have the same names: one would load the other's weights, or
-both would wait without end.
+verl 0.9.1 puts them in /tmp and names them by the job's number in its Ray cluster. Each of our trainings has its own
+cluster, in which it is the first job, so two trainings on one node would use the same names. One would then load the
+other's weights, or both would wait forever.
 """
 
 import tempfile
@@ -14,9 +14,9 @@ VERLS_PLACE = "ipc:///tmp/"
 
 
 def in_scratch(handle: str) -> str:
-    """Where verl's socket `handle` lies in the temporary folder that the attempt's guard has made on this node.
+    """Return the path of verl's socket `handle` in the temporary folder that the attempt's guard made on this node.
 
-    Raises ValueError: verl has named it in another way.
+    Raises ValueError: verl's handle has another form.
     """
     if not handle.startswith(VERLS_PLACE):
         raise ValueError(f"verl names the socket of its weights {handle}, no longer {VERLS_PLACE}...")
@@ -24,7 +24,7 @@ def in_scratch(handle: str) -> str:
 
 
 class Sender(ServerAdapter):
-    """verl's side of the trainer; `plugin` puts it into verl's registry."""
+    """verl's sender in the trainer; `plugin` adds it to verl's registry."""
 
     zmq_handle: str
 
@@ -34,7 +34,7 @@ class Sender(ServerAdapter):
 
 
 class Receiver(vLLMColocateWorkerExtension):
-    """verl's extension of vLLM's worker, which the resolved configuration names."""
+    """verl's extension of vLLM's worker; the resolved configuration names it."""
 
     def _get_zmq_handle(self) -> str:
         return in_scratch(super()._get_zmq_handle())
