@@ -1,7 +1,7 @@
-"""Find phrases that make a reader stop, in pages and comments of the configuration: `python docs/plain_english.py`.
+"""Find hard-to-read phrases in pages and comments of the configuration: `python docs/plain_english.py`.
 
-Each is printed as file:line: phrase, write: plain words; then the status is 1. Code is not read: blocks, words
-in backticks, targets of links. Nor is the map of the package in docs/design.md, which is made of docstrings.
+Each is printed as file:line: phrase, write: plain words; the exit status is then 1. Code is skipped: blocks, words in
+backticks, targets of links. So is the map of the package in docs/design.md, which is generated from docstrings.
 """
 
 import re
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "config/*.md", "results/README.md", ".github/ISSUE_TEMPLATE/*.md")
 COMMENTS = ("config.yaml", *(f"{folder}/*.yaml" for folder in ("mini", "laptop", "one_gpu", "slurm", "examples")))
 
-# A pattern, and what to write instead. A space is any white space; @ is a piece of code.
+# A pattern, and plain words for it. A space matches any white space; @ matches a piece of code.
 PLAIN = {
     r"besides?": "next to, alongside, compared with, in addition to",
     r"but for": "except",
@@ -53,20 +53,20 @@ PLAIN = {
     r"the wish(es)?": "the requirements",
     r"for ever": "forever",
 }
-# A character that stands for code, so that the words around it are not neighbours.
+# Replaces code, so that the words around it are not adjacent.
 CODE = "@"
 FENCE, INLINE, TARGET = r"^ *```.*?^ *```$", r"`[^`]+`", r"\]\([^)\s]+\)"
 ROOMS = r"<!-- generated: rooms -->.*?<!-- end -->"
 
 
 def hidden(text: str) -> str:
-    """The text with all code made @, in lines as before."""
+    """Replace all code in a text by @, keeping its lines."""
     cover = re.compile(f"{ROOMS}|{FENCE}|{INLINE}|{TARGET}", re.M | re.S)
     return cover.sub(lambda code: CODE + "\n" * code[0].count("\n"), text)
 
 
 def comments(text: str) -> str:
-    """The comments of a YAML file, in lines as before."""
+    """The comments of a YAML file, on the same lines."""
     found = (re.search(r"(?:^|\s)#(.*)", line) for line in text.split("\n"))
     return "\n".join(match[1] if match else "" for match in found)
 
@@ -80,7 +80,7 @@ def found(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def main() -> int:
-    """Print what is found, and say whether there is anything."""
+    """Print the phrases found; returns 1 if there are any."""
     status = 0
     for pattern in (*PAGES, *COMMENTS):
         for path in sorted(ROOT.glob(pattern)):

@@ -52,7 +52,7 @@ def profile_overlays():
 
 
 def read_configuration():
-    """The configuration of this start. Overlays are removed from the jobs' command line, since jobs read the snapshot."""
+    """The configuration of this start. Overlays are removed from the jobs' command line: jobs read the snapshot."""
     if HERE != workflow.basedir:
         return config_files.complete({key: value for key, value in config.items() if key not in OPTIONS})
     command = workflow.config_settings
@@ -194,7 +194,7 @@ def before_the_first_job():
 
 
 class AroundThePlan(logging.Handler):
-    """Runs checks around Snakemake's plan, triggered by its log messages: it has no hook there in dry runs or modules."""
+    """Runs checks around Snakemake's plan, triggered by its log messages: dry runs and modules have no hook there."""
 
     told = False
     cost = ""
