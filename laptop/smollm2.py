@@ -105,7 +105,7 @@ def write_model(file: Path, folder: Path) -> None:
 
 
 def _write_weights(tensors, turned: dict[str, int], path: Path) -> None:
-    """Write a GGUF file's tensors under transformers' names; `turned` has the head counts of tensors stored by pairs."""
+    """Write a GGUF file's tensors under transformers' names; `turned` has the head count of tensors stored by pairs."""
     import torch
     from gguf import dequantize
     from safetensors.torch import save_file

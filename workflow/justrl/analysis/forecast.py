@@ -1,4 +1,4 @@
-"""Forecast of a metric: fit a saturating curve to a run so far; its value at the last step, with an interval.
+"""Forecast of a metric: a saturating curve fitted to a run so far, and its value at the planned end with an interval.
 
 The curve is the sigmoid in the logarithm of compute of "The Art of Scaling Reinforcement Learning Compute for LLMs"
 (arXiv 2510.13786): y(C) = base + (A - base) / (1 + (C_mid / C)^B). If the series is too short, flat, straight, falling

@@ -1,4 +1,4 @@
-"""The page of answers: one HTML file without external files.
+"""The page of answers: one self-contained HTML file.
 
 The answers are embedded as JSON; a script shows twenty at a time, so that thousands of long answers do not slow the
 page down. All text is inserted as text, so nothing that a model wrote becomes markup. The page has no network access.
