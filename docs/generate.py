@@ -140,7 +140,7 @@ def named(node: dict) -> list[dict]:
 
 
 def alternatives(schema: dict, node: dict) -> list[dict]:
-    """The alternatives of a node, with references resolved; its own description replaces the referenced one's."""
+    """The alternatives of a node, with references resolved; a node's own description overrides the referenced one."""
     if "$ref" in node:
         target = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
         return alternatives(schema, target | {key: node[key] for key in ("description", "default") if key in node})
