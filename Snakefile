@@ -17,8 +17,8 @@ from snakemake.utils import min_version
 
 min_version("9.27.1")
 
-# Every job parses this file, so every job finds the package, whichever environment it runs in.
-# Its own folder is asked for, which is not the main workflow's where this is a module of another one.
+# Every job parses this file, so every job finds the package, whatever its environment. `current_basedir` is this file's
+# own folder, which differs from the main workflow's if this is a module of another one.
 HERE = str(workflow.current_basedir)
 PACKAGE = f"{HERE}/workflow"
 sys.path.insert(0, PACKAGE)
@@ -31,7 +31,7 @@ import ancient_inputs
 import snakemake_messages
 import slurm_executor
 
-# What is only looked at may be cut short, as by `| head`.
+# Options that only show something: the output may be cut short, as by `| head`.
 LOOKS = {
     "-n",
     "--dry-run",
@@ -52,11 +52,11 @@ slurm_executor.install()
 if HERE == workflow.basedir:
     snakemake_messages.install(workflow)
 
-# Standard error goes to the rule's log and to the terminal; the copy outlives the signals that end a job, so that its
-# last words are kept.
+# Standard error goes to the rule's log and to the terminal. The copying process survives the signals that end a job, so
+# the job's last messages reach the log.
 shell.prefix(
     f"export PYTHONPATH={shlex.quote(PACKAGE)}${{{{PYTHONPATH:+:$PYTHONPATH}}}} RAYON_NUM_THREADS=$OMP_NUM_THREADS; "
-    # A list of all results is longer than a command may be: `--results @<(listed FILES)` hands it over as a file.
+    # A list of all results can exceed the length limit of a command: `--results @<(listed FILES)` passes it as a file.
     + """listed() {{ [ $# = 0 ] || printf '%s\\n' "$@"; }}; """
     + """log_to() {{ trap '' HUP INT TERM; exec tee >&2 "$1"; }}; """
 )
@@ -68,13 +68,13 @@ if HERE == workflow.basedir and not os.path.samefile(HERE, os.getcwd()):
         "the workflow as a module (docs/change.md)"
     )
 
-# Jobs read what their start has frozen (rules/experiment.smk), not a file that may be edited meanwhile.
+# Jobs read the snapshot of their start (rules/experiment.smk), not a file that may be edited meanwhile.
 if workflow.is_main_process:
 
     configfile: "config.yaml"
 
 
-# Asked for by `--sdm apptainer` alone; envs/justrl.def makes it.
+# Used only with `--sdm apptainer`; envs/justrl.def builds it.
 container: "justrl.sif"
 
 
@@ -99,7 +99,7 @@ onstart:
     slurm_executor.end_like_ctrl_c()
 
 
-# Above it, Snakemake shows each failed job's command and log; the reason would be a hundred lines away.
+# Snakemake prints each failed job's command and log before this, so the reason could be a hundred lines up.
 onerror:
     print("", *last_words.sentences(failed_jobs()), sep="\n", file=sys.stderr)
 

@@ -1,11 +1,11 @@
-"""Each speed beside its peer's: the same work on the same machine, in turns, and only where both made the same result.
+"""Compare our speed with that of peers: same work, same machine, in turns, and only if both get the same result.
 
     make bench                                (or python bench [--rounds 7] [--only reward cleaning])
 
-Processor time, which a busy machine moves less than the clock; a ratio is that of two neighbouring measurements, and of
-all ratios the median, least and greatest are shown. What is measured is kept in results/bench.json, each row with its
-date, machine and versions; the table and figure of docs/measured.md are made of that. A peer that is not installed is
-said so in its row.
+Times are processor time, which depends less on other load than elapsed time. A ratio compares two consecutive
+measurements; the median, smallest and largest ratio are shown. Measurements are saved in results/bench.json, each row
+with its date, machine and versions, and the table and figure of docs/measured.md are made from that file. If a peer is
+not installed, its row reports it.
 """
 
 import argparse
@@ -50,7 +50,7 @@ WORKS = {
 
 
 def measured(name: str, rounds: int) -> dict[str, Any]:
-    """Measure one row, or say why it cannot be; with the machine and the versions that it was measured with."""
+    """Measure one row, or give the reason why it cannot be measured; with its machine and versions."""
     try:
         work = WORKS[name]()
         made: dict[str, Any] = {field: getattr(work, field) for field in ("name", "peer", "floor", "target")}
@@ -77,7 +77,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         ratio = f"**{made['ratio']:.2f}** [{made['least']:.2f}, {made['greatest']:.2f}]"
         if made["memory_ratio"]:
             ratio += f"; {1 / made['memory_ratio']:.0%} of the memory"
-        # Rows kept before this was measured have none.
+        # Rows saved by earlier versions have no elapsed ratio.
         if made.get("elapsed_ratio"):
             ratio += f"; by the clock {made['elapsed_ratio']:.2f}"
         floor = made["floor"]
@@ -88,13 +88,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Each ratio with its spread on one logarithmic axis, what is wanted beside it."""
+    """Draw each ratio with its range on one logarithmic axis, and its target as a bar."""
     from matplotlib.figure import Figure
 
     from justrl.analysis.figure_style import COLORS, INK, MUTED, house_style
 
     rows = [made for made in rows if "ratio" in made][::-1]
-    # What stands in brackets is for the table.
+    # Text in parentheses is only for the table.
     names = [textwrap.fill(re.sub(r" \(.*\)$", "", made["name"]), 44) for made in rows]
     peers = [textwrap.fill(f"beside {made['peer']}", 44) for made in rows]
     with house_style():
@@ -122,7 +122,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print, and keep what was measured."""
+    """Measure, print and save the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="at most; rows that take long have fewer")
     parser.add_argument("--only", nargs="*", choices=WORKS, default=list(WORKS), help="measure these rows, or none")

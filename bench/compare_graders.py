@@ -1,12 +1,12 @@
-"""Compare the paper_rules grader with the authors' released one, gold by gold and on changed forms of each gold.
+"""Compare the paper_rules grader with the authors' released one, on each reference answer and on changed forms of it.
 
-The authors' grader is not part of this project. Take `evals/utils.py` from thunlp/JustRL, install `pylatexenc==2.10`
-somewhere on PYTHONPATH, and run
+The authors' grader is not part of this project. Download `evals/utils.py` from thunlp/JustRL, install
+`pylatexenc==2.10` on PYTHONPATH, and run
 
     python bench/compare_graders.py --authors-grader FILE --benchmarks DIR
 
-It prints how many of the comparisons agree and every one that does not. Theirs runs in worker processes with a time
-limit, as it has none of its own. It evaluates the text it is given: it sees nothing here but golds and their forms.
+It prints how many comparisons agree, and every one that does not. The authors' grader has no time limit, so it runs in
+worker processes that have one. It evaluates its input; here it receives only reference answers and their changed forms.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def _other_brackets(gold: str) -> str:
     return gold.translate(str.maketrans("()[]", "[]()")) if gold[:1] in ("(", "[") else gold
 
 
-# Each takes a gold to another form of it, right or wrong; one that leaves it as it is does not apply.
+# Each changes a reference answer to another form, correct or wrong. A form that leaves it unchanged does not apply.
 FORMS: dict[str, Callable[[str], str]] = {
     "spaces around": lambda gold: f"  {gold} ",
     "newline around": lambda gold: f"\n{gold}\n",
@@ -198,7 +198,7 @@ FORMS: dict[str, Callable[[str], str]] = {
 
 
 def theirs(item: list[str]) -> bool:
-    """Run the authors' grader on one (completion, gold), in a worker."""
+    """Run the authors' grader on one (completion, reference answer), in a worker."""
     global _authors
     if "_authors" not in globals():
         spec = importlib.util.spec_from_file_location("authors_grader", os.environ[PATH_VARIABLE])
@@ -209,12 +209,12 @@ def theirs(item: list[str]) -> bool:
 
 
 def warm_up() -> None:
-    """Import the authors' grader and what it needs before the clock runs."""
+    """Import the authors' grader and its dependencies before the time limit starts."""
     theirs(["\\boxed{\\sqrt{4}+x}", "x+2"])
 
 
 def read_golds(folder: Path) -> dict[str, list[str]]:
-    """Golds of every benchmark file, as shipped (boxes and dollar signs included)."""
+    """The reference answers of every benchmark file, unchanged (boxes and dollar signs included)."""
     from pyarrow import parquet
 
     golds = {}
@@ -227,7 +227,7 @@ def read_golds(folder: Path) -> dict[str, list[str]]:
 
 
 def comparisons(golds: list[str]) -> dict[tuple[str, str], str]:
-    """(completion, gold) -> name of the form; each gold is compared with itself first."""
+    """(completion, reference answer) -> name of the form; each answer is also compared with itself."""
     pairs = {}
     for gold in dict.fromkeys(golds):
         bare = gold[len("\\boxed{") : -1] if gold.startswith("\\boxed{") else gold
@@ -238,7 +238,7 @@ def comparisons(golds: list[str]) -> dict[tuple[str, str], str]:
 
 
 def random_comparisons(golds: list[str], count: int, seed: int) -> dict[tuple[str, str], str]:
-    """Like `comparisons`: two changes made one after the other, sometimes to another question's gold."""
+    """Like `comparisons`, with two successive changes, and sometimes with the answer to another question."""
     chance = random.Random(seed)
     pairs = {}
     while len(pairs) < count:

@@ -1,10 +1,10 @@
-"""Time and peak memory of cleaning a training file of DAPO-Math-17k's size and schema.
+"""Time and peak memory of cleaning a training file with the size and schema of DAPO-Math-17k.
 
     python bench/dapo_rows.py [--rows 1791700] [--distinct 17917] [--tokenizer MODEL_DIR]
 
-Generates the file (100 copies of a block, as published), runs the prepare-data command on it in a process of its own,
-and prints rows, seconds (of the clock, and of the processor, which say more on a busy machine) and the peak resident
-set. `--distinct 1791700` is the worst case: no row repeats.
+Generates the file (100 copies of a block, as published), runs the prepare-data command on it in a separate process, and
+prints rows, elapsed seconds, processor seconds (more reliable on a busy machine) and the peak resident set. `--distinct
+1791700` is the worst case: no row repeats.
 """
 
 import argparse
@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
 
 
 def row(number: int) -> dict:
-    """Make row `number`: a wrapped question of about 60 words, an integer gold, now and then of more than 64 bits."""
+    """Make row `number`: a wrapped question of about 60 words and an integer answer, sometimes of more than 64 bits."""
     chance = random.Random(number)
     question = f"{number}: " + " ".join(chance.choices(WORDS.split(), k=chance.randint(20, 100)))
     gold = str(chance.randrange(10**25 if number % 500 == 0 else 1000))
@@ -49,7 +49,7 @@ def row(number: int) -> dict:
 
 
 def write_file(path: Path, rows: int, distinct: int) -> None:
-    """Write `rows` rows that repeat every `distinct`, in row groups of a million as pandas writes them."""
+    """Write `rows` rows that repeat every `distinct` rows, in row groups of a million as pandas writes them."""
     step = min(distinct, 50_000)
     with pq.ParquetWriter(path, SCHEMA) as writer:
         block, held = None, []
@@ -63,7 +63,7 @@ def write_file(path: Path, rows: int, distinct: int) -> None:
 
 
 def main() -> None:
-    """Generate, run, measure, print."""
+    """Generate the file, run the command, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_791_700)
     parser.add_argument("--distinct", type=int, default=17_917)

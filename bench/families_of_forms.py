@@ -1,6 +1,8 @@
-"""Families of answers that are more than one number, or a number with words, for `grader_campaign`. Written from the
-benchmarks' golds and from how mathematics is set in LaTeX, before the grader's code was read; equality is known by
-construction."""
+"""Answer families for `grader_campaign`: answers of several numbers, or of a number with words.
+
+They were written from the benchmarks' reference answers and from LaTeX notation, before the grader's code was read.
+Equality is known by construction.
+"""
 
 from fractions import Fraction
 from random import Random
@@ -36,7 +38,7 @@ def _joined(rng: Random, values: list[Fraction]) -> str:
 
 
 def intervals(rng: Random) -> Draw:
-    """An interval: as brackets, as a chain, from either side; an end moved, opened or shut."""
+    """An interval, in brackets or as inequalities from either side; wrong: an end changed, opened or closed."""
     low, high = sorted(_values(rng, 2))
     left, right = rng.random() < 0.5, rng.random() < 0.5
     equal = rng.random() < 0.5
@@ -64,7 +66,7 @@ def intervals(rng: Random) -> Draw:
 
 
 def unions(rng: Random) -> Draw:
-    """Two intervals that do not touch, in either order; rays."""
+    """Two disjoint intervals in either order, and rays."""
     a, b, c, d = sorted(_values(rng, 4))
     equal = rng.random() < 0.5
     off = 0 if equal else Fraction(rng.choice((1, 2)), 3)
@@ -85,7 +87,7 @@ def unions(rng: Random) -> Draw:
 
 
 def inequalities(rng: Random) -> Draw:
-    """One bound on one letter, from either side; the other relation, another bound."""
+    """One bound on one variable, from either side; wrong: another relation or another bound."""
     name = rng.choice(("x", "k", "n", "a", "t"))
     bound = _values(rng, 1)[0]
     upward, strict = rng.random() < 0.5, rng.random() < 0.5
@@ -110,7 +112,7 @@ def inequalities(rng: Random) -> Draw:
 
 
 def tuples(rng: Random) -> Draw:
-    """A point: the order of its coordinates counts."""
+    """A point; the order of its coordinates matters."""
     values = _values(rng, rng.randrange(2, 5))
     equal = rng.random() < 0.5
     wrong = list(values)
@@ -135,7 +137,7 @@ def tuples(rng: Random) -> Draw:
 
 
 def matrices(rng: Random) -> Draw:
-    """A column, or a square of four; brackets of either kind."""
+    """A column vector or a 2 x 2 matrix, in either kind of brackets."""
     values = _values(rng, 4 if rng.random() < 0.5 else 3)
     equal = rng.random() < 0.5
     wrong = list(values)
@@ -155,7 +157,7 @@ def matrices(rng: Random) -> Draw:
 
 
 def lists(rng: Random) -> Draw:
-    """Values in any order: listed, in braces, with "and", with x = before each; one dropped, repeated, changed."""
+    """Values in any order: listed, in braces, with "and" or x = before each; wrong: one dropped, repeated, changed."""
     values = _values(rng, rng.randrange(2, 6))
     if rng.random() < 0.2:
         values.append(values[0])
@@ -186,7 +188,7 @@ def lists(rng: Random) -> Draw:
 
 
 def plus_minus(rng: Random) -> Draw:
-    """a plus or minus sqrt(b), and both values; one of the two is not both."""
+    """a plus or minus sqrt(b), and both values listed; only one of the two is wrong."""
     a, b = rng.randrange(1, 20), rng.choice((2, 3, 5, 7, 11, 19))
     if rng.random() < 0.3:
         gold, both, one = (
@@ -210,7 +212,7 @@ def plus_minus(rng: Random) -> Draw:
 
 
 def _product(roots: list[int]) -> list[int]:
-    """The coefficients of the product of (x - root), lowest first."""
+    """The coefficients of the product of (x - root), lowest degree first."""
     coefficients = [1]
     for root in roots:
         up, down = [0, *coefficients], [-root * c for c in coefficients] + [0]
@@ -233,7 +235,7 @@ def _polynomial(rng: Random, coefficients: list[int], name: str) -> str:
 
 
 def polynomials(rng: Random) -> Draw:
-    """A polynomial expanded, in any order of terms, and as the product of its factors."""
+    """A polynomial, expanded with its terms in any order, and as a product of factors."""
     name = rng.choice(("x", "n", "t", "k", "r"))
     roots = [rng.choice((-1, 1)) * rng.randrange(1, 10) for _ in range(rng.randrange(1, 4))]
     coefficients = _product(roots)
@@ -252,7 +254,7 @@ def polynomials(rng: Random) -> Draw:
 
 
 def formulas(rng: Random) -> Draw:
-    """Expressions in several letters, as the benchmarks of physics have them."""
+    """Expressions in several variables, as in the physics benchmarks."""
     a, b = rng.randrange(2, 10), rng.randrange(2, 10)
     equal = rng.random() < 0.5
     c = b if equal else b + 1
@@ -274,7 +276,7 @@ def formulas(rng: Random) -> Draw:
 
 
 def equations(rng: Random) -> Draw:
-    """The value of a letter, and lines in their several forms."""
+    """The value of a variable, and lines in several forms."""
     m, c = rng.choice((-1, 1)) * rng.randrange(2, 9), rng.choice((-1, 1)) * rng.randrange(1, 20)
     equal = rng.random() < 0.5
     n, d = (m, c) if equal else rng.choice(((m, -c), (-m, c), (m + 1, c), (m, c + 1)))
@@ -302,7 +304,7 @@ def equations(rng: Random) -> Draw:
 
 
 def functions(rng: Random) -> Draw:
-    """A function by its rule; the wrong rule, and the rule of its derivative."""
+    """A function given by its formula; wrong: another formula, or the derivative's."""
     name, letter = rng.choice(("f", "g", "h", "P")), rng.choice(("x", "n", "t"))
     a, b = rng.randrange(2, 12), rng.randrange(1, 12)
     rule = f"{a}{letter}+{b}"
@@ -328,7 +330,7 @@ def functions(rng: Random) -> Draw:
 
 
 def bases(rng: Random) -> Draw:
-    """Digits in a base."""
+    """A number in another base."""
     base = rng.randrange(3, 10)
     digits = str(rng.randrange(1, base)) + "".join(str(rng.randrange(base)) for _ in range(rng.randrange(1, 5)))
     equal = rng.random() < 0.5
@@ -342,7 +344,7 @@ def bases(rng: Random) -> Draw:
 
 
 def ratios(rng: Random) -> Draw:
-    """Ratios, multiplied through."""
+    """Ratios, scaled by a common factor."""
     a, b, k = rng.randrange(1, 20), rng.randrange(1, 20), rng.randrange(1, 5)
     equal = rng.random() < 0.5
     c, d = (a * k, b * k) if equal else rng.choice(((a + 1, b), (a, b + 1), (b, a) if a != b else (a + 2, b)))
@@ -350,7 +352,7 @@ def ratios(rng: Random) -> Draw:
 
 
 def sequences(rng: Random) -> Draw:
-    """A sequence with dots: the dots count."""
+    """A sequence with dots; the dots matter."""
     start, step = rng.randrange(0, 10), rng.randrange(1, 5)
     end = start + step * rng.randrange(5, 40)
     dots = (r"\ldots", r"\dots", r"\cdots", "...", r"\dotsc")

@@ -1,6 +1,8 @@
-"""Families of answers whose value is one number, for `grader_campaign`. Written from the benchmarks' golds and from how
-mathematics is set in LaTeX, before the grader's code was read; equality is known by construction, never computed by a
-grader or by SymPy."""
+"""Answer families for `grader_campaign`: answers whose value is one number.
+
+They were written from the benchmarks' reference answers and from LaTeX notation, before the grader's code was read.
+Equality is known by construction, never computed by a grader or by SymPy.
+"""
 
 import math
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from random import Random
 
 @dataclass(frozen=True)
 class Draw:
-    """A gold, what a box holds, and whether it has the gold's value."""
+    """A reference answer, the content of a box, and whether the two are equal."""
 
     gold: str
     answer: str
@@ -62,14 +64,14 @@ DRESS = (
 
 
 def other(rng: Random, number: int) -> int:
-    """A whole number near `number`, or with a digit or the sign changed, that is not `number`."""
+    """A whole number other than `number`: a near one, or one with a changed digit, sign or magnitude."""
     place = 10 ** rng.randrange(len(str(abs(number))))
     wrong = rng.choice((number + 1, number - 1, number + place, number - place, -number, number * 10))
     return wrong if wrong != number else number + 1
 
 
 def whole_numbers(rng: Random) -> Draw:
-    """A whole number in fonts, sizes, colours, spaces, markdown and delimiters."""
+    """A whole number in various fonts, sizes, colours, spaces, Markdown and delimiters."""
     gold = rng.choice((rng.randrange(-99, 1000), rng.randrange(-(10**9), 10**9)))
     equal = rng.random() < 0.5
     shown = str(gold if equal else other(rng, gold))
@@ -79,7 +81,7 @@ def whole_numbers(rng: Random) -> Draw:
 
 
 def grouped_digits(rng: Random) -> Draw:
-    """Digits in groups of three, with the separators that typesetting knows."""
+    """Digits in groups of three, with the separators of typesetting."""
     gold = rng.randrange(1000, 10**10)
     equal = rng.random() < 0.5
     comma = rng.choice((",", "{,}", r",\!", r"\,", r"\ ", "~", " ", r"\;", "\u202f"))
@@ -124,7 +126,7 @@ def _fraction(rng: Random, value: Fraction) -> str:
 
 
 def fractions(rng: Random) -> Draw:
-    """Fractions, reduced or not, mixed numbers, exact decimals; near misses in the numerator or the denominator."""
+    """Fractions, reduced or not, mixed numbers, exact decimals; wrong: a changed numerator or denominator."""
     bottom = rng.choice((rng.randrange(2, 13), rng.choice((2, 4, 5, 8, 20, 25, 40)), rng.randrange(13, 400)))
     gold = Fraction(rng.choice((-1, 1)) * rng.randrange(1, 40 * bottom), bottom)
     equal = rng.random() < 0.5
@@ -136,7 +138,7 @@ def fractions(rng: Random) -> Draw:
 
 
 def _digits(rng: Random, digits: int, power: int) -> str:
-    """`digits` (its first digit before the point) times ten to the `power`, written in one of the usual ways."""
+    """`digits`, with the point after the first one, times ten to the `power`, in one of the usual notations."""
     text = str(digits)
     mantissa = text[0] + ("." + text[1:] if len(text) > 1 else "")
     if abs(power) > 12 or rng.random() < 0.6:
@@ -155,7 +157,7 @@ def _digits(rng: Random, digits: int, power: int) -> str:
 
 
 def decimals(rng: Random) -> Draw:
-    """A number of a few digits, from 1e-30 to 1e30; the wrong ones differ in one of the digits given, or in size."""
+    """A number of a few digits, from 1e-30 to 1e30; wrong: a changed digit or order of magnitude."""
     length = rng.randrange(1, 6)
     digits = rng.randrange(10 ** (length - 1), 10**length)
     power = rng.choice((rng.randrange(-30, 31), rng.randrange(-4, 6)))
@@ -171,7 +173,7 @@ def decimals(rng: Random) -> Draw:
 
 
 def percentages(rng: Random) -> Draw:
-    """A share in percent, with and without its sign."""
+    """A percentage, with and without its sign."""
     tenths = rng.randrange(1, 1000)
     equal = rng.random() < 0.5
     shown = tenths if equal else abs(other(rng, tenths)) + (1 if other(rng, tenths) == -tenths else 0)
@@ -187,7 +189,7 @@ def percentages(rng: Random) -> Draw:
 
 
 def _surd(rng: Random, terms: list[tuple[Fraction, int]]) -> str:
-    """A sum of rational multiples of square roots (root 1: the rational part), in any order and several spellings."""
+    """A sum of rational multiples of square roots (root 1: the rational part), in any order and several notations."""
     terms = [t for t in terms if t[0]]
     rng.shuffle(terms)
     text = ""
@@ -213,7 +215,7 @@ def _surd(rng: Random, terms: list[tuple[Fraction, int]]) -> str:
 
 
 def surds(rng: Random) -> Draw:
-    """a + b sqrt(c) + d sqrt(e), rearranged and with squares drawn under the root."""
+    """a + b sqrt(c) + d sqrt(e), reordered, and with squares moved under the root."""
     root, more = rng.sample(SQUAREFREE, 2)
     terms = [
         (Fraction(rng.randrange(-9, 10), rng.choice((1, 1, 2, 3))), 1),
@@ -233,7 +235,7 @@ def surds(rng: Random) -> Draw:
 
 
 def denominators(rng: Random) -> Draw:
-    r"""a / sqrt(b) and its rationalised form, roots of fractions, cube roots, powers with fractions above."""
+    r"""a / sqrt(b) and its rationalised form, roots of fractions, cube roots, powers with fractions as exponents."""
     a, b, n = rng.randrange(1, 20), rng.choice(SQUAREFREE), rng.choice((3, 4, 5))
     c = a if (equal := rng.random() < 0.5) else a + rng.choice((1, 2))
     pairs = (
@@ -250,7 +252,7 @@ def denominators(rng: Random) -> Draw:
 
 
 def multiples_of_pi(rng: Random) -> Draw:
-    """A rational multiple of pi or e, and what is near it."""
+    """A rational multiple of pi or e, and numbers near it."""
     name = rng.choice((r"\pi", r"\pi", "e"))
     a, b = rng.randrange(1, 30), rng.choice((1, 2, 3, 4, 6, 7))
     value = Fraction(a, b)
@@ -270,7 +272,7 @@ def multiples_of_pi(rng: Random) -> Draw:
 
 
 def large_powers(rng: Random) -> Draw:
-    """Powers and factorials that no floating-point number tells apart."""
+    """Powers and factorials too close to be distinguished as floating-point numbers."""
     base, power = rng.choice((2, 3, 5, 6, 7, 10, 12, 2024)), rng.randrange(30, 3000)
     equal = rng.random() < 0.5
     shift = 0 if equal else rng.choice((-1, 1, 2))
@@ -362,7 +364,7 @@ RADIANS = {0: "0", 30: r"\frac{\pi}{6}", 45: r"\frac{\pi}{4}", 60: r"\frac{\pi}{
 
 
 def angles(rng: Random) -> Draw:
-    """Sines and cosines of angles in degrees and radians; angles themselves."""
+    """Sines and cosines of angles in degrees and radians, and the angles themselves."""
     x = rng.choice(tuple(SINE_OF))
     acute = rng.randrange(1, 89)
     degree = rng.choice((r"^\circ", r"^{\circ}", "°", r"\degree"))
@@ -386,7 +388,7 @@ def angles(rng: Random) -> Draw:
 
 
 def complex_numbers(rng: Random) -> Draw:
-    """a + bi in its orders and fonts; the conjugate, the parts exchanged."""
+    """a + bi in various orders and fonts; wrong: the conjugate, or the parts exchanged."""
     a, b = rng.randrange(-20, 21), rng.choice((-1, 1)) * rng.randrange(1, 21)
     equal = rng.random() < 0.5
     c, d = (a, b) if equal else rng.choice(((a, -b), (a + 1, b), (a, b + 22), (-a - 1, b), (b, a + 50)))

@@ -1,11 +1,14 @@
-"""Families of answers with words or steps beside a value, for `grader_campaign`. Written from the benchmarks' golds and
-from how mathematics is set in LaTeX, before the grader's code was read; equality is known by construction."""
+"""Answer families for `grader_campaign`: answers with words or steps next to a value.
+
+They were written from the benchmarks' reference answers and from LaTeX notation, before the grader's code was read.
+Equality is known by construction.
+"""
 
 from random import Random
 
 from families_of_numbers import Draw, Family
 
-# No two of these are one unit.
+# All of these units are different.
 UNITS = (
     "cm",
     "m",
@@ -39,7 +42,7 @@ THINGS = (
 
 
 def units(rng: Random) -> Draw:
-    """A number with a unit: the unit may be left out, another unit or another number is wrong."""
+    """A number with a unit. The unit may be left out; another unit or another number is wrong."""
     number = rng.randrange(2, 5000)
     first, second = rng.sample(UNITS, 2)
     power = rng.choice(("", "", "^2", "^3"))
@@ -72,7 +75,7 @@ MULTIPLES = {"million": 10**6, "billion": 10**9, "thousand": 10**3, "dozen": 12,
 
 
 def multiples(rng: Random) -> Draw:
-    """A number word behind the digits multiplies."""
+    """A number word after the digits, which multiplies them."""
     word = rng.choice(tuple(MULTIPLES))
     number = rng.randrange(2, 100)
     answer = rng.choice((rf"{number}\text{{ {word}}}", rf"{number} \text{{ {word}}}", rf"{number}\ \mathrm{{{word}}}"))
@@ -102,7 +105,7 @@ WORDS = (
 
 
 def words(rng: Random) -> Draw:
-    """A word or a name, in a font or not, in another case."""
+    """A word or a name, in a font or not, and in other letter case."""
     first, second = rng.sample(WORDS, 2)
     equal = rng.random() < 0.5
     shown = (
@@ -119,7 +122,7 @@ def words(rng: Random) -> Draw:
 
 
 def choices(rng: Random) -> Draw:
-    """The letter of a choice, with its brackets, with a word before, with its value behind."""
+    """The letter of a choice: with brackets, with a word before it, with its value after it."""
     letters = "ABCDE"
     right, wrong = rng.sample(letters, 2)
     equal = rng.random() < 0.5
@@ -199,7 +202,7 @@ HEDGES = (
 
 
 def hedges(rng: Random) -> Draw:
-    """More or less than the gold's value: an alternative, a condition, a negation, an operation in words or symbols."""
+    """The reference answer with an alternative, condition, negation or operation, in words or symbols: always wrong."""
     first, second = rng.sample(range(3, 500), 2)
     gold = rng.choice((str(first), str(first), rf"\frac{{{first}}}{{{first + second}}}"))
     hedge = rng.choice(HEDGES)
@@ -209,7 +212,7 @@ def hedges(rng: Random) -> Draw:
 
 
 def chains(rng: Random) -> Draw:
-    """A computation that ends in its value, or in a rounded value."""
+    """A computation that ends with its value, or with a rounded value."""
     a, b = rng.randrange(2, 100), rng.randrange(2, 100)
     equal = rng.random() < 0.5
     off = 0 if equal else rng.choice((1, -1, 10))

@@ -1,18 +1,18 @@
-"""Speed of the reference engine on one device, piece by piece; on a GPU of the paper's kind, or tiny on a CPU.
+"""Speed of the reference engine on one device, component by component: on the paper's kind of GPU, or tiny on a CPU.
 
-    python bench/gpu.py                           (the 1.5B shape, 16,384 tokens; wants one GPU of 80 GB)
+    python bench/gpu.py                           (the 1.5B shape, 16,384 tokens; needs one GPU of 80 GB)
     python bench/gpu.py --shape tiny --tokens 512 (on any machine)
 
-update    one optimizer step of the paper's recipe on sequences of ragged lengths: tokens a second, the share of the
-          device's peak (MFU: 6 FLOPs per parameter and token and the attention's, what checkpointing computes again not
-          counted), peak memory. Wanted on an H100: 45% and less than 60 GiB.
-packing   forward and backward through the layers of sequences padded to the longest, as the engine has them, and laid
-          end to end in one row
-kernels   log-probabilities and both gradients by ours and by those of Liger, cut-cross-entropy and TRL, where they are
-          installed, beside whole logits; `relative_difference` says how far its gradients are from those
-decode    tokens a second of rollouts
+    update    one optimizer step of the paper's recipe on sequences of different lengths: tokens per second, share of
+              the device's peak (MFU: 6 FLOPs per parameter and token plus the attention's, without recomputation by
+              checkpointing), peak memory. Target on an H100: 45% and less than 60 GiB.
+    packing   forward and backward through the layers, with sequences padded to the longest, as in the engine, and
+              concatenated in one row
+    kernels   log-probabilities and both gradients by our kernel and by those of Liger, cut-cross-entropy and TRL, if
+              installed, compared with full logits; `relative_difference` is the distance of the gradients from theirs
+    decode    tokens per second of rollouts
 
-Prints JSON; an entry that could not be measured says why.
+Prints JSON; an entry that could not be measured gives the reason.
 """
 
 import argparse
@@ -43,14 +43,14 @@ SHAPES = {"1.5b": DEEPSEEK, "tiny": ModelShape(2, 64, 128, 4, 2, 16, 512, tied=F
 
 
 class Device:
-    """Where it runs: elapsed seconds of what is done there, and the memory that it takes."""
+    """A device: elapsed seconds and peak memory of the calls on it."""
 
     def __init__(self, name: str):
         self.name = name
         self.gpu = name == "cuda"
 
     def seconds(self, call: Callable[[], Any], rounds: int = 3) -> float:
-        """Elapsed seconds of a call, the least of some rounds after one that does not count."""
+        """Elapsed seconds of a call, the shortest of several rounds after a warm-up."""
         self._once(call)
         return min(self._once(call) for _ in range(rounds))
 
@@ -66,7 +66,7 @@ class Device:
             torch.cuda.synchronize()
 
     def peak(self, call: Callable[[], Any]) -> float | None:
-        """The most memory in GiB that is allocated during a call; None on a CPU."""
+        """The peak of allocated memory during a call in GiB; None on a CPU."""
         if not self.gpu:
             call()
             return None
@@ -76,7 +76,7 @@ class Device:
         return torch.cuda.max_memory_allocated() / 2**30
 
     def describe(self) -> dict[str, Any]:
-        """Name and peak of the device; TFLOP/s None where there are no figures of it."""
+        """Name and peak of the device; TFLOP/s is None if unknown."""
         if not self.gpu:
             return {"name": "cpu", "threads": torch.get_num_threads(), "tflops": None}
         name = torch.cuda.get_device_name()
@@ -107,7 +107,7 @@ def make_model(shape: ModelShape, device: Device, longest: int):
 
 
 def ragged(tokens: int, count: int) -> list[int]:
-    """`count` lengths that make up `tokens`, log-normal as those of responses are."""
+    """`count` lengths that sum to `tokens`, with the log-normal distribution of response lengths."""
     chance = random.Random(0)
     weights = [chance.lognormvariate(0, 0.7) for _ in range(count)]
     lengths = [max(4, int(tokens * weight / sum(weights))) for weight in weights]
@@ -115,10 +115,10 @@ def ragged(tokens: int, count: int) -> list[int]:
 
 
 def update_flops(shape: ModelShape, lengths: list[int]) -> float:
-    """FLOPs of forward and backward: 6 for each parameter of a product and token, and the causal attention's.
+    """FLOPs of forward and backward: 6 per matrix parameter and token, plus the causal attention's.
 
-    The attention of a forward pass is 4 x head size x heads x layers for each pair of tokens that see one another, and
-    three times as much with the backward pass. The embedding is looked up and costs nothing.
+    The attention of a forward pass costs 4 x head size x heads x layers per pair of tokens that attend to each other,
+    and three times as much including the backward pass. The embedding is a lookup and costs nothing.
     """
     products = shape.layers * shape.layer + shape.vocabulary * shape.width
     pairs = sum(length * (length + 1) / 2 for length in lengths)
@@ -126,7 +126,7 @@ def update_flops(shape: ModelShape, lengths: list[int]) -> float:
 
 
 def update(model, shape: ModelShape, device: Device, tokens: int) -> dict[str, Any]:
-    """One optimizer step of the paper's recipe on eight sequences."""
+    """Measure one optimizer step of the paper's recipe on eight sequences."""
     changed = {"rollouts_per_prompt": 8, "mini_batch_prompts": 1, "micro_batch_per_gpu": 1}
     changed |= {} if device.gpu else {"dtype": "float32"}
     recipe = read_part(Recipe, config_files.read()["recipe"] | changed, "config.yaml")
@@ -158,7 +158,7 @@ def update(model, shape: ModelShape, device: Device, tokens: int) -> dict[str, A
 
 
 def packing(model, shape: ModelShape, device: Device, tokens: int) -> dict[str, Any]:
-    """Forward and backward through the layers, padded and packed; the states of the tokens must be the same."""
+    """Measure forward and backward through the layers, padded and packed; both must give the same hidden states."""
     lengths = ragged(tokens // 4, 8)
     torch.manual_seed(2)
     sequences = [torch.randint(shape.vocabulary, (length,), device=device.name) for length in lengths]
@@ -186,21 +186,21 @@ def packing(model, shape: ModelShape, device: Device, tokens: int) -> dict[str, 
 
 
 def liger(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Liger's fused linear cross-entropy, one loss a token."""
+    """Liger's fused linear cross-entropy, one loss per token."""
     from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
 
     return -LigerFusedLinearCrossEntropyFunction.apply(hidden, weight, targets, None, None, -100, 0.0, 0.0, "none")[0]
 
 
 def cut_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Apple's cut cross-entropy, one loss a token."""
+    """Apple's cut cross-entropy, one loss per token."""
     from cut_cross_entropy import linear_cross_entropy
 
     return -linear_cross_entropy(hidden, weight, targets, reduction="none")
 
 
 def trl(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """TRL's kernel over tiles of tokens and vocabulary, with its own size of a tile."""
+    """TRL's kernel over tiles of tokens and vocabulary, with its default tile size."""
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
 
@@ -217,7 +217,7 @@ KERNELS: dict[str, tuple[str, Callable]] = {
 
 
 def kernels(shape: ModelShape, device: Device, tokens: int) -> dict[str, Any]:
-    """Each kernel's seconds, memory and greatest difference of its gradients from those of whole logits."""
+    """Each kernel's seconds, memory and largest relative difference of its gradients from those of full logits."""
     dtype = torch.bfloat16 if device.gpu else torch.float32
     torch.manual_seed(3)
     options = {"device": device.name, "dtype": dtype}
@@ -258,15 +258,15 @@ def kernels(shape: ModelShape, device: Device, tokens: int) -> dict[str, Any]:
 
 
 class NoText:
-    """In place of a tokenizer, where no text is wanted."""
+    """Replaces the tokenizer if no text is needed."""
 
     def decode(self, tokens: list[int], **_: Any) -> str:
-        """No text."""
+        """An empty string."""
         return ""
 
 
 def decode(model, shape: ModelShape, device: Device, rows: int, new: int) -> dict[str, Any]:
-    """Rollouts of a batch, all as long as they may be."""
+    """Measure the rollouts of a batch, all of maximum length."""
     chance = random.Random(4)
     sampling = Sampling(1.0, 1.0, -1, new, (), log_probs=True)
     prompts = [[chance.randrange(shape.vocabulary) for _ in range(chance.randrange(8, 64))] for _ in range(rows)]
@@ -282,7 +282,7 @@ def decode(model, shape: ModelShape, device: Device, rows: int, new: int) -> dic
 
 
 def main() -> None:
-    """Measure what is asked for and print it."""
+    """Measure the requested entries and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="1.5b")
     parser.add_argument("--tokens", type=int, default=16_384)

@@ -1,18 +1,18 @@
-r"""Attack the graders with answers whose verdict is known by construction, and count what they get wrong, by family.
+r"""Test the graders on answers whose equality is known by construction, and count their errors by family.
 
     python bench/grader_campaign.py --count 100000 --cheap 100000 --seed 0
 
 The families (families_of_numbers.py, families_of_forms.py, families_of_words.py) were written from the benchmarks'
-golds and from LaTeX's notation, before the grader that they try was read; each draws golds, and answers that are equal
-or not by construction. Two more put a gold in what is not it: `hostile` in relations, unknown commands and towers of
-powers, and `alternatives` next to another value. Printed are, for `strict`, `paper_rules` and `symbolic`, by family:
-false accepts, false rejects and answers not decided (hangs are among them: all limits apply). An exception ends the
-campaign.
+reference answers and from LaTeX notation, before the code of the grader under test was read. Each draws reference
+answers, and answers that are equal or not by construction. Two more families embed a reference answer in something
+else: `hostile` in relations, unknown commands and towers of powers, and `alternatives` next to another value. For
+`strict`, `paper_rules` and `symbolic`, the output lists false accepts, false rejects and undecided answers by family
+(hangs are undecided, since all limits apply). An exception ends the campaign.
 
-None accepted of 100,000 bounds the rate of false accepts at 3 in 100,000 (95%, the rule of three), of such answers as
-are drawn here. Exit status 1 where `strict` or `symbolic` accepts what is not equal, or `symbolic` rejects 1% or more
-of a family's equal answers. `paper_rules` accepts what the authors' grader accepts (docs/recipe.md, Graders), and
-rejects some equal forms as that does; `strict` rejects all but the very text.
+No accepts in 100,000 unequal answers bounds the rate of false accepts at 3 in 100,000 (95%, the rule of three), for
+answers like those drawn here. Exit status 1 if `strict` or `symbolic` accepts an unequal answer, or if `symbolic`
+rejects 1% or more of a family's equal answers. `paper_rules` accepts what the authors' grader accepts (docs/recipe.md,
+Graders), and rejects some equal forms like it; `strict` rejects everything but the identical text.
 """
 
 import argparse
@@ -31,7 +31,7 @@ PART = 5000
 MOST_REJECTED = 0.01
 SHOWN = 5
 
-# The gold is in each, and none is the gold.
+# Each contains the reference answer, and none is equal to it.
 HOSTILE = [
     "\\neq {}", "x \\neq {}", "> {}", "x > {}", "\\leq {}", "\\not {}", "\\not= {}", "\\neg {}", "\\foo 3 {}",
     "\\foo{{3}} {}", "{}=-17", "-17={}", "17 \\to {}", "17 \\Rightarrow {}", "\\cancel{{7}} {}",
@@ -45,13 +45,13 @@ DRAWN: dict[str, Family] = {**NUMBERS, **FORMS, **WORDED}
 
 
 def hostile(rng: Random) -> Draw:
-    """A number, and what holds it and is no number, or another."""
+    """A number inside an expression that is not a number, or is another one."""
     gold = str(rng.randint(1000, 99_999))
     return Draw(gold, rng.choice(HOSTILE).format(gold), False)
 
 
 def alternatives(rng: Random) -> Draw:
-    """A gold of any family, and the same beside another value."""
+    """A reference answer of any family, next to another value."""
     gold = DRAWN[rng.choice(list(DRAWN))](rng).gold
     return Draw(gold, rng.choice(ALTERNATIVES).format(gold), False)
 
@@ -67,10 +67,10 @@ def draw(count: int, seed: int) -> list[tuple[str, Draw]]:
 
 
 def run(name: str, cases: list[tuple[str, Draw]], timeout: float) -> tuple[Counter, dict[str, list[Draw]]]:
-    """Counts of verdicts by (family, what), and the answers that were accepted and are not equal, by family."""
+    """Counts of verdicts by (family, kind), and the falsely accepted answers by family."""
     counts: Counter = Counter()
     accepted: dict[str, list[Draw]] = defaultdict(list)
-    limits = {} if name == "strict" else {"processes": 2, "timeout": timeout}  # strict compares text, which takes none
+    limits = {} if name == "strict" else {"processes": 2, "timeout": timeout}  # strict compares only text
     with get_grader(name, **limits) as grader:
         grades = grader.grade_many([(f"so \\boxed{{{one.answer}}}.", one.gold) for _, one in cases])
     for (family, one), grade in zip(cases, grades, strict=True):
@@ -85,7 +85,7 @@ def run(name: str, cases: list[tuple[str, Draw]], timeout: float) -> tuple[Count
 
 
 def report(name: str, counts: Counter, accepted: dict[str, list[Draw]], seconds: float) -> bool:
-    """Print a grader's table; whether it keeps within what the campaign allows it."""
+    """Print a grader's table; returns whether it meets the requirements of the campaign."""
     kinds = ("equal", "not equal", "false reject", "false accept", "undecided")
     total = {kind: sum(counts[family, kind] for family in FAMILIES) for kind in kinds}
     answers = total["equal"] + total["not equal"]
@@ -117,7 +117,7 @@ def main() -> int:
         began = time.monotonic()
         counts: Counter = Counter()
         accepted: dict[str, list[Draw]] = defaultdict(list)
-        for start in range(0, count, PART):  # each part has a seed of its own, so that memory does not grow
+        for start in range(0, count, PART):  # each part has its own seed, so memory does not grow
             found, wrong = run(name, draw(min(PART, count - start), arguments.seed + start), arguments.timeout)
             counts += found
             for family, ones in wrong.items():

@@ -1,12 +1,12 @@
-"""Completions graded per second, by each rule grader.
+"""Completions graded per second, by each rule-based grader.
 
     python bench/grading_speed.py [--questions 200] [--samples 32] [--length 15000] [--processes 2]
 
-Makes completions of `--length` characters for golds in the forms of the nine benchmarks (integers, fractions, roots,
-tuples, polynomials, powers of ten, words): half of them right, often in another form, four in ten wrong, one in ten
-without a box. "distinct" grades one sample of each question with workers already started, per second of wall clock and
-per second of processor time (all processes; it does not depend on what else the machine does); "avg@k" grades
-`--samples` samples of each, whose answers repeat, as in an evaluation.
+Makes completions of `--length` characters for reference answers in the forms of the nine benchmarks (integers,
+fractions, roots, tuples, polynomials, powers of ten, words). Half of them are correct, often in another form, four in
+ten are wrong, and one in ten has no box. "distinct" grades one sample of each question with workers already running,
+per second of elapsed time and of processor time (all processes; independent of other load). "avg@k" grades `--samples`
+samples of each question, whose answers repeat, as in an evaluation.
 """
 
 import argparse
@@ -23,7 +23,7 @@ WORDS = SENTENCES.split()
 
 
 def make_question(chance: random.Random) -> tuple[str, list[str], list[str]]:
-    """A gold, right answers in several forms, and wrong ones."""
+    """A reference answer, correct answers in several forms, and wrong ones."""
     a, b, c = chance.randint(2, 99), chance.randint(2, 99), chance.choice([2, 3, 5, 6, 7, 10, 11])
     kind = chance.choices(
         ["integer", "fraction", "root", "tuple", "polynomial", "power", "text"], [50, 15, 12, 6, 10, 4, 3]
@@ -51,7 +51,7 @@ def make_question(chance: random.Random) -> tuple[str, list[str], list[str]]:
 
 
 def make_completion(chance: random.Random, right: list[str], wrong: list[str], length: int) -> str:
-    """A chain of thought of about `length` characters that ends in a box, or does not."""
+    """A chain of thought of about `length` characters, with or without a box at its end."""
     text = " ".join(chance.choices(WORDS, k=max(1, length // 5)))[:length]
     fate = chance.random()
     if fate < 0.1:
@@ -85,7 +85,7 @@ def main() -> None:
         idle = measure(name, options, [])[1]
         distinct, busy, _ = measure(name, options, pairs[0])
         repeated, busy_longer, grades = measure(name, options, everything)
-        # Without workers every completion costs the same, and one of each question is too short to measure.
+        # Without workers, every completion costs the same, and one of each question is too short to measure.
         per_second = len(pairs[0]) / (busy - idle) if options else len(everything) / (busy_longer - idle)
         correct = sum(grade.correct for grade in grades) / len(grades)
         gave_up = sum(grade.outcome == "timeout" for grade in grades)
@@ -96,11 +96,11 @@ def main() -> None:
 
 
 def measure(name: str, options: dict, pairs: list[tuple[str, str]]) -> tuple[float, float, list]:
-    """Wall seconds of grading, processor seconds of that and of starting and ending the workers, and the grades."""
+    """Elapsed seconds of grading, processor seconds including start and end of the workers, and the grades."""
     processes = options.get("processes", 1)
     before = processor_seconds()
     with get_grader(name, **options) as grader:
-        # Starts the workers: their imports are paid once an evaluation.
+        # Start the workers: an evaluation pays for their imports once.
         grader.grade_many([(f"\\boxed{{(y+{n})(y+2)}}", f"y^2+{n + 2}y+{2 * n}") for n in range(2 * processes)])
         start = time.perf_counter()
         grades = grader.grade_many(pairs)
@@ -109,7 +109,7 @@ def measure(name: str, options: dict, pairs: list[tuple[str, str]]) -> tuple[flo
 
 
 def processor_seconds() -> float:
-    """Processor time of this process and of those it has waited for."""
+    """Processor time of this process and of its finished child processes."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 

@@ -1,7 +1,7 @@
-"""GRPO steps by the reference engine, in a process as TRL's: python bench/our_step.py PROBLEM.
+"""GRPO steps by the reference engine, in a process like TRL's: python bench/our_step.py PROBLEM.
 
-PROBLEM is as for trl_step.py. Written into it: `ours.json`, the cost of each step after the first, and of each the
-tokens that it sampled and the updates that it made; and which share of one more step is matrix products and attention.
+PROBLEM is a folder as for trl_step.py. The result is `ours.json` in it: the cost, sampled tokens and updates of each
+step after the first, and the share of matrix products and attention in one more step.
 """
 
 import sys
@@ -19,7 +19,7 @@ from justrl.train.reference.step import GRPOTrainer, RolloutBatch
 
 
 class Engine:
-    """Policy, sampler and trainer, as the training loop puts them together."""
+    """Policy, sampler and trainer, combined as in the training loop."""
 
     def __init__(self, folder: Path):
         self.problem = read_json(folder / "problem.json")
@@ -32,7 +32,7 @@ class Engine:
         self.trainer = GRPOTrainer(self.model, self.optimizer, self.recipe)
 
     def sample(self, step: int) -> list[Completed]:
-        """A group's responses side by side; where the problem names lengths, each exactly as long as it says."""
+        """Sample the responses, group after group; with `lengths` in the problem, each has exactly the given length."""
         group = self.problem["group"]
         slots = [(slot, sample) for slot in range(len(self.problem["prompts"])) for sample in range(group)]
         prompts = [self.problem["prompts"][slot] for slot, _ in slots]
@@ -42,7 +42,7 @@ class Engine:
         return self.sample_lengths(prompts, seeds, self.problem["lengths"][step])
 
     def sample_lengths(self, prompts: list[list[int]], seeds: list, lengths: list[int]) -> list[Completed]:
-        """As `TransformersRollouts.generate`, but rows end where they are told."""
+        """Like `TransformersRollouts.generate`, with a given length for each row."""
         requests = [
             SamplingRequest(str(row), prompt, seed, Sampling(1.0, 1.0, -1, length, (), log_probs=True))
             for row, (prompt, seed, length) in enumerate(zip(prompts, seeds, lengths, strict=True))
@@ -51,7 +51,7 @@ class Engine:
         return sorted(self.rollouts._backend.generate(requests), key=lambda answer: int(answer.id))
 
     def step(self, number: int) -> dict:
-        """Sample, reward, train."""
+        """Sample, compute rewards and train."""
         answers, group = self.sample(number), self.problem["group"]
         responses = [list(answer.token_ids) for answer in answers]
         prompts = [prompt for prompt in self.problem["prompts"] for _ in range(group)]
@@ -62,12 +62,12 @@ class Engine:
         return {"tokens": sum(map(len, responses)), "updates": self.updates() - before, "loss": metrics["policy_loss"]}
 
     def updates(self) -> int:
-        """Updates that the optimizer has made."""
+        """Number of updates by the optimizer."""
         return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
 
 
 def share_of_products(engine: Engine, number: int) -> float:
-    """The share of a step's processor time in the kernels that any engine needs: matrix products and attention."""
+    """Share of matrix products and attention, which any engine needs, in a step's processor time."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
         engine.step(number)
     events = seen.key_averages()
@@ -77,7 +77,7 @@ def share_of_products(engine: Engine, number: int) -> float:
 
 
 def main(folder: Path) -> None:
-    """Train, and write down what happened."""
+    """Train, and save the measurements."""
     engine, probe = Engine(folder), Probe()
     steps = [engine.step(0)]
     for number in range(1, 1 + engine.problem["timed"]):

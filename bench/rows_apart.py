@@ -1,4 +1,4 @@
-"""Rows whose sides run in processes of their own: symbolic grading, generation with vLLM."""
+"""Benchmark rows whose two sides run in separate processes: symbolic grading, generation with vLLM."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from justrl.errors import UserError
 
 
 def symbolic() -> Work:
-    """Symbolic grading of an evaluation, next to math-verify called on each completion's last box."""
+    """Symbolic grading of an evaluation, compared with math-verify called on each completion's last box."""
     import symbolic_grading
 
     script = ROOT / "bench/symbolic_grading.py"
@@ -39,9 +39,9 @@ def symbolic() -> Work:
 
 
 class _Engine:
-    """A script of bench/ with its engine loaded, started at the first question and ended with this process.
+    """A script of bench/ with a loaded engine; starts at the first request and ends with this process.
 
-    Raises UserError: vLLM is not installed.
+    Raises UserError if vLLM is not installed.
     """
 
     def __init__(self, script: str) -> None:
@@ -51,7 +51,7 @@ class _Engine:
         self.process: subprocess.Popen[str] | None = None
 
     def ask(self, what: str) -> dict[str, Any]:
-        """Its answer. Raises UserError: the process is gone."""
+        """Send a request and return the answer. Raises UserError if the process has ended."""
         if self.process is None:
             self.process = subprocess.Popen(
                 self.command,
@@ -70,13 +70,13 @@ class _Engine:
             raise UserError(f"the engine died: run {' '.join(self.command)} and write {what} to see why") from error
 
     def side(self, name: str) -> Timed:
-        """What a side made."""
+        """The result of one side."""
         told = self.ask(name)
         return Timed((told["tokens"], told["digest"]), told["seconds"], elapsed=told["elapsed"])
 
 
 def generation() -> Work:
-    """An evaluation's answers from vLLM, next to one call of it with all requests, on one engine."""
+    """An evaluation's answers from vLLM, compared with a single call of vLLM with all requests, on one engine."""
     engine = _Engine("vllm_generation.py")
     return Work(
         "evaluation generation, vLLM, 30 questions x 8 seeds x at most 256 tokens, the same tokens, kept as they end",
@@ -92,6 +92,6 @@ def generation() -> Work:
 
 
 def _environment() -> dict[str, Any]:
-    """This process's, with the project's modules and one thread, as for the other rows."""
+    """This process's environment, with the project's modules and one thread, as for the other rows."""
     path = os.pathsep.join(filter(None, [str(ROOT / "workflow"), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}

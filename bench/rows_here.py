@@ -1,4 +1,4 @@
-"""Rows whose two sides run in this process: the reward, log-probabilities, cleaning."""
+"""Benchmark rows whose two sides run in this process: the reward, log-probabilities, cleaning."""
 
 import importlib.util
 import random
@@ -12,13 +12,13 @@ from justrl.errors import UserError
 
 
 def reward() -> Work:
-    """The paper's reward as verl calls it for each rollout, next to the function that the authors' script calls."""
+    """The paper's reward as verl calls it per rollout, compared with the function that the authors' script calls."""
     from justrl.train.verl.reward_function import compute_score
 
     found = sorted(ROOT.glob(".venv-verl/lib/python*/site-packages/verl/utils/reward_score/math_dapo.py"))
     if not found:
         raise UserError("verl is not installed (`make verl-env`)")
-    # The file alone: the package around it imports torch and Ray, which have no part in this.
+    # Load only this file: its package imports torch and Ray, which are not needed here.
     spec = importlib.util.spec_from_file_location("math_dapo", found[0])
     assert spec is not None and spec.loader is not None
     math_dapo = importlib.util.module_from_spec(spec)
@@ -46,7 +46,7 @@ def reward() -> Work:
 
 
 def log_probabilities(with_entropy: bool = False) -> Work:
-    """Log-probabilities and both gradients over the paper's vocabulary, beside whole logits.
+    """Log-probabilities and both gradients over the paper's vocabulary, compared with full logits.
 
     The gradient of the output layer's weight, 0.9 GB, is part of the memory of both sides.
     """
@@ -84,7 +84,7 @@ def log_probabilities(with_entropy: bool = False) -> Work:
 
 
 def log_probabilities_and_entropies() -> Work:
-    """The same with each distribution's entropy."""
+    """Log-probabilities with the entropy of each distribution."""
     return log_probabilities(with_entropy=True)
 
 
@@ -99,7 +99,7 @@ def cleaning_distinct() -> Work:
 
 
 def _cleaning(rows: int, questions: int, target: float) -> Work:
-    """Cleaning a file of DAPO's schema, next to what a user of pandas writes for one that fits into memory."""
+    """Cleaning a file of DAPO's schema, compared with typical pandas code, which needs the file in memory."""
     import pyarrow.parquet as pq
     from dapo_rows import write_file
 

@@ -1,7 +1,7 @@
-"""Rows about the workflow: Snakemake on ours beside Snakemake on a plain workflow of as many jobs.
+"""Benchmark rows about the workflow: Snakemake on our workflow and on a plain one with as many jobs.
 
-The plain one has jobs furnished as those of a queue are, with a log and with inputs, parameters and resources that are
-functions, and nothing of ours: what it costs is Snakemake's.
+The jobs of the plain workflow are like those of a queue, with a log and with functions for inputs, parameters and
+resources, but without our code: their cost is Snakemake's own.
 """
 
 import re
@@ -16,7 +16,7 @@ from work import ROOT, Work, share_within
 from justrl.errors import UserError
 
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
-# As many functions as a job of the paper has on average: eight.
+# Eight functions per job, the average of the paper's jobs.
 FURNISHED = """
     params: one=lambda wildcards: wildcards.i, two=lambda wildcards: "two", three="three", four="four"
     resources:
@@ -29,7 +29,7 @@ RULES = {"a": "", "b": "a", "c": "b", "d": "ac"}
 
 
 def plain_workflow(folder: Path, jobs: int) -> Path:
-    """Write a Snakefile of so many jobs, to within four: chains of four rules, and `all`."""
+    """Write a Snakefile with this many jobs, up to a difference of four: chains of four rules, and `all`."""
     text = f'rule all:\n    input: expand("d/{{i}}", i=range({jobs // 4}))\n'
     for name, inputs in RULES.items():
         text += f"rule {name}:\n"
@@ -43,9 +43,9 @@ def plain_workflow(folder: Path, jobs: int) -> Path:
 
 
 def snakemake(folder: Path, *arguments: str) -> str:
-    """Run Snakemake in a folder and return what it said.
+    """Run Snakemake in a folder and return its output.
 
-    Raises UserError: it failed.
+    Raises UserError if it failed.
     """
     done = subprocess.run([*SNAKEMAKE, *arguments], cwd=folder, capture_output=True, text=True)
     if done.returncode:
@@ -54,12 +54,12 @@ def snakemake(folder: Path, *arguments: str) -> str:
 
 
 def jobs_in(said: str) -> int:
-    """The number of jobs that Snakemake has counted."""
+    """The number of jobs in Snakemake's output."""
     return int(re.findall(r"^total\s+(\d+)", said, re.M)[0])
 
 
 def copy_of_the_project() -> Path:
-    """The project's files without results, in a folder of their own."""
+    """Copy the project's files without results to a new folder."""
     folder = Path(tempfile.mkdtemp()) / "main"
     skip = shutil.ignore_patterns(".venv*", ".git", ".snakemake", "results", "__pycache__", ".*_cache", ".hypothesis")
     shutil.copytree(ROOT, folder, ignore=skip)
@@ -67,10 +67,10 @@ def copy_of_the_project() -> Path:
 
 
 def snakemake_share(folder: Path, *arguments: str) -> float:
-    """The share of a call's time that is Snakemake's own: not in the Snakefile nor in a function of the project."""
+    """The share of a call's time in Snakemake's own code: outside the Snakefile and the project's functions."""
 
     def of_the_project(file: str, name: str) -> bool:
-        # A module's first import comes from the Snakefile, or from what that imports, and counts there.
+        # Module-level code runs on import from the Snakefile, directly or not, and is counted there.
         return file == f"{folder}/Snakefile" or (file.startswith(f"{folder}/") and name != "<module>")
 
     profile = folder / "profile"
@@ -80,7 +80,7 @@ def snakemake_share(folder: Path, *arguments: str) -> float:
 
 
 def dry_run() -> Work:
-    """The paper's dry run, where nothing is made yet."""
+    """The paper's dry run, with no output existing."""
     folder, plain = copy_of_the_project(), Path(tempfile.mkdtemp())
     arguments = ["-n", "--profile", "slurm"]
     jobs = jobs_in(snakemake(folder, *arguments))
@@ -99,7 +99,7 @@ def dry_run() -> Work:
 
 
 def nothing_to_do() -> Work:
-    """A second call after the mini experiment is made, beside one of a plain workflow that is made."""
+    """A second call after the mini experiment has finished, compared with one of a finished plain workflow."""
     if not (ROOT / "results/mini/provenance.html").is_file():
         raise UserError("the mini experiment is not made here (`make mini`)")
     jobs = jobs_in(snakemake(copy_of_the_project(), "-n", "--profile", "mini"))

@@ -1,4 +1,4 @@
-"""What one training step costs its process; shared by both sides, so that it imports nothing of either."""
+"""Cost of one training step for its process; used by both sides, so it imports code of neither."""
 
 import ctypes
 import os
@@ -9,7 +9,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Probe:
-    """Of each step: processor seconds (of all threads), elapsed seconds, most memory over that at its start (bytes)."""
+    """Per step: processor seconds of all threads, elapsed seconds, and peak memory above its start in bytes."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -17,14 +17,14 @@ class Probe:
         self.memory: list[int] = []
 
     def start(self) -> None:
-        """Before a step: what was freed before is given back, and the kernel's peak begins anew."""
+        """Begin a step: release freed memory, and reset the kernel's peak."""
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         self._resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
         self._began, self._clock = time.process_time(), time.perf_counter()
 
     def stop(self) -> None:
-        """After the step."""
+        """End a step."""
         self.seconds.append(time.process_time() - self._began)
         self.elapsed.append(time.perf_counter() - self._clock)
         status = Path("/proc/self/status").read_text()
@@ -32,10 +32,10 @@ class Probe:
         self.memory.append(peak - self._resident)
 
     def measured(self) -> dict[str, list]:
-        """What each step cost."""
+        """The cost of each step."""
         return {"seconds": self.seconds, "elapsed": self.elapsed, "memory": self.memory}
 
 
 def reward(tokens: list[int]) -> float:
-    """A made-up reward which every group has both values of, nearly always: whether the ids' sum is even."""
+    """An artificial reward, by the parity of the sum of ids; nearly every group has both values."""
     return 1.0 if sum(tokens) % 2 == 0 else -1.0

@@ -1,21 +1,22 @@
-"""Rows of one whole GRPO step, sampling included, beside TRL 1.16's GRPOTrainer, each side in a process of its own.
+"""Benchmark rows of one whole GRPO step, sampling included: TRL 1.16's GRPOTrainer and ours, in separate processes.
 
-Both have the same weights, questions, reward and hyperparameters, float32 and four updates from one generation, whose
-old log-probabilities are computed before the first. Where TRL differs:
+Both have the same weights, questions, reward and hyperparameters, float32 and four updates per generation; old
+log-probabilities are computed before the first update. Where TRL differs:
 
-1. It shuffles the sequences of a step before it cuts them into mini-batches; here a mini-batch is of whole groups.
-2. It divides a mini-batch's loss by the mean number of tokens of the four; here by its own.
-3. It adds 1e-4 to a group's deviation; here 1e-6. Its dual clip is `delta`, set to the recipe's.
-4. Biases and norms have no weight decay; here, as in verl, all parameters have.
+1. It shuffles the sequences of a step before splitting them into mini-batches; here a mini-batch has whole groups. 2.
+It divides a mini-batch's loss by the mean number of tokens of the four; here by its own number. 3. It adds 1e-4 to a
+group's deviation; here 1e-6. Its dual clip is `delta`, set to the recipe's value. 4. Biases and norms have no weight
+decay; here, as in verl, all parameters have it.
 
-Both results are one where training on what TRL sampled (its order, its advantages, scaled for 2; its weight decay)
-moves the weights as TRL did: within TOLERANCE of the whole movement's length, with the same mean norm of the gradients,
-which Adam's division hides. Each side samples for itself when it is timed, as many tokens in as many updates.
+The results count as equal if our training on TRL's samples (with its order, its advantages scaled for 2, and its weight
+decay) moves the weights as TRL did: within TOLERANCE of the length of the whole movement, and with the same mean norm
+of the gradients, which Adam's normalisation would hide. For the timing, each side samples for itself, as many tokens in
+as many updates.
 
-The floor is the model's matrix products and attention, whose share of our time each row shows; TRL needs them too.
-Most of the rest of a tiny step is the model's element-wise code, the same on both sides. TRL also reads a prompt once
-for each of its samples, where a group of ours shares it, puts prompts through the output layer, and copies its cache at
-each token.
+The floor is the model's matrix products and attention, which TRL needs too; each row shows their share of our time.
+Most of the rest of a tiny step is the model's element-wise code, the same on both sides. In addition, TRL reads a
+prompt once per sample, where our groups share it, passes prompts through the output layer, and copies its cache at each
+token.
 """
 
 import functools
@@ -34,7 +35,7 @@ from justrl.config import load
 from justrl.errors import UserError
 from justrl.io import read_json, write_json
 
-# 2e-5 and 3e-8 were measured; a mini-batch in another place, or scaled by its own tokens, is far beyond them.
+# 2e-5 and 3e-8 were measured. A misplaced mini-batch, or one scaled by its own tokens, is far outside.
 TOLERANCE = 1e-3
 NORM_TOLERANCE = 1e-5
 TINY = {"hidden_size": 128, "intermediate_size": 256, "layers": 3, "heads": 4, "key_value_heads": 2}
@@ -42,19 +43,19 @@ LARGE = {"hidden_size": 512, "intermediate_size": 1408, "layers": 8, "heads": 8,
 
 
 def tiny() -> Work:
-    """The mini experiment's shape and batch; no response ends before its last token."""
+    """The mini experiment's shape and batch; every response has the full length."""
     folder = make_problem(TINY, prompts=32, timed=5)
     return row("GRPO step, 0.4 M parameters, 256 x 32 tokens", folder)
 
 
 def two_threads() -> Work:
-    """The same by the clock, where both sides have two cores."""
+    """The same in elapsed time, with two cores for each side."""
     folder = make_problem(TINY, prompts=32, timed=5, threads=2)
     return row("GRPO step, 0.4 M parameters, 256 x 32 tokens, two threads, by the clock", folder, by_the_clock=True)
 
 
 def ragged() -> Work:
-    """The same with one token in 16 an end: responses of 1 to 32 tokens, ours told to be as long as TRL's."""
+    """The same with one token in 16 as a stop token: responses of 1 to 32 tokens, ours with the lengths of TRL's."""
     folder = make_problem(TINY, prompts=32, timed=5, stop_every=16)
     steps = run_trl(folder)["steps"]
     lengths = [[len(x) for part in step["mini_batches"] for x in part["completions"]] for step in steps]
@@ -69,9 +70,9 @@ def large() -> Work:
 
 
 def real() -> Work:
-    """SmolLM2-135M, from a package, on two cores by the clock: eight prompts of about 50 tokens.
+    """SmolLM2-135M, from a package, on two cores in elapsed time: eight prompts of about 50 tokens.
 
-    Raises UserError: the model is not there.
+    Raises UserError if the model folder is missing.
     """
     model = ROOT / "models/local/smollm2-135m-q4"
     if not model.is_dir():
@@ -81,7 +82,7 @@ def real() -> Work:
 
 
 def row(name: str, folder: Path, by_the_clock: bool = False) -> Work:
-    """Ours and TRL on the problem in a folder."""
+    """Our step and TRL's on the problem in a folder."""
     return Work(
         name,
         "TRL 1.16, GRPOTrainer",
@@ -104,15 +105,15 @@ def make_problem(
     vocabulary: int | None = None,
     threads: int = 0,
 ) -> Path:
-    """A folder with a model, its tokenizer, questions and settings; the reader is trl_step.py or our_step.py.
+    """Create a folder with a model, its tokenizer, questions and settings, for trl_step.py and our_step.py.
 
     Args:
-        shape: of the model, in the words of the mini experiment; or a folder with a model.
-        prompts: questions a step, in four mini-batches.
-        timed: steps measured, after one that is not.
-        stop_every: of this many tokens one ends a response; 0: none can.
-        vocabulary: rows of the embedding, if not as many as the tokenizer's tokens.
-        threads: of torch; 0: as OMP_NUM_THREADS says.
+        shape: of the model, with the mini experiment's keys; or a folder with a model.
+        prompts: questions per step, in four mini-batches.
+        timed: measured steps, after one that is not measured.
+        stop_every: one in this many tokens ends a response; 0: none does.
+        vocabulary: rows of the embedding, if not the tokenizer's number of tokens.
+        threads: of torch; 0: from OMP_NUM_THREADS.
     """
     import random
 
@@ -175,15 +176,15 @@ def make_problem(
 
 
 def run_ours(folder: Path) -> dict[str, Any]:
-    """Our steps on the problem in a folder; see our_step.py."""
+    """Run our steps on the problem in a folder; see our_step.py."""
     run([sys.executable, str(ROOT / "bench/our_step.py"), str(folder)])
     return read_json(folder / "ours.json")
 
 
 def run_trl(folder: Path) -> dict[str, Any]:
-    """TRL's steps on it; see trl_step.py.
+    """Run TRL's steps on the problem in a folder; see trl_step.py.
 
-    Raises UserError: TRL is not installed.
+    Raises UserError if TRL is not installed.
     """
     python = ROOT / ".venv-trl/bin/python"
     if not python.is_file():
@@ -195,7 +196,7 @@ def run_trl(folder: Path) -> dict[str, Any]:
 def run(command: list[str]) -> None:
     """Run one side to its end.
 
-    Raises UserError: it failed; with the last line that it said.
+    Raises UserError with the last line of its output if it failed.
     """
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -203,12 +204,12 @@ def run(command: list[str]) -> None:
 
 
 def side(made: dict[str, Any], by_the_clock: bool) -> Timed:
-    """The median step of one side, and its most memory."""
+    """The median step of one side, and its peak memory."""
     return Timed(made["steps"], statistics.median(made["elapsed" if by_the_clock else "seconds"]), max(made["memory"]))
 
 
 def agree(folder: Path, ours: list[dict], theirs: list[dict]) -> bool:
-    """Whether both sampled and updated equally often, and our update on TRL's first batch is TRL's."""
+    """True if both sampled as many tokens in as many updates, and our update on TRL's first batch equals TRL's."""
     counts = [(step["tokens"], step["updates"]) for step in ours]
     peers = [
         (sum(len(x) for part in step["mini_batches"] for x in part["completions"]), len(step["mini_batches"]))
@@ -219,11 +220,11 @@ def agree(folder: Path, ours: list[dict], theirs: list[dict]) -> bool:
 
 
 def replay(folder: Path, step: dict) -> tuple[float, float]:
-    """Train on TRL's batch as TRL did; how far from its result that ends.
+    """Train on TRL's batch with TRL's settings, and compare with its result.
 
     Returns:
-        the distance of the weights from TRL's over the length of TRL's movement, and the relative difference of the
-        mean norm of a gradient.
+        the distance of our weights from TRL's over the length of TRL's movement, and the relative difference of the
+        mean gradient norm.
     """
     import torch
     from our_step import Engine
@@ -232,7 +233,7 @@ def replay(folder: Path, step: dict) -> tuple[float, float]:
     engine, parts = Engine(folder), step["mini_batches"]
     before = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
     tokens = [sum(map(len, part["completions"])) for part in parts]
-    # Ours divides by a mini-batch's own tokens, TRL by their mean.
+    # Our loss is divided by a mini-batch's own tokens, TRL's by the mean of all mini-batches.
     scales = [count * len(parts) / sum(tokens) for count in tokens]
     advantages = [x * scale for part, scale in zip(parts, scales, strict=True) for x in part["advantages"]]
     batch = engine_batch(engine, parts, torch.tensor(advantages))
@@ -247,7 +248,7 @@ def replay(folder: Path, step: dict) -> tuple[float, float]:
 
 
 def engine_batch(engine, parts: list[dict], advantages):
-    """TRL's mini-batches, one after the other, as a batch of the engine's."""
+    """Concatenate TRL's mini-batches to a batch of the engine."""
     from justrl.train.reference.step import RolloutBatch
 
     group = engine.problem["group"]
@@ -257,7 +258,7 @@ def engine_batch(engine, parts: list[dict], advantages):
 
 
 def trl_optimizer(engine):
-    """AdamW as TRL makes it: no weight decay of biases and norms."""
+    """AdamW with TRL's settings: no weight decay for biases and norms."""
     import torch
 
     plain = [p for p in engine.model.parameters() if p.ndim < 2]

@@ -1,11 +1,12 @@
-r"""One side of the row "symbolic grading": an evaluation's answers compared, by us or by math-verify one by one.
+r"""One side of the benchmark row "symbolic grading": the answers of an evaluation, graded by us or by math-verify.
 
     python bench/symbolic_grading.py ours          (or theirs; prints seconds and verdicts as JSON)
 
-The evaluation is drawn, half as large as the paper's (100 questions asked 32 times, 723 asked 4 times): golds in the
-forms that its nine benchmarks have, completions of 5,000 characters, two thirds of them right as with the paper's
-models, one in twenty without a box. Samples of a question repeat each other's answers, and most right ones are the
-gold's very text. Each side is a process of its own; what it imports, and our workers' start and end, count.
+The evaluation is generated, half as large as the paper's (100 questions with 32 samples, 723 with 4): reference answers
+in the forms of its nine benchmarks, completions of 5,000 characters, two thirds of them correct as with the paper's
+models, one in twenty without a box. Samples of a question repeat each other's answers, and most correct ones are
+identical to the reference answer. Each side runs in a separate process; its imports, and the start and end of our
+workers, are included.
 """
 
 import argparse
@@ -20,7 +21,7 @@ ASKED = ((100, 32), (723, 4))
 LENGTH = 5_000
 FORMULAS = r"so we have the sum of all roots and then $x^2 + {y}$ must be $\frac{a}{b}$ which cannot be . Wait ,"
 
-# Forms on which the two differ, with why ours is right. All others must be judged alike.
+# Forms on which the two differ, with the reason why ours is right. All other verdicts must be equal.
 DIFFERENCES = {
     "full stop": "`641.` in the box is a number at the end of a sentence; math-verify reads no value in it",
     "power of ten": "a gold `1.7e25` (Minerva's spelling) is a number; math-verify takes its e for Euler's",
@@ -29,7 +30,7 @@ DIFFERENCES = {
 
 @dataclass(frozen=True)
 class Sample:
-    """A completion, its gold, the form of its answer ("" without a box), and whether it is right by construction."""
+    """A completion, its reference answer, the form of its answer ("" without a box), and whether it is correct."""
 
     completion: str
     gold: str
@@ -37,7 +38,7 @@ class Sample:
     right: bool
 
 
-# A gold; its equals by form; a function that makes the i-th wrong answer (i from 1), by form.
+# A reference answer; equal answers by form; a function that makes the i-th wrong answer (i from 1), with its form.
 Question = tuple[str, list[tuple[str, str]], Callable[[int], tuple[str, str]]]
 
 
@@ -49,7 +50,7 @@ def integer(chance: random.Random) -> Question:
 
 
 def fraction(chance: random.Random) -> Question:
-    """A fraction in lowest terms or not."""
+    """A fraction, in lowest terms or not."""
     a, b = chance.randint(1, 99), chance.randint(2, 99)
     equal = [("dfrac", f"\\dfrac{{{a}}}{{{b}}}"), ("slash", f"{a}/{b}"), ("doubled", f"\\frac{{{2 * a}}}{{{2 * b}}}")]
     return f"\\frac{{{a}}}{{{b}}}", equal, lambda i: ("fraction", f"\\frac{{{a + i}}}{{{b}}}")
@@ -115,7 +116,7 @@ def word(chance: random.Random) -> Question:
     )
 
 
-# Shares of the forms among the paper's golds, in percent.
+# Shares of the forms among the paper's reference answers, in percent.
 COMPETITION = {integer: 72, fraction: 14, root: 12, pair: 2}
 EXERCISES = {
     integer: 52,
@@ -131,7 +132,7 @@ EXERCISES = {
 
 
 def draw(seed: int = 0) -> list[Sample]:
-    """Every sample of the evaluation, question by question."""
+    """All samples of the evaluation, question by question."""
     chance = random.Random(seed)
     text = " ".join(chance.choices(FORMULAS.split(), k=100_000))
     samples = []
@@ -152,13 +153,13 @@ def _sample(chance: random.Random, question: Question, skill: float, text: str) 
     if right:
         form, answer = ("verbatim", gold) if chance.random() < 0.7 else chance.choice(equal)
     else:
-        # The first few wrong answers are what most samples that err agree upon.
+        # Most wrong samples agree on one of the first few wrong answers.
         form, answer = wrong(chance.choices(range(1, 13), [1 / i for i in range(1, 13)])[0])
     return Sample(f"{reasoning}\nThe final answer is \\boxed{{{answer}}}.", gold, form, right)
 
 
 def ours(samples: list[Sample]) -> list[bool]:
-    """Verdicts of the symbolic grader, its workers started and ended."""
+    """Verdicts of the symbolic grader, including the start and end of its workers."""
     from justrl.verifiers import get_grader
 
     with get_grader("symbolic") as grader:
@@ -166,7 +167,7 @@ def ours(samples: list[Sample]) -> list[bool]:
 
 
 def theirs(samples: list[Sample]) -> list[bool]:
-    """Verdicts of math-verify as a user who knows it calls it: on the last box alone."""
+    """Verdicts of math-verify as an experienced user calls it: only on the last box."""
     from math_verify import parse, verify
 
     verdicts = []
@@ -178,7 +179,7 @@ def theirs(samples: list[Sample]) -> list[bool]:
 
 
 def agree(samples: list[Sample], one: list[bool], other: list[bool]) -> bool:
-    """Whether our verdicts are math-verify's but on `DIFFERENCES`, where ours must be right."""
+    """True if our verdicts equal math-verify's, except on `DIFFERENCES`, where ours must be right."""
     return len(samples) == len(one) == len(other) and all(
         mine == theirs or (sample.form in DIFFERENCES and mine == sample.right)
         for sample, mine, theirs in zip(samples, one, other, strict=True)
@@ -186,7 +187,7 @@ def agree(samples: list[Sample], one: list[bool], other: list[bool]) -> bool:
 
 
 def main() -> None:
-    """Draw, grade, and print what it took."""
+    """Generate, grade, and print the time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("side", choices=["ours", "theirs"])
     samples = draw()

@@ -1,7 +1,8 @@
 """GRPO steps by TRL's GRPOTrainer, in its environment: python bench/trl_step.py PROBLEM.
 
-PROBLEM is a folder with `model/` and `problem.json` (see step_rows.py). Written into it: `trl.json`, the cost of each
-step after the first, and what each step trained on: its mini-batches; `trl.safetensors`, the weights after the first.
+PROBLEM is a folder with `model/` and `problem.json` (see step_rows.py). The results are written into it: `trl.json`,
+with the cost of each step after the first and the mini-batches of each step; `trl.safetensors`, the weights after the
+first step.
 """
 
 import json
@@ -17,7 +18,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 
 def arguments(folder: Path, problem: dict) -> GRPOConfig:
-    """The recipe in TRL's words, as fast as they allow on a CPU (its defaults are bfloat16 and checkpointed layers)."""
+    """The recipe as TRL options, with the fastest settings on a CPU (its defaults are bfloat16 and checkpointing)."""
     rows = problem["mini_batch_prompts"] * problem["group"]
     updates = len(problem["messages"]) // problem["mini_batch_prompts"]
     low, high = problem["clip"]
@@ -56,7 +57,7 @@ def arguments(folder: Path, problem: dict) -> GRPOConfig:
 
 
 class Watch(TrainerCallback):
-    """Measures from the end of one step's last update to that of the next, and keeps what was trained."""
+    """Measures from the end of one step's last update to that of the next, and saves the training data."""
 
     def __init__(self, folder: Path, updates: int):
         self.folder, self.updates = folder, updates
@@ -64,7 +65,7 @@ class Watch(TrainerCallback):
         self.probe, self.steps = Probe(), []
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """After the last update of a step, its log written."""
+        """Called after the last update of a step, when its log is written."""
         if state.global_step % self.updates or "grad_norm" not in (logs or {}):
             return
         if self.steps:
@@ -73,7 +74,7 @@ class Watch(TrainerCallback):
         self.probe.start()
 
     def keep(self, state) -> None:
-        """What was sampled, mini-batch by mini-batch; after the first step the weights."""
+        """Save the mini-batches and gradient norms of a step, and the weights after the first step."""
         if not self.steps:
             weights = {name: p.detach().clone() for name, p in self.trainer.model.named_parameters()}
             save_file(weights, self.folder / "trl.safetensors")
@@ -97,7 +98,7 @@ def mini_batch(part: dict) -> dict:
 
 
 def main(folder: Path) -> None:
-    """Train, and write down what happened."""
+    """Train, and save the measurements."""
     problem = json.loads((folder / "problem.json").read_text())
     if problem["threads"]:
         torch.set_num_threads(problem["threads"])
@@ -113,7 +114,7 @@ def main(folder: Path) -> None:
         processing_class=tokenizer,
         callbacks=[watch],
     )
-    # TRL adds the tokenizer's own end, which may be none of the problem's.
+    # TRL adds the tokenizer's own end token, which may not be one of the problem's.
     trainer.eos_token_ids = trainer.generation_config.eos_token_id = problem["stop"]
     trainer.generation_kwargs["eos_token_id"] = problem["stop"]
     watch.trainer = trainer

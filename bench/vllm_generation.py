@@ -1,12 +1,12 @@
-"""Both sides of the row "generation": an evaluation's answers from one loaded vLLM, ours or a pass for each seed.
+"""Both sides of the benchmark row "generation": an evaluation's answers from one loaded vLLM, by us or by one call.
 
     .venv-verl/bin/python bench/vllm_generation.py     (then a line for each measurement: "ours", "theirs" or "share")
 
-Thirty questions of a competition's length, eight samples each, at most 256 tokens, a tiny model. Theirs is one call of
-`LLM.generate` with all 240 requests, as fast as vLLM goes; ours is `justrl.evaluation.generating.generate` from the
-questions to the Parquet file, which keeps answers as they end. Both give a sample the same seed, and so make the same
-tokens. For each line read, a JSON line tells seconds (elapsed, and of the processor) and tokens, or
-for "share" how much of our time is spent within the steps of vLLM.
+Thirty questions of typical length for a competition, eight samples each, at most 256 tokens, a tiny model. Theirs is
+one call of `LLM.generate` with all 240 requests, the fastest way to use vLLM. Ours is
+`justrl.evaluation.generating.generate` from the questions to the Parquet file, which saves answers as they finish. Both
+use the same seed for a sample, and so generate the same tokens. For each line of input, a line of JSON gives seconds
+(elapsed, and of the processor) and tokens; for "share", the share of our time within vLLM's steps.
 """
 
 import cProfile
@@ -27,7 +27,7 @@ Tokens = dict[tuple[int, int], tuple[int, ...]]
 
 
 class Recorder:
-    """A backend that keeps the tokens of each answer on its way, which the Parquet file does not hold."""
+    """A backend that records the token ids of each answer, which the Parquet file does not have."""
 
     name = "vllm"
 
@@ -42,7 +42,7 @@ class Recorder:
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """A job (its model made in `folder`) and the backend that it needs, loaded."""
+    """Make a job (its model in `folder`) and load the backend that it needs."""
     from justrl.config import EvalProtocol
     from justrl.evaluation.generating import GenerationJob, Question
     from justrl.generation import load_backend
@@ -70,7 +70,7 @@ def load(folder: Path) -> tuple[Any, Any]:
 
 
 def ours(job: Any, backend: Any) -> Tokens:
-    """All requests at once, answers taken as they end and written down."""
+    """Send all requests at once, and save answers as they finish."""
     from justrl.evaluation.generating import generate
 
     job.output.unlink(missing_ok=True)
@@ -91,7 +91,7 @@ def theirs(job: Any, backend: Any) -> Tokens:
     prompts = {
         question.id: chat_prompt(tokenizer, job.protocol.user_message(question.question)) for question, _ in asked
     }
-    # As ids: of text, vLLM would write the beginning of the sequence a second time.
+    # Pass token ids: for text, vLLM would add the beginning-of-sequence token a second time.
     ids = {name: tokenizer.encode(prompt, add_special_tokens=False) for name, prompt in prompts.items()}
     parameters = [
         SamplingParams(
@@ -113,7 +113,7 @@ def theirs(job: Any, backend: Any) -> Tokens:
 
 
 def measure(side: Callable[[Any, Any], Tokens], job: Any, backend: Any) -> dict[str, Any]:
-    """Seconds and tokens of one side, which finds no prompt in the cache that the other left."""
+    """Seconds and tokens of one side, with an empty prefix cache."""
     backend.llm.reset_prefix_cache()
     elapsed, processor = time.perf_counter(), time.process_time()
     tokens = side(job, backend)
@@ -128,7 +128,7 @@ def measure(side: Callable[[Any, Any], Tokens], job: Any, backend: Any) -> dict[
 
 
 def share_of_steps(job: Any, backend: Any) -> float:
-    """The share of our side's time that is spent within vLLM's steps, which both sides need."""
+    """The share of our time within vLLM's steps, which both sides need."""
     backend.llm.reset_prefix_cache()
     profile = cProfile.Profile()
     profile.runcall(ours, job, backend)
@@ -140,7 +140,7 @@ def share_of_steps(job: Any, backend: Any) -> float:
 
 
 def main() -> None:
-    """Load once, then answer line by line until there are no more."""
+    """Load once, then answer each line of input."""
     replies = engine_replies()
     with tempfile.TemporaryDirectory() as folder:
         job, backend = load(Path(folder))

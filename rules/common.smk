@@ -1,4 +1,4 @@
-"""Names that wildcards may take, and input functions: one-line calls of the layout. Nothing here makes a file."""
+"""Wildcard constraints and input functions, which call the layout. No rule is defined here."""
 
 import re
 
@@ -12,17 +12,17 @@ if HARDWARE.cpu_bind:
 
 
 def pool_cores():
-    """Cores of a job that shares its work out among processes or threads.
+    """Number of cores for a job that distributes work to processes or threads.
 
-    In the queue 4. On one machine half of it, at most 4: two such jobs go on together, so that 2 cores grade two
-    benchmarks at once, each in one process, and a large machine is not left idle by a single job.
+    4 in a queue. On a single machine half of its cores, at most 4, so that two such jobs can run at the same time: 2
+    cores then grade two benchmarks in parallel, each in one process, and one job does not leave a large machine idle.
     """
     cores = None if workflow.remote_exec else workflow.resource_settings.cores
     return 4 if cores is None else max(1, min(4, cores // 2))
 
 
 def any_of(names):
-    """A wildcard constraint that matches exactly these names, and nothing where there are none."""
+    """A wildcard constraint that matches exactly these names; without names, nothing."""
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
@@ -47,7 +47,7 @@ wildcard_constraints:
 
 
 def of(function, *names):
-    """An input function: `function` of the wildcards of these names, in this order."""
+    """An input function that calls `function` with the values of these wildcards, in this order."""
 
     def asked(wildcards):
         try:
@@ -59,12 +59,12 @@ def of(function, *names):
 
 
 def literal(value):
-    """A param taken as it is: in the text of a param that is no function, braces would be wildcards."""
+    """A param with a constant value; Snakemake would read braces in a plain string as wildcards."""
     return lambda wildcards: value
 
 
 def asked(source):
-    """A model or questions that answers are sampled from: once changed, these are sampled again only where accepted."""
+    """A model or questions as input: after a change, answers are sampled again only if the user accepts that."""
     return source if str(ON_COMMAND_LINE.get("accept_changes")).lower() == "true" else ancient(source)
 
 
@@ -88,39 +88,39 @@ run_steps = of(lambda run: RUNS[run].steps, "run")
 
 
 def run_file(wildcards):
-    """What determines a run's training, as JSON; a run that contradicts itself is refused when it is asked for."""
+    """The settings that determine a run's training, as JSON; refuses a contradictory run when it is requested."""
     if problems := list(EXPERIMENT.run_contradictions(wildcards.run)):
         raise WorkflowError("config: " + "; ".join(problems))
     return json.dumps(EXPERIMENT.described(wildcards.run).as_dict(), sort_keys=True)
 
 
 def failed_jobs():
-    """Rule and logs of each job that is given up: the rule's own log and, on a queue, the queue's."""
+    """Rule and logs of each failed job: the rule's own log and, on a queue, the queue's."""
     folder = getattr(workflow.executor_settings, "logdir", None)
     for job in workflow.scheduler.failed:
         yield job.rule.name, [*job.log, *last_words.queue_logs(folder, job.rule.name, job.wildcards)]
 
 
 def timings_before(wildcards):
-    """The metrics of the segment before, whose seconds per step tell how long the next one takes; it may not exist."""
+    """The metrics of the previous segment, whose seconds per step predict the duration of the next; may not exist."""
     return ON_DISK.segment_metrics(wildcards.run, start_step(wildcards))
 
 
 def segment_runtime(wildcards):
-    """Minutes asked for one segment, from the timings of the segment before where there are any."""
+    """Minutes to request for one segment, from the timings of the previous segment if there are any."""
     steps = int(wildcards.step) - start_step(wildcards)
     return planning.segment_runtime_minutes(EXPERIMENT, wildcards.run, timings_before(wildcards), steps)
 
 
 def segment_options(wildcards):
-    """Slurm's warning before the time limit, early enough for a step and a save; and as many GPUs on each node."""
+    """Options for Slurm: a warning early enough for a step and a save, and the same number of GPUs on each node."""
     seconds = planning.segment_warning_seconds(EXPERIMENT, wildcards.run, timings_before(wildcards))
     evenly = f" --gpus-per-node={HARDWARE.gpus_per_node}" if HARDWARE.nodes > 1 and HARDWARE.gpus_per_node else ""
     return f"--signal=URG@{seconds}{evenly}"
 
 
 def canary_asked(wildcards):
-    """What a canary was asked to do, with the plan's seconds of its step and a GPU's memory, as JSON."""
+    """The settings of a canary, with the planned seconds per step and the memory of a GPU, as JSON."""
     asked = LAYOUT.canary_asked(wildcards.run)
     if HARDWARE.gpus:
         seconds = planning.longest_step(EXPERIMENT, wildcards.run, None, RUNS[wildcards.run].steps)
@@ -129,18 +129,18 @@ def canary_asked(wildcards):
 
 
 def generation_runtime(wildcards):
-    """Minutes asked for one job of answers: to one benchmark or a shard of it, or to all benchmarks together."""
+    """Minutes to request for one job of answers: to one benchmark or a shard of it, or to all benchmarks together."""
     benchmarks = [wildcards.benchmark] if "benchmark" in wildcards.keys() else EVALUATION.benchmarks
     run, shards = LAYOUT.run_of(wildcards.target), int(wildcards.get("shards", 1))
     return planning.generation_minutes(EXPERIMENT, run, benchmarks, wildcards.protocol, shards)
 
 
 def judge_runtime(wildcards):
-    """Minutes asked for the judge's verdicts on one benchmark."""
+    """Minutes to request for the judge's verdicts on one benchmark."""
     return planning.judge_minutes(EXPERIMENT, [wildcards.benchmark], wildcards.protocol)
 
 
-# `mpi` says that a job starts its own steps: the executor's would ask for one process on all nodes, which Slurm refuses.
+# `mpi`: the job starts its own steps. The executor would request one process on all nodes, which Slurm refuses.
 SEVERAL_NODES = {"mpi": "srun", "tasks": HARDWARE.nodes, "tasks_per_gpu": 0} if HARDWARE.nodes > 1 else {}
 
 
@@ -151,29 +151,29 @@ def protocol_json(wildcards):
 
 
 def generation_json(wildcards):
-    """What the completions of an evaluation must have been made with, as JSON."""
+    """The required generation settings of an evaluation's completions, as JSON."""
     made = LAYOUT.generation(wildcards.target, wildcards.benchmark, wildcards.protocol)
     return json.dumps({"generation": made}, sort_keys=True)
 
 
 def result_json(wildcards):
-    """What of the configuration determines a result, as JSON."""
+    """The part of the configuration that determines a result, as JSON."""
     protocol = wildcards.get("protocol", EVALUATION.protocol)
     return json.dumps(LAYOUT.configuration(wildcards.name, wildcards.benchmark, protocol), sort_keys=True)
 
 
 def scored_completions(wildcards):
-    """The completions behind a result JSON: of the protocol in its path, else of the experiment's."""
+    """The completions of a result JSON, for the protocol in its path or else the experiment's."""
     return LAYOUT.completions(wildcards.name, wildcards.benchmark, wildcards.get("protocol", EVALUATION.protocol))
 
 
 def scored_grades(wildcards):
-    """The verdicts behind a result JSON."""
+    """The verdicts of a result JSON."""
     return LAYOUT.grades(wildcards.name, wildcards.benchmark, wildcards.get("protocol", EVALUATION.protocol))
 
 
 def pair_options(wildcards):
-    """The two sides of a comparison with their trainings, and whether these share their seeds."""
+    """Options for the two sides of a comparison: their trainings, and whether these share their seeds."""
     found, (first, second) = settings(RUNS), EXPERIMENT.compare[wildcards.pair]
     words = [f"--{side}={name}={','.join(found[name])}" for side, name in (("first", first), ("second", second))]
     seeds = [[EXPERIMENT.described(run).seed for run in found[name]] for name in (first, second)]
@@ -181,13 +181,13 @@ def pair_options(wildcards):
 
 
 def seed_options(wildcards):
-    """The trainings of each run that has several seeds."""
+    """The trainings of each run with several seeds."""
     words = [f"{setting}={','.join(runs)}" for setting, runs in settings(RUNS).items() if runs != [setting]]
     return ["--seeds", *words] if words else []
 
 
 def benchmark_labels(wildcards):
-    """The names that benchmarks carry in figures and tables."""
+    """The names of benchmarks in figures and tables."""
     return [f"{name}={entry.label}" for name, entry in EXPERIMENT.benchmarks.items()]
 
 
@@ -199,7 +199,7 @@ def hub_options(subset=None):
 
 
 def cleaning_options(wildcards):
-    """Options of data cleaning that the dataset switches off, and its split and columns where they are no usual ones."""
+    """Options for data cleaning: steps that the dataset switches off, and a split or columns other than the default."""
     dataset = EXPERIMENT.datasets[wildcards.dataset]
     kept = [
         what for what in ("wrapper", "duplicates", "contradictions") if not getattr(dataset, f"remove_{what}", True)
@@ -210,7 +210,7 @@ def cleaning_options(wildcards):
 
 
 def contamination_options(wildcards):
-    """The option that removes contaminated questions, where the dataset asks for it."""
+    """The option that removes contaminated questions, if the dataset requests it."""
     return ["--remove"] if EXPERIMENT.datasets[wildcards.dataset].remove_contaminated else []
 
 
@@ -223,20 +223,20 @@ def benchmark_options(wildcards):
 
 
 def grader_options(wildcards):
-    """The rule graders, and those of one's own with the hashes of their files, so that an edited one grades again."""
+    """The rule-based graders and the user's own, with their files' hashes so that an edited grader runs again."""
     own = {name: function.as_dict() for name, function in EVALUATION.own_graders.items()}
     named = ",".join(EVALUATION.graders)
     return [named, "--own-graders", json.dumps(own, sort_keys=True)] if own else named
 
 
 def judge_options():
-    """Options of a judge that reads and is read as in the authors' script."""
+    """Options that give the judge the same prompt and verdict parsing as the authors' script."""
     judge = EVALUATION.model_grader
     wanted = {"--empty-question": not judge.fill_question, "--exact-verdict": judge.exact_verdict}
     return [option for option, chosen in wanted.items() if chosen]
 
 
 def family_option(wildcards):
-    """The option that names the family of published figures to put beside a result, where there is one."""
+    """The option with the family of published figures to show next to a result, if there is one."""
     family = LAYOUT.family(wildcards.name)
     return ["--family", family] if family else []

@@ -1,6 +1,6 @@
-"""From hub repositories and your own files to training questions and benchmarks in one schema.
+"""Convert hub repositories and your own files to training questions and benchmarks in one schema.
 
-Inputs: the hub, or the local mirror that the configuration names. Outputs: <results>/data/{dataset}/ and
+Inputs: the hub, or the local mirror in the configuration. Outputs: <results>/data/{dataset}/ and
 <results>/benchmarks/{benchmark}/. Downloads record the revision and the SHA-256 of each file in data.lock.json.
 """
 

@@ -1,4 +1,4 @@
-"""Completions, verdicts and scores, each kept: grading never generates, scoring never grades.
+"""Completions, verdicts and scores in separate files: grading never generates, scoring never grades.
 
 Inputs: a model folder and a benchmark. Outputs: <results>/evaluations/{target}/{benchmark}/{protocol}/ and
 <results>/{benchmark}_{name}.json, where {name} is a run (its last checkpoint), run@step, run@base or a published model.
@@ -27,7 +27,7 @@ rule generate:
         "../envs/evaluate.yaml"
     threads: HARDWARE.cpus_per_evaluation
     resources:
-        nodes=1,  # else Slurm may grant the GPUs of several nodes
+        nodes=1,  # otherwise Slurm may grant the GPUs of several nodes
         gpu=HARDWARE.gpus_per_evaluation,
         cpus_per_task=HARDWARE.cpus_per_evaluation,
         mem_mb=HARDWARE.memory_per_evaluation_gb * 1000,
@@ -134,7 +134,7 @@ rule grade_by_model:
         "../envs/evaluate.yaml"
     threads: HARDWARE.cpus_per_evaluation
     resources:
-        nodes=1,  # else Slurm may grant the GPUs of several nodes
+        nodes=1,  # otherwise Slurm may grant the GPUs of several nodes
         gpu=HARDWARE.gpus_per_evaluation,
         cpus_per_task=HARDWARE.cpus_per_evaluation,
         mem_mb=HARDWARE.memory_per_evaluation_gb * 1000,

@@ -1,7 +1,7 @@
-"""The experiment: read, compared with what was started before, frozen for the jobs, announced before the first of them.
+"""Read the experiment, compare it with earlier starts, save it for the jobs, and print the cost before the first.
 
-A start reads config.yaml, the profile's overlay, `--configfile` and `--config`; its jobs, which may wait for days, read
-what the start wrote beside the results, <results>/experiments/, and no file that somebody may have edited since.
+A start reads config.yaml, the profile's overlay, `--configfile` and `--config`. Its jobs, which may wait for days, read
+the snapshot that the start saved with the results, <results>/experiments/, and no file that may have been edited since.
 """
 
 import json
@@ -36,14 +36,14 @@ from justrl.operations import (
 )
 from justrl.train import trackers
 
-# What a job is told by, on its command line; each module of a workflow has a name, and a configuration, of its own.
+# Key for the snapshot on a job's command line; each module of a workflow has its own name and configuration.
 FROZEN = "frozen_experiment" if HERE == workflow.basedir else f"frozen_experiment_{__name__}"
 ON_COMMAND_LINE = workflow.config_settings.overwrite_config
 OPTIONS = ("accept_changes", FROZEN)
 
 
 def profile_overlays():
-    """The `configfile` of the profile: Snakemake drops it where `--configfile` is given, and the overlays belong on it."""
+    """The `configfile` of the profile, which Snakemake drops if `--configfile` is given; overlays must extend it."""
     words = [part for word in sys.argv for part in ([word] if word[:10] != "--profile=" else word.split("=", 1))]
     named = dict(zip(words, words[1:])).get("--profile", os.environ.get("SNAKEMAKE_PROFILE"))
     found = get_profile_dir(named) if named else None
@@ -52,7 +52,7 @@ def profile_overlays():
 
 
 def read_configuration():
-    """The configuration of this start, whose overlays jobs are spared: theirs is frozen."""
+    """The configuration of this start. Overlays are removed from the jobs' command line: jobs read the snapshot."""
     if HERE != workflow.basedir:
         return config_files.complete({key: value for key, value in config.items() if key not in OPTIONS})
     command = workflow.config_settings
@@ -76,7 +76,7 @@ try:
     ENDS = trained.segment_ends(EXPERIMENT, RESULTS) if ENDS is None else ENDS
     LAYOUT = Layout(EXPERIMENT, ends=ENDS, own_bases=trained.own_bases(EXPERIMENT, RESULTS))
     ON_DISK = replace(LAYOUT, root=str(RESULTS))
-    # No option or param of the rule: Snakemake would train again, or not know its own jobs of a queue, once it changed.
+    # Not an option or param of the rule: after a change, Snakemake would retrain, or not recognise its own queued jobs.
     os.environ[trackers.VARIABLE] = ",".join(EXPERIMENT.trackers)
     if workflow.is_main_process:
         outputs.check_paths(ON_DISK)
@@ -85,7 +85,7 @@ try:
         start_checks.check_local_files(ON_DISK)
         if report_file := answer_pages.report_of(sys.argv):
             start_checks.check_something_to_report(EXPERIMENT, RESULTS)
-            # What the start page (captions/workflow.rst) can read.
+            # Variables for the start page (captions/workflow.rst).
             workflow.config["answers"] = list(answer_pages.answer_pages(ON_DISK, report_file))
             workflow.config["stamp"] = paper.mark(LAYOUT.common_stamp)
         DOCUMENT = frozen.document(config, LAYOUT)
@@ -97,7 +97,7 @@ except UserError as error:
 
 
 def changes_accepted():
-    """Whether `--config accept_changes=true` was given; UserError if it is neither true nor false."""
+    """True if `--config accept_changes=true` was given; UserError if it is neither true nor false."""
     given = str(ON_COMMAND_LINE.get("accept_changes", False))
     if given.lower() not in ("true", "false"):
         raise UserError(f"--config accept_changes={given!r}: must be true or false")
@@ -105,23 +105,23 @@ def changes_accepted():
 
 
 def planned_jobs():
-    """What start_checks asks about each planned job: its outputs, and whether it was asked for by force or cut short."""
+    """The input of start_checks for each planned job: its outputs, and whether it was forced or interrupted."""
     for job in workflow.dag.needrun_jobs():
         reason = workflow.dag.reason(job)
         wanted = reason.forced or bool(reason.incomplete_output)
-        # Which params, it would say at length; what differs in the configuration has been said.
+        # Cut off Snakemake's long list of params; changes of the configuration were already printed.
         why = str(reason).partition(": Union of exclusive")[0]
         yield start_checks.Planned(tuple(map(str, job.output)), wanted, why)
 
 
 def targets():
-    """What this start was asked for in words: rules that only collect by their names, files below the results."""
+    """The requested targets as text: collecting rules by name, files relative to the results."""
     rules = {job.rule.name.removeprefix(f"{__name__}_") for job in workflow.dag.targetjobs if job.rule.norun}
     return sorted(rules) + sorted(os.path.relpath(str(file), RESULTS) for file in workflow.dag.targetfiles)
 
 
 def check_targets():
-    """Raise WorkflowError, with the nearest name, for a target that is no rule, no file and nothing that a rule makes."""
+    """Raise WorkflowError, with the nearest name, for a target that is not a rule, a file, or the output of a rule."""
     for target in workflow.dag_settings.targets or ():
         path = os.path.relpath(target) if os.path.isabs(target) else target
         made = workflow.is_rule(target) or any(rule.is_producer(path) for rule in workflow.rules)
@@ -132,7 +132,7 @@ def check_targets():
 
 
 def check_interpreter(trained_runs, outputs):
-    """Raise UserError if jobs would find no `python` with the packages of the workflow, or here those that they need."""
+    """Raise UserError if jobs would find no `python` with the workflow's packages, or lack their own packages."""
     python = shutil.which("python")
     if workflow.deployment_settings.deployment_method:
         return
@@ -147,18 +147,18 @@ def check_interpreter(trained_runs, outputs):
 
 
 def tell_what_is_gone(planned):
-    """Say what lies behind finished results no more."""
+    """Report missing files behind finished results."""
     for line in start_checks.behind_results(ON_DISK, planned):
         logger.info(line)
 
 
 def used_files(dag):
-    """All files that a start makes or finds made."""
+    """All files that a start makes or uses."""
     return {str(path) for job in dag.jobs for path in job.output}
 
 
 def to_make_again(dag):
-    """The files of a plan that are to be made again for what is in them."""
+    """The files in a plan that must be recomputed because of their content."""
     try:
         return stale.to_make_again(ON_DISK, used_files(dag), changes_accepted()) if dag is workflow.dag else set()
     except UserError as error:
@@ -166,7 +166,7 @@ def to_make_again(dag):
 
 
 def before_the_first_job():
-    """Stop a start that would destroy, and freeze its configuration if it is no dry run; return what it will cost."""
+    """Refuse a start that would destroy results; save its configuration unless it is a dry run; return its cost."""
     jobs = list(planned_jobs())
     try:
         accept = start_checks.start_command(sys.argv[1:], "accept_changes=true")
@@ -194,7 +194,7 @@ def before_the_first_job():
 
 
 class AroundThePlan(logging.Handler):
-    """Snakemake has no hook around its plan in dry runs or modules, but tells its loggers of these moments."""
+    """Runs checks around Snakemake's plan, triggered by its log messages: dry runs and modules have no hook there."""
 
     told = False
     cost = ""
@@ -206,7 +206,7 @@ class AroundThePlan(logging.Handler):
         elif getattr(record, "event", None) == LogEvent.RUN_INFO and not self.told:
             self.told = True
             self.cost = before_the_first_job()
-            # Of a dry run it is the last thing that is read.
+            # In a dry run, print it at the very end, where it is read.
             if not workflow.dryrun or Quietness.PROGRESS in (workflow.output_settings.quiet or ()):
                 self.tell_cost()
         elif said.startswith("This was a dry-run"):

@@ -1,9 +1,9 @@
 """GRPO training as a chain of segments, each a job that fits a queue's time limit.
 
-Inputs: base model, training data, the segment before. Outputs: <results>/runs/{run}/segments/{step}/, the model at that
-step and the metrics of the steps that led to it. The full training state lives beside them in <results>/runs/{run}/work,
-which is undeclared on purpose: Snakemake deletes declared files before it retries a job, and a retried job must find
-its last save. Inputs are ancient(): a touched file never trains a step twice.
+Inputs: base model, training data, previous segment. Outputs: <results>/runs/{run}/segments/{step}/, with the model at
+that step and the metrics of the steps that led to it. The full training state is in <results>/runs/{run}/work, which is
+undeclared on purpose: Snakemake deletes declared files before it retries a job, and a retried job must find its last
+saved state. Inputs are ancient(), so a touched file never causes retraining.
 """
 
 
@@ -29,7 +29,7 @@ rule write_run:
         "printf '%s\n' {params.content:q} > {output:q} 2> {log:q}"
 
 
-# Apart from the run: a run that moves to other nodes in its middle is not trained again.
+# Separate from the run, so that moving a run to other nodes during training does not retrain it.
 use rule write_run as write_hardware with:
     """Record the hardware settings of training jobs, which do not change results."""
     output:
@@ -125,7 +125,7 @@ rule train_segment:
         mem_mb=HARDWARE.memory_per_node_gb * 1000,
         runtime=segment_runtime,
         slurm_extra=segment_options,
-        # No param: those of a finished segment must not change, or it would be trained again.
+        # Not a param: a finished segment's params must not change, or it would be retrained.
         export=export_of,
     params:
         work=subpath(output.model, ancestor=3),
@@ -154,7 +154,8 @@ rule merge_metrics:
     """Concatenate the metrics of all segments of a run, with each step once."""
     input:
         segments=segment_metrics,
-        # Behind ancient() inputs Snakemake loses sight of what is missing when one of them is renewed: see it from here.
+        # With ancient() inputs, Snakemake misses a missing file when one of them is renewed. These inputs make it check
+        # here.
         run="<results>/runs/{run}/run.json",
         hardware="<results>/hardware.json",
         preflight="<results>/runs/{run}/preflight.json",

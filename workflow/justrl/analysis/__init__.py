@@ -1,1 +1,1 @@
-"""Metrics, statistics over runs, figures, comparison with the published numbers, provenance."""
+"""Metrics, statistics over runs, figures, comparison with the published numbers, and provenance."""

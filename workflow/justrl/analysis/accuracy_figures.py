@@ -1,4 +1,4 @@
-"""Figures of accuracy: against the training step, and beside the published figures."""
+"""Figures of accuracy: over the training steps, and next to the published figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ INTERVAL = "Bars: 95% interval over questions (bootstrap, clustered by question)
 def plot_checkpoints(
     results: Sequence[Result], experiment: str, family: str | None = None, grader: str | None = None, title: str = ""
 ) -> Figure:
-    """Accuracy against checkpoint step, one panel per benchmark, one line per run; the base model is step 0.
+    """Plot accuracy over training steps, one panel per benchmark, one line per run; step 0 is the base model.
 
-    With `experiment` "paper" and its protocol, the published figures of `family` (by default the one that the results
-    name) stand as open diamonds at their steps.
+    If `experiment` is "paper" and the results use its protocol, the published figures of `family` are drawn as open
+    diamonds at their steps. `family` defaults to the one that the results name.
     """
     results = [result for result in results if result.step is not None]
     if not results:
@@ -65,7 +65,7 @@ def _draw_line(axis: Axes, points: Sequence[Result], grader: str | None, index: 
         return
     averages = [point.average(grader) for point in points]
     steps = [point.step or 0 for point in points]
-    # Runs side by side are set apart by a hundredth of the axis, so that their bars can be told from one another.
+    # Shift the runs by about a hundredth of the axis, so that their error bars do not overlap.
     shift = (index - (count - 1) / 2) * 0.012 * max(1, max(steps))
     values = [100 * average["value"] for average in averages]
     below = [value - 100 * average["ci_low"] for value, average in zip(values, averages, strict=True)]
@@ -106,7 +106,7 @@ def _draw_published_steps(axis: Axes, family: str, benchmark: str) -> None:
 
 @dataclass(frozen=True)
 class Lane:
-    """A line of marks in every row: one of our models under one grader."""
+    """One line of points in each row of the figure: one of our models under one grader."""
 
     label: str
     color: str
@@ -115,10 +115,10 @@ class Lane:
 
 
 def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = "") -> Figure:
-    """Each benchmark a row, each of our models a lane in it, and the published figures as bars across their lanes.
+    """Plot one row per benchmark and one lane per model of ours, with the published figures as vertical bars.
 
-    Lanes hold the headline grader, and the rules alone beside it where the headline adds a model. A published figure
-    crosses the lanes of those models that it stands beside: the base's, or the trained ones'.
+    A lane shows the primary grader. Where the primary grader adds a judge model, a second lane shows the rules alone. A
+    published figure crosses the lanes of the models that it is compared with: the base model, or the trained models.
     """
     cells = [c for c in cells if c.reference in ("paper", "reevaluation")]
     published = paper.experiment_of(experiment) == paper.PAPER and any(c.published is not None for c in cells)
@@ -216,7 +216,7 @@ def _published_legend(figure: Figure, top: float) -> None:
 
 
 def add_legend(figure: Figure, entries: Sequence[tuple], columns: int = 4, top: float = 0.56) -> None:
-    """A legend of marks below the header: entries are (label, color, marker, filled); `top` in inches."""
+    """Add a legend of markers below the header: entries are (label, color, marker, filled); `top` is in inches."""
     from matplotlib.lines import Line2D
 
     handles = [

@@ -1,6 +1,6 @@
-"""What a canary, the short trial of a run, has shown: one verdict for each question that a run's weeks depend on.
+"""Verdicts of a canary, the short trial of a run: one verdict for each question that the full run depends on.
 
-`yes` and `no` are shown by the numbers next to them. `not shown` is neither: this canary could not tell.
+The numbers next to a verdict of `yes` or `no` support it. `not shown` means that this canary could not decide.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,28 +13,29 @@ from justrl.config import Alarms
 
 YES, NO, NOT_SHOWN = "yes", "no", "not shown"
 
-# How pages show them, by the names of their style sheet.
+# The CSS classes of the pages for each verdict.
 STYLES = {YES: "holds", NO: "does not hold", NOT_SHOWN: "undecided"}
 
-# The largest mean difference of a token's probability between sampler and trainer: verl's two engines in bfloat16
-# differ by about 0.01, a policy of another step by more than this.
+# Largest mean difference between the sampler's and the trainer's probability of a token. verl's two engines differ by
+# about 0.01 in bfloat16; the policy of another step differs by more than this limit.
 MOST_DIFFERENCE = Alarms().probs_difference or 0.0
-# Steps whose weights were sent to the sampler during the run may differ so many times as much as those that began with
-# weights from a folder; below LEAST_DIFFERENCE it is rounding either way. On verl's CPU stack a sound sync has 1.2, one
-# that sends every other tensor 3.6 and one that sends those of the step before 3.7 (tests/engines/test_verl_canary.py).
+# Steps whose weights were sent to the sampler during the run may differ by this many times the difference of the steps
+# that began with weights from a folder. Below LEAST_DIFFERENCE, either difference is rounding. On verl's CPU stack the
+# ratio is 1.2 for a correct sync, 3.6 for one that sends every other tensor, and 3.7 for one that sends the weights of
+# the step before (tests/engines/test_verl_canary.py).
 TIMES_THE_FIRST = 2.0
 LEAST_DIFFERENCE = 1e-4
-# Nearly all answers cut off: nobody heard the stop token.
+# Nearly all answers are truncated: the sampler ignores the stop token.
 MOST_TRUNCATED = Alarms().truncated or 1.0
-# Of what the allocator has: fragments and NCCL's buffers need the rest.
+# Share of the GPU memory: fragmentation and NCCL's buffers need the rest.
 MOST_MEMORY = 0.97
-# Of the estimate. Its own range is narrower; the first steps compile and warm caches.
+# Multiple of the estimated time. The estimate's own range is narrower, but the first steps compile and warm caches.
 MOST_TIME = 2.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One question's verdict, the numbers that it rests on, and what to do where it is not `yes`."""
+    """The verdict on one question, the numbers behind it, and what to do if it is not `yes`."""
 
     name: str
     question: str
@@ -45,14 +46,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a canary was asked to do.
+    """The settings of a canary that its verdicts depend on.
 
     Attributes:
         steps: its last step.
         segment_steps: steps of one job.
-        expected_seconds: the plan's estimate of a step, None where it has none.
-        gpu_memory: GiB of a GPU, None without one.
-        changed: the settings in which it differs from its run: [the run's, its own], by key.
+        expected_seconds: the plan's estimate of a step, None if there is none.
+        gpu_memory: memory of a GPU in GiB, None without a GPU.
+        changed: settings that differ from the run's, by key: [the run's value, the canary's value].
     """
 
     steps: int
@@ -63,7 +64,7 @@ class Asked:
 
 
 def judge(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | None, asked: Asked) -> list[Answer]:
-    """Answer each question from a canary's metrics and, where it was evaluated, its result file."""
+    """Answer each question from a canary's metrics and, if it was evaluated, its result file."""
     return [
         _sync(rows, asked),
         _stop_tokens(rows, result),
@@ -83,7 +84,10 @@ def _list(values: Sequence[float]) -> str:
 
 
 def _sync(rows: Sequence[Mapping[str, Any]], asked: Asked) -> Answer:
-    """Steps that begin a segment sample from weights out of a folder, the others from weights sent during the run."""
+    """Check that the sampler uses the trained weights.
+
+    Steps that begin a segment sample with weights loaded from a folder, other steps with weights sent during the run.
+    """
     name, question = "sync", "Do answers come from the weights that were just trained?"
     action = "do not train: sampler and trainer use different weights; docs/verl.md names the vLLM runner to use"
     differences = [row.get("rollout_probs_diff_mean") for row in rows]
@@ -152,7 +156,7 @@ def _time(rows: Sequence[Mapping[str, Any]], asked: Asked) -> Answer:
     taken = _values(rows, "step_seconds")
     if not taken or not asked.expected_seconds:
         return Answer(name, question, NOT_SHOWN, f"steps took {_list(taken)} s; the plan has no estimate of them")
-    # The first step of all compiles.
+    # The very first step includes compilation.
     usual = sorted(taken[1:] or taken)[len(taken[1:] or taken) // 2]
     said = f"a step took {usual:,.0f} s, the plan expects {asked.expected_seconds:,.0f} s"
     if usual > MOST_TIME * asked.expected_seconds:
@@ -199,7 +203,7 @@ def _resume(rows: Sequence[Mapping[str, Any]], asked: Asked) -> Answer:
 
 
 def as_json(run: str, answers: Sequence[Answer], asked: Asked) -> dict[str, Any]:
-    """The verdicts as they are kept."""
+    """The verdicts as a JSON object."""
     return {
         "experiment": "canary",
         "run": run,
@@ -209,7 +213,7 @@ def as_json(run: str, answers: Sequence[Answer], asked: Asked) -> dict[str, Any]
 
 
 def sections(record: Mapping[str, Any]) -> list[Section]:
-    """The page of kept verdicts: a row for each question, and what was changed for the trial."""
+    """The page of saved verdicts: one row per question, and the settings that were changed for the canary."""
     rows = [
         [
             Text(answer["question"], answer["name"]),
@@ -235,7 +239,7 @@ def sections(record: Mapping[str, Any]) -> list[Section]:
 
 
 def sentence(record: Mapping[str, Any]) -> str | None:
-    """What is wrong, in one sentence; None where no question was answered `no`."""
+    """The problems in one sentence; None if no verdict is `no`."""
     wrong = [answer for answer in record["answers"] if answer["verdict"] == NO]
     if not wrong:
         return None

@@ -1,11 +1,11 @@
-"""The claims of the JustRL paper, each with the evidence that published numbers and our own data give, and a verdict.
+"""Judge each claim of the JustRL paper by the published numbers and by our own data.
 
-A claim holds where the interval of its evidence lies on the claimed side, is within noise where the interval covers
-both, and does not hold where it lies on the other side. Margins between published averages are judged too: they are
-made of finitely many questions and samples, which bound their error from above (binomial). Too few steps leave a claim
-about a training undecided; what nobody trained or evaluated is not run. A setting with several seeds is judged by all
-of its trainings: the mean over them and, by Student's t, its interval; only the headline is held against the interval
-of one more training, since the published figure is one training's, too.
+A claim holds if the interval of its evidence lies on the claimed side, is within noise if the interval covers both
+sides, and does not hold if it lies on the other side. Margins between published averages are judged too: the binomial
+bound of their finitely many questions and samples limits their error. A claim about a training is undecided if there
+are too few steps, and not run if nobody trained or evaluated the model. A setting with several seeds is judged by the
+mean over all its trainings and Student's t interval of that mean. Only the primary claim, the published average, is
+compared with the prediction interval of one more training, because the published figure comes from one training.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,17 +23,17 @@ from justrl.analysis.metrics import series
 from justrl.analysis.results import Result, benchmark_label
 from justrl.published import FAMILIES, final_step, select_published
 
-Rows = Sequence[Mapping[str, Any]]  # of metrics, one a step
+Rows = Sequence[Mapping[str, Any]]  # of metrics, one row per step
 HOLDS, NOISE, FAILS = "holds", "within noise", "does not hold"
 UNDECIDED, NOT_RUN = "undecided", "not run"
 
-# Questions and samples of the paper's nine benchmarks: avg@32 of the six contests, avg@4 of the three larger sets.
+# Questions times samples of the paper's nine benchmarks: avg@32 of the six contests, avg@4 of the three larger sets.
 ANSWERS = {name: entry["rows"] * entry["samples"] for name, entry in paper.values()["benchmarks"].items()}
 NAMED = {"deepseek": ("ProRL-V2", "DeepScaleR-1.5B-Preview"), "nemotron": ("QuestA-Nemotron-1.5B",)}
-# What shows by then: length between 4,000 and 5,000 tokens, entropy neither collapsed nor exploded, reward risen.
+# Expected by this step: length between 4,000 and 5,000 tokens, entropy neither collapsed nor exploded, reward risen.
 BY_STEP, WINDOW = 1000, 50
 LENGTHS, ENTROPIES, COLLAPSED, EXPLODED = (4000, 5000), (1.0, 1.6), 0.6, 3.0
-# On AIME 2024 after 3,000 steps and more: about 55, 50 and 45.
+# On AIME 2024 after 3,000 steps or more: about 55, 50 and 45.
 ABLATIONS = (
     ("deepseek_overlong", "deepseek", "the overlong penalty makes it worse", "about 50 after 55"),
     ("deepseek_overlong_robust", "deepseek_overlong", "a lenient verifier makes it worse still", "about 45 after 50"),
@@ -42,9 +42,9 @@ ABLATIONS = (
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: what the paper's own numbers say of it, what ours say, and the verdict on either.
+    """One claim, with the evidence and verdict from the paper's numbers and from ours.
 
-    `low` and `high` bound what ours say, in the units of the evidence (points, tokens, nats); None where it has none.
+    `low` and `high` bound our evidence, in its units (points, tokens, nats); None without an interval.
     """
 
     group: str
@@ -59,7 +59,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Training:
-    """A run's metrics, one row a step, and its run.json."""
+    """A run's metrics, one row per step, and its run.json."""
 
     rows: Sequence[Mapping[str, Any]]
     described: Mapping[str, Any]
@@ -72,12 +72,13 @@ def judge_claims(
     released: Mapping[str, str],
     seeds: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Claim]:
-    """Every claim of the paper, judged by the results and trainings at hand, of which there may be none.
+    """Judge every claim of the paper by the results and trainings that are available; there may be none.
 
-    `released` is, by family, our name for the weights that the authors released; where a family's own run is there,
-    too, that counts. `seeds` names the trainings of each run that has several. Of an experiment that is not the
-    paper's, all claims are not run: its numbers say nothing about them. Nor do results and trainings of a paper's
-    experiment that have other values than the paper's; the claim says which.
+    `released` maps a family to our name for the weights that the authors released. They are used only where no
+    checkpoint of the family's own runs is evaluated. `seeds` names the trainings of each run that has several. If the
+    experiment is not the paper's, all claims are "not run", because its numbers are not evidence about them. Results
+    and trainings of a `paper` experiment with values other than the paper's are left out as well, and the claim gives
+    the reason.
     """
     if paper.experiment_of(experiment) != paper.PAPER:
         results, trainings = (), {}
@@ -105,7 +106,7 @@ def judge_claims(
 
 
 def _of_family(results: Sequence[Result], runs: Sequence[str], released: str | None) -> list[Result]:
-    """A family's base, and its runs' checkpoints or, where they have none, the weights that its authors released."""
+    """The family's base model and its runs' checkpoints or, without any, the weights that its authors released."""
     own = [result for result in results if result.run in runs]
     if any(not result.is_base for result in own):
         return own
@@ -113,7 +114,7 @@ def _of_family(results: Sequence[Result], runs: Sequence[str], released: str | N
 
 
 def _usable(results: Sequence[Result], family: str, runs: Sequence[str]) -> tuple[list[Result], str]:
-    """The results of these runs that are the paper's by their values, and why the first of the others is not."""
+    """The runs' results whose settings are the paper's, and why the first of the others is not comparable."""
     asked = [result for result in results if result.run in runs]
     reasons = [not_the_papers(each, family, str(each.data.get("experiment") or paper.PAPER), runs) for each in asked]
     left_out = [f"{benchmark_label(each)}: {why}" for each, why in zip(asked, reasons, strict=True) if why]
@@ -130,7 +131,7 @@ def _points(value: float) -> str:
 
 
 def _binomial(accuracies: Mapping[str, float]) -> float:
-    """Bound of the standard error of a mean over benchmarks."""
+    """Upper bound of the standard error of a mean over benchmarks."""
     return sqrt(sum(p * (1 - p) / ANSWERS[name] for name, p in accuracies.items())) / len(accuracies)
 
 
@@ -143,7 +144,7 @@ def _published(family: str, **which: Any) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Averages:
-    """Our averages over the nine benchmarks: one, or one of each training; or the reason why there are none."""
+    """Our averages over the nine benchmarks, one per training; or the reason why there are none."""
 
     cells: Sequence[Cell] = ()
     missing: str = ""
@@ -157,7 +158,7 @@ class _Averages:
         return _trainings(len(self.cells), self.cells[0].step) or model_label(self.cells[0].run, self.cells[0].step)
 
     def half(self, one_more: bool = False) -> float | None:
-        """Half the interval of their mean or, with `one_more`, of another training's; None: not comparable."""
+        """Half width of the interval of their mean or, with `one_more`, of another training; None: not comparable."""
         if any(cell.tolerance is None or cell.seed_error is None for cell in self.cells):
             return None
         if len(self.cells) > 1:
@@ -167,7 +168,7 @@ class _Averages:
 
 
 def _our_averages(cells: Sequence[Cell], runs: Sequence[str]) -> _Averages:
-    """The average of our last checkpoint that has all nine benchmarks, of every training where there are several."""
+    """The averages of our last checkpoint with all nine benchmarks, one per training if there are several."""
     ours = [cell for cell in cells if cell.benchmark == AVERAGE and cell.reference == "paper" and cell.step != 0]
     if len(runs) == 1 or not any(cell.run in runs for cell in ours):
         last = max(ours, key=lambda cell: cell.step or 0, default=None)
@@ -183,7 +184,7 @@ def _our_averages(cells: Sequence[Cell], runs: Sequence[str]) -> _Averages:
 
 
 def _trainings(count: int, step: int | None) -> str:
-    """Several trainings in words, or nothing for one."""
+    """Describe several trainings for readers; an empty string for one."""
     from justrl.evaluation.seeds import TWO_SEEDS
 
     note = f" ({TWO_SEEDS})" if count == 2 else ""
@@ -191,7 +192,7 @@ def _trainings(count: int, step: int | None) -> str:
 
 
 def _student(values: Sequence[float]) -> float:
-    """Half the 95% interval of the mean of a few independent values, by Student's t."""
+    """Half width of the 95% interval of the mean of a few independent values, by Student's t."""
     from justrl.evaluation.resampling import LEVEL, t_quantile
 
     return t_quantile(LEVEL, len(values) - 1) * stdev(values) / sqrt(len(values))
@@ -212,7 +213,10 @@ def _headline(ours: _Averages, family: str) -> Claim:
 
 
 def _gain(results: Sequence[Result], family: str, runs: Sequence[str], missing: str) -> Claim:
-    """Trained minus base on the same questions, averaged over the nine; `missing` says why ours is lacking."""
+    """Judge the gain, trained minus base on the same questions, averaged over the nine benchmarks.
+
+    `missing` is the reason why our gain is not available.
+    """
     before, after = (
         _published(family, kind="base"),
         _published(family, kind="justrl", step=final_step(family)),
@@ -239,7 +243,7 @@ def _gain(results: Sequence[Result], family: str, runs: Sequence[str], missing: 
 
 
 def _gains(results: Sequence[Result]) -> tuple[str, float, float, float] | None:
-    """Mean over the nine and its interval, of one trained model; None where one of the nine is lacking."""
+    """Label, mean over the nine benchmarks, and interval for one trained model; None if a benchmark is missing."""
     from justrl.evaluation.statistics import compare_paired
 
     bases = {r.benchmark: r for r in results if r.is_base}
@@ -255,7 +259,7 @@ def _gains(results: Sequence[Result]) -> tuple[str, float, float, float] | None:
 
 
 def _gains_over_seeds(results: Sequence[Result], runs: Sequence[str]) -> tuple[str, float, float, float] | None:
-    """How many seeds, mean over them and the nine, and its interval over seeds and questions."""
+    """Label, mean over seeds and benchmarks, interval over seeds and questions; None if a result is missing."""
     from justrl.evaluation.seeds import average_over_seeds, seed_table
 
     by_run = {(r.run, r.benchmark, r.step): r for r in results}
@@ -276,7 +280,7 @@ def _gains_over_seeds(results: Sequence[Result], runs: Sequence[str]) -> tuple[s
 
 
 def _margins(ours: _Averages, family: str) -> Iterator[Claim]:
-    """JustRL's average above that of each system that the paper names and that has all nine benchmarks."""
+    """JustRL's average minus that of each system that the paper names, if it has all nine benchmarks."""
     theirs = _published(family, kind="justrl", step=final_step(family))
     for system in NAMED[family]:
         other = _published(family, kind="other", model=system)
@@ -304,7 +308,7 @@ def _margins(ours: _Averages, family: str) -> Iterator[Claim]:
 
 
 def _dynamics(family: str, trainings: Mapping[str, Training], wanted: int) -> list[Claim]:
-    """What must show within the first thousand steps, of each of the `wanted` trainings."""
+    """Judge what must happen within the first thousand steps, over the `wanted` number of trainings."""
     claims = [
         Claim("Training", f"{family}: the reward rises", "−0.6 at the start, about +0.4 late"),
         Claim("Training", f"{family}: responses shorten to 4,000-5,000 tokens by step 1,000", "7,000-8,000 at first"),
@@ -329,7 +333,7 @@ def _dynamics(family: str, trainings: Mapping[str, Training], wanted: int) -> li
 
 
 def _around(rows: Rows, name: str, last: int) -> tuple[float, float]:
-    """Mean of a metric over the window that ends at a step, with its standard error."""
+    """Mean of a metric over the window that ends at step `last`, with its standard error."""
     values = [value for step, value in zip(*series(rows, name), strict=True) if last - WINDOW < step <= last]
     if len(values) < 2:
         return float("nan"), float("nan")
@@ -337,7 +341,7 @@ def _around(rows: Rows, name: str, last: int) -> tuple[float, float]:
 
 
 def _interval(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and interval of what trainings show: by the spread over them or, of one alone, by its own error."""
+    """Mean and interval over trainings: from their spread or, for one training, from its own standard error."""
     mean, half = fmean(values), _student(values) if len(values) > 1 else Z * errors[0]
     return mean, mean - half, mean + half
 
@@ -370,7 +374,7 @@ def _length_falls(claim: Claim, runs: Sequence[Rows]) -> Claim:
 
 
 def _entropy_keeps(claim: Claim, runs: Sequence[Rows]) -> Claim:
-    """No training may collapse or explode."""
+    """Fail if the entropy of any training collapses or explodes."""
     name, means, sick = "entropy_as_published", [], False
     for rows in runs:
         ends = range(WINDOW, rows[-1]["step"] + 1, WINDOW)
@@ -396,7 +400,7 @@ def _ablation(
     published: str,
     missing: str,
 ) -> Claim:
-    """The two settings of an ablation on AIME 2024, at the last step at which all their trainings are evaluated."""
+    """Compare two settings on AIME 2024, at the last step at which all their trainings are evaluated."""
     from justrl.evaluation.seeds import TWO_SEEDS
 
     claim = Claim("Ablations", what, f"{published} on AIME 2024", evidence=missing)
@@ -422,7 +426,7 @@ def _ablation(
 
 
 def _difference(first: Sequence[Any], second: Sequence[Any]) -> tuple[float, float, float]:
-    """Second minus first on the same questions with its interval, over seeds too where there are several."""
+    """Second minus first on the same questions, with its interval, which includes seed variance if there are seeds."""
     from justrl.evaluation.seeds import difference_over_seeds, seed_table
     from justrl.evaluation.statistics import compare_paired
 
@@ -434,7 +438,7 @@ def _difference(first: Sequence[Any], second: Sequence[Any]) -> tuple[float, flo
 
 
 def _one_recipe(trainings: Mapping[str, Training | None]) -> Claim:
-    """Both models are trained with the same hyperparameters."""
+    """Judge whether both models are trained with the same hyperparameters."""
     claim = Claim("Recipe", "the same hyperparameters serve both models", "one table of values (Table 2)")
     known = [training for training in trainings.values() if training]
     if len(known) < len(FAMILIES):
@@ -479,7 +483,7 @@ def claims_section(claims: Sequence[Claim], experiment: str) -> Section:
 
 
 def write_claims(claims: Sequence[Claim], experiment: str, outputs: Mapping[str, Path]) -> None:
-    """Write the claims as .json, .md and .html, whichever `outputs` asks for."""
+    """Write the claims as .json, .md and .html: the endings that are keys of `outputs`."""
     if ".json" in outputs:
         io.write_json(outputs[".json"], {"experiment": experiment, "claims": [asdict(claim) for claim in claims]})
     for ending, write in ((".md", tables.write_markdown), (".html", tables.write_html)):

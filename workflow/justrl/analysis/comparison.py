@@ -1,13 +1,13 @@
-"""Comparison with the published figures, one table per family, with a verdict in every cell and the reason for it.
+"""Compare our results with the published figures: one table per family, a verdict and its reason in every cell.
 
-The criterion. Ours and the published figure are measured on the same questions, so which questions a benchmark happens
-to hold moves both alike and cancels in their difference; what is left is the sampling of answers. The difference is
-compared with 1.96 * sqrt(s_ours^2 + s_published^2): s_ours is the seed standard error of our avg@k, s_published the
-standard deviation that the source gives (the re-evaluation's, over its seeds) or else the binomial bound
-sqrt(p (1 - p) / (questions * samples)), which is never too small. Within it the two agree; outside, ours is above or
-below. What differs in the values of protocol, recipe, step, questions or samples is not comparable, and the cell says
-which. Whether the
-published figure lies in our 95% interval over questions, a much weaker statement, is given too (`within_interval`).
+The criterion. Our figure and the published one are measured on the same questions. The choice of questions affects both
+alike and cancels in their difference, so only the sampling of answers is left. The difference is compared with 1.96 *
+sqrt(s_ours^2 + s_published^2). s_ours is the seed standard error of our avg@k. s_published is the standard deviation
+given by the source (by the re-evaluation, over its seeds), or else the binomial bound sqrt(p (1 - p) / (questions *
+samples)), which is never too small. Within this tolerance the two agree; outside it, ours is above or below. If
+protocol, recipe, step, questions or samples differ, the figures are not comparable, and the cell names the difference.
+`within_interval` is whether the published figure lies in our 95% interval over questions, which is a much weaker
+statement.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ from justrl.published import BENCHMARKS, LABELS, PublishedFigure, final_step, pu
 
 AVERAGE = "average"
 GRADER_CAVEAT = "the paper used paper_rules+model, so part of the difference may come from the grader"
-# What every result stands beside; trained models stand beside the paper's late checkpoints too, as "paper@4520".
+# Every result is compared with these; trained models also with the paper's late checkpoints, named "paper@4520".
 REFERENCES = ("paper", "reevaluation")
 LATE = "paper@"
 Z = 1.959963984540054
@@ -30,10 +30,10 @@ Z = 1.959963984540054
 
 @dataclass(frozen=True)
 class Cell:
-    """Our figure under one grader against one published figure; fractions, None where there is none.
+    """Our figure under one grader and the published figure that it is compared with; fractions, None if missing.
 
     `reference` is "paper", "reevaluation" or, for a late checkpoint, "paper@4520". `verdict` is agrees, above, below or
-    not comparable; `note` is the reason for not comparable, and otherwise what a reader must bear in mind.
+    not comparable. `note` gives the reason for "not comparable"; otherwise it is a caveat for readers.
     """
 
     family: str
@@ -65,10 +65,10 @@ _NOT_JUDGED = {field.name: field.default for field in fields(Cell) if field.defa
 
 
 def compare(results: Sequence[Result], family: str, experiment: str, runs: Sequence[str] | None = None) -> list[Cell]:
-    """Every cell of a family's comparison: result x grader x reference, then the averages of nine where complete.
+    """All cells of a family's comparison: result x grader x reference, then the averages of nine if complete.
 
-    `runs` are the trainings of the published recipe (default: the one that is named as the family). A result that
-    says which experiment it is of is judged by that.
+    `runs` are the trainings of the published recipe (default: the run named after the family). If a result names its
+    own experiment, it is judged by that one.
     """
     published = [family] if runs is None else runs
     cells = [
@@ -88,7 +88,7 @@ def _references(result: Result, family: str) -> list[str]:
 
 
 def published_counterpart(cell: Cell, is_base: bool) -> PublishedFigure | None:
-    """The published figure that a cell stands beside: of the base model, the final or a late checkpoint."""
+    """The published figure for a cell: of the base model, the final or a late checkpoint."""
     kind = "base" if is_base else "justrl"
     step = int(cell.reference.removeprefix(LATE)) if cell.reference.startswith(LATE) else None
     found = select_published(cell.family, cell.benchmark, kind, step, cell.reference == "reevaluation")
@@ -118,7 +118,7 @@ def _measured(result: Result, grader: str, family: str, experiment: str, referen
 
 
 def _seed_error(result: Result, grader: str) -> float | None:
-    """Seed standard error of our avg@k: as stored, from the scores, or from the spread over seeds."""
+    """Seed standard error of our avg@k: the stored one, else computed from the scores or the spread over seeds."""
     average = result.average(grader)
     if average.get("seed_standard_error") is not None:
         return average["seed_standard_error"]
@@ -132,7 +132,7 @@ def _seed_error(result: Result, grader: str) -> float | None:
 
 
 def _judge(cell: Cell, result: Result, runs: Sequence[str]) -> Cell:
-    """Put the published figure beside a measured cell and decide."""
+    """Add the published figure to a measured cell and give the verdict."""
     figure = published_counterpart(cell, result.is_base)
     if figure is None:
         return replace(cell, note="no published figure")
@@ -166,7 +166,7 @@ def _known(value: float | None) -> float:
 
 
 def _obstacle(cell: Cell, result: Result, figure: PublishedFigure, runs: Sequence[str]) -> str:
-    """Why a published figure cannot be compared with ours, or an empty string."""
+    """The reason why a published figure cannot be compared with ours, or an empty string."""
     if reason := not_the_papers(result, cell.family, cell.experiment, runs):
         return reason
     trained = result.step is not None and not result.is_base
@@ -178,9 +178,9 @@ def _obstacle(cell: Cell, result: Result, figure: PublishedFigure, runs: Sequenc
 
 
 def not_the_papers(result: Result, family: str, experiment: str, runs: Sequence[str]) -> str:
-    """In what a result differs from the paper's, by its values: protocol, questions, samples, model; or nothing.
+    """How a result differs from the paper's in protocol, questions, samples or model; empty if it does not.
 
-    `runs` are the trainings of the published recipe. Where a file does not say what its model was made of, names count.
+    `runs` are the trainings of the published recipe. If a file does not record how its model was made, names decide.
     """
     if experiment != paper.PAPER:
         own = experiment.partition("/")[2]
@@ -205,7 +205,7 @@ def _caveat(cell: Cell) -> str:
 
 
 def _averages(cells: Sequence[Cell]) -> list[Cell]:
-    """The unweighted mean of the nine benchmarks, as the paper forms it, where a model and grader has all nine."""
+    """The unweighted mean of the nine benchmarks, as in the paper, for each model and grader that has all nine."""
     groups: dict[tuple, dict[str, Cell]] = {}
     for cell in cells:
         if cell.benchmark in BENCHMARKS:
@@ -251,13 +251,13 @@ def _average(nine: Sequence[Cell]) -> Cell:
 
 
 def page_subject(cells: Sequence[Cell]) -> str:
-    """What a family's page or figure is about: without published figures, our checkpoints alone."""
+    """The subject of a family's page or figure; without published figures, only our checkpoints."""
     published = any(cell.published is not None for cell in cells)
     return "ours and published" if published else "accuracy before and after training"
 
 
 def write_csv(cells: Sequence[Cell], path: str | Path) -> None:
-    """Write the cells, one a row, fractions rounded to six digits."""
+    """Write one row per cell; fractions are rounded to six digits."""
     rows = map(asdict, cells)
     rounded = ({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     io.write_csv(path, (field.name for field in fields(Cell)), rounded)

@@ -1,4 +1,4 @@
-"""Tables of a family's comparison page: ours beside the published figures, gains, graders, published tables."""
+"""Tables of a family's comparison page: our figures and the published ones, gains, graders, published tables."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ CRITERION = (
 
 
 def comparison_sections(cells: Sequence, results: Sequence[Result], family: str, experiment: str) -> list[Section]:
-    """The page of one family: each of our models, the gain over the base, both ways of grading, what is published."""
+    """The page of one family: each of our models, the gain over the base, both ways of grading, published tables."""
     labels = {cell.benchmark: cell.label for cell in cells}
     models = list(dict.fromkeys((cell.run, cell.step) for cell in cells))
     main = [cell for cell in cells if cell.reference in ("paper", "reevaluation")]
@@ -75,7 +75,7 @@ def _model_section(cells: Sequence, labels: dict[str, str], model: tuple[str, in
 
 
 def _unfinished(cell) -> int | None:
-    """The steps of the paper's run, for one of its earlier checkpoints."""
+    """The steps of the paper's run if the cell is of an earlier checkpoint; else None."""
     whole = paper.final_steps(paper.setting(cell.run)) if cell.experiment == paper.PAPER and cell.step else None
     return whole if whole and cell.step < whole else None
 
@@ -107,7 +107,7 @@ def _ours_text(found: dict, grader: str) -> Text:
 
 
 def _gain_sections(results: Sequence[Result], labels: dict[str, str]) -> list[Section]:
-    """Trained minus base on the same questions, for every trained checkpoint whose base is there."""
+    """Trained minus base on the same questions, for every trained checkpoint whose base is evaluated."""
     from justrl.evaluation.statistics import compare_paired
 
     bases = {(result.run, result.benchmark): result for result in results if result.is_base}
@@ -147,7 +147,7 @@ def _gain_sections(results: Sequence[Result], labels: dict[str, str]) -> list[Se
 
 
 def _grading_section(cells: Sequence, labels: dict[str, str]) -> list[Section]:
-    """Minerva and OlympiadBench by rules alone and by rules and then a model, where both graders ran."""
+    """Minerva and OlympiadBench graded by rules, and by rules and then a model, if both graders ran."""
     ours = {(c.run, c.step, c.benchmark, c.grader): c for c in cells if c.reference == "paper"}
     others = {(c.run, c.step, c.benchmark): c for c in cells if c.reference == "reevaluation"}
     rows, graders = [], []
@@ -172,7 +172,7 @@ def _grading_section(cells: Sequence, labels: dict[str, str]) -> list[Section]:
 
 
 def _late_sections(cells: Sequence, family: str) -> list[Section]:
-    """The paper's late checkpoints, beside the headline figure of each trained model of ours."""
+    """The paper's late checkpoints, next to the primary figure of each of our trained models."""
     steps = published_steps(family)
     if len(steps) < 2:
         return []

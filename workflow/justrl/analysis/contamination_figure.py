@@ -1,4 +1,4 @@
-"""How much of each benchmark a training set asks, too: a figure and a table of contamination.json."""
+"""Overlap of each benchmark with a training set: a figure and a table of contamination.json."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from justrl.analysis.html_tables import Section, Text, percent, write_html, writ
 from justrl.published import BENCHMARKS
 
 NEWER = "newer than the weights"
-# What a question of a benchmark has in common with the training set, the most first; each question counts once.
+# How a benchmark question overlaps with the training set, strongest first; each question counts once.
 PARTS = (
     ("the same question", "#0072B2"),
     ("half of it or more", "#56B4E9"),
@@ -20,7 +20,7 @@ PARTS = (
 
 
 def parts_of(counts: Mapping[str, int]) -> tuple[int, int, int]:
-    """Questions of a benchmark that are equal to a training question, half covered by one, or share some words."""
+    """Numbers of benchmark questions equal to a training question, half covered by one, or sharing some words."""
     equal, half, met = (counts[key] for key in ("questions_equal", "questions_half_covered", "questions_met"))
     return equal, half - equal, met - half
 
@@ -28,10 +28,10 @@ def parts_of(counts: Mapping[str, int]) -> tuple[int, int, int]:
 def plot_contamination(
     summary: Mapping[str, Any], labels: Mapping[str, str], newer: Collection[str], experiment: str, title: str = ""
 ) -> Figure:
-    """One bar for each benchmark: the share of its questions that the training set shares words with.
+    """Plot one bar per benchmark: the share of its questions that have words in common with the training set.
 
-    `summary` is contamination.json's content; `newer` names the benchmarks that were first asked after the weights and
-    the training data were published.
+    `summary` is the content of contamination.json. `newer` names the benchmarks that were released after the weights
+    and the training data were published.
     """
     benchmarks = summary["benchmarks"]
     figure = style.new_figure(7.0, 0.34 * len(benchmarks) + 1.75, header=0.95, footer=style.FOOTER)
@@ -61,7 +61,7 @@ def plot_contamination(
 
 
 def contamination_section(summary: Mapping[str, Any], labels: Mapping[str, str], newer: Collection[str]) -> Section:
-    """The table of the figure, and which benchmarks are outside the paper's average or newer than the weights."""
+    """The table of the figure; its notes list benchmarks outside the paper's average or newer than the weights."""
     rows = []
     for name, counts in summary["benchmarks"].items():
         place = "in the paper's average" if name in BENCHMARKS else "outside the paper's average"
@@ -80,7 +80,7 @@ def contamination_section(summary: Mapping[str, Any], labels: Mapping[str, str],
 
 
 def card_section(card: Mapping[str, Any]) -> Section:
-    """The table of data_card.json: what became of the questions between download and training."""
+    """The table of data_card.json: how many questions were kept or removed between download and training."""
     rows, tokens, source = card["rows"], card["prompt_tokens"], card["dataset"]
     counts = [
         ("Rows read", rows["in"], ""),
@@ -109,7 +109,7 @@ def card_section(card: Mapping[str, Any]) -> Section:
 
 
 def _gold_rows(golds: Mapping[str, Any]) -> list[tuple[str, int, str]]:
-    """What became of golds that were not plain answers; cards of earlier versions say nothing of them."""
+    """How many reference answers were converted or unusable; cards of earlier versions have no such counts."""
     read = [
         (f"Reference answer converted from {note}", count, "converted")
         for note, count in golds.get("converted", {}).items()
@@ -120,7 +120,7 @@ def _gold_rows(golds: Mapping[str, Any]) -> list[tuple[str, int, str]]:
 
 
 def write_contamination(sections: Sequence[Section], experiment: str, outputs: Mapping[str, Path]) -> None:
-    """Write the tables as .md and .html, whichever `outputs` asks for."""
+    """Write the tables as .md and .html: the endings that are keys of `outputs`."""
     for ending, write in ((".md", write_markdown), (".html", write_html)):
         if ending in outputs:
             write(outputs[ending], "Benchmark questions in the training set", sections, experiment)

@@ -1,4 +1,4 @@
-"""Cost of trainings and evaluations: hours, GPU hours, attempts and interruptions, as far as they were recorded."""
+"""Cost of trainings and evaluations: hours, GPU hours, attempts and interruptions, where they were recorded."""
 
 import csv
 from collections import Counter
@@ -15,7 +15,7 @@ NOT_MEASURED = "not measured"
 
 
 def experiment_cost(layout: Layout, timings: Path) -> dict[str, Any]:
-    """The cost of each finished training and of the evaluations; `timings` has the time of each of Snakemake's jobs."""
+    """The cost of each finished training and of the evaluations; `timings` has Snakemake's time of each job."""
     runs = [run for run in layout.experiment.enabled if Path(layout.metrics(run)).is_file()]
     results = [path for path in map(Path, layout.evaluation_results()) if path.is_file()]
     trainings = {run: training(layout, run, WorkDir(Path(layout.run(run)) / "work").read_attempts()) for run in runs}
@@ -23,9 +23,9 @@ def experiment_cost(layout: Layout, timings: Path) -> dict[str, Any]:
 
 
 def training(layout: Layout, run: str, attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a run's steps took, and what it survived; `attempts` as the run's work folder records them.
+    """Duration, GPU hours and interruptions of a run; `attempts` are the records of the run's work folder.
 
-    GPU hours are those of the steps in the metrics; steps that an interruption lost and starts are not in them.
+    GPU hours are those of the steps in the metrics. They exclude start-ups and steps that an interruption lost.
     """
     rows = read_metrics(layout.metrics(run))
     _, seconds = series(rows, "step_seconds")
@@ -41,7 +41,7 @@ def training(layout: Layout, run: str, attempts: Sequence[Mapping[str, Any]]) ->
 
 
 def _interruptions(attempts: Sequence[Mapping[str, Any]], segments: set[int]) -> dict[str, Any]:
-    """The attempts that ended otherwise than with their segment, and how; of all segments, or it says of how many."""
+    """Number of attempts, and of those that did not finish, by outcome; notes if only some segments were recorded."""
     if not attempts:
         return {"attempts": "not recorded", "interruptions": "not recorded"}
     ways = Counter(attempt.get("how", "killed") for attempt in attempts)
@@ -53,7 +53,7 @@ def _interruptions(attempts: Sequence[Mapping[str, Any]], segments: set[int]) ->
 
 
 def evaluation(layout: Layout, timings: Path, results: Iterable[Path]) -> dict[str, Any]:
-    """What generating answers and asking the judge took, for these results: of each job, the attempt that finished."""
+    """Time to generate answers and query the judge for these results; of each job, only the attempt that finished."""
     targets = tuple({f"{layout.target(load_result(path).data['name'])}_" for path in results})
     timed = (path for rule in ("generate", "grade_by_model") for path in (timings / rule).glob("*.tsv"))
     files = [path for path in timed if path.name.startswith(targets)]

@@ -1,4 +1,4 @@
-"""Figure style: legible in print, safe for colour-blind readers, the same bytes on every run."""
+"""Figure style: legible in print, safe for colour-blind readers, byte-identical on every run."""
 
 import textwrap
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from justrl.paper import mark
 
 # Okabe and Ito's palette ("Color Universal Design", 2008) without its yellow, which is too faint on paper.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# Series differ by marker and dash too, so that a figure survives a black-and-white printer.
+# Series also differ by marker and dash, so that a figure is readable in black and white.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)), (0, (1, 2)))
 INK = "#222222"
@@ -34,7 +34,7 @@ RC = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
-    # Names hold dollar signs that begin no formula.
+    # Names may contain dollar signs that do not start a formula.
     "text.parse_math": False,
     "axes.edgecolor": "#8A8A8A",
     "axes.labelcolor": INK,
@@ -63,7 +63,7 @@ RC = {
 }
 
 
-# A figure of one column, for a phone: its width in inches, and letters on a line of title, subtitle and small print.
+# A one-column figure for a phone: its width in inches, and the characters per line of title, subtitle and small print.
 NARROW = 3.7
 LETTERS = {"title": 36, "subtitle": 58, "footer": 66}
 _narrow: ContextVar[bool] = ContextVar("narrow", default=False)
@@ -71,7 +71,7 @@ _narrow: ContextVar[bool] = ContextVar("narrow", default=False)
 
 @dataclass
 class _Margins:
-    """Inches above and below the axes of a narrow figure, and by how much what is above has grown."""
+    """Inches above and below the axes of a narrow figure, and how far the header has grown."""
 
     header: float
     footer: float
@@ -83,7 +83,7 @@ _MARGINS: WeakKeyDictionary[Figure, _Margins] = WeakKeyDictionary()
 
 @contextmanager
 def narrow() -> Iterator[None]:
-    """Inside this block figures have one column of panels and are as wide as a phone's screen."""
+    """Context manager: figures have one column of panels and the width of a phone's screen."""
     token = _narrow.set(True)
     try:
         yield
@@ -93,7 +93,7 @@ def narrow() -> Iterator[None]:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw and save inside this block; matplotlib's global settings are put back after it."""
+    """Context manager: draw and save in this style; matplotlib's global settings are restored afterwards."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(RC)
@@ -101,7 +101,7 @@ def house_style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float, header: float = 0.62, footer: float = 0.0) -> Figure:
-    """A figure of the given inches whose axes leave `header` inches above and `footer` inches below for text."""
+    """A figure of the given size in inches; its axes leave `header` inches above and `footer` inches below for text."""
     rect = (0.0, footer / height, 1.0, 1.0 - (header + footer) / height)
     width = NARROW if _narrow.get() else width
     engine = ConstrainedLayoutEngine(rect=rect, w_pad=0.08, h_pad=0.06, wspace=0.04, hspace=0.06)
@@ -112,7 +112,7 @@ def new_figure(width: float, height: float, header: float = 0.62, footer: float 
 
 
 def _grow(figure: Figure, above: float = 0.0, below: float = 0.0) -> None:
-    """Make a narrow figure higher, its axes staying as high as they are."""
+    """Make a narrow figure taller, without changing the height of its axes."""
     margins = _MARGINS[figure]
     margins.header, margins.footer, margins.grown = (
         margins.header + above,
@@ -127,18 +127,18 @@ def _grow(figure: Figure, above: float = 0.0, below: float = 0.0) -> None:
 
 
 def _from_top(figure: Figure) -> Any:
-    """Places in inches from the upper left, which stay when the figure grows."""
+    """Transform: inches from the upper left corner, which stay fixed to it when the figure grows."""
     return figure.dpi_scale_trans + ScaledTranslation(0, 1, figure.transFigure)  # type: ignore[arg-type]
 
 
 def panel_grid(count: int, panel: tuple[float, float], narrowest: float, header: float, **options: Any):
-    """A figure of `count` panels, three side by side, and its axes.
+    """A figure of `count` panels, three in a row, and its axes.
 
     Args:
         panel: width and height of a panel in inches.
-        narrowest: least width of the figure in inches.
+        narrowest: smallest width of the figure in inches.
         header: inches above the panels.
-        options: of `Figure.subplots`.
+        options: for `Figure.subplots`.
     """
     columns = 1 if _narrow.get() else min(3, count)
     lines = ceil(count / columns)
@@ -151,7 +151,7 @@ def panel_grid(count: int, panel: tuple[float, float], narrowest: float, header:
 
 
 def add_legend(figure: Figure, handles: list, top: float, columns: int = 4, **spacing: float) -> None:
-    """A legend at the left, `top` inches below the figure's upper edge."""
+    """Add a legend at the left, `top` inches below the figure's upper edge."""
     if margins := _MARGINS.get(figure):
         top += margins.grown
         _grow(figure, above=0.19 * (len(handles) - ceil(len(handles) / min(columns, len(handles)))))
@@ -174,10 +174,9 @@ def add_legend(figure: Figure, handles: list, top: float, columns: int = 4, **sp
 
 
 def add_header(figure: Figure, title: str, experiment: str, subtitle: str = "") -> None:
-    """Title at the upper left, subtitle below it, and the stamp that tells a small experiment from the paper's.
+    """Add the title at the upper left, the subtitle below it, and the label of results that are not the paper's.
 
-    A figure too narrow for title and stamp on one line becomes wider; in one for a phone they stand on lines of their
-    own.
+    A figure too narrow for title and label on one line becomes wider. In a figure for a phone each has its own lines.
     """
     if figure in _MARGINS:
         _add_narrow_header(figure, title, mark(experiment), subtitle)
@@ -188,7 +187,7 @@ def add_header(figure: Figure, title: str, experiment: str, subtitle: str = "") 
         box: dict[str, Any] = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": STAMP, "linewidth": 0.8}
         place = (1, 1 - 0.12 / height, stamp)
         texts.append(figure.text(*place, ha="right", va="top", fontsize=8, color=STAMP, bbox=box))
-    # Half an inch is for the margins, the box and the space between.
+    # Half an inch for the margins, the box and the space between.
     width = max(width, sum(text.get_window_extent().width for text in texts) / figure.dpi + 0.5)
     figure.set_figwidth(width)
     for text, x in zip(texts, (0.12, width - 0.14), strict=False):
@@ -207,12 +206,12 @@ def _add_narrow_header(figure: Figure, title: str, stamp: str, subtitle: str) ->
         place: dict[str, Any] = {"transform": _from_top(figure), "ha": "left", "va": "top"}
         figure.text(0.1, -top, text, fontsize=size, color=color, fontweight="bold" if color == INK else None, **place)
         top += height
-    # What callers leave for one line of title and, below it, one of subtitle.
+    # The height that callers reserve for one line of title and one of subtitle.
     _grow(figure, above=max(0.0, top - (0.5 if subtitle else 0.38)))
 
 
 def add_footer(figure: Figure, text: str) -> None:
-    """One line of small print at the lower left: how to read the figure, and where borrowed numbers come from."""
+    """Add one line of small print at the lower left: how to read the figure, and the sources of published numbers."""
     if figure in _MARGINS:
         text = textwrap.fill(text, LETTERS["footer"])
         _grow(figure, below=0.13 * text.count("\n"))
@@ -223,7 +222,7 @@ def add_footer(figure: Figure, text: str) -> None:
 
 
 def thousands(axis) -> None:
-    """Write the ticks of an axis as whole numbers with a thousands separator."""
+    """Format the ticks of an axis as whole numbers with a thousands separator."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis.set_major_locator(MaxNLocator(nbins=5, integer=True, steps=[1, 2, 5, 10]))
@@ -231,7 +230,7 @@ def thousands(axis) -> None:
 
 
 def from_zero(axis) -> None:
-    """Let the vertical axis of what is never negative begin at 0 or above; marks at 0 are drawn whole."""
+    """Start the vertical axis of a non-negative quantity at 0 or above; markers at 0 are not clipped."""
     if axis.get_ylim()[0] < 0:
         axis.set_ylim(bottom=0)
         for line in axis.lines:
@@ -246,12 +245,12 @@ def halo() -> list:
 
 
 def joined(names: list[str]) -> str:
-    """Names in running text: "a", "a and b", "a, b and c"."""
+    """Join names for running text: "a", "a and b", "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def save_figure(figure: Figure, png: str | Path | None, svg: str | Path | None) -> None:
-    """Write the figure, whole or not at all, without dates or versions, so that equal input gives equal bytes."""
+    """Write the figure atomically, without dates or versions, so that equal input gives equal bytes."""
     if png is not None:
         with atomic_write(png, "wb") as handle:
             figure.savefig(handle, format="png", metadata={"Software": None})

@@ -1,8 +1,8 @@
-"""What more steps would bring: a saturating curve fitted to a run so far, and its value at the end with an interval.
+"""Forecast of a metric: a saturating curve fitted to a run so far, and its value at the planned end with an interval.
 
 The curve is the sigmoid in the logarithm of compute of "The Art of Scaling Reinforcement Learning Compute for LLMs"
-(arXiv 2510.13786): y(C) = base + (A - base) / (1 + (C_mid / C)^B). Where the series is too short, flat, straight,
-fallen or of another shape, there is no number but a sentence that says so.
+(arXiv 2510.13786): y(C) = base + (A - base) / (1 + (C_mid / C)^B). If the series is too short, flat, straight, falling
+or of another shape, the result is a reason instead of a number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,21 +15,21 @@ FEWEST = 8
 BLOCKS = 40
 RESAMPLES = 500
 EXPONENTS = (0.4, 5.0)
-# A curve is believed to saturate when it is this much better than a straight line (F test) ...
+# The curve counts as saturating if it is better than a straight line at this level (F test) ...
 SIGNIFICANT = 0.01
-# ... and its slope at the end of what was seen is at most this part of its steepest.
+# ... and its slope at the end of the data is at most this fraction of its steepest slope.
 SLOWED = 0.5
-# A fall, or a stretch off the curve, is one of so many standard errors and of this part of the whole range.
+# A fall, or a deviation from the curve, counts if it exceeds this many standard errors and this fraction of the range.
 SIGMAS, PART = 4.0, 0.1
-# The bootstrap's interval holds the end of made-up curves 91 to 95 times in a hundred (five kinds, 100 seeds each); as
-# much wider on either side of the value it is one of 95%.
+# The bootstrap's interval covers the end of simulated curves in 91 to 95 of 100 cases (five kinds, 100 seeds each).
+# Widened by this factor on both sides of the value, it is a 95% interval.
 WIDER = 1.15
 
 
 def compute_of(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, str]:
-    """Compute spent by the end of steps 0, 1, ... of metrics that begin at step 1, and its unit.
+    """Cumulative compute at steps 0, 1, ... of metrics that begin at step 1, and its unit.
 
-    The unit is tokens (prompts and responses, summed over steps) where each row has them, and else steps.
+    The unit is tokens (prompts and responses, summed over steps) if every row has them, else steps.
     """
     names = ("prompt_tokens", "response_tokens")
     if all(isinstance(row.get(name), int | float) for row in rows for name in names):
@@ -38,7 +38,7 @@ def compute_of(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, str]:
 
 
 def compute_at(steps: Sequence[float] | np.ndarray, spent: np.ndarray) -> np.ndarray:
-    """Compute at steps; beyond the last step seen each costs as much as one of the last tenth."""
+    """Compute at the given steps; each step beyond the last one seen costs the mean of the last tenth."""
     last, tenth = len(spent) - 1, max(1, (len(spent) - 1) // 10)
     beyond = np.maximum(0.0, np.asarray(steps, dtype=float) - last)
     return np.interp(steps, np.arange(last + 1), spent) + beyond * (spent[-1] - spent[-1 - tenth]) / tenth
@@ -47,17 +47,17 @@ def compute_at(steps: Sequence[float] | np.ndarray, spent: np.ndarray) -> np.nda
 def forecast(
     steps: Sequence[int], values: Sequence[float], horizon: int, spent: np.ndarray, ceiling: float = 1.0, seed: int = 0
 ) -> dict[str, Any]:
-    """Fit the curve to `values` at rising `steps` and say what it expects at step `horizon`.
+    """Fit the curve to `values` at rising `steps` and predict the value at step `horizon`.
 
     Args:
         spent: compute at steps 0, 1, ... (`compute_of`).
-        ceiling: the greatest possible value, at which expectations are cut off.
+        ceiling: the largest possible value, at which predictions are cut off.
 
     Returns:
         `verdict`: "forecast", or why there is none: "too_few", "fell", "flat", "straight", "misfit";
-        `reason`: the same as a clause; and with a forecast `last_step`, and `now`, `end` and `gain`, each as
-        [value, low, high] with its 95% interval (bootstrap of residuals by blocks), the parameters `asymptote`, `base`,
-        `midpoint` (of compute) and `exponent`, and `curve`, rows [step, value, low, high].
+        `reason`: the same as a clause. With a forecast also `last_step`; `now`, `end` and `gain`, each as
+        [value, low, high] with its 95% interval (bootstrap of block residuals); the parameters `asymptote`, `base`,
+        `midpoint` (of compute) and `exponent`; and `curve`, rows [step, value, low, high].
     """
     if len(steps) < FEWEST:
         return _none("too_few", f"{len(steps)} points are too few (at least {FEWEST} are needed)")
@@ -105,7 +105,10 @@ def _grid(midpoints: tuple[float, float], exponents: tuple[float, float], wide: 
 
 
 def _finer(coarse: np.ndarray, sigmoids: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A finer grid over the shapes that the data do not rule out: resamples must not all stick to one node."""
+    """A finer grid over the shapes that fit the data.
+
+    On the coarse grid all bootstrap resamples could choose the same node.
+    """
     centred = sigmoids - sigmoids.mean(axis=1, keepdims=True)
     rises = np.maximum(0.0, centred @ y) / np.maximum((centred**2).sum(axis=1), 1e-12)
     left = ((y - y.mean() - rises[:, None] * centred) ** 2).sum(axis=1)
@@ -117,12 +120,12 @@ def _finer(coarse: np.ndarray, sigmoids: np.ndarray, y: np.ndarray) -> np.ndarra
 
 
 def _means(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Means along the last axis of the blocks that begin at `starts`."""
+    """Means, along the last axis, of the blocks that begin at `starts`."""
     return np.add.reduceat(values, starts, axis=-1) / np.diff(np.append(starts, values.shape[-1]))
 
 
 def _fit(sigmoids: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least squares of each series of `ys` [r, n] on every shape [g, n]: the best shape, its base and its rise >= 0."""
+    """Least-squares fit of each series of `ys` [r, n] to every shape [g, n]: the best shape, its base and rise >= 0."""
     centred = sigmoids - sigmoids.mean(axis=1, keepdims=True)
     norms = np.maximum((centred**2).sum(axis=1), 1e-12)
     rises = np.maximum(0.0, ys @ centred.T / norms)
@@ -132,9 +135,10 @@ def _fit(sigmoids: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _resampled(residuals: np.ndarray, seed: int) -> np.ndarray:
-    """Series of drawn residuals of blocks [RESAMPLES, n], widened for the curve's four parameters.
+    """Bootstrap series of block residuals [RESAMPLES, n], scaled up for the curve's four parameters.
 
-    Blocks are drawn singly: a fit takes slow waves out of its residuals, so that stretches of them would be too calm.
+    Each block's residual is drawn independently. A fit removes slow waves from its residuals, so runs of consecutive
+    residuals would vary too little.
     """
     size = len(residuals)
     index = np.random.default_rng(seed).integers(0, size, (RESAMPLES, size))
@@ -144,10 +148,10 @@ def _resampled(residuals: np.ndarray, seed: int) -> np.ndarray:
 def _refused(
     steps: Sequence[int], y: np.ndarray, fitted: np.ndarray, x: np.ndarray, blocks: np.ndarray
 ) -> dict[str, Any] | None:
-    """Why the fit is no ground for a forecast, by the means of blocks and the fit there; None if it is one."""
+    """Why the fit does not allow a forecast, from the block means and the fit there; None if it does."""
     window = max(1, len(y) // 10)
     smooth = np.convolve(y, np.ones(window) / window, "valid")
-    # Noise by differences of neighbours, which neither a trend nor one jump can blow up.
+    # Noise from differences of neighbours, which neither a trend nor a single jump inflates.
     error = 1.4826 * np.median(np.abs(np.diff(y))) / np.sqrt(2 * window)
     limit = max(SIGMAS * error * np.sqrt(2), PART * np.ptp(smooth))
     if smooth.max() - smooth[-1] > limit:
@@ -167,7 +171,7 @@ def _refused(
 
 
 def _p_value(y: np.ndarray, simple: np.ndarray, fitted: np.ndarray, more: int) -> float:
-    """F test of the curve against a fit with `more` parameters fewer."""
+    """P-value of the F test of the curve against a fit with `more` fewer parameters."""
     left, free = max(float(((y - fitted) ** 2).sum()), 1e-15), len(y) - 4
     gained = max(0.0, float(((y - simple) ** 2).sum()) - left)
     return float(f_distribution.sf(gained / more / (left / free), more, free))
@@ -178,7 +182,7 @@ def _none(verdict: str, reason: str, **more: float) -> dict[str, Any]:
 
 
 def _bounds(values: np.ndarray) -> np.ndarray:
-    """The lower and upper bounds of 95% around the first of `values` [1 + resamples, ...]."""
+    """The 95% bounds around the first of `values` [1 + resamples, ...]."""
     return values[0] + WIDER * (np.quantile(values[1:], [0.025, 0.975], axis=0) - values[0])
 
 

@@ -1,4 +1,4 @@
-"""The figure of a forecast: what was seen, the fitted part, the extrapolation with its band, and the held-out end."""
+"""The figure of a forecast: the data, the fit, the extrapolation with its band, and the held-out end."""
 
 import textwrap
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from justrl.errors import UserError
 
 @dataclass(frozen=True)
 class Series:
-    """Values of one metric at rising steps; fractions where `percent`."""
+    """Values of one metric at rising steps; fractions if `percent`."""
 
     name: str
     steps: Sequence[int]
@@ -27,18 +27,18 @@ class Series:
     percent: bool = False
 
     def text(self, value: float, sign: bool = False) -> str:
-        """A value, or a difference of two, for readers."""
+        """Format a value, or a difference of two, for readers."""
         written = f"{100 * value:{'+' if sign else ''}.1f}" if self.percent else f"{value:+.2f}"
         return written.replace("-", "−") + ("" if sign or not self.percent else "%")
 
     def interval(self, values: Sequence[float], sign: bool = False) -> str:
-        """A value and its interval."""
+        """Format a value and its interval."""
         value, low, high = (self.text(each, sign) for each in values)
         return f"{value} [{low}, {high}]"
 
 
 def forecasted(rows: Rows, metric: str, results: Sequence[Result], run: str) -> list[Series]:
-    """The series of a run that are forecast: a panel of the training figure, and each benchmark of its checkpoints."""
+    """The series of a run to forecast: a panel of the training figure, and each benchmark of its checkpoints."""
     panel = PANELS[metric]
     steps, values = logged(rows, panel.metric)
     if not values:
@@ -56,8 +56,10 @@ def forecasted(rows: Rows, metric: str, results: Sequence[Result], run: str) -> 
 
 
 def forecast_series(series: Series, until: int, horizon: int, spent: np.ndarray) -> dict[str, Any]:
-    """The forecast of a series from its steps up to `until`, the sentence to decide by, and the mean of the
-    last tenth (`actual`) where the end was held out."""
+    """Forecast a series from its steps up to `until`.
+
+    Returns the forecast, its summary (`sentence`) and, if the end was held out, the mean of the last tenth (`actual`).
+    """
     seen = sum(step <= until for step in series.steps)
     found = forecast(series.steps[:seen], series.values[:seen], horizon, spent)
     found["sentence"] = _sentence(series, found, series.steps[seen - 1] if seen else 0, horizon)
@@ -91,7 +93,7 @@ def _sentence(series: Series, found: dict[str, Any], last: int, horizon: int) ->
 def plot_forecast(
     run: str, found: Sequence[tuple[Series, dict[str, Any]]], until: int, horizon: int, experiment: str, title: str = ""
 ) -> Figure:
-    """One panel for each series and its forecast (`forecast_series`). Call inside `style.house_style()`."""
+    """Plot one panel per series with its forecast (`forecast_series`). Call inside `style.house_style()`."""
     width = max(3.6 * min(3, len(found)), 6.4)
     lines = [line for _, each in found for line in textwrap.wrap(each["sentence"], int(width * 15.5))]
     figure, axes = style.panel_grid(len(found), (3.6, 2.75), 6.4, header=0.5 + 0.16 * len(lines))

@@ -1,9 +1,9 @@
-"""Health of a training run from its metrics: a run that learns nothing, and the four known failures of this recipe.
+"""Health of a training run from its metrics: runs that learn nothing, and the four known failures of this recipe.
 
-Each finding has a name, the numbers behind it and one sentence that a reader can act on. What stops a run from learning
-is looked for in every five steps in a row. The other thresholds compare the end of the run with its start (the first
-and last tenth of the steps); the paper's own entropy bound applies to its experiment only, as a small vocabulary has
-another scale of entropy, and to the entropy as the authors' code logs it.
+Each finding has a name, the numbers behind it and one sentence that a reader can act on. Conditions that stop a run
+from learning are reported if they hold for five consecutive steps. The other thresholds compare the end of the run with
+its start (the first and last tenth of the steps). The paper's own entropy bound applies only to its experiment, since a
+small vocabulary has another scale of entropy, and only to the entropy as the authors' code logs it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,22 +16,22 @@ from justrl.analysis.metrics import METRICS, series
 from justrl.config import Alarms
 from justrl.train import alarms
 
-# A policy that learns grows surer: falling to a quarter is seen in healthy small runs.
+# A policy becomes more certain as it learns: healthy small runs fall to a quarter of their initial entropy.
 COLLAPSE_FACTOR = 0.1
 EXPLOSION_FACTOR = 3.0
 # The paper's runs stay above 1.0; both of its ablations, which stop learning, settle at 0.5 to 0.6.
 PAPER_COLLAPSE = 0.6
 TRUNCATION_LIMIT = 0.25
-# In fewer steps, half of them warm-up in the paper's recipe, a reward that does not rise says nothing.
+# With fewer steps, half of them warm-up in the paper's recipe, a reward that does not rise is not evidence.
 LEAST_STEPS = 20
-# So many steps in a row without anything to learn from are no accident.
+# This many consecutive steps without a learning signal cannot be chance.
 STUCK_STEPS = 5
 LEAST_REWARD = -1.0
 FINITE = ("reward_mean", "accuracy", "entropy", "policy_loss", "grad_norm", "approx_kl", "response_length_mean")
 
 
 def summarize_run(rows: Sequence[Mapping[str, Any]], experiment: str) -> dict[str, Any]:
-    """Start, end, extremes of each metric, the list of findings, and in one line how the run fares."""
+    """Start, end and extremes of each metric, the list of findings, and the run's health in one line."""
     window = max(1, len(rows) // 10)
     metrics = {}
     for name in METRICS:
@@ -67,12 +67,12 @@ def summarize_run(rows: Sequence[Mapping[str, Any]], experiment: str) -> dict[st
 
 
 def problems(findings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The sentences of the findings that say something of the training; a metric that is not logged does not."""
+    """The sentences of the findings about the training itself; a metric that was not logged is not among them."""
     return [finding["sentence"] for finding in findings if finding["name"] != "missing"]
 
 
 def verdict(rows: Sequence[Mapping[str, Any]], sentences: Sequence[str]) -> str:
-    """What is wrong with a run; without that, whether it has made enough steps to be called good."""
+    """The problems of a run, or else whether it has enough steps to be called good."""
     if sentences:
         return "; ".join(sentences)
     if len(rows) < LEAST_STEPS:
@@ -81,7 +81,10 @@ def verdict(rows: Sequence[Mapping[str, Any]], sentences: Sequence[str]) -> str:
 
 
 def _no_group_differs(row: Mapping[str, Any]) -> bool:
-    """Whether all rewards of each group are equal; of verl by its advantages, of older logs where accuracy says it."""
+    """True if all rewards within each group are equal.
+
+    Logs of verl are judged by their advantages, older logs by an accuracy of 0 or 1.
+    """
     if row.get("overlong_penalty_mean"):
         return False
     none, every = row.get("solve_none"), row.get("solve_all")
@@ -97,7 +100,7 @@ def _gradient_is_zero(row: Mapping[str, Any]) -> bool:
 
 
 def _sampler_differs(row: Mapping[str, Any]) -> bool:
-    """By the limit that ends a training, unless its recipe has another one."""
+    """True if the difference exceeds the default limit of the alarm; the limit in a recipe is not considered."""
     limit = Alarms().probs_difference
     return limit is not None and alarms.differs(row, limit)
 
@@ -132,7 +135,7 @@ STUCK: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], str], ...] = (
 def _stuck(
     rows: Sequence[Mapping[str, Any]], name: str, holds: Callable[[Mapping[str, Any]], bool], what: str
 ) -> Iterator[dict[str, Any]]:
-    """From where on, and for how long, something held in at least STUCK_STEPS steps in a row."""
+    """Find a condition that held in at least STUCK_STEPS consecutive steps: from which step on, and for how long."""
     spells = [list(spell) for held, spell in groupby(rows, holds) if held]
     spells = [spell for spell in spells if len(spell) >= STUCK_STEPS]
     if not spells:
@@ -150,7 +153,7 @@ def _stuck(
 
 
 def _non_finite(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The first step with a value that is NaN, infinite or null, which is how JSON has these two."""
+    """The first step with a value that is NaN, infinite or null (as JSON writes both)."""
     bad = [(row["step"], [name for name in FINITE if name in row and not _number(row[name])]) for row in rows]
     found = [(step, names) for step, names in bad if names]
     if found:

@@ -9,7 +9,7 @@ from pathlib import Path
 from justrl.io import atomic_write
 from justrl.paper import mark
 
-# How each grader decides, for legends; tables and figures print the names themselves.
+# How each grader decides, for legends; tables and figures print only the names.
 GRADERS = {
     "strict": r"exact match of the last \boxed{}, ignoring spaces",
     "paper": r"exact match of a \boxed{} near the end, the training reward of the authors",
@@ -19,7 +19,7 @@ GRADERS = {
 }
 
 
-# An underscore within a word, and brackets that no link follows, are text already.
+# An underscore within a word, and brackets without a link after them, are plain text already.
 _MARKUP = re.compile(r"[`*~$]|\\(?=[!-/:-@\[-`{-~])|(?<!\w)_|_(?!\w)|\](?=[(\[:])")
 
 
@@ -34,9 +34,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Section:
-    """A table with a heading and a paragraph; the first column holds row names, and `notes` stand below.
+    """A table with a heading and a paragraph; the first column has row names, and `notes` are printed below it.
 
-    Columns of numbers stand flush right, the first column and all of a table that is not `numeric` flush left.
+    Columns of numbers are aligned right. The first column, and every column of a table that is not `numeric`, is
+    aligned left.
     """
 
     title: str
@@ -48,7 +49,7 @@ class Section:
 
 
 def grader_legend(graders: Collection[str]) -> str:
-    """A sentence on how each of some graders decides; one of the user's own is left out."""
+    """A sentence on how each of these graders decides; graders of the user's own are left out."""
     named = dict.fromkeys(part for grader in graders for part in grader.split("+"))
     known = [f"{name}: {GRADERS[name]}" for name in named if name in GRADERS]
     if any("+" in grader for grader in graders):
@@ -57,14 +58,14 @@ def grader_legend(graders: Collection[str]) -> str:
 
 
 def model_label(run: str, step: int | None) -> str:
-    """A model's name for readers: base, step or, for a model trained elsewhere, its name alone."""
+    """A model's name for readers: run and step, or "base"; a model trained elsewhere has only its name."""
     if step is None:
         return run
     return f"{run}, base" if step == 0 else f"{run}, step {step:,}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction in percent, with a dash for what is not there and a true minus sign."""
+    """Format a fraction in percent, with a dash for None and a true minus sign."""
     return "–" if value is None else f"{100 * value:.{digits}f}".replace("-", "−")
 
 
@@ -75,7 +76,7 @@ def write_markdown(path: str | Path, title: str, sections: Sequence[Section], ex
 
 
 def markdown(title: str, sections: Sequence[Section], experiment: str) -> str:
-    """The sections as GitHub-flavoured Markdown; all experiments but "paper" are stamped."""
+    """The sections as GitHub-flavoured Markdown; all experiments except "paper" are labelled as such."""
     lines = [f"# {_plain_text(title)}", ""]
     if stamp := mark(experiment):
         lines += [f"**{_plain_text(stamp)}.**", ""]
@@ -107,7 +108,7 @@ def _pipe(text: str) -> str:
 
 
 def _plain_text(text: str) -> str:
-    """Text that Markdown shows as it is written: on one line, with no tag, emphasis, link, code or formula."""
+    """Escape text so that Markdown shows it verbatim: one line without tags, emphasis, links, code or formulas."""
     return _MARKUP.sub(r"\\\g<0>", text).replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
 
 
@@ -140,7 +141,7 @@ ul.notes { color: #555; font-size: .88rem; padding-left: 1.1rem; margin: .6rem 0
 
 
 def write_html(path: str | Path, title: str, sections: Sequence[Section], experiment: str) -> None:
-    """Write the sections as one HTML page that needs nothing from elsewhere."""
+    """Write the sections as one HTML page without external files."""
     parts = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',

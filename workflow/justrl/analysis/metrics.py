@@ -1,4 +1,4 @@
-"""Training metrics: one JSON line per step with the same names from both engines; writing, reading and merging them."""
+"""Training metrics: one JSON line per step with the same names from both engines; writing, reading and merging."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from justrl import paper
 from justrl.errors import UserError
 from justrl.io import read_json_object, read_whole_lines, write_jsonl
 
-# The contract's names: every engine logs these at every step.
+# The required names: every engine logs these at every step.
 METRICS = (
     "reward_mean",
     "accuracy",
@@ -27,7 +27,7 @@ METRICS = (
 
 
 def metrics_row(metrics: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """One step's metrics as JSON can hold them, the step first.
+    """One step's metrics as a JSON object, the step first.
 
     Values may be numbers, strings, or scalars of NumPy or torch; NaN and infinity, which JSON lacks, become null.
     """
@@ -39,9 +39,9 @@ def metrics_row(metrics: Mapping[str, Any], step: int) -> dict[str, Any]:
 def append_metrics(metrics: Mapping[str, Any], step: int, path: str | Path) -> dict[str, Any]:
     """Append one step's metrics to a JSONL file and return the row as written (see `metrics_row`).
 
-    Steps count from 1. If the file already holds `step` or later ones, as after a resume from a checkpoint, those lines
-    are replaced, so that a resumed run leaves the same file as one that was never interrupted; so is a line torn by a
-    kill.
+    Steps count from 1. If the file already has `step` or later steps, as after a resume from a checkpoint, those lines
+    are replaced, so that a resumed run leaves the same file as an uninterrupted one. A line that a killed process left
+    incomplete is replaced too.
     """
     row = metrics_row(metrics, step)
     if row["step"] < 1:
@@ -87,9 +87,10 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def run_of(path: str | Path) -> dict[str, str | None]:
-    """The run that a metrics file is of, and its experiment (`paper.stamp_of_run`), by its run.json: {run, experiment}.
+    """The run of a metrics file and its experiment (`paper.stamp_of_run`), from its run.json: {run, experiment}.
 
-    Without a run.json the run is named after the file, or the folder of a `metrics.jsonl`, and the experiment is None.
+    Without a run.json the run is named after the file (after the folder of a `metrics.jsonl`) and the experiment is
+    None.
     """
     path = Path(path)
     named = path.absolute().parent.name if path.stem == "metrics" else path.stem
@@ -98,7 +99,7 @@ def run_of(path: str | Path) -> dict[str, str | None]:
 
 
 def merge_metrics(paths: Sequence[str | Path], first_step: int = 1) -> list[dict[str, Any]]:
-    """Join the metrics of a run's segments, given in any order, into one list of steps from `first_step` on.
+    """Merge the metrics of a run's segments, given in any order, into one list of steps from `first_step` on.
 
     Raises UserError naming the segment that overlaps the one before it or leaves a gap.
     """
@@ -119,14 +120,17 @@ def merge_metrics(paths: Sequence[str | Path], first_step: int = 1) -> list[dict
 
 
 def series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one metric, leaving out the steps at which it is absent, null, NaN or infinite."""
+    """Steps and values of one metric, without the steps at which it is absent, null, NaN or infinite."""
     numbers = ((row["step"], row.get(name)) for row in rows)
     pairs = [(step, float(value)) for step, value in numbers if isinstance(value, int | float) and math.isfinite(value)]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
 def _rows_before(path: Path, step: int) -> tuple[list[dict[str, Any]], bool]:
-    """Rows of a metrics file before `step`, and whether these are the whole file; reads only the end if they are."""
+    """Find the rows of a metrics file before `step`.
+
+    Returns ([], True) if that is the whole file, after reading only its end; else (the rows, False).
+    """
     size = path.stat().st_size
     with path.open("rb") as handle:
         handle.seek(max(0, size - 65536))

@@ -1,7 +1,7 @@
-"""The model card of a trained run, as the Hugging Face Hub reads it: metadata, results, recipe, data.
+"""The model card of a trained run for the Hugging Face Hub: metadata, results, recipe, data.
 
-It stands beside the run, not in its model folder, whose bytes are hashed and checked; docs/results.md says how to put
-it beside the weights for an upload.
+The card is saved next to the run, not in its model folder, whose files are hashed and checked. docs/results.md explains
+how to add it to the weights for an upload.
 """
 
 import json
@@ -37,15 +37,15 @@ def write_model_card(
     family: str,
     sources: Sequence[Path] = (),
 ) -> None:
-    """Write the card of the last checkpoint in `results`, which hold its base, too.
+    """Write the card of the last checkpoint in `results`, which also contain its base model.
 
     Args:
         described: the run's run.json.
         rows: its metrics.
-        family: whose published figures stand beside the results.
-        sources: folders of the base model and the data set, whose licence a README.md there tells.
+        family: its published figures are shown next to the results.
+        sources: folders of the base model and the data set; a README.md there names the licence.
 
-    Raises UserError where no result is of a trained checkpoint of the run.
+    Raises UserError if no result is of a trained checkpoint of the run.
     """
     run, experiment = str(described["run"]), experiment_of(results)
     steps = [result.step for result in results if result.run == run and result.step]
@@ -66,7 +66,7 @@ def write_model_card(
 
 
 def _metadata(described: Mapping[str, Any], last: Sequence[Result], sources: Sequence[Path], experiment: str) -> str:
-    """The front matter; what is not known is left out, and a comment says so."""
+    """The front matter; unknown fields are left out, with a comment that gives the reason."""
     from huggingface_hub import EvalResult, ModelCardData
 
     model, dataset = described["model"], described["dataset"]
@@ -95,7 +95,7 @@ def _metadata(described: Mapping[str, Any], last: Sequence[Result], sources: Seq
 
 
 class _FrontMatter(yaml.SafeDumper):
-    """YAML in which no name makes a tag of HTML, for readers that show the front matter as text."""
+    """YAML dumper that quotes strings with "<", so that no name becomes an HTML tag where a reader shows it as text."""
 
 
 def _yaml(values: Mapping[str, Any]) -> str:
@@ -131,7 +131,7 @@ def _evaluation(result: Result, grader: str) -> dict[str, Any]:
 
 
 def licence(folder: Path) -> str | None:
-    """The licence that the card of a downloaded model or data set names, if the card is there and does."""
+    """The licence named in the card of a downloaded model or data set; None without a card or a licence in it."""
     found = read_card(folder / "README.md").get("license")
     return ", ".join(map(str, found)) if isinstance(found, list) else str(found or "") or None
 

@@ -1,4 +1,4 @@
-"""pass@k against k: does training find answers that the base model never sampled, or sample the same ones oftener?"""
+"""pass@k against k: does training find answers that the base model never sampled, or only sample them more often?"""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from justrl.evaluation.statistics import pass_at_k_interval
 
 
 def plot_pass_at_k(results: Sequence[Result], experiment: str, grader: str | None = None, title: str = "") -> Figure:
-    """Unbiased pass@k for every k, one panel per benchmark, one line per model; k on a logarithmic axis.
+    """Plot unbiased pass@k for every k, one panel per benchmark, one line per model; k on a logarithmic axis.
 
     Raises UserError if no result has pass@k for more than one k.
     """
@@ -51,7 +51,7 @@ def _curve(result: Result, grader: str | None) -> dict[int, float]:
 
 def _draw_curve(axis: Axes, result: Result, grader: str | None, index: int, count: int) -> None:
     curve = _curve(result, grader)
-    # Lines side by side are set apart by a fiftieth of a doubling of k, so that bars can be told from one another.
+    # Shift the lines by a few hundredths of a doubling of k, so that their error bars do not overlap.
     shift = 2 ** ((index - (count - 1) / 2) * 0.06)
     ks, values = [k * shift for k in curve], [100 * value for value in curve.values()]
     color, dashes = style.COLORS[index % 7], style.DASHES[index % 7]

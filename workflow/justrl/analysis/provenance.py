@@ -1,4 +1,4 @@
-"""Where a result comes from: code, configuration, data, software and hardware, without any path or host name."""
+"""Provenance of a result: code, configuration, data, software and hardware, without paths or host names."""
 
 import os
 import platform
@@ -32,9 +32,9 @@ def collect_provenance(
 ) -> dict[str, Any]:
     """Describe how a result is made, as plain values ready for JSON.
 
-    `sources` are the source.json files of the data sets and models used, `results` the result files whose models,
-    settings and machines are to be listed; `command` defaults to this process's own.
-    Takes no path, host or user name along: what is absolute in a value is cut to its last part.
+    `sources` are the source.json files of the data sets and models used. `results` are the result files whose models,
+    settings and machines are to be listed. `command` defaults to this process's own command line. Paths, host and user
+    names are left out: every absolute path is reduced to its last part.
     """
     return {
         "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -57,11 +57,11 @@ def result_provenance(
     grading: Sequence[Mapping[str, Any]],
     inputs: Mapping[str, Path | Sequence[Path]],
 ) -> dict[str, Any]:
-    """Describe how a result was made from files, the same whenever and wherever the same files are scored.
+    """Describe how a result was made from files; identical whenever and wherever the same files are scored.
 
     Args:
-        config: what of the configuration determines the result, as `Layout.configuration` says it.
-        settings: what the completions were made with, as `read_completions` gives it.
+        config: the part of the configuration that determines the result (`Layout.configuration`).
+        settings: the generation settings of the completions, from `read_completions`.
         grading: the settings of each grades file.
         inputs: the files by kind; they are hashed.
     """
@@ -82,7 +82,7 @@ def result_provenance(
 
 
 def code_sha256() -> str:
-    """One SHA-256 for the names and contents of all modules of this package, committed or not."""
+    """One SHA-256 over the names and contents of all modules of this package, committed or not."""
     package = Path(__file__).resolve().parents[1]
     return json_sha256({path.relative_to(package).as_posix(): file_sha256(path) for path in package.rglob("*.py")})
 
@@ -90,7 +90,7 @@ def code_sha256() -> str:
 def code_version(folder: Path) -> dict[str, Any]:
     """Commit of the repository that tracks this package and whether it has uncommitted changes.
 
-    Without git, or for an installed copy, the commit is "unknown" and `reason` says why.
+    Without git, or for an installed copy, the commit is "unknown" and `reason` explains why.
     """
     try:
         _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
@@ -106,7 +106,7 @@ def code_version(folder: Path) -> dict[str, Any]:
 
 
 def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Versions of those packages that are installed, from their metadata; nothing is imported."""
+    """Versions of the installed ones of these packages, from their metadata; nothing is imported."""
     versions = {}
     for name in packages:
         try:
@@ -132,7 +132,7 @@ def gpus() -> list[dict[str, str]]:
 
 
 def without_paths(value: Any) -> Any:
-    """A copy of plain values in which every absolute path is cut to its last part."""
+    """A copy of plain values in which every absolute path is reduced to its last part."""
     if isinstance(value, Mapping):
         return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -145,7 +145,7 @@ def without_paths(value: Any) -> Any:
 
 
 def describe_command(arguments: Sequence[str]) -> str:
-    """A command line as one would type it, a module's path given back as `python -m`, absolute paths cut short."""
+    """A command line as a user would type it: `python -m` for a module's path, absolute paths without their folders."""
     first, *rest = [str(argument) for argument in arguments]
     parts = Path(first).with_suffix("").parts
     if "justrl" in parts:
@@ -169,7 +169,7 @@ def _read(path: str | Path, option: str) -> Any:
 
 
 def _evaluation(path: str | Path) -> dict[str, Any]:
-    """What a result file says of its own making: model, protocol, backend, seed, software and machines."""
+    """The provenance in a result file: model, protocol, backend, seed, software and machines."""
     result = _read(path, "--results")
     made = result.get("provenance") or {}
     generation = made.get("generation") or {}
@@ -212,7 +212,7 @@ def _memory_gib() -> int | None:
 
 
 def write_provenance(record: Mapping[str, Any], experiment: str, outputs: Mapping[str, Path]) -> None:
-    """Write a provenance record: `outputs` names files by ending, `.json` and `.html` (the page of the report)."""
+    """Write a provenance record: `outputs` maps file endings, `.json` and `.html` (a page of the report), to files."""
     if ".json" in outputs:
         write_json(outputs[".json"], {"experiment": experiment, **record})
     if ".html" in outputs:

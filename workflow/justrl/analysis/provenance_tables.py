@@ -7,7 +7,7 @@ from justrl.analysis.html_tables import Section, Text
 
 
 def provenance_sections(record: Mapping[str, Any]) -> list[Section]:
-    """The report's own making, the data sets and models, the evaluations, the cost, the packages."""
+    """The report itself, the data sets and models, the evaluations, the cost, the packages."""
     sections = [_report_section(record)]
     if record["sources"]:
         sections.append(_source_section(record["sources"]))
@@ -54,7 +54,7 @@ def _source_section(sources) -> Section:
 
 
 def _evaluation_section(evaluations) -> Section:
-    """One row per model, protocol and backend: the benchmarks differ only in their questions."""
+    """One row per model, protocol and backend, because its benchmarks differ only in their questions."""
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
     for entry in evaluations:
         model = _first(entry, "model_revision", "model_fingerprint")

@@ -1,4 +1,4 @@
-"""Result files (`results/{benchmark}_{run}.json` and the like) as plain values for tables and figures."""
+"""Result files (`results/{benchmark}_{run}.json` and similar) as plain values for tables and figures."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from justrl.published import BENCHMARKS, LABELS
 
 @dataclass(frozen=True)
 class Result:
-    """One benchmark of one model.
+    """The result of one model on one benchmark.
 
-    `run` is the model's name without its step; `step` is 0 for the base and None for a model trained elsewhere.
+    `run` is the model's name without its step. `step` is 0 for the base model and None for a model trained elsewhere.
     """
 
     run: str
@@ -25,23 +25,23 @@ class Result:
 
     @property
     def is_base(self) -> bool:
-        """Whether this is a base model, before any training."""
+        """True for a base model, before any training."""
         return self.step == 0 or (self.data.get("published") or {}).get("kind") == "base"
 
     @property
     def headline(self) -> str:
-        """The grader whose figure stands for the result."""
+        """The primary grader: its figure is the one reported for the result."""
         return self.data["headline_grader"]
 
     @property
     def graders(self) -> list[str]:
-        """The graders the result holds, the headline first."""
+        """The graders of the result, the primary one first."""
         return sorted(
             self.data["graders"], key=lambda name: (name != self.headline, list(self.data["graders"]).index(name))
         )
 
     def average(self, grader: str | None = None) -> dict[str, Any]:
-        """avg@k of a grader (default: the headline): value, ci_low, ci_high, seed_std; fractions."""
+        """avg@k of a grader (default: the primary one): value, ci_low, ci_high, seed_std; fractions."""
         return self.data["graders"][grader or self.headline]["avg_at_k"]
 
     def scores(self, grader: str | None = None) -> list[list[float]] | None:
@@ -76,9 +76,9 @@ def load_results(paths: Iterable[str | Path], labels: Sequence[str] = ()) -> lis
 
 
 def experiment_of(results: Sequence[Result]) -> str:
-    """The experiment that results are of, by what they say themselves, as a stamp (`paper.together`).
+    """The experiment that the result files name, in the form of `paper.together`.
 
-    Raises UserError: they say nothing, or different things.
+    Raises UserError if they name none, or different ones.
     """
     found = sorted({str(result.data.get("experiment")) for result in results})
     common = paper.together(found)
@@ -88,12 +88,12 @@ def experiment_of(results: Sequence[Result]) -> str:
 
 
 def graded_by_model(grader: str) -> bool:
-    """Whether a grader is rules and then a model, as the paper's is (`paper_rules+model`)."""
+    """True if a judge model decides, alone or after rules as in the paper (`paper_rules+model`)."""
     return grader == "model" or grader.endswith("+model")
 
 
 def read_labels(labels: Iterable[str]) -> dict[str, str]:
-    """Names of benchmarks for readers, of NAME=TEXT; a UserError shows what is none."""
+    """Parse NAME=TEXT into names of benchmarks for readers; a UserError shows text of another form."""
     return dict(_label(text) for text in labels)
 
 
@@ -128,7 +128,7 @@ def load_result(path: str | Path) -> Result:
 
 
 def ordered_benchmarks(results: Sequence[Result]) -> list[str]:
-    """Benchmarks that occur, the paper's nine in its order and then the others as first met."""
+    """The benchmarks that occur: the paper's nine in its order, then the others in order of appearance."""
     met = list(dict.fromkeys(result.benchmark for result in results))
     return [name for name in BENCHMARKS if name in met] + [name for name in met if name not in BENCHMARKS]
 

@@ -1,7 +1,8 @@
-"""Every answer to read: what was asked, what was answered, what each grader made of it, and what looks wrong.
+"""All answers for reading: the question, the answer, the verdict of each grader, and what looks wrong.
 
-An answer carries marks (`MARKS`) that a reader may filter by; what many answers share is said above them as an alarm.
-Marks and alarms are of the whole answers and of all of them, also where the page keeps less.
+An answer has marks (`MARKS`) by which readers can filter. An alarm is a sentence above the answers about a mark that
+many of them share. Marks and alarms are computed from all answers at full length, even if the page keeps fewer or
+shorter ones.
 """
 
 import re
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     import pandas
 
 _LAST_WORD = re.compile(r"(\w+(?:\.\d+)?)\W*$")
-# The gold counts as present if it stands in so many of the last characters.
+# The reference answer counts as present if it occurs within this many characters of the end.
 NEAR_THE_END = 300
-# What a page keeps where nothing else is asked for: characters of all answers together, and answers.
+# Default limits of a page: characters of all answers together, and answers.
 CHARACTERS = 3_000_000
 ANSWERS = 5_000
 MARKS = {
@@ -39,7 +40,7 @@ MARKS = {
     "empty": ("empty", "no text at all"),
     "solve_none": ("question never solved", "none of its answers is correct according to the primary grader"),
 }
-# From which share of the answers on a mark is an alarm.
+# Share of the answers from which a mark becomes an alarm.
 ALARMS = {"unparsed": 0.1, "truncated": 0.1, "disagree": 0.05, "unread": 0.05, "repeated": 0.05, "empty": 0.01}
 ALARMS |= {"timeout": 0.01}
 MEANINGS = {
@@ -55,7 +56,7 @@ ROLLOUT_COLUMNS = ("step", "sample_index", "prompt", "gold", "response", "length
 
 @dataclass
 class Answer:
-    """One answer: its question by number, its verdicts as (outcome, extracted) in the graders' order, its marks."""
+    """One answer: index of its question, verdicts as (outcome, extracted) in the graders' order, and marks."""
 
     question: int
     label: str
@@ -68,7 +69,7 @@ class Answer:
 
 @dataclass
 class Samples:
-    """Questions as (id, text, gold), the answers to them, and the graders' names for readers, the headline first."""
+    """Questions as (id, text, reference answer), their answers, and the graders' names, the primary grader first."""
 
     questions: list[tuple[str, str, str]]
     answers: list[Answer]
@@ -79,11 +80,11 @@ class Samples:
 def read_evaluation(
     completions: Sequence[str | Path], grades: Sequence[str | Path], benchmark: str | Path, headline: str
 ) -> Samples:
-    """The answers of one evaluation, question by question, with the verdicts of all graders, the headline's first.
+    """Read the answers of one evaluation by question, with the verdicts of all graders, the primary grader's first.
 
-    Raises UserError: files that do not go together, an answer without a verdict, a headline grader without any.
+    Raises UserError if files do not belong together, an answer lacks a verdict, or the primary grader has no verdicts.
     """
-    from justrl.evaluation.scoring import add_combined  # which loads SciPy: nothing that asks for help should
+    from justrl.evaluation.scoring import add_combined  # loads SciPy: imported late so that --help stays fast
 
     name, asked = read_benchmark(benchmark)
     samples, settings = read_completions(completions)
@@ -114,7 +115,7 @@ def read_evaluation(
 
 
 def read_rollouts(paths: Sequence[str | Path]) -> Samples:
-    """The rollouts kept of a training, in the order of its steps; a file that is not there is named in a note."""
+    """Read the saved rollouts of a training, in the order of its steps; a note names each missing file."""
     questions: dict[tuple[str, str], int] = {}
     answers: list[Answer] = []
     absent = [str(path) for path in paths if not Path(path).is_file()]
@@ -134,7 +135,7 @@ def read_rollouts(paths: Sequence[str | Path]) -> Samples:
 
 
 def mark(samples: Samples, all_answers: bool = True) -> Samples:
-    """Give each answer its marks. Where these are not all answers, no question is said to be never solved."""
+    """Set the marks of each answer. Unless these are all answers, no question is marked as never solved."""
     solved = {answer.question for answer in samples.answers if answer.verdicts[0][0] == "correct"}
     for answer in samples.answers:
         outcomes = [outcome for outcome, _ in answer.verdicts]
@@ -155,9 +156,10 @@ def mark(samples: Samples, all_answers: bool = True) -> Samples:
 
 
 def stands_near_the_end(gold: str, text: str) -> bool:
-    """Whether the gold stands in the end of a text, white space aside, and not as a part of a longer number or word.
+    """True if the reference answer occurs near the end of a text, but not within a longer number or word.
 
-    One letter or digit is met in any working: it counts as the last number or word alone.
+    White space is ignored. A single letter or digit occurs in any solution, so it counts only as the last number or
+    word.
     """
     letters = [re.escape(letter) for letter in gold if not letter.isspace()]
     if len(letters) == 1 and gold.strip().isalnum():
@@ -168,7 +170,7 @@ def stands_near_the_end(gold: str, text: str) -> bool:
 
 
 def is_repeated(text: str) -> bool:
-    """Whether a text ends in the same piece at least five times over, or is so monotonous that zlib takes a tenth."""
+    """True if a text ends with the same piece at least five times, or if zlib compresses it to a tenth."""
     if _ends_in_circles(text[-400:]):
         return True
     data = text.encode("utf-8", "replace")
@@ -176,9 +178,10 @@ def is_repeated(text: str) -> bool:
 
 
 def _ends_in_circles(text: str) -> bool:
-    """Whether the last 40 characters or more are one piece five times over.
+    """True if the last 40 characters or more are one piece repeated five times.
 
-    Read backwards, a beginning of n letters that has a border of b repeats itself every n - b (Knuth, Morris, Pratt).
+    In the reversed text, a prefix of n characters with a border of length b repeats itself every n - b characters
+    (Knuth, Morris, Pratt).
     """
     letters = text[::-1]
     borders, border = [0] * len(letters), 0
@@ -194,7 +197,7 @@ def _ends_in_circles(text: str) -> bool:
 
 
 def alarms(samples: Samples) -> list[tuple[str, str]]:
-    """What many answers share, as (mark, sentence), the most frequent first."""
+    """Problems that many answers share, as (mark, sentence), the most frequent first."""
     total, first = len(samples.answers), samples.graders[0]
     if not total:
         return []
@@ -212,7 +215,7 @@ def alarms(samples: Samples) -> list[tuple[str, str]]:
 
 
 def accuracy(samples: Samples) -> str:
-    """The share of correct answers by each grader, the first grader's first."""
+    """A sentence with the share of correct answers by each grader, in the graders' order."""
     total = len(samples.answers)
     if not total:
         return ""
@@ -235,7 +238,7 @@ def _why_unparsed(answers: Sequence[Answer]) -> str:
 
 
 def keep_answers(answers: Sequence[Answer], most: int) -> tuple[list[Answer], str]:
-    """At most so many answers, of every question the first ones, and a sentence that says what is left out."""
+    """Keep at most `most` answers, the first ones of every question; also returns a sentence on those left out."""
     if len(answers) <= most:
         return list(answers), ""
     rank: dict[int, int] = {}
@@ -252,7 +255,7 @@ def keep_answers(answers: Sequence[Answer], most: int) -> tuple[list[Answer], st
 
 
 def text_limit(lengths: Sequence[int], characters: int) -> int:
-    """The most characters of one answer so that all answers together have at most `characters`."""
+    """The largest limit per answer such that all answers together have at most `characters`."""
     left, many = characters, len(lengths)
     for length in sorted(lengths):
         if length * many > left:

@@ -1,7 +1,7 @@
-"""The page on which answers are read: one HTML file that needs nothing from elsewhere.
+"""The page of answers: one self-contained HTML file.
 
-The answers lie in it as JSON, of which a script shows twenty at a time, so that thousands of long ones do not stall it.
-All text is put in as text: nothing that a model wrote becomes markup. The page allows itself no network.
+The answers are embedded as JSON; a script shows twenty at a time, so that thousands of long answers do not slow the
+page down. All text is inserted as text, so nothing that a model wrote becomes markup. The page has no network access.
 """
 
 import html
@@ -27,7 +27,7 @@ from justrl.io import atomic_write
 from justrl.paper import mark
 
 _PLACE = re.compile(r"@@(\w+)@@")
-# Of a text that is cut, so much of what is kept is its end, where the answer stands.
+# Of a shortened text, this share of the kept characters is from its end, where the answer is.
 END_SHARE = 2 / 3
 
 
@@ -40,9 +40,9 @@ def write_page(
     answers: int = ANSWERS,
     characters: int = CHARACTERS,
 ) -> None:
-    """Write the answers as a page; all experiments but "paper" are stamped.
+    """Write the answers as a page; all experiments except "paper" are labelled as such.
 
-    At most so many answers, and characters of them, are kept; a sentence on the page says what was left out.
+    The page keeps at most `answers` answers and `characters` of their text. A sentence on it lists what was left out.
     """
     kept, left_out = keep_answers(samples.answers, answers)
     lengths = [len(answer.text) for answer in kept]
@@ -77,7 +77,7 @@ def write_page(
 
 
 def script_json(value: Any) -> str:
-    """JSON that may stand in a script element: nothing in it opens or ends an element or a comment."""
+    """JSON that is safe inside a script element: it cannot open or close an element or a comment."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

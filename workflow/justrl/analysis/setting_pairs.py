@@ -1,4 +1,4 @@
-"""Two settings compared on the same questions: the second minus the first, over seeds and questions; their curves."""
+"""A/B comparison of two settings on the same questions: second minus first, over seeds and questions, with curves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ ONE_SEED = "With one seed, the variation between seeds is unknown."
 
 @dataclass(frozen=True)
 class Setting:
-    """One side of a comparison: its name and its trainings, which differ in their seed alone."""
+    """One side of a comparison: its name and its trainings, which differ only in their seed."""
 
     name: str
     runs: tuple[str, ...]
@@ -32,7 +32,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Compared:
-    """One benchmark: both sides' means, and the second minus the first; `verdict` is higher, lower or within noise."""
+    """One benchmark: both means and second minus first; `verdict` is higher, lower or within noise."""
 
     benchmark: str
     label: str
@@ -44,11 +44,11 @@ class Compared:
 
 
 def compare_settings(results: Sequence[Result], first: Setting, second: Setting, paired: bool) -> list[Compared]:
-    """Every benchmark that all trainings of both sides have been asked, under the headline grader.
+    """Compare two settings on every benchmark that all their trainings share, under the primary grader.
 
-    With `paired`, the trainings at the same place of both sides share their seed.
+    With `paired`, the trainings at the same position of both sides have the same seed.
 
-    Raises UserError: a result keeps no scores, questions differ, or no benchmark is shared.
+    Raises UserError if a result keeps no scores, questions differ, or no benchmark is shared.
     """
     last = {(r.run, r.benchmark): r for r in sorted(results, key=lambda r: r.step or 0)}
     compared = []
@@ -121,7 +121,7 @@ def _error(value: float | None) -> str:
 def plot_pair(
     compared: Sequence[Compared], runs: Mapping[str, Rows], first: Setting, second: Setting, experiment: str
 ) -> Figure:
-    """Reward of both sides while they train (mean and range over seeds), means on each benchmark, and the difference.
+    """Plot the rewards of both sides in training (mean, range over seeds), means on each benchmark, and the difference.
 
     Call inside `style.house_style()`.
     """
@@ -170,7 +170,7 @@ def plot_pair(
 
 
 def _draw_differences(axis: Axes, compared: Sequence[Compared]) -> None:
-    """The second minus the first on each benchmark, against the line of no difference; the verdict beside it."""
+    """Draw second minus first on each benchmark, with a line at zero and the verdict above each point."""
     differences = [each.difference for each in compared]
     means = [100 * it.value for it in differences]
     bars = [[100 * (it.value - it.ci_low) for it in differences], [100 * (it.ci_high - it.value) for it in differences]]
@@ -199,7 +199,7 @@ def write_pair(
     experiment: str,
     outputs: Mapping[str, Path],
 ) -> None:
-    """Write the comparison as .json, .md and .html, whichever `outputs` asks for."""
+    """Write the comparison as .json, .md and .html: the endings that are keys of `outputs`."""
     title, section = f"{second.name} against {first.name}", pair_section(compared, first, second, paired)
     if ".json" in outputs:
         io.write_json(outputs[".json"], {"experiment": experiment, "benchmarks": [asdict(each) for each in compared]})

@@ -1,4 +1,4 @@
-"""Findings, in a sentence for each run: accuracy before and after training, and the run's health."""
+"""Findings, one sentence per run: accuracy before and after training, and the run's health."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from justrl.analysis.html_tables import Section, Text, percent
 from justrl.analysis.results import Result
 from justrl.io import atomic_write
 
-# So many benchmarks are in a sentence; the table has all.
+# A sentence names at most this many benchmarks; the table has all.
 MOST = 3
 
 
@@ -28,7 +28,7 @@ class Found:
 
     @property
     def sentence(self) -> str:
-        """The finding in a line."""
+        """The finding in one line."""
         parts = [_in_words(*self.cells[AVERAGE])] if AVERAGE in self.cells else []
         if not parts:
             parts = [_in_words(before, after) for before, after in list(self.cells.values())[:MOST]]
@@ -41,7 +41,7 @@ class Found:
 
 
 def find(results: Sequence[Result], health: Mapping[str, Mapping[str, Any]], experiment: str) -> list[Found]:
-    """A finding for each run of `health` (its health.json) and each model that only results are of, in that order."""
+    """One finding for each run of `health` (its health.json), then for each model that only `results` have."""
     names = list(dict.fromkeys([*health, *(result.run for result in results)]))
     return [_found(name, [r for r in results if r.run == name], health.get(name), experiment) for name in names]
 
@@ -73,7 +73,7 @@ def _of_one_grader(before: Cell | None, after: Cell) -> Cell | None:
 
 
 def _in_words(before: Cell | None, after: Cell) -> str:
-    """A benchmark before and after, the published figure where ours can be compared with it."""
+    """A benchmark before and after training, with the published figure if ours is comparable."""
     start = f"{percent(before.value)}% to " if before else ""
     published = (
         f" (paper: {percent(after.published)}%)" if after.published and after.verdict != "not comparable" else ""
@@ -108,7 +108,7 @@ def summary_sections(found: Sequence[Found]) -> list[Section]:
 
 
 def write_summary(found: Sequence[Found], experiment: str, outputs: Mapping[str, Path]) -> None:
-    """Write the findings as .html (tables) and .txt (sentences, each run's health below its own)."""
+    """Write the findings as .html (tables) and .txt (one sentence per run, its health below it)."""
     if ".html" in outputs:
         tables.write_html(outputs[".html"], "Findings", summary_sections(found), experiment)
     if ".txt" in outputs:

@@ -18,7 +18,7 @@ from justrl.errors import UserError
 
 DYNAMICS_CSV = Path(__file__).parents[1] / "published_dynamics.csv"
 
-# Two lines are one to the eye where they differ by no more than this share of the axis: about a line's width.
+# Two lines look like one if they differ by no more than this share of the axis: about a line's width.
 HAIR = 0.01
 
 Rows = Sequence[Mapping[str, Any]]
@@ -26,7 +26,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Panel:
-    """One metric of the contract and how a reader should see it; `published` is the one that the paper shows of it."""
+    """One metric and how to show it; `published` names the metric that the paper shows instead of it."""
 
     metric: str
     title: str
@@ -35,12 +35,12 @@ class Panel:
 
     @property
     def bands(self) -> list[dict[str, str]]:
-        """What the paper shows."""
+        """The values that the paper reports."""
         return [row for row in _dynamics() if row["metric"] == (self.published or self.metric)]
 
     @property
     def signed(self) -> bool:
-        """Whether its values can be negative."""
+        """True if its values can be negative."""
         return self.metric == "reward_mean"
 
 
@@ -61,7 +61,7 @@ PANELS = {
 def plot_training(
     runs: Mapping[str, Rows], experiment: str, panels: Sequence[str] = ("reward", "entropy", "length"), title: str = ""
 ) -> Figure:
-    """Draw the metrics of one run or several; with `experiment` "paper", what the paper shows stands behind them.
+    """Plot the metrics of one run or several; with `experiment` "paper", the paper's values are in the background.
 
     Call inside `style.house_style()`. Raises UserError for an unknown panel, or a metric that no run logged.
     """
@@ -92,13 +92,13 @@ def plot_training(
 
 
 def smoothing_window(runs: Mapping[str, Rows]) -> int:
-    """Width in steps of the moving mean: about an eightieth of the longest run, and 1 for a run too short to smooth."""
+    """Width of the moving mean in steps: about an eightieth of the longest run; 1 for a run too short to smooth."""
     longest = max(len(rows) for rows in runs.values())
     return 1 if longest < 10 else max(5, 2 * round(longest / 160) + 1)
 
 
 def moving_mean(values: Sequence[float] | np.ndarray, window: int) -> np.ndarray:
-    """Centred mean over `window` values, over the fewer there are at either end; same length as `values`."""
+    """Centred mean over `window` values, over fewer at both ends; same length as `values`."""
     half, size = window // 2, len(values)
     sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=float))])
     index = np.arange(size)
@@ -107,7 +107,7 @@ def moving_mean(values: Sequence[float] | np.ndarray, window: int) -> np.ndarray
 
 
 def _draw_panel(axis: Axes, panel: Panel, runs: Mapping[str, Rows], window: int, experiment: str) -> bool:
-    """Draw a panel; whether what the authors' code would have logged is seen to differ, and stands in it dotted."""
+    """Draw a panel; returns whether the metric as the authors' code logs it differs visibly and is drawn dotted."""
     last = max(rows[-1]["step"] for rows in runs.values())
     if experiment == "paper":
         _draw_bands(axis, panel, last)

@@ -16,7 +16,7 @@ from justrl.commands.options import add_subcommands
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the four sub-commands."""
+    """Add the four sub-commands."""
     add_subcommands(parser, {judge: _judge, check: _check, pack: _pack, read: _read})
 
 

@@ -16,7 +16,7 @@ from justrl.machine import usable_cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the sub-commands."""
+    """Add the sub-commands."""
     calls = {
         prepare: _prepare,
         download: _download,

@@ -7,7 +7,7 @@ from justrl.machine import LOCKS, environment_here, packages
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the sub-command."""
+    """Add the sub-command."""
     add_subcommands(parser, {versions: _versions})
 
 

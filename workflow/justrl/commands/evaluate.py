@@ -17,7 +17,7 @@ from justrl.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options."""
+    """Add the options."""
     add = parser.add_argument
     add("--model-path", required=True, help="model folder in Hugging Face's layout, or hub id")
     add("--dataset", required=True, help="name of a benchmark (aime2024, math500, ...), or Parquet, JSONL or CSV file")
@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_questions(dataset: str) -> tuple[str, list]:
-    """A dataset's name and questions: a benchmark file of ours, any file with questions and answers, or a known name.
+    """A dataset's name and questions, from a benchmark file of ours, a file of questions and answers, or a known name.
 
-    Raises UserError: no such file, or one without questions and answers.
+    Raises UserError if there is no such file, or if it has no questions and answers.
     """
     from justrl.config import load
     from justrl.data.benchmarks import format_benchmark, is_path, load_eval_dataset
@@ -62,7 +62,7 @@ def read_questions(dataset: str) -> tuple[str, list]:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Evaluate, write the result, print the headline."""
+    """Evaluate, write the result, and print the primary grader's score."""
     if arguments.backend == "auto":
         arguments.backend = "vllm" if importlib.util.find_spec("vllm") else "transformers"
     from justrl.analysis.provenance import result_provenance

@@ -9,7 +9,7 @@ from justrl.io import json_object
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options."""
+    """Add the options."""
     parser.add_argument("--model", required=True, help="model folder in Hugging Face's layout, or hub id")
     parser.add_argument("--model-name", help="name of the model in the results (default: --model)")
     parser.add_argument("--model-revision", help="commit of the model on the hub")
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_backend_arguments(parser: "argparse._ActionsContainer", backend: str = "vllm") -> None:
-    """Add the options that say what generates and how fast, none of which belongs to a protocol."""
+    """Add the options for backend and speed, which are not part of a protocol."""
     choices, note = ["vllm", "transformers"], ""
     if backend == "auto":
         choices, note = [*choices, "auto"], ", vllm if it is installed"
@@ -59,7 +59,7 @@ def add_backend_arguments(parser: "argparse._ActionsContainer", backend: str = "
 
 
 def backend_options(arguments: argparse.Namespace) -> dict:
-    """What `add_backend_arguments` parsed, by the names that generation has for it."""
+    """The parsed options of `add_backend_arguments`, by the argument names of the generation functions."""
     names = ("backend", "dtype", "tensor_parallel_size", "batch_size")
     return chosen(arguments, *names) | {"engine_options": json_object(arguments.engine_options, "--engine-options")}
 

@@ -11,7 +11,7 @@ from justrl.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options."""
+    """Add the options."""
     parser.add_argument(
         "--count", type=int, required=True, help="number of GPUs; 0: run the command without a reservation"
     )
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def lease(arguments: argparse.Namespace) -> int:
-    """Become the command; the status where it is not found."""
+    """Replace this process by the command; returns an exit status only if the command is not found."""
     from justrl.operations.gpu_lease import run_leased
 
     if not arguments.command:

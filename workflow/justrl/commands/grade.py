@@ -14,7 +14,7 @@ from justrl.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options."""
+    """Add the options."""
     parser.add_argument(
         "--completions", required=True, nargs="+", type=Path, help="completions Parquet of all shards, or JSONL"
     )
@@ -63,13 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says what the completions must have been made with."""
+    """Add the option with the required generation settings of the completions."""
     text = 'required settings of the completions, as JSON or file: {"generation": {"protocol": {"temperature": 0.7}}}'
     parser.add_argument("--config", default="{}", metavar="JSON", help=text)
 
 
 def grade(arguments: argparse.Namespace) -> None:
-    """Grade, write the verdicts, print their counts."""
+    """Grade, write the verdicts, and print their counts."""
     if arguments.grader and not arguments.model:
         raise UserError("--grader model needs --model, the judge's folder or hub id")
     from justrl.evaluation import grading
@@ -99,7 +99,7 @@ def grade(arguments: argparse.Namespace) -> None:
     summary = grading.summarise(grades)
     print(grading.format_summary(summary))
     if arguments.output:
-        # The number of processes determines no verdict.
+        # The number of processes does not affect verdicts, so it is not recorded for rule graders.
         settings = {"graders": graders, "options": options if arguments.grader else {}}
         if own:
             settings["own_graders"] = {name: function.as_dict() for name, function in own.items()}

@@ -1,7 +1,7 @@
-"""The command `justrl`: its sub-commands, and how each of them ends.
+"""The command `justrl`: dispatch to sub-commands, and their exit status.
 
 Every sub-command is a module of this package with a function `add_arguments(parser)`, which sets the parser's default
-`call` to what is called with the parsed arguments. Only the module that is asked for is imported.
+`call` to the function that takes the parsed arguments. Only the module of the requested command is imported.
 """
 
 import argparse
@@ -41,7 +41,7 @@ _MODULES = {"verl": "verl_config", "set-aside": "set_aside"}
 def main(words: Sequence[str] | None = None) -> int:
     """Run one sub-command and return its exit status.
 
-    Raises UserError: whatever the user can put right.
+    Raises UserError for errors that the user can fix.
     """
     words = sys.argv[1:] if words is None else words
     if not words or words[0] in ("-h", "--help"):
@@ -57,8 +57,9 @@ def main(words: Sequence[str] | None = None) -> int:
 def console() -> None:
     """Run the command line and exit.
 
-    With 2 after one line for what the user can fix, 1 after one on a full disk or a file that cannot be had, 130 after
-    an interrupt, 141 where the reader of the output has gone (`justrl ... | head`), as a shell counts it.
+    Exit status as in a shell: 2 after one line about an error that the user can fix; 1 after one line about a full disk
+    or a file that is not available; 130 after an interrupt; 141 if the reader of the output has closed it (`justrl ...
+    | head`).
     """
     terminal.open_streams()
     try:
@@ -83,7 +84,7 @@ def console() -> None:
 
 
 def _main_and_flush() -> int:
-    """`main`, and what it printed written, so that an error of that is one of the command."""
+    """Run `main` and flush its output, so that an error while writing it counts as an error of the command."""
     try:
         status = main()
     except SystemExit:  # argparse has printed its help
@@ -94,8 +95,8 @@ def _main_and_flush() -> int:
 
 
 def of_the_machine(error: Exception) -> str | None:
-    """The sentence for an error of files and disks, which a traceback explains no better; None for others."""
-    # Of a rename, what should have been there: the other is a temporary name.
+    """A message for an error of files and disks, where a traceback would not help; None for other errors."""
+    # For a rename, name the target: the source is a temporary file.
     where = getattr(error, "filename2", None) or getattr(error, "filename", None)
     if is_disk_full(error):
         place = where or str(error).splitlines()[0]
@@ -106,7 +107,7 @@ def of_the_machine(error: Exception) -> str | None:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line; an option's words may be joined by hyphens or by underscores."""
+    """Parse a command line; the words of an option may be joined by hyphens or by underscores."""
     name, *words = with_hyphens(words)
     if name not in COMMANDS:
         guess = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -123,7 +124,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     )
     module.add_arguments(parser)
     arguments, left = parser.parse_known_args(words)
-    # argparse ends a list of words at the first option; overrides may stand anywhere.
+    # argparse ends a list of words at the first option; overrides may be anywhere.
     if left and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in left)):
         parser.error(f"unrecognized arguments: {' '.join(left)}")
     if left:
@@ -132,7 +133,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def with_hyphens(words: Sequence[str]) -> list[str]:
-    """The words with underscores in options' names made hyphens, up to a lone `--`."""
+    """Replace underscores in option names by hyphens, up to a lone `--`."""
     words = list(words)
     for index, word in enumerate(words):
         if word == "--":
@@ -144,12 +145,12 @@ def with_hyphens(words: Sequence[str]) -> list[str]:
 
 
 def version() -> str:
-    """The version of this checkout, from the one file that has it."""
+    """The version of this checkout, from pyproject.toml, the only file that has it."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 
 def overview() -> str:
-    """What `justrl --help` prints: every sub-command on a line."""
+    """The text of `justrl --help`: one line per sub-command."""
     lines = [f"  {name:<11}{text}" for name, text in COMMANDS.items()]
     head = """usage: justrl COMMAND ... | --version
 

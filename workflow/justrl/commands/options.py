@@ -1,4 +1,4 @@
-"""Sub-commands of a command, and parsed options as keyword arguments."""
+"""Helpers for command-line options: sub-commands, types, and parsed options as keyword arguments."""
 
 import argparse
 import inspect
@@ -14,14 +14,14 @@ Describe = Callable[[argparse.ArgumentParser], None]
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Help with examples as they are written, no wider than everything else that is printed."""
+    """Help with examples printed unchanged, no wider than the other output."""
 
     def __init__(self, prog: str):
         super().__init__(prog, width=min(terminal.WIDTH, shutil.get_terminal_size().columns - 2))
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help does not end well where nobody reads it: argparse itself hears nothing of a closed pipe."""
+    """A parser whose help raises an error if nobody reads it; argparse itself ignores a closed pipe."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if message:
@@ -29,9 +29,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_subcommands(parser: argparse.ArgumentParser, commands: Mapping[Callable[..., Any], Describe]) -> None:
-    """Add sub-commands, named as the functions that they call and explained by the first line of their docstrings.
+    """Add sub-commands named after the functions they call, with the first line of their docstrings as help.
 
-    Python leaves docstrings out at -OO; then the name explains.
+    Python removes docstrings with -OO; the name is then the help.
     """
     group = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for call, describe in commands.items():
@@ -46,7 +46,7 @@ def add_subcommands(parser: argparse.ArgumentParser, commands: Mapping[Callable[
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """The type of an option that takes whole numbers from `least` on."""
+    """The type of an option for whole numbers from `least` on."""
 
     def parse(text: str) -> int:
         try:
@@ -61,7 +61,7 @@ def whole(least: int) -> Callable[[str], int]:
 
 
 def number(least: float, most: float = math.inf) -> Callable[[str], float]:
-    """The type of an option that takes finite numbers from `least` to `most`."""
+    """The type of an option for finite numbers from `least` to `most`."""
 
     def parse(text: str) -> float:
         try:
@@ -77,5 +77,5 @@ def number(least: float, most: float = math.inf) -> Callable[[str], float]:
 
 
 def chosen(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """The parsed options of these names, for functions whose arguments are named like them."""
+    """The parsed options with these names, as keyword arguments."""
     return {name: getattr(arguments, name) for name in names}

@@ -11,7 +11,7 @@ from justrl.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options."""
+    """Add the options."""
     add_config_arguments(parser)
     parser.add_argument(
         "--gpu", metavar="NAME", help="plan for this GPU (default: hardware.gpu); an unknown name lists the known ones"
@@ -51,9 +51,9 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def started(arguments: argparse.Namespace) -> config.Experiment:
-    """The experiment that these options start.
+    """The experiment that these options describe.
 
-    Raises UserError: it is named `paper` and is another, or two of its results would have one path.
+    Raises UserError if it is named `paper` but differs from the paper, or if two of its results have the same path.
     """
     from justrl import outputs
     from justrl.layout import Layout

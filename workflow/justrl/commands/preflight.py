@@ -18,7 +18,7 @@ from justrl.layout import Layout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options."""
+    """Add the options."""
     add_config_arguments(parser)
     parser.add_argument(
         "--run", metavar="NAME", help="check only this run, given by name or run.json (default: all enabled runs)"
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Check one job or the whole experiment, report."""
+    """Check one job or the whole experiment, and report."""
     if arguments.run and arguments.run.endswith(".json"):
         missing = [name for name in ("model", "data", "hardware") if getattr(arguments, name) is None]
         if missing:
@@ -81,13 +81,14 @@ def report(done: list, output: Path | None) -> int:
     from justrl.operations import checks
 
     failed = [check for check in done if check.status == checks.FAILED]
-    # In a job, the table belongs to the log, which takes standard error.
+    # In a job, the table goes to the log, which captures standard error.
     terminal.say(checks.table(done), file=sys.stderr if output else sys.stdout)
-    # As an output of the workflow the report means "passed"; a failure must leave none, or the next run would go on.
+    # As an output of the workflow, the report means "passed". After a failure there must be none, or the next start
+    # would continue.
     if output and not failed:
         write_json(output, {"passed": True, "checks": [check.as_dict() for check in done]})
     if failed:
-        # A job's last line is all that the workflow repeats of it; a terminal shows the table just above.
+        # The workflow repeats only the last line of a job; on a terminal, the table is just above.
         named = "; ".join(f"{check.name}: {check.found}" if output else check.name for check in failed)
         terminal.complain(f"{len(failed)} of {len(done)} checks failed: {named}")
         return 1

@@ -13,13 +13,13 @@ from justrl.commands import terminal
 from justrl.commands.options import add_subcommands, chosen, whole
 from justrl.errors import UserError
 
-# The ending of a figure for a phone.
+# The file ending of a figure for a phone.
 NARROW = ".narrow.svg"
 PANELS = "reward entropy length accuracy truncation clip_fraction grad_norm learning_rate throughput step_time"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the sub-commands."""
+    """Add the sub-commands."""
     calls = {
         training: _training,
         forecast: _forecast,
@@ -49,7 +49,7 @@ def _output_argument(parser: argparse.ArgumentParser, *endings: str) -> None:
 
 
 def _outputs(arguments: argparse.Namespace) -> dict[str, Path]:
-    """The files to write by ending; a UserError names one of another kind."""
+    """The output files by ending; UserError for an unsupported ending."""
     for path in arguments.output:
         if path.suffix not in arguments.endings:
             raise UserError(f"--output {path}: the name must end in {', '.join(arguments.endings)}")
@@ -62,7 +62,7 @@ def _experiment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", default="", help="title of the figure")
 
 
-# What the files of an option are.
+# What each option's files are.
 FILES = {
     "--results": "results of evaluations",
     "--metrics": "metrics of trainings",
@@ -85,7 +85,7 @@ def _result_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _results(arguments: argparse.Namespace):
-    """The results, and the experiment that they are of."""
+    """The results, and their experiment."""
     from justrl.analysis.results import experiment_of, load_results
 
     results = load_results(arguments.results, arguments.benchmark_labels)
@@ -98,7 +98,7 @@ def _seeds_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _seeds(arguments: argparse.Namespace) -> dict[str, list[str]]:
-    """The trainings of each run that has several."""
+    """The trainings of each run with several seeds."""
     found = {}
     for word in arguments.seeds:
         run, equals, names = word.partition("=")
@@ -192,7 +192,7 @@ def forecast(arguments: argparse.Namespace) -> None:
         head = {"run": run, "experiment": experiment, "steps": horizon, "until": until, "compute": unit}
         write_json(outputs[".json"], {**head, "forecasts": {each.name: one for each, one in found}})
     if {".svg", ".png"} & outputs.keys():
-        # Panels of too few points would say that alone.
+        # Leave out panels with too few points, which show nothing else.
         drawn = [pair for pair in found if pair[1]["verdict"] != "too_few"] or found[:1]
         _save(arguments, lambda: plot_forecast(run, drawn, until, horizon, experiment, arguments.title))
     for _, one in found:
@@ -400,14 +400,14 @@ def provenance(arguments: argparse.Namespace) -> None:
     if not experiment:
         raise UserError("the experiment has no name: give --experiment, or a --config with a name")
     seeds = {"experiment": config["seed"]} if config and "seed" in config else {}
-    # The record has the hash of the configuration, and the items of a list.
+    # The record already has the hash of the configuration and the items of a list.
     command = ["..." if part == arguments.config or part.startswith("@") else part for part in sys.argv]
     record = collect_provenance(config, seeds, arguments.sources, arguments.results, command)
     write_provenance(record | ({"cost": cost} if cost else {}), experiment, outputs)
 
 
 def _configuration(text: str) -> tuple[dict, bool]:
-    """The configuration that `--config` names, and whether it is the one that a start froze."""
+    """The configuration given by `--config`, and whether it is the snapshot of a start."""
     from justrl.io import json_argument
 
     value = json_argument(text, "--config")

@@ -11,7 +11,7 @@ from justrl.commands.options import chosen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options."""
+    """Add the options."""
     parser.add_argument("--completions", required=True, nargs="+", type=Path, help="completions Parquet of all shards")
     parser.add_argument("--grades", required=True, nargs="+", type=Path, help="grades Parquet of these completions")
     parser.add_argument("--benchmark", required=True, type=Path, help="benchmark Parquet of the questions")
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def score(arguments: argparse.Namespace) -> None:
-    """Score, write the result, print the headline."""
+    """Score, write the result, and print the primary grader's score."""
     from justrl.analysis.provenance import result_provenance
     from justrl.evaluation.completions import comparable
     from justrl.evaluation.scoring import score_files

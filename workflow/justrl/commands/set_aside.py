@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options."""
+    """Add the options."""
     parser.add_argument("run", metavar="RUN", help="name of the run")
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
     parser.set_defaults(call=move)
 
 
 def move(arguments: argparse.Namespace) -> None:
-    """Move the run, and say where it is now."""
+    """Move the run, and print its new place."""
     from justrl.operations import trained
 
     print(f"run {arguments.run} is in {trained.set_aside(arguments.run, arguments.results)} now")

@@ -13,7 +13,7 @@ from justrl.errors import UserError, did_you_mean
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options."""
+    """Add the options."""
     parser.add_argument(
         "--results",
         type=Path,
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def show(arguments: argparse.Namespace) -> None:
-    """Show the experiment once, or again and again."""
+    """Show the experiment once, or repeatedly with --watch."""
     while True:
         shown = _show(arguments)
         if arguments.watch is None:

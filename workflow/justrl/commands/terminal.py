@@ -1,6 +1,6 @@
-"""What commands write to a terminal: names from files can neither steer it nor end the command.
+"""Safe terminal output: names from files can neither control the terminal nor crash the command.
 
-Run names, folders and model ids come from other people's files. A control character in them is shown as its escape.
+Run names, folders and model ids come from other people's files. Control characters in them are printed as escapes.
 """
 
 import io
@@ -12,19 +12,19 @@ import textwrap
 from pathlib import Path
 from typing import Any, TextIO
 
-# C0 and C1 except tab and newline; line separators; what changes the direction of writing.
+# C0 and C1 controls except tab and newline, line separators, and controls of the writing direction.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-# What progress bars and coloured logs of libraries write to the error stream.
+# Control characters of progress bars and coloured logs of libraries on the error stream.
 _BARS = re.compile("(\r|\x1b\\[[0-9;]*[mAK])")
 CLEAR = b"\x1b[2J\x1b[H"
-# Columns of what a person reads.
+# Width of text for people, in columns.
 WIDTH = 100
-# Where the last column of a table begins: after the last gap of two spaces or more in its left half.
+# The start of a table's last column: after the last gap of two spaces or more in the left half of the line.
 _LAST_COLUMN = re.compile(rf"(?:.{{0,{WIDTH // 2}}}\s\s|\s*)(?=\S)")
 
 
 def printable(text: str) -> str:
-    """The text with its control characters as escapes."""
+    """Replace control characters by escapes."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -37,7 +37,7 @@ class _Output(io.TextIOWrapper):
 
 
 class _Errors(_Output):
-    """The error stream, whose progress bars and colours stay."""
+    """The error stream, which keeps progress bars and colours."""
 
     def write(self, text: str) -> int:
         parts = _BARS.split(text)
@@ -46,14 +46,14 @@ class _Errors(_Output):
 
 
 def open_streams() -> None:
-    """Put safe streams in the place of stdout and stderr; what their encoding lacks is written as its escape."""
+    """Replace stdout and stderr by safe streams; characters that their encoding lacks are written as escapes."""
     sys.stdout, sys.stderr = _safe(sys.stdout, _Output), _safe(sys.stderr, _Errors)
 
 
 def _safe(stream: TextIO, kind: type[_Output]) -> TextIO:
-    if type(stream) is not io.TextIOWrapper:  # None where it is closed, or what a caller has put there
+    if type(stream) is not io.TextIOWrapper:  # None if it is closed, or a stream that a caller has set
         return stream
-    # A process that is killed has said what it had to say: each line of the error stream is written at once.
+    # Write each line of the error stream immediately, so that nothing is lost if the process is killed.
     encoding, lines, through = stream.encoding, stream.line_buffering or kind is _Errors, stream.write_through
     return kind(
         stream.detach(), encoding=encoding, errors="backslashreplace", line_buffering=lines, write_through=through
@@ -61,7 +61,7 @@ def _safe(stream: TextIO, kind: type[_Output]) -> TextIO:
 
 
 def fit(text: str) -> str:
-    """The text with lines of more than `WIDTH` columns continued below their last column."""
+    """Wrap lines longer than `WIDTH` columns; the rest continues below their last column."""
     return "\n".join(part for line in text.split("\n") for part in _fit_line(line))
 
 
@@ -82,24 +82,24 @@ def _fit_line(line: str) -> list[str]:
 
 
 def paragraphs(text: str) -> str:
-    """The text with its paragraphs filled again; an indented one stays as it is and is called an example."""
+    """Re-wrap the paragraphs of a text; an indented paragraph is left unchanged, under the heading "examples"."""
     parts = text.strip("\n").split("\n\n")
     return "\n\n".join(f"examples:\n{part}" if part.startswith(" ") else textwrap.fill(part, WIDTH) for part in parts)
 
 
 def say(text: str, **options: Any) -> None:
-    """Print text for a person to read, in lines of at most `WIDTH` columns."""
+    """Print text for people, in lines of at most `WIDTH` columns."""
     print(fit(text), **options)
 
 
 def clear_screen() -> None:
-    """Clear the terminal and go to its upper left, as `watch` does."""
+    """Clear the terminal and move the cursor to the upper left, as `watch` does."""
     sys.stdout.flush()
     sys.stdout.buffer.write(CLEAR)
 
 
 def complain(sentence: str) -> None:
-    """Write `error: SENTENCE` on the error stream, if anybody reads it; one line, unless a terminal shows it."""
+    """Write `error: SENTENCE` to the error stream, wrapped only on a terminal; a closed stream is ignored."""
     text = f"error: {printable(sentence)}"
     try:
         print(fit(text) if sys.stderr is not None and sys.stderr.isatty() else text, file=sys.stderr, flush=True)
@@ -108,13 +108,13 @@ def complain(sentence: str) -> None:
 
 
 def flush() -> None:
-    """Write what stdout still holds back."""
+    """Flush stdout."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
 
 def abandoned() -> bool:
-    """Has the reader of a stream gone, as `head` does?"""
+    """True if the reader of stdout or stderr has closed it, as `head` does."""
     poll = select.poll()
     for stream in filter(None, (sys.stdout, sys.stderr)):
         poll.register(stream.fileno(), 0)
@@ -122,7 +122,7 @@ def abandoned() -> bool:
 
 
 def close() -> None:
-    """Leave nothing to be written that nobody takes, which Python would complain of at the end."""
+    """Flush the streams and drop output that nobody reads, so that Python does not report an error at exit."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()

@@ -29,7 +29,7 @@ from justrl.train import alarms
 from justrl.train.segment import Execution, SegmentInterrupted, SegmentRequest, WorkDir
 from justrl.train.trackers import VARIABLE
 
-# A machine without a queue and without a GPU: what --hardware leaves out.
+# Defaults for keys that --hardware leaves out: a machine without a queue and without a GPU.
 LOCAL_HARDWARE = {
     "gpu": "none",
     "nodes": 1,
@@ -45,7 +45,7 @@ LOCAL_HARDWARE = {
 
 
 def execution_of(args: argparse.Namespace, hardware: Hardware, trackers: Sequence[str]) -> Execution:
-    """How the segment is trained, from the options of the command line."""
+    """The execution settings of a segment, from the options of the command line."""
     return Execution(
         threads=args.threads or machine.cpu_threads(hardware.cpus_per_node),
         device=args.device,
@@ -59,7 +59,7 @@ def execution_of(args: argparse.Namespace, hardware: Hardware, trackers: Sequenc
 
 
 def hardware_of(args: argparse.Namespace, hardware: Hardware, engine: str, recipe: Recipe) -> Hardware:
-    """The hardware with the command line's own interval between saves, and a number for the hang timeout."""
+    """The hardware, with the command line's interval between saves and with the hang timeout as a number."""
     hang = hang_timeout_minutes(hardware, engine, recipe, read_shape(args.model))
     return hardware.model_copy(
         update={"save_every": args.save_every or hardware.save_every, "hang_timeout_minutes": hang}
@@ -67,7 +67,7 @@ def hardware_of(args: argparse.Namespace, hardware: Hardware, engine: str, recip
 
 
 def segment_request(args: argparse.Namespace) -> SegmentRequest:
-    """Make the request for one segment from the command line and the files that it names."""
+    """Make the request for one segment from the command line and the files it names."""
     described = read_object(args.run_file)
     if missing := [name for name in ("run", "engine", "seed", "recipe") if name not in described]:
         raise UserError(
@@ -99,14 +99,14 @@ def segment_request(args: argparse.Namespace) -> SegmentRequest:
 def run_request(args: argparse.Namespace) -> SegmentRequest:
     """Make the request for a whole run, as one segment, from the configuration and its overrides.
 
-    An override of the recipe (`recipe.learning_rate=1e-5`, or `learning_rate=1e-5` for short) is for this run, over
-    what the configuration's own entry for the run says.
+    An override of the recipe (`recipe.learning_rate=1e-5`, or `learning_rate=1e-5` for short) applies to this run and
+    replaces the run's own value in the configuration.
     """
     from justrl.operations.paper_check import check_paper
 
     name_the_run(args)
     base = config.load(args.config)
-    # Overrides make no other experiment: what is trained here carries no experiment's name.
+    # Checked without the overrides, which are allowed: the output does not carry an experiment's name.
     check_paper(base)
     recipe = []
     general = [f"runs.{args.run}.engine={args.engine}"] if args.engine else []
@@ -117,12 +117,12 @@ def run_request(args: argparse.Namespace) -> SegmentRequest:
             recipe.append(override.removeprefix("recipe."))
         else:
             general.append(override)
-    base.run(args.run)  # an unknown run is named before its overrides
+    base.run(args.run)  # report an unknown run before errors in its overrides
     changed = config.spelled_out(config_files.read(args.config, general))
     own = config_files.merge(changed["recipe"], changed["runs"][args.run]["recipe"])
     own = config_files.apply_overrides(own, recipe, "recipe")
     changed["runs"][args.run] |= {"recipe": own, "enabled": True}
-    changed["recipe"] |= {key: own[key] for key in config.PREPARED}  # of the data that --data names
+    changed["recipe"] |= {key: own[key] for key in config.PREPARED}  # of the data in --data
     experiment = config.Experiment.from_mapping(changed)
     run = experiment.runs[args.run]
     hardware = hardware_of(args, experiment.hardware, run.engine, run.recipe)
@@ -144,7 +144,7 @@ def run_request(args: argparse.Namespace) -> SegmentRequest:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the sub-commands."""
+    """Add the sub-commands."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--model", type=Path, required=True, help="model folder to start from, in Hugging Face's layout"
@@ -198,7 +198,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN key.dotted=value",
         help="name of the run, then overrides such as learning_rate=2e-4",
     )
-    # torchrun looks for its own options among its program's words, too, and --run could be two of them.
+    # torchrun also looks for its own options among the program's words, and --run is an ambiguous abbreviation there.
     run.add_argument("--run", help="name of the run, as an option (needed under torchrun)")
     run.add_argument("--config", type=Path, action="append", default=[], help="overlay over config.yaml; repeatable")
     run.add_argument("--output", type=Path, required=True, help="folder for model/, metrics.jsonl and work/")
@@ -243,7 +243,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def name_the_run(args: argparse.Namespace) -> None:
-    """Take the run's name out of the words: the first without an equals sign, where --run does not give it."""
+    """Without --run, take the run's name from the words: the first one without an equals sign."""
     names = [word for word in args.overrides if "=" not in word]
     if args.run is None and not names:
         raise UserError("train run: no run given; name a run of the configuration: `justrl train run mini ...`")
@@ -255,9 +255,9 @@ def name_the_run(args: argparse.Namespace) -> None:
 
 
 def check_node(request: SegmentRequest) -> None:
-    """Look at the GPUs of this node before the run's first step: the preflight's job has none to look at.
+    """Check the GPUs of this node before the run's first step, because the preflight's job has none to check.
 
-    Raises UserError: a check failed; each that did is named, with what to do.
+    Raises UserError that names each failed check and its remedy.
     """
     from justrl.operations import checks, preflight_checks
 
@@ -285,13 +285,13 @@ def accept(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train; return 0 when published, 75 when told to stop (saved, to be started again).
+    """Train; return 0 when the result is published, 75 when told to stop (state saved, start again to continue).
 
-    Raises UserError: among others, an alarm ended the run and nobody has accepted it.
+    Raises UserError, among others if an alarm has ended the run and was not accepted.
     """
     request = args.request(args)
     alarms.refuse_marked(request.work_dir)
-    # Before torch is imported: its thread pools read the environment once.
+    # Set before torch is imported: its thread pools read the environment only once.
     os.environ["OMP_NUM_THREADS"] = str(request.execution.threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from justrl.train import get_engine

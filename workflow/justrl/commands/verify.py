@@ -15,7 +15,7 @@ from justrl.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options."""
+    """Add the options."""
     text = "results folder (default: results); it is compared with --config or the configuration of its last start"
     parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help=text)
     text = "also hash training states, which are large (default: compare their sizes)"
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def experiment_of(arguments: argparse.Namespace) -> config.Experiment:
-    """The experiment of --config and --set; without them the one that was last started in this folder."""
+    """The experiment of --config and --set; without them, the one last started in this folder."""
     from justrl.operations import frozen
 
     if arguments.config or arguments.set:
@@ -41,7 +41,7 @@ def experiment_of(arguments: argparse.Namespace) -> config.Experiment:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """Print a line for each thing that is there; say what is wrong in one sentence."""
+    """Print one line per file, and a summary of the problems in one sentence."""
     from justrl.commands.main import main
     from justrl.operations import started, verification
 

@@ -7,7 +7,7 @@ from justrl.commands.options import add_subcommands
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the sub-commands."""
+    """Add the sub-commands."""
     add_subcommands(parser, {config: _config, table: _table})
 
 
@@ -30,7 +30,7 @@ def config(arguments: argparse.Namespace) -> None:
     from justrl.io import read_object
     from justrl.train.verl.translate import request_from_run, resolve, write_configuration
 
-    # The configuration is made on machines without the accelerator: nothing here needs one.
+    # The configuration is created on machines without a GPU, and nothing here needs one.
     os.environ.setdefault("VERL_PLATFORM", "nvidia")
     run = read_part(RunDescription, read_object(arguments.run), arguments.run)
     hardware = read_part(Hardware, read_object(arguments.hardware), arguments.hardware)

@@ -1,4 +1,4 @@
-"""What a start is about to cost: its training, its evaluations and the sum, in a few short lines."""
+"""The cost of a start, printed before it: training, evaluations and their sum, in a few short lines."""
 
 import math
 import re
@@ -18,13 +18,13 @@ from justrl.operations.planning import (
     shape_of_target,
 )
 
-# So many runs have a line of their own.
+# At most this many runs have a line of their own.
 MOST_RUNS = 10
 
 
 @dataclass(frozen=True)
 class Total:
-    """GPU hours with the range in which they are likely to lie; `known` is false where a part is not."""
+    """GPU hours with their likely range; `known` is false if a part is unknown."""
 
     value: float = 0.0
     low: float = 0.0
@@ -32,7 +32,7 @@ class Total:
     known: bool = True
 
     def plus(self, hours: costs.Estimate | None) -> "Total":
-        """With these hours, or with hours that nobody knows yet."""
+        """Add these hours; None, for hours that are not known yet, sets `known` to false."""
         if hours is None:
             return replace(self, known=False)
         low, high = (hours.value if end is None else end for end in (hours.low, hours.high))
@@ -42,12 +42,12 @@ class Total:
 def announce(
     experiment: Experiment, segments: Iterable[tuple[str, int]], jobs: Iterable[Sequence[str]], layout: Layout
 ) -> str:
-    """What is planned, as lines of at most 100 columns; empty where nothing is trained or evaluated.
+    """Describe the planned jobs in lines of at most 100 columns; empty if nothing is trained or evaluated.
 
     Args:
-        segments: run and last step of each segment that will be trained; a run goes by the timings of the segment
-            before, where there is one.
-        jobs: the outputs of each planned job, among which those that sample answers are found.
+        segments: run and last step of each segment that will be trained. The timings of a run's previous segment are
+            used, if there is one.
+        jobs: the outputs of each planned job; those that sample answers are picked out.
     """
     trained, total = _training(experiment, segments, layout, Total())
     evaluated, total = _evaluation(experiment, jobs, layout, total)
@@ -73,7 +73,7 @@ def _digits(hours: float) -> str:
 def _training(
     experiment: Experiment, segments: Iterable[tuple[str, int]], layout: Layout, total: Total
 ) -> tuple[list[str], Total]:
-    """A line for each run that will be trained, and the GPU hours of all added."""
+    """One line for each run that will be trained, and `total` plus their GPU hours."""
     planned: dict[str, list[int]] = {}
     for run, end in segments:
         planned.setdefault(run, []).append(end)
@@ -103,14 +103,14 @@ def _training(
 
 
 def _slow_on_a_cpu(experiment: Experiment, run: str) -> bool:
-    """Whether a model of unknown speed is trained on a CPU: any but those that the workflow makes itself."""
+    """True if a model of unknown speed is trained on a CPU: any model but those that the workflow makes itself."""
     return not experiment.hardware.gpus and experiment.models[experiment.runs[run].model].source != "taught"
 
 
 def _evaluation(
     experiment: Experiment, jobs: Iterable[Sequence[str]], layout: Layout, total: Total
 ) -> tuple[str, Total]:
-    """Models, jobs and answers of the evaluations in one line, and their GPU hours added."""
+    """Models, jobs and answers of the evaluations in one line, and `total` plus their GPU hours."""
     targets, count, answers, own = set(), 0, 0, Total()
     judged = experiment.evaluation.model_grader.enabled
     for outputs in jobs:

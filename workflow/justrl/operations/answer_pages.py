@@ -1,4 +1,4 @@
-"""The pages of answers that a report links to: they lie next to it, as they would make it ten times as large."""
+"""The pages of answers that a report links to. Embedding them would make the report ten times as large."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from justrl.layout import Layout
 
 
 def report_of(words: Sequence[str]) -> Path | None:
-    """The file that a command line of Snakemake writes a report to; None where it writes none."""
+    """The file to which a Snakemake command line writes a report; None if it writes none."""
     for word, after in zip(words, [*words[1:], ""], strict=True):
         option, equals, value = word.partition("=")
         if option == "--report":
@@ -19,7 +19,7 @@ def report_of(words: Sequence[str]) -> Path | None:
 
 
 def answer_pages(layout: Layout, report: Path) -> Iterator[tuple[str, str]]:
-    """A link, relative to the report, and its text for each page of answers that is there."""
+    """For each existing page of answers, its link, relative to the report, and the link's text."""
     for page in map(Path, layout.sample_pages()):
         if page.is_file():
             yield quote(os.path.relpath(page, report.parent)), _text(page, layout)

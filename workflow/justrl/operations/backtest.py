@@ -1,7 +1,7 @@
-"""The model of time against figures that others published: fitted without one source at a time, and what it then says.
+"""Back-test of the time model on published figures: fit it without one source at a time, and predict that source.
 
-The constants are those of least squares over the logarithms of predicted over published seconds, with large misses
-damped, each source counting the same, and each constant held weakly to a first guess.
+The constants minimise squared differences between the logarithms of predicted and published seconds. Large misses are
+damped (soft L1 loss), all sources have the same weight, and each constant is weakly pulled towards an initial guess.
 """
 
 import csv
@@ -22,15 +22,15 @@ from justrl.operations.step_time import CONSTANTS, REST_SECONDS, Constants, Work
 
 FIGURES = ROOT / "bench" / "published_steps.csv"
 GUESS = Constants(0.8, 0.5, 0.4, 12.0, 1e-4, 5e-4, 8e-4)
-# No more than all of the bandwidth, and what matrix products have reached of the peak.
+# Upper bounds: all of the bandwidth, and the highest share of the peak that matrix products have reached.
 BOUNDS = Constants(1.0, 0.9, 0.8, 100.0, 1e-2, 1e-2, 1e-2)
-# Misses larger than this are damped; the weight of a guess, where a source has 1.
+# Misses larger than this are damped; the weight of the initial guess, where each source has weight 1.
 DAMPED, HELD = 0.15, 0.15
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A published number of seconds, with the work that took them."""
+    """A published number of seconds, with the work that it was measured on."""
 
     source: str
     where: str
@@ -41,16 +41,16 @@ class Figure:
 
     @property
     def whole(self) -> bool:
-        """Whether it is a whole RL step."""
+        """True if it is a whole RL step."""
         return bool(self.work.generating and self.work.training)
 
     def ratio(self, constants: Constants = CONSTANTS) -> float:
-        """Predicted over published seconds."""
+        """Predicted divided by published seconds."""
         return step_time(self.work, constants).total / self.seconds
 
 
 def read_figures(path: Path = FIGURES) -> list[Figure]:
-    """The published figures."""
+    """Read the published figures."""
     with path.open(encoding="utf-8", newline="") as table:
         return [_figure(row) for row in csv.DictReader(table)]
 
@@ -78,9 +78,9 @@ def _figure(row: dict[str, str]) -> Figure:
 
 
 def canary_figure(found: Mapping[str, Any]) -> Figure | None:
-    """What a packed canary (`canary_pack`) measured, as a figure; None where size, GPU or lengths are not known.
+    """The measurement of a packed canary (`canary_pack`) as a figure; None if model size, GPU or lengths are unknown.
 
-    The first step, which starts everything, and saves do not count.
+    The first step, which includes start-up, and the time of saves are left out.
     """
     keys = ("step_seconds", "response_length_mean", "response_length_max")
     rows = [row for row in found["steps"] if all(isinstance(row.get(key), int | float) for key in keys)]
@@ -103,7 +103,7 @@ def canary_figure(found: Mapping[str, Any]) -> Figure | None:
 
 
 def fit(figures: Sequence[Figure]) -> Constants:
-    """The constants that fit these figures best."""
+    """The constants that best fit these figures."""
     from scipy.optimize import least_squares
 
     sources = [figure.source for figure in figures]
@@ -121,14 +121,14 @@ def fit(figures: Sequence[Figure]) -> Constants:
 
 
 def ratios(figures: Sequence[Figure]) -> list[float]:
-    """Predicted over published seconds of each figure, by constants fitted to the other sources."""
+    """Predicted over published seconds of each figure, with constants fitted to the other sources."""
     sources = {figure.source for figure in figures}
     constants = {source: fit([figure for figure in figures if figure.source != source]) for source in sorted(sources)}
     return [figure.ratio(constants[figure.source]) for figure in figures]
 
 
 def spread(figures: Sequence[Figure], found: Sequence[float]) -> tuple[float, float]:
-    """Published over predicted seconds of whole steps: the middle two thirds, of which an estimate's range is made."""
+    """Middle two thirds of published over predicted seconds of whole steps: the range of an estimate."""
     whole = [1 / ratio for figure, ratio in zip(figures, found, strict=True) if figure.whole]
     sixths = statistics.quantiles(whole, n=6, method="inclusive")
     return sixths[0], sixths[-1]

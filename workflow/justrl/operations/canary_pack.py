@@ -1,7 +1,7 @@
-"""A canary's verdicts and numbers as one file that its owner can show to anybody.
+"""Pack a canary's verdicts and numbers into one file that its owner can share publicly.
 
-What is not a number, a known name or a version stays out: paths, hosts, users and free text. A file that still has one
-of them is not written.
+It contains only numbers, known names and versions: no paths, hosts, users or free text. If one of them is left in the
+content, no file is written.
 """
 
 import getpass
@@ -22,18 +22,18 @@ from justrl.train.segment import WorkDir
 FORMAT = 1
 MOST_BYTES = 25_000_000
 PACKAGES = ("torch", "vllm", "verl", "transformers", "flash-attn", "ray", "tensordict", "numpy", "snakemake")
-# Of the preflight, and of the first job's look at its node: these have neither paths nor names.
+# Checks of the preflight and of the first job on its node whose findings contain neither paths nor names.
 CHECKS = ("gpus", "packages", "driver", "interconnect")
 _PATH = re.compile(r"(?<![\w.:/-])(?:~|/[A-Za-z0-9_.-]+)/[A-Za-z0-9_.-]+")
 
 
 def packed(folder: Path) -> dict[str, Any]:
-    """What a file of a canary holds.
+    """Collect the content of a canary's file.
 
     Args:
-        folder: of the canary's run, `results/runs/canary_NAME`.
+        folder: the canary's run folder, `results/runs/canary_NAME`.
 
-    Raises UserError: the canary has no verdict yet, or a path, user or host would be in the file.
+    Raises UserError if the canary has no verdict yet, or if a path, user or host would be in the file.
     """
     verdict = folder / "verdict.json"
     if not verdict.is_file():
@@ -60,7 +60,7 @@ def packed(folder: Path) -> dict[str, Any]:
 def unpacked(file: Path) -> dict[str, Any]:
     """Read a file that `packed` made.
 
-    Raises UserError: it is too large, or no such file.
+    Raises UserError if the file is missing, too large, or not a canary's file of this version.
     """
     if not file.is_file():
         raise UserError(f"no such file: {file}")
@@ -76,7 +76,7 @@ def unpacked(file: Path) -> dict[str, Any]:
 
 
 def facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Lines for people: where it ran and what it took."""
+    """Readable lines, as (name, value): where the canary ran and what it measured."""
     hardware, steps = found["hardware"], found["steps"]
     yield "hardware", f"{hardware.get('nodes')} x {hardware.get('gpus_per_node')} {hardware.get('gpu')}"
     yield from found.get("preflight", {}).items()
@@ -104,7 +104,7 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _public(value: Any) -> Any:
-    """A configuration without paths: of a path its last part, of anything else itself."""
+    """A configuration in which every path is reduced to its last part."""
     if isinstance(value, dict):
         return {key: _public(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -119,10 +119,10 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _private(text: str) -> Iterator[str]:
-    """What of a text is a path, this user or this host."""
+    """Find paths, the name of this user and the name of this host in a text."""
     yield from _PATH.findall(text)
     names = {socket.gethostname(), Path.home().name}
     with suppress(KeyError, OSError):
         names.add(getpass.getuser())
-    # Names of a few letters, or such as "root", are words as well.
+    # Names of up to three letters, and "root", also occur as ordinary words.
     yield from (name for name in names - {"root"} if len(name) > 3 and re.search(rf"\b{re.escape(name)}\b", text))

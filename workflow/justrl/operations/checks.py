@@ -13,19 +13,19 @@ from justrl.config import Hardware
 from justrl.errors import UserError
 from justrl.gpu_specs import same_kind
 
-# The packages whose versions decide what is computed, by engine.
+# The packages whose versions affect results, by engine.
 DECISIVE = {
     "reference": ("torch", "transformers", "tokenizers", "safetensors", "numpy"),
     "verl": ("verl", "vllm", "ray", "torch", "transformers", "numpy"),
 }
-# Of verl's processes one trainer, one vLLM engine and its server, and a share of those that all GPUs have in common.
+# verl's processes per GPU: a trainer, a vLLM engine and its server, and a share of the processes common to all GPUs.
 CORES_PER_GPU = 4
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check: what was looked at, how it is, what was found, and what to do about it."""
+    """The result of one check: its name, status, finding, and the remedy for a failure."""
 
     name: str
     status: str
@@ -37,7 +37,7 @@ class Check:
 
 
 def guarded(name: str, check: Callable[[], Check]) -> Check:
-    """Run a check; a UserError is its failure and carries its own remedy, anything else is a failure of the check."""
+    """Run a check; a UserError is a failed check and includes its remedy, any other error is a fault of the check."""
     try:
         return check()
     except UserError as error:
@@ -47,7 +47,7 @@ def guarded(name: str, check: Callable[[], Check]) -> Check:
 
 
 def table(checks: Iterable[Check]) -> str:
-    """The checks as lines for the terminal: a mark, the name, what was found, and the remedy below a failure."""
+    """The checks as lines for the terminal: status, name and finding, with the remedy below a failure."""
     marks = {OK: "ok", WARNING: "WARN", FAILED: "FAIL", SKIPPED: "skip"}
     lines = []
     for check in checks:
@@ -58,7 +58,7 @@ def table(checks: Iterable[Check]) -> str:
 
 
 def run_command(*command: str, seconds: float = 30) -> tuple[int, str]:
-    """Status and output of a command, its error output where it failed; status 127 where there is no such command."""
+    """Status and output of a command, or its error output if it failed; status 127 if there is no such command."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except FileNotFoundError:
@@ -69,7 +69,7 @@ def run_command(*command: str, seconds: float = 30) -> tuple[int, str]:
 
 
 def check_disk(folder: str | Path, needed_gb: float) -> Check:
-    """Is there room for what the plan says will be written?"""
+    """Check that there is disk space for what the plan expects to be written."""
     folder = Path(folder).absolute()
     while not folder.exists():
         folder = folder.parent
@@ -82,7 +82,7 @@ def check_disk(folder: str | Path, needed_gb: float) -> Check:
 
 
 def check_gpus(hardware: Hardware) -> Check:
-    """Are the configured GPUs here, with enough memory? A login node of a cluster has none and is not asked."""
+    """Check that this machine has the configured GPUs; skipped on a cluster's login node, which has none."""
     wanted = hardware.gpus_per_node
     if not wanted:
         return Check("gpus", OK, "none requested: training on the CPU")
@@ -111,7 +111,7 @@ def check_gpus(hardware: Hardware) -> Check:
 
 
 def check_cores(hardware: Hardware, engine: str) -> Check:
-    """Are there cores enough for the processes that verl runs for each GPU? Where GPUs are, those here are counted."""
+    """Check the number of cores for the processes that verl runs per GPU; on a GPU machine, its own cores count."""
     gpus = hardware.gpus_per_node
     if engine != "verl" or not gpus:
         return Check("cores", OK, "not relevant without GPUs on verl")
@@ -128,7 +128,7 @@ def check_cores(hardware: Hardware, engine: str) -> Check:
 
 
 def check_packages(engine: str) -> Check:
-    """Are the packages that decide results installed at the versions of the lock of this environment?"""
+    """Check that the packages that affect results have the versions in the lock file of this environment."""
     environment = machine.environment_here()
     found = machine.packages(environment, DECISIVE[engine])
     wrong = [package for package in found if not package.matches]
@@ -143,7 +143,7 @@ def check_packages(engine: str) -> Check:
 
 
 def check_compilers(engine: str, hardware: Hardware) -> Check:
-    """Can the kernels that vLLM makes at its start on a GPU be compiled here?"""
+    """Check that the kernels that vLLM compiles at start-up on a GPU can be compiled here."""
     if engine != "verl" or not hardware.gpus_per_node:
         return Check("compilers", OK, "not relevant: nothing is compiled")
     missing = machine.missing_compilers()
@@ -155,5 +155,5 @@ def check_compilers(engine: str, hardware: Hardware) -> Check:
 
 
 def slurm_answers() -> bool:
-    """Whether this machine belongs to a Slurm cluster whose controller answers."""
+    """True if this machine belongs to a Slurm cluster whose controller answers."""
     return run_command("sinfo", "--noheader")[0] == 0

@@ -1,6 +1,6 @@
-"""Cost of one step, one full state and one evaluation, each with its derivation; seconds by `step_time`.
+"""Cost of a step, a full state and an evaluation, each with its derivation; times come from `step_time`.
 
-Timings of the canary or of a run correct the terms (`calibrate`).
+Timings of the canary or of a run correct the terms of the estimate (`calibrate`).
 """
 
 import statistics
@@ -17,17 +17,17 @@ from justrl.operations.step_time import LEAST, MOST, Lengths, Sampler, StepTime,
 from justrl.train.reference.room import reference_job
 from justrl.train.verl.memory import settings_of
 
-# Tokens of an answer before the limit cuts it: 7,000-8,000 at first, 4,000-5,000 by step 1,000 (the paper's figure on
-# response length). Prompts are about 150.
+# Tokens of an answer before truncation: 7,000-8,000 at first, 4,000-5,000 by step 1,000 (the paper's figure on response
+# length). Prompts have about 150.
 FIRST_RESPONSE, LATER_RESPONSE, SETTLED, MEAN_PROMPT = 7_500, 5_000, 1_000, 150
-# Answers under the 31,744-token protocol, before the limit cuts them.
+# Tokens of an answer under the 31,744-token protocol, before truncation.
 MEAN_EVALUATION_ANSWER = 8_000
 EVALUATION_START_SECONDS = 120
-# Answers that vLLM decodes at a time by default, in an evaluation.
+# Answers that vLLM decodes in parallel by default, in an evaluation.
 AT_ONCE = 256
-# Seconds of a step on the reference engine that belong to neither part.
+# Seconds of a step on the reference engine that are neither generation nor update.
 REFERENCE_REST = 5.0
-# Verdicts of a 3B model: about half of the answers reach it, with a few hundred tokens each to read and write.
+# Verdicts of a 3B model: about half of the answers are sent to it, each with a few hundred tokens to read and write.
 MODEL_GRADER_GPU_HOURS_PER_1000 = 0.05
 WRITE_GB_PER_SECOND = 0.5
 KEPT_STATES = 2
@@ -35,7 +35,7 @@ KEPT_STATES = 2
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, its unit, and how it came about; of an estimate the range in which it is likely to lie."""
+    """A figure, its unit and its derivation; an estimate also has its likely range."""
 
     value: float
     unit: str
@@ -45,16 +45,16 @@ class Estimate:
 
     @property
     def upper(self) -> float:
-        """The upper end of the range of an estimate; what was measured or counted has none."""
+        """The upper end of an estimate's range; the value itself if it was measured or counted."""
         return self.value if self.high is None else self.high
 
     def times(self, factor: float, unit: str, how: str) -> "Estimate":
-        """Something proportional to it."""
+        """Scale value and range by `factor`, with another unit and derivation."""
         ends = [None if end is None else factor * end for end in (self.low, self.high)]
         return Estimate(factor * self.value, unit, how, *ends)
 
     def plus(self, more: float) -> "Estimate":
-        """With so much more that has no range."""
+        """Add a quantity that has no range."""
         low, high = (None if end is None else end + more for end in (self.low, self.high))
         return replace(self, value=self.value + more, low=low, high=high)
 
@@ -63,14 +63,14 @@ class Estimate:
 
 
 def estimated(value: float, unit: str, how: str) -> Estimate:
-    """A figure of the model of time, with the range that its back-test gives."""
+    """A figure from the time model, with the range found by its back-test."""
     return Estimate(value, unit, how, LEAST * value, MOST * value)
 
 
 def uncut_response(first: int, last: int, start: float | None = None) -> float:
-    """Mean tokens of an answer, uncut, over the steps after `first` up to `last`.
+    """Mean tokens of an answer before truncation, over the steps after `first` up to `last`.
 
-    `start` is the length that a model begins with where that is no reasoning model's, and stays.
+    `start` is the constant length of a model that is not a reasoning model, whose answers do not get shorter.
     """
     if start is not None:
         return start
@@ -86,7 +86,8 @@ def uncut_response(first: int, last: int, start: float | None = None) -> float:
 def work_of(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShape, lengths: Lengths) -> Work:
     """One step of a run with answers of these lengths.
 
-    The reference engine is one process on one GPU, whatever the node has; its vLLM has graphs, transformers has none.
+    The reference engine is one process on one GPU, whatever the node has. It uses CUDA graphs with vLLM, not with
+    transformers.
     """
     responses = recipe.rollouts_per_step
     passes = 5 if recipe.gradient_checkpointing else 4
@@ -99,7 +100,7 @@ def work_of(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShape, 
         )
     job = reference_job(hardware, recipe, shape)
     vllm = hardware.rollouts == "vllm"
-    # vLLM gets the new weights as a file before each step.
+    # vLLM loads the new weights from a file before each step.
     rest = REFERENCE_REST + (export_gb(shape.parameters).value / WRITE_GB_PER_SECOND if vllm else 0)
     return Work(
         shape,
@@ -117,7 +118,7 @@ def work_of(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShape, 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Measured over estimated seconds of generation and of the update, the seconds of the rest, and their source."""
+    """Measured over estimated seconds of generation and of the update, the measured rest in seconds, their source."""
 
     generation: float
     update: float
@@ -131,12 +132,12 @@ class Calibration:
 
 
 def calibrate(path: str | Path, estimate: Callable[[float, float], StepTime]) -> Calibration | None:
-    """Compare the phases in a metrics file with `estimate(longest, mean)`; None where no line has them.
+    """Compare the phases in a metrics file with `estimate(longest, mean)`; None if no line has the phases.
 
-    Medians over the steps, the first (start-up) left out where there are more.
+    Returns medians over the steps, without the first (start-up) if there are more.
 
     Raises:
-        UserError: the file is absent or holds no timing.
+        UserError: the file is missing or has no timing.
     """
     keys = ("step_seconds", "rollout_seconds", "update_seconds", "response_length_mean", "response_length_max")
     rows = [row for row in measured_rows(path) if all(isinstance(row.get(key), int | float) for key in keys)]
@@ -158,7 +159,7 @@ def measured_rows(path: str | Path) -> list[dict]:
     """The lines of a metrics file that have a time.
 
     Raises:
-        UserError: the file is absent or holds no timing.
+        UserError: the file is missing or has no timing.
     """
     if not Path(path).is_file():
         raise UserError(f"--measured {path}: no such file; give the metrics.jsonl of a run or of the canary")
@@ -169,7 +170,7 @@ def measured_rows(path: str | Path) -> list[dict]:
 
 
 def measured_step_seconds(path: str | Path, last: int = 50) -> Estimate:
-    """Seconds per step as measured: the median of the last `last` steps, the first step (start-up) left out."""
+    """Measured seconds per step: the median of the last `last` steps, without the first step (start-up)."""
     rows = measured_rows(path)
     seconds = [float(row["step_seconds"]) for row in (rows[1:] or rows)][-last:]
     return Estimate(statistics.median(seconds), "s", f"median of {len(seconds)} measured steps in {path}")
@@ -190,24 +191,24 @@ def export_gb(parameters: int) -> Estimate:
 
 
 def completions_gb(answers: float) -> float:
-    """Size of the completions of evaluations: a token is about four characters, which Parquet compresses to a third."""
+    """Size of the completions of evaluations: a token has about four characters, and Parquet compresses to a third."""
     return answers * MEAN_EVALUATION_ANSWER * 4 / 3 / 1e9
 
 
 def save_seconds(parameters: int) -> float:
-    """Seconds to write one full state at half a gigabyte a second."""
+    """Seconds to write one full state at half a gigabyte per second."""
     return state_gb(parameters).value / WRITE_GB_PER_SECOND
 
 
 def evaluation_seconds(shape: ModelShape, gpu: Gpu, samples: float, max_tokens: int) -> float:
-    """Seconds in which one job of one GPU answers `samples` questions."""
+    """Seconds for one job on one GPU to answer `samples` questions."""
     lengths = cut_lengths(MEAN_EVALUATION_ANSWER, max_tokens)
     work = Work(shape, gpu, samples, MEAN_PROMPT, lengths, training=0, at_once=AT_ONCE, rest=EVALUATION_START_SECONDS)
     return step_time(work).total
 
 
 def judge_seconds(samples: int) -> float:
-    """Seconds in which one job of one GPU judges `samples` answers."""
+    """Seconds for one job on one GPU to judge `samples` answers."""
     return EVALUATION_START_SECONDS + samples / 1000 * MODEL_GRADER_GPU_HOURS_PER_1000 * 3600
 
 

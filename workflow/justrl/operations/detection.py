@@ -1,14 +1,14 @@
-"""How many samples and training seeds it takes to find a difference of so many points between two trainings.
+"""Power analysis: how many samples and training seeds detect a difference of N points between two trainings.
 
-Both are asked the same questions, so what is left in the difference of their averages is the sampling of answers and
-the luck of the training:
+Both trainings answer the same questions, so the difference of their averages varies only with the sampling of answers
+and with the training seeds:
 
     variance = 2 v / (questions x samples x seeds) + 2 u / seeds
 
-with v the mean over questions of p (1 - p), from results at hand or else its bound 1/4, and u the variance between
-trainings that differ in their seed alone (that of their averages, less what sampling adds to it), which only results of
-several seeds can tell. A difference d is found if d >= (1.96 + 0.84) standard errors: a two-sided test at 5% that finds
-it four times out of five.
+v is the mean over questions of p (1 - p), from existing results or else its bound 1/4. u is the variance between
+trainings that differ only in their seed: the variance of their averages, minus the part that sampling adds to it. Only
+results of several seeds can provide u. A difference d is detected if d >= (1.96 + 0.84) standard errors: a two-sided
+test at 5% that finds it four times out of five.
 """
 
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ AVERAGE = "average"
 
 @dataclass(frozen=True)
 class Detection:
-    """What one benchmark, or the average of all, finds; fractions.
+    """Detectable differences for one benchmark, or for the average of all; as fractions.
 
-    `spread` is the standard deviation between training seeds, None where fewer than two were trained; `smallest` the
-    difference that is found as things are; `needed` the samples of each question that find the one asked for, None
-    where no number of them does.
+    `spread` is the standard deviation between training seeds, None if fewer than two were trained. `smallest` is the
+    smallest difference that the current settings detect. `needed` is the number of samples per question that detects
+    the requested difference, None if no number does.
     """
 
     benchmark: str
@@ -49,12 +49,12 @@ class Detection:
 def detect(
     experiment: Experiment, difference: float, results: Sequence[Result] = (), seeds: int = 1
 ) -> list[Detection]:
-    """Every benchmark of the experiment and their unweighted average.
+    """Analyse every benchmark of the experiment and their unweighted average.
 
     Args:
-        difference: what is to be found, a fraction.
-        results: of trainings alike, from which the variances are taken.
-        seeds: trainings of either kind.
+        difference: the difference to detect, as a fraction.
+        results: of trainings that differ only in their seed; the variances are taken from them.
+        seeds: trainings per setting.
     """
     evaluation = experiment.evaluation
     rows = []
@@ -88,7 +88,10 @@ def _row(
 
 
 def _average(rows: Sequence[Detection], results: Sequence[Result], difference: float, seeds: int) -> Detection:
-    """The unweighted mean of the benchmarks; `samples` and `needed` are the first one's, the others in proportion."""
+    """Analyse the unweighted mean of the benchmarks.
+
+    `samples` and `needed` are those of the first benchmark; the others change in proportion.
+    """
     sampling = sum(row.variance / (row.questions * row.samples) for row in rows) / len(rows) ** 2
     spread = _spread_of_averages([result for result in results if not result.is_base], sampling)
     luck = 2 * (spread or 0.0) ** 2 / seeds
@@ -106,7 +109,7 @@ def _average(rows: Sequence[Detection], results: Sequence[Result], difference: f
 
 
 def _sampling_variance(result: Result) -> float | None:
-    """Mean over questions of the unbiased variance per sample; None for single samples."""
+    """Mean over questions of the unbiased variance per sample; None with one sample per question."""
     scores = result.scores()
     if not scores or len(scores[0]) < 2:
         return None
@@ -114,20 +117,20 @@ def _sampling_variance(result: Result) -> float | None:
 
 
 def _deviation(values: Sequence[float], sampling: float) -> float | None:
-    """Standard deviation between trainings, without the variance that sampling answers adds to it."""
+    """Standard deviation between trainings, without the variance that the sampling of answers adds to it."""
     if len(values) < 2:
         return None
     return sqrt(max(0.0, float(np.var(values, ddof=1)) - sampling))
 
 
 def _spread(results: Sequence[Result], sampling: float) -> float | None:
-    """Of one benchmark, between the last checkpoints of different runs."""
+    """Standard deviation of one benchmark between the last checkpoints of different runs."""
     last = {result.run: result for result in sorted(results, key=lambda r: r.step or 0)}
     return _deviation([result.average()["value"] for result in last.values()], sampling)
 
 
 def _spread_of_averages(results: Sequence[Result], sampling: float) -> float | None:
-    """Of the mean over the benchmarks that all runs have."""
+    """Standard deviation between runs of the mean over the benchmarks that all runs have."""
     last = {(result.run, result.benchmark): result for result in sorted(results, key=lambda r: r.step or 0)}
     by_run: dict[str, dict[str, float]] = {}
     for (run, benchmark), result in last.items():

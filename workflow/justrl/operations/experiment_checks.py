@@ -30,9 +30,9 @@ from justrl.operations.checks import FAILED, OK, SKIPPED, WARNING, Check
 from justrl.train.reference.room import reference_job
 from justrl.train.verl.memory import TIGHT, job_of, transfer_mib
 
-# Questions of the training data whose answers a reward of the user's is tried on.
+# Number of training questions on whose answers a user's reward is tried.
 KNOWN_ROWS = 4
-# (completion, gold, is it right?): what any reward of this project must agree on.
+# (completion, reference answer, is it correct?): every reward of this project must agree on these.
 KNOWN_ANSWERS = (
     (r"The sum is \boxed{204}", "204", True),
     (r"so \boxed{7}. No: the answer is \boxed{8}", "8", True),
@@ -63,7 +63,7 @@ def hub_repositories(experiment: Experiment, runs: Sequence[str]) -> list[tuple[
 
 
 def check_hub(experiment: Experiment, runs: Sequence[str], results: str | Path, seconds: float = 5) -> Check:
-    """Can everything be downloaded, or is it downloaded already? One unreachable hub is one sentence, not twelve."""
+    """Check that everything is downloaded or can be; an unreachable hub is reported once, not for each repository."""
     wanted = hub_repositories(experiment, runs)
     if not wanted:
         return Check("hub", OK, "nothing to download: model and data are generated")
@@ -103,7 +103,7 @@ def _ask_hub(wanted: Sequence[tuple[str, str, str]], seconds: float) -> Check:
             return f"{hub_id} at {revision}: HTTP {error.code}"
 
     try:
-        # The first one alone: without network, the others would only wait for the same time-out.
+        # Try only the first one: without a network, each of the others would wait for the same time-out.
         answers = [ask(wanted[0])]
         with ThreadPoolExecutor(8) as pool:
             answers += pool.map(ask, wanted[1:])
@@ -118,7 +118,7 @@ def _ask_hub(wanted: Sequence[tuple[str, str, str]], seconds: float) -> Check:
 
 
 def check_model(folder: str | Path, engine: str) -> Check:
-    """Has the model folder all its weights, a chat template, ids that the engine keeps?"""
+    """Check that the model folder has all its weights, a chat template, and token ids that the engine keeps."""
     try:
         tokenizer = load_tokenizer(folder)
         if engine == "verl":
@@ -130,9 +130,9 @@ def check_model(folder: str | Path, engine: str) -> Check:
 
 
 def check_stops(folder: str | Path) -> Check:
-    """At which tokens does an answer end, and do the model's files agree on them?
+    """List the stop tokens, and check whether the model's files agree on them.
 
-    Sampler, trainer, evaluation and judge take what any of the files names.
+    Sampler, trainer, evaluation and judge stop at every token that any of the files names.
     """
     tokenizer = load_tokenizer(folder)
 
@@ -149,7 +149,7 @@ def check_stops(folder: str | Path) -> Check:
 
 
 def check_prompts(train_file: str | Path, model: str | Path, recipe: Recipe) -> Check:
-    """Does every training prompt fit, and prompt and response together the model?"""
+    """Check that every training prompt fits its limit, and prompt and response together the model's context."""
     import pyarrow.parquet as pq
 
     if not Path(train_file).is_file():
@@ -181,23 +181,23 @@ class MemoryJob(Protocol):
 
     @property
     def card(self) -> float:
-        """GiB of a GPU."""
+        """Memory of a GPU in GiB."""
 
     @property
     def settings(self) -> Any:
-        """The settings that are derived where none are given."""
+        """The settings that are derived if the configuration gives none."""
 
     def phases(self, settings: Any) -> dict[str, dict[str, float]]:
-        """GiB on a GPU by phase and by what takes them."""
+        """GiB on a GPU by phase and by component."""
 
     def fullest(self, settings: Any) -> tuple[str, float]:
-        """The phase that takes most, and its GiB."""
+        """The phase with the most memory, and its GiB."""
 
     def problem(self, settings: Any) -> str | None:
-        """What does not fit, or None."""
+        """A description of what does not fit, or None."""
 
     def remedy(self) -> str:
-        """What would fit."""
+        """Settings that would fit."""
 
 
 def memory_job(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShape) -> MemoryJob | None:
@@ -206,7 +206,10 @@ def memory_job(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShap
 
 
 def check_weight_transfer(folder: str | Path, hardware: Hardware, engine: str, shm: str = "/dev/shm") -> Check:
-    """Does what verl hands weights to vLLM in, on a CPU, hold each of the model's, and the shared memory that?"""
+    """Check the buffer in which verl sends weights to vLLM on a CPU.
+
+    It must hold each of the model's tensors, and the shared memory must hold the buffer of every rank.
+    """
     name, ranks = "weight transfer", max(1, hardware.gpus_per_node)
     if engine != "verl" or not hardware.on_cpu:
         return Check(name, OK, "larger tensors go by themselves" if engine == "verl" else "none: one process")
@@ -221,7 +224,7 @@ def check_weight_transfer(folder: str | Path, hardware: Hardware, engine: str, s
 
 
 def check_memory(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShape | None) -> Check:
-    """Does every phase of a step fit the configured GPUs?"""
+    """Check that every phase of a step fits the configured GPUs."""
     job = memory_job(hardware, engine, recipe, shape) if shape else None
     if job is None:
         if hardware.gpus and shape is None:
@@ -240,10 +243,10 @@ def check_memory(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelSh
 
 
 def check_reward(name: str | OwnFunction, data: str | Path | None = None) -> Check:
-    """Does the configured reward mark ten known answers as it must?
+    """Check that the configured reward grades ten known answers correctly.
 
-    One's own must give a number to answers to the first questions of the training file `data`; before that is there,
-    it must be a function that can be imported.
+    A user's own reward must return a number for answers to the first questions of the training file `data`. Without
+    `data`, the check is only that the function can be imported.
     """
     from justrl.verifiers import get_reward
 
@@ -268,7 +271,7 @@ def check_reward(name: str | OwnFunction, data: str | Path | None = None) -> Che
 
 
 def _first_answers(data: str | Path) -> list[tuple[str, str, dict[str, Any]]]:
-    """Right answers in a box and in plain text, and none, to the first questions of a training file."""
+    """For the first questions of a training file: the correct answer in a box and as plain text, and no answer."""
     from pyarrow import parquet
 
     from justrl.train.reward import question_row
@@ -283,7 +286,7 @@ def _first_answers(data: str | Path) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def check_run_file(run: RunDescription) -> Check:
-    """State what is about to be trained, in the words that a reader of the log will look for."""
+    """State what is about to be trained, with the key values that a reader of the log looks for."""
     keys = ("prompts_per_step", "rollouts_per_prompt", "learning_rate", "reward")
     recipe = run.recipe.as_dict()
     summary = {key: recipe[key] for key in keys}
@@ -291,7 +294,7 @@ def check_run_file(run: RunDescription) -> Check:
 
 
 def check_golden(experiment: Experiment, results: Path) -> Check:
-    """Whether the released weights gave the published averages on this installation (`snakemake golden`)."""
+    """Check that the released weights reproduced the published averages on this installation (`snakemake golden`)."""
     if experiment.experiment != "paper" or not Layout(experiment).released():
         return Check("golden", SKIPPED, "there are no published scores for this experiment")
     claims = (read_json_object(results / "golden/claims.json").get("claims")) or []

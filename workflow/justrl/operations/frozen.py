@@ -1,7 +1,7 @@
-"""The configuration of a started experiment, kept beside its results for its jobs and for the next start.
+"""Snapshots of a started experiment's configuration, saved next to its results for its jobs and the next start.
 
-<results>/experiments/0001.json is that of the first start; a start under another one adds a number, so that a job that
-waits in a queue finds the one that it was planned with.
+<results>/experiments/0001.json is the snapshot of the first start. A start with a changed configuration adds the next
+number, so a job that waits in a queue still finds the configuration that it was planned with.
 """
 
 import json
@@ -15,26 +15,26 @@ from justrl.io import read_json, read_whole_lines, write_json
 from justrl.layout import Layout
 
 FOLDER = "experiments"
-# One line for each target that a start was asked for, with the configuration that it was started with.
+# One line for each requested target, with the snapshot of the start that requested it.
 ASKED = "asked.jsonl"
 
 
 def document(config: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
-    """What is frozen: the configuration with its overlays, and the ends of segments that do not follow from it."""
+    """The snapshot: configuration with overlays, and the segment ends that do not follow from the configuration."""
     runs = layout.experiment.runs
     ends = {run: list(layout.segment_ends(run)) for run in runs if layout.segment_ends(run) != runs[run].segment_ends}
     return json.loads(json.dumps({"config": config, "segment_ends": ends}))
 
 
 def newest(results: Path) -> Path | None:
-    """The configuration of the last start that made something; None before the first."""
+    """The snapshot of the last start that wrote files; None before the first."""
     return max(results.glob(f"{FOLDER}/[0-9]*.json"), key=lambda path: int(path.stem), default=None)
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """Configuration and ends of segments that a job was planned with.
+    """Configuration and segment ends that a job was planned with.
 
-    Raises UserError: the file is gone, or damaged.
+    Raises UserError if the file is missing or damaged.
     """
     try:
         content = read_json(path)
@@ -51,7 +51,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
 
 
 def file_of(content: dict[str, Any], results: Path) -> Path:
-    """The file of this configuration: the newest if it is the same, else the next number."""
+    """The file for this snapshot: the newest one if it is equal, else the next number."""
     last = newest(results)
     if last and saved(last) == content:
         return last
@@ -59,7 +59,7 @@ def file_of(content: dict[str, Any], results: Path) -> Path:
 
 
 def saved(path: Path) -> dict[str, Any] | None:
-    """What was frozen; None if it cannot be read."""
+    """The snapshot in a file; None if it cannot be read."""
     try:
         read(path)
         return read_json(path)
@@ -68,7 +68,7 @@ def saved(path: Path) -> dict[str, Any] | None:
 
 
 def changes(content: dict[str, Any], results: Path) -> Iterator[str]:
-    """A line that says in what this start differs from the last one, if it does."""
+    """Yield a line with the differences from the configuration of the last start, if there are any."""
     last = newest(results)
     before = saved(last) if last else None
     if last and before is None:
@@ -78,9 +78,9 @@ def changes(content: dict[str, Any], results: Path) -> Iterator[str]:
 
 
 def write(content: dict[str, Any], path: Path) -> None:
-    """Freeze a configuration in the file that `file_of` named.
+    """Write a snapshot to the file that `file_of` named.
 
-    Raises UserError: another start has taken the file meanwhile.
+    Raises UserError if another start has written a different one there meanwhile.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def write(content: dict[str, Any], path: Path) -> None:
 
 
 def note_asked(targets: Iterable[str], path: Path) -> None:
-    """Write down what the start with the configuration in `path` was asked for, each target once."""
+    """Record the targets requested from the start whose snapshot is in `path`, each target once."""
     noted = path.with_name(ASKED)
     known = {row.get("target") for row in _asked(noted) if row.get("experiment") == path.name}
     lines = [json.dumps({"experiment": path.name, "target": target}) for target in targets if target not in known]
@@ -100,7 +100,7 @@ def note_asked(targets: Iterable[str], path: Path) -> None:
 
 
 def asked(results: Path) -> list[str] | None:
-    """What starts with the newest configuration were asked for; None where nobody wrote that down."""
+    """The targets requested from starts with the newest snapshot; None if there is no record."""
     noted, last = results / FOLDER / ASKED, newest(results)
     rows = [row["target"] for row in _asked(noted) if last and row.get("experiment") == last.name]
     return rows if rows else None

@@ -12,16 +12,16 @@ from justrl import machine
 from justrl.config import Hardware
 from justrl.operations.checks import FAILED, OK, SKIPPED, WARNING, Check, guarded, run_command
 
-# The oldest driver that runs a CUDA major version (NVIDIA's minor-version compatibility).
+# The oldest driver that supports each CUDA major version (NVIDIA's minor-version compatibility).
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 PROBE_SECONDS = 300
 SYSTEM_NVCC = "/usr/local/cuda/bin/nvcc"
-# Containers give 64 MB where nothing is said; NCCL and Ray then fail at their start.
+# Containers have 64 MB by default, with which NCCL and Ray fail at start-up.
 LEAST_SHARED_GB, SHARED_GB_PER_GPU = 0.25, 2
 
 
 def check_card(hardware: Hardware, engine: str) -> list[Check]:
-    """The checks of the GPUs of this machine, or one line that says that there are none to look at."""
+    """The checks of this machine's GPUs, or one skipped check if it has none."""
     if not hardware.gpus_per_node:
         return []
     try:
@@ -41,7 +41,7 @@ def check_card(hardware: Hardware, engine: str) -> list[Check]:
 
 
 def ask(attention: bool) -> dict:
-    """What gpu_probe finds, or its last words as the error."""
+    """The findings of `gpu_probe`, or the last line of its output as the error."""
     command = (sys.executable, "-m", "justrl.operations.gpu_probe", *(["--attention"] if attention else []))
     status, text = run_command(*command, seconds=PROBE_SECONDS)
     if status == 0:
@@ -51,13 +51,16 @@ def ask(attention: bool) -> dict:
 
 
 def cuda_of_driver(driver: str) -> int:
-    """Major version of the newest CUDA that a driver, such as 550.54.15, runs by itself."""
+    """Newest CUDA major version that a driver, such as 550.54.15, supports natively."""
     major = int(driver.split(".")[0])
     return max((cuda for cuda, oldest in OLDEST_DRIVER.items() if major >= oldest), default=10)
 
 
 def check_cuda(driver: str, found: Mapping) -> Check:
-    """Does torch compute on every GPU, under this driver? A computation decides; the versions say why not."""
+    """Check that torch computes on every GPU with this driver.
+
+    The result of a computation decides; the versions explain a failure.
+    """
     torch, cuda = f"torch {found['torch']}", found["cuda"]
     wanted, runs = int(cuda.split(".")[0]) if cuda else 0, cuda_of_driver(driver)
     if found["gpus"] and not found["error"]:
@@ -78,7 +81,7 @@ def check_cuda(driver: str, found: Mapping) -> Check:
 
 
 def check_attention(attention: str, engine: str, found: Mapping) -> Check:
-    """Does the attention that the trainer is configured for run on this card?"""
+    """Check that the trainer's configured attention runs on this GPU."""
     if engine != "verl" or attention == "sdpa":
         return Check("attention", OK, "torch's scaled_dot_product_attention, no flash-attn")
     if found["error"] or not found["gpus"]:
@@ -93,7 +96,7 @@ def check_attention(attention: str, engine: str, found: Mapping) -> Check:
 
 
 def check_nvcc(engine: str, found: Mapping) -> Check:
-    """Is there nvcc where vLLM's attention, FlashInfer, is compiled at its first request: compute capability 10?"""
+    """Check for nvcc on GPUs of compute capability 10, where vLLM compiles FlashInfer at its first request."""
     cards = [name for name, capability in found["gpus"] if capability.startswith("10.")]
     places = (os.environ.get("CUDA_HOME", "") + "/bin/nvcc", "nvcc", SYSTEM_NVCC)
     nvcc = next(filter(None, map(shutil.which, places)), None)
@@ -105,7 +108,7 @@ def check_nvcc(engine: str, found: Mapping) -> Check:
 
 
 def check_shared_memory(gpus: int, folder: str | Path = "/dev/shm", gb: float | None = None) -> Check:
-    """Is the shared memory, through which NCCL and Ray hand over data, large enough? `gb` in place of a look."""
+    """Check the size of the shared memory that NCCL and Ray use to exchange data; `gb` replaces the measured size."""
     size = shutil.disk_usage(folder).total / 1e9 if gb is None else gb
     found = f"{folder} has {size:,.1f} GB for {gpus} GPUs"
     remedy = "start the container with --shm-size=64g or --ipc=host (apptainer mounts the machine's), or remount it"

@@ -1,12 +1,12 @@
 """GPU leases: exclusive GPUs for each of several jobs on one machine.
 
-Snakemake counts GPUs (`--resources gpu=8`) but does not say which; two jobs of one GPU each would both find all eight
-and start on the first. `lease` takes the wanted number of free devices by locking one file for each, whoever of the
-machine's users made the file. The kernel drops the locks of a process that ends, however it ends, so a crashed job
-frees its devices and nothing is ever stale. Within a Slurm allocation its own devices are shared out.
+Snakemake counts GPUs (`--resources gpu=8`) but does not assign them: two jobs of one GPU each would both see all eight
+and start on the first. `lease` reserves free devices by locking one file per device, whichever user of the machine
+created the file. The kernel releases the locks of a process when it ends for any reason, so a crashed job frees its
+devices and no lock is ever stale. Within a Slurm allocation, the devices of that allocation are distributed.
 
-Who waits for any of the same devices is served in the order of asking: a job that wants all of them would otherwise
-wait as long as small ones keep coming. A waiting process has a numbered file in `queue/`, locked like a device's.
+Jobs that wait for any of the same devices are served in order of arrival. Otherwise a job that needs all devices would
+wait as long as small jobs keep coming. A waiting process has a numbered file in `queue/`, locked like a device's.
 
     justrl gpus --count 1 -- justrl generate ...
 """
@@ -26,16 +26,16 @@ from justrl.io import check_regular, irregular
 from justrl.machine import visible_devices
 
 POLL_SECONDS = 0.2
-# Who waits asks at each poll; who has not asked for so long is stopped.
+# A waiting process updates its file at each poll. One that has been silent for longer is taken to be suspended.
 SILENT_SECONDS = 30.0
-# Not TMPDIR, which is another one for each user.
+# Not TMPDIR, which differs between users.
 LOCK_FOLDER = "/tmp/justrl-gpus"
 FOLDER_VARIABLE = "JUSTRL_GPU_LOCKS"
 QUEUE = "queue"
 
 
 def lock_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the locks are: one folder for all users of a machine, one for each Slurm job.
+    """The folder of the locks: one for all users of a machine, one for each Slurm job.
 
     Slurm may number the devices of every job from 0.
     """
@@ -47,14 +47,14 @@ def lock_folder(environment: Mapping[str, str] = os.environ) -> Path:
 def lease(
     count: int, devices: Sequence[str], folder: str | Path, wait_seconds: float = float("inf")
 ) -> Iterator[list[str]]:
-    """Hold `count` of `devices` alone while the block runs, waiting until as many are free.
+    """Context manager: hold `count` of `devices` exclusively, after waiting until that many are free.
 
-    All or none, one process at a time: two that want half each cannot block each other. Those that asked before for one
-    of these devices, and wait, come first.
+    A process takes all or none, and one process at a time, so two that need half each cannot block each other. Earlier
+    waiting requests for any of these devices are served first.
 
     Raises:
-        UserError: fewer devices exist than are wanted, none came free within `wait_seconds`, or the locks are out of
-            reach for this user.
+        UserError: fewer devices exist than requested, not enough became free within `wait_seconds`, or this user cannot
+            access the locks.
     """
     if count < 1:
         raise UserError(f"a lease is of one GPU or more, got {count}")
@@ -79,9 +79,10 @@ def lease(
 
 
 def _open_lock(path: Path) -> int:
-    """Open a lock file, made if need be, for reading: that is enough to lock it, and another user's may not be written.
+    """Open a lock file for reading, creating it if necessary.
 
-    A folder for everybody lets nobody open another's file to create it (fs.protected_regular), not even root.
+    Reading is enough to lock it, and another user's file may not be writable. In a world-writable folder, nobody, not
+    even root, may open another user's file in a mode that could create it (fs.protected_regular).
     """
     try:
         for folder in (path.parent.parent, path.parent):
@@ -100,7 +101,7 @@ def _open_lock(path: Path) -> int:
 
 
 def _make_for_everybody(folder: Path) -> None:
-    """Make a folder that every user may write, whatever the umask, unless it is there; nobody sees it half made."""
+    """Create a world-writable folder atomically, whatever the umask, unless it exists."""
     if folder.is_dir():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +116,7 @@ def _make_for_everybody(folder: Path) -> None:
 
 
 def _make_readable(path: Path, content: bytes) -> None:
-    """Make a file that every user may read, whatever the umask, unless it is there; nobody sees it half made."""
+    """Create a world-readable file atomically, whatever the umask, unless it exists."""
     descriptor, made = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         os.write(descriptor, content)
@@ -129,9 +130,9 @@ def _make_readable(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _turn(folder: Path) -> Iterator[None]:
-    """One process at a time looks at the locks and takes some.
+    """Mutex: only one process at a time inspects and takes locks.
 
-    Otherwise two could each hold some devices and let go in step, for ever.
+    Otherwise two processes could each take some devices and release them in step, forever.
     """
     descriptor = _open_lock(folder / "turn.lock")
     try:
@@ -143,7 +144,7 @@ def _turn(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _place_in_the_queue(devices: Sequence[str], folder: Path) -> Iterator[int]:
-    """Stand in the queue while the block runs; gives the number of the place."""
+    """Context manager: wait in the queue; yields the number of the place."""
     with _turn(folder):
         number = max((place for place, _ in _places(folder)), default=0) + 1
         path = folder / QUEUE / f"{number}"
@@ -159,14 +160,14 @@ def _place_in_the_queue(devices: Sequence[str], folder: Path) -> Iterator[int]:
 
 
 def _places(folder: Path) -> list[tuple[int, Path]]:
-    """The places of the queue in their order, among them those of processes that were killed."""
+    """The places of the queue in order, including those of killed processes."""
     return sorted((int(path.name), path) for path in (folder / QUEUE).glob("[0-9]*") if path.name.isdecimal())
 
 
 def _waits(path: Path, devices: Sequence[str]) -> bool:
-    """Whether a place is that of a process that still waits, for one of these devices; one of a dead process goes.
+    """True if the place belongs to a live process that waits for one of these devices; removes a dead process's place.
 
-    A process that was stopped in the queue holds nobody up: it asks no more.
+    A process that was suspended in the queue blocks nobody, because it no longer polls.
     """
     if irregular(path):
         return False
@@ -181,7 +182,7 @@ def _waits(path: Path, devices: Sequence[str]) -> bool:
             return False
         return not set(devices).isdisjoint(json.loads(os.read(descriptor, 65_536)))
     else:
-        # Another user's file may stay: it is in nobody's way.
+        # If another user's file cannot be removed, it does no harm.
         with suppress(OSError):
             path.unlink()
         return False
@@ -220,13 +221,13 @@ def _release(held: Mapping[str, int]) -> None:
 
 
 def run_leased(count: int, command: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
-    """Replace this process by `command` with `count` GPUs of its own in CUDA_VISIBLE_DEVICES.
+    """Replace this process by `command`, with `count` GPUs reserved for it in CUDA_VISIBLE_DEVICES.
 
-    With `count` 0 the command runs as it is, and in a Slurm job of several nodes, of whose GPUs this node has a part.
-    Returns only the status of a command that is not found.
+    The command runs without a lease if `count` is 0, and in a Slurm job of several nodes, of whose GPUs this node has a
+    part. Returns only if the command is not found, with the exit status.
     """
     if count and int(environment.get("SLURM_JOB_NUM_NODES", 1)) == 1:
-        # The locks live in inherited descriptors, which the command keeps after the exec and drops when it ends.
+        # The locks belong to inherited descriptors: the command keeps them after exec and releases them when it ends.
         with lease(count, visible_devices(environment), lock_folder(environment)) as devices:
             return _execute(command, {**environment, "CUDA_VISIBLE_DEVICES": ",".join(devices)})
     return _execute(command, dict(environment))
@@ -234,7 +235,7 @@ def run_leased(count: int, command: Sequence[str], environment: Mapping[str, str
 
 def _execute(command: Sequence[str], environment: dict[str, str]) -> int:
     try:
-        # Same process id: signals of Snakemake and of the user reach the command itself.
+        # Same process id, so signals from Snakemake and from the user reach the command itself.
         os.execvpe(command[0], list(command), environment)
     except FileNotFoundError:
         print(f"error: {command[0]}: command not found", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""What torch and flash-attn compute on the GPUs here, as one line of JSON: `python -m justrl.operations.gpu_probe`.
+"""Test torch and flash-attn on the GPUs here; prints one line of JSON: `python -m justrl.operations.gpu_probe`.
 
-In a process of its own: a kernel for another card or another driver can end it.
+It runs in a separate process, because a kernel for another GPU or driver can crash it.
 """
 
 import argparse
@@ -8,7 +8,7 @@ import json
 
 
 def probe(attention: bool) -> dict:
-    """torch's version and CUDA, each GPU's name and compute capability, and what failed, None where nothing did."""
+    """torch's version and CUDA, each GPU's name and compute capability, and the error, None if there was none."""
     import torch
 
     found: dict = {"torch": torch.__version__, "cuda": torch.version.cuda, "gpus": [], "error": None, "attention": None}
@@ -28,7 +28,7 @@ def probe(attention: bool) -> dict:
 
 
 def attention_error() -> str | None:
-    """What is wrong with flash-attn, forward and backward, on two packed sequences; None if it agrees with torch."""
+    """The error of flash-attn, forward and backward, on two packed sequences; None if it agrees with torch."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -38,7 +38,7 @@ def attention_error() -> str | None:
         torch.manual_seed(0)
         lengths = (100, 156)
         ends = torch.tensor([0, 100, 256], device="cuda", dtype=torch.int32)
-        # Heads, groups and width of the paper's models.
+        # Heads, groups and head width of the paper's models.
         query = torch.randn(256, 12, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
         key, value = torch.randn(2, 256, 2, 128, device="cuda", dtype=torch.bfloat16)
         ours = flash_attn_varlen_func(query, key, value, ends, ends, 156, 156, causal=True)

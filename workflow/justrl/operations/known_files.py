@@ -1,4 +1,4 @@
-"""Which files of a results folder its configuration knows: a result of another one is named, not looked past."""
+"""Find files in a results folder that its configuration does not know, such as results of an earlier one."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,13 +11,13 @@ from justrl.operations import frozen
 from justrl.outputs import FOLDERS
 
 READ = (".json", ".jsonl", ".md", ".csv", ".html", ".svg", ".png", ".parquet")
-# What is kept without being a result of the configuration: earlier runs, records, and what `justrl` itself looks after.
+# Folders without results of the configuration: earlier runs, records, and folders that `justrl` manages itself.
 NOT_LOOKED_AT = ("experiments", "logs", "set_aside", "timings", "models")
 TOP = r"hardware\.json|checksums\.json|ro-crate-metadata\.json|(claims|provenance|summary)\.(html|json|md)"
 
 
 def unknown_files(layout: Layout, results: Path) -> Iterator[tuple[Path, str]]:
-    """Each file that the configuration does not know, and what is to say of it; a folder counts as one."""
+    """Yield each unknown file or folder, and the name of the earlier snapshot that knew it, or an empty string."""
     known = _pattern(layout)
     earlier: dict[str, re.Pattern[str]] | None = None
     named: set[Path] = set()
@@ -27,7 +27,7 @@ def unknown_files(layout: Layout, results: Path) -> Iterator[tuple[Path, str]]:
             continue
         earlier = _earlier(results) if earlier is None else earlier
         of = next((start for start, pattern in earlier.items() if pattern.fullmatch(name)), None)
-        # A run or a target that is not known has many files.
+        # An unknown run or target has many files: report its folder.
         first = results.joinpath(*path.relative_to(results).parts[:2])
         what = first if first.is_dir() and first.parent.name in ("runs", "evaluations", "benchmarks", "data") else path
         if what not in named:
@@ -36,12 +36,12 @@ def unknown_files(layout: Layout, results: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _files(results: Path) -> Iterator[Path]:
-    """The files that people read, of this experiment alone: another one may have its folder in this one."""
+    """The files that people read, of this experiment only: another experiment's folder may be inside this one."""
     for path in sorted(results.iterdir()) if results.is_dir() else []:
         if path.name.startswith(".") or path.name in NOT_LOOKED_AT:
             continue
         if path.is_file():
-            # A user's own pages, such as a report, may be there; results and tables are files of JSON.
+            # Skip a user's own pages, such as a report, at the top; results and tables are JSON files.
             yield from [path] if path.suffix == ".json" else []
         elif path.name in FOLDERS or not frozen.newest(path):
             inside = (file for file in sorted(path.rglob("*")) if file.suffix in READ and file.is_file())
@@ -51,7 +51,7 @@ def _files(results: Path) -> Iterator[Path]:
 
 
 def _earlier(results: Path) -> dict[str, re.Pattern[str]]:
-    """The patterns of what earlier starts knew, by the name of their configuration, the newest first."""
+    """The path patterns of earlier snapshots, by file name, the newest first."""
     found = {}
     for path in sorted(results.glob(f"{frozen.FOLDER}/[0-9]*.json"), reverse=True):
         try:
@@ -67,13 +67,13 @@ def _any(names: Iterable[str]) -> str:
 
 
 def result_pattern(experiment: Experiment) -> str:
-    """A regular expression of the names of results, without their ending: groups `benchmark` and `name`."""
+    """A regular expression for the names of results, without file ending: groups `benchmark` and `name`."""
     runs, external = _any(experiment.runs), _any(experiment.external)
     return rf"(?P<benchmark>{_any(experiment.benchmarks)})_(?P<name>(?:{runs})(?:@(?:\d+|base))?|{external})"
 
 
 def result_of(layout: Layout, path: Path) -> tuple[str, str, str] | None:
-    """The name, benchmark and protocol that a path says a result is of; None for other files."""
+    """The name, benchmark and protocol of the result at a path; None for other files."""
     experiment = layout.experiment
     match = re.fullmatch(rf"{result_pattern(experiment)}\.json", path.name)
     protocol = experiment.evaluation.protocol if path.parent == Path(layout.root) else path.parent.name
@@ -81,7 +81,7 @@ def result_of(layout: Layout, path: Path) -> tuple[str, str, str] | None:
 
 
 def _pattern(layout: Layout) -> re.Pattern[str]:
-    """One regular expression of all paths, below the results, that an experiment may have."""
+    """One regular expression for all paths, relative to the results, that an experiment may have."""
     experiment = layout.experiment
     result = re.sub(r"\?P<\w+>", "", result_pattern(experiment))
     protocols, runs = _any(experiment.protocols), _any(experiment.runs)

@@ -1,7 +1,7 @@
-"""What trained runs were made from, by content: their training data and base models.
+"""Check by content what trained runs were made from: their training data and base models.
 
-Behind an ancient() input Snakemake does not notice that a file changed. What it was is on disk, in the identity of a
-run's segments and states.
+Snakemake does not notice a changed file behind an ancient() input. The identity in a run's segments and states records
+the hashes of the files that it was trained from.
 """
 
 from collections.abc import Container
@@ -15,7 +15,7 @@ from justrl.layout import Layout
 
 
 def identity(run: Path) -> dict[str, Any]:
-    """What the newest finished segment or state of a run says that it was trained from; {} of a run without any."""
+    """The identity recorded in the run's newest finished segment or state; {} if it has none."""
     work = run / "work"
     segments = sorted(work.glob("finished/step_*/segment.json"), reverse=True)
     found = [read_json_object(file).get("identity") for file in segments]
@@ -26,10 +26,10 @@ def identity(run: Path) -> dict[str, Any]:
 
 
 def check_trained_runs(layout: Layout, segments: Container[str], planned: Container[str]) -> None:
-    """Raise UserError if a run of `segments` that has trained would go on with other data or another base model.
+    """Raise UserError if a trained run of `segments` would continue with other data or another base model.
 
-    Files that are `planned` are made again by this start: training data is put back as it was (`keep_training_data`),
-    the base model of no run that has trained is.
+    Files that are `planned` will be recomputed by this start. Training data is then restored as it was
+    (`keep_training_data`). A base model from which a run has trained may not be recomputed.
     """
     for run in layout.experiment.runs:
         known = identity(Path(layout.run(run)))
@@ -53,9 +53,10 @@ def check_trained_runs(layout: Layout, segments: Container[str], planned: Contai
 
 
 def keep_training_data(layout: Layout, planned: Container[str]) -> None:
-    """Keep the training data of runs that have trained where the job that makes it again takes it from.
+    """Keep the training data of trained runs where the job that recomputes it will find it.
 
-    Benchmarks decide which questions are removed only until the first step is trained; later ones are reported.
+    Benchmarks decide which questions are removed only until the first step is trained. Overlaps with benchmarks that
+    are added later are only reported.
     """
     for run in layout.experiment.runs:
         data = Path(layout.training_data(run))

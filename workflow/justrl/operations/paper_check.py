@@ -1,8 +1,8 @@
-"""Whether an experiment named `paper` is the paper's: its resolved configuration against papers/justrl/paper.yaml.
+"""Check that an experiment named `paper` is the paper's: its resolved configuration against papers/justrl/paper.yaml.
 
-All keys of what the file names are compared, so that a new key is compared, too; what may differ is in FREE. Parts of
-the configuration that are not in the file (hardware, hub, seed, trackers, overlays, compare, canary, keep_exports) are
-free as a whole, as is an entry with a name of its own, which is not the paper's.
+All keys of the entries in that file are compared, including new keys; FREE lists those that may differ. Parts of the
+configuration that are not in the file (hardware, hub, seed, trackers, overlays, compare, canary, keep_exports) may
+differ freely. So may an entry with a new name, which is not the paper's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,17 +24,17 @@ FREE: dict[str, tuple[str, ...]] = {
     "benchmarks": ("label",),
     "evaluation": ("benchmarks", "validation_benchmarks", "graders", "own_graders", "shards", "together"),
 }
-# A local source has its path in the place of these.
+# A local source has a path instead of these keys.
 PLACE = ("source", "hub_id", "hub_config", "revision")
 SOURCES: dict[str, Kind] = {"models": "model", "datasets": "dataset", "benchmarks": "dataset"}
 OWN_NAME = "give the experiment a name of its own (`experiment` and `pathvars`, docs/change.md)"
 LOCK = "data.lock.json"
 
-Difference = tuple[str, Any, Any]  # key, the paper's value, the value here
+Difference = tuple[str, Any, Any]  # key, the paper's value, the configured value
 
 
 def check_paper(experiment: Experiment, results: Path | None = None) -> None:
-    """Raise UserError if an experiment named `paper` is another, or another one would write where the paper's lives."""
+    """Raise UserError if an experiment named `paper` differs from it, or if another one would write to its folder."""
     if found := list(differences_from_paper(experiment)):
         raise UserError(f"config: {paper.in_words(found)} (papers/justrl/paper.yaml): {OWN_NAME}")
     name = experiment.experiment
@@ -46,7 +46,7 @@ def check_paper(experiment: Experiment, results: Path | None = None) -> None:
 
 
 def differences_from_paper(experiment: Experiment) -> Iterator[Difference]:
-    """Each key in which an experiment named `paper` differs from the paper; nothing of other experiments."""
+    """Each key in which an experiment named `paper` differs from the paper; empty for other experiments."""
     if experiment.experiment != paper.PAPER:
         return
     values = paper.values()
@@ -65,7 +65,7 @@ def differences_from_paper(experiment: Experiment) -> Iterator[Difference]:
 
 
 def _part(where: str, part: Part, wanted: Mapping[str, Any], free: tuple[str, ...]) -> Iterator[Difference]:
-    """The keys in which a part differs, whose free keys are taken as they are and whose others have their defaults."""
+    """The keys in which a part differs from `wanted`, completed by the defaults; `free` keys are ignored."""
     here = part.as_dict()
     expected = type(part).model_validate({**wanted, **{key: here[key] for key in free}}).as_dict()
     for key, theirs, ours in differences(expected, here):
@@ -74,12 +74,12 @@ def _part(where: str, part: Part, wanted: Mapping[str, Any], free: tuple[str, ..
 
 
 def _runs(experiment: Experiment, changed: list[Difference]) -> Iterator[Difference]:
-    """The differences of the paper's runs, without those that the common recipe has already."""
+    """The differences of the paper's runs, without those that the common recipe already has."""
     known, found = {(key, str(ours)) for key, _, ours in changed}, settings(experiment.runs)
     for name, wanted in paper.values()["runs"].items():
         for member in found.get(name, []):
             entry = experiment.runs[member]
-            # A training of one of several seeds, as the run that it is of.
+            # A training of one of several seeds is compared as the run that it belongs to.
             run = Run(**{key: getattr(entry, key) for key in Run.model_fields})
             steps = run.steps if run.steps <= paper.last_steps(name) else wanted["steps"]
             yield from _part(f"runs.{name}", run, {**wanted, "steps": steps}, FREE["runs"])
@@ -109,13 +109,13 @@ def _source(experiment: Experiment, group: str, name: str, wanted: Mapping[str, 
 
 
 def _taken(experiment: Experiment, group: str, name: str) -> Path:
-    """The copy of a local source in the results, which is there after the source itself has gone."""
+    """The copy of a local source in the results, which remains if the source itself is deleted."""
     layout = Layout(experiment, str(experiment.results))
     return Path({"models": layout.model, "datasets": layout.raw_data, "benchmarks": layout.raw_benchmark}[group](name))
 
 
 def _not_locked(path: Path, kind: Kind, hub_id: str, subset: str | None) -> str:
-    """Why local files are not the ones that the lock file has of a repository; nothing if they are."""
+    """Why local files are not those of a repository in the lock file; an empty string if they are."""
     entry = locks.read_lock(find(LOCK)).get(locks.source_key(kind, hub_id, subset))
     if entry is None:
         return f"{LOCK} has no hashes of it to compare with"
@@ -127,5 +127,5 @@ def _not_locked(path: Path, kind: Kind, hub_id: str, subset: str | None) -> str:
 
 
 def _data(files: Mapping[str, str]) -> list[str]:
-    """The hashes of files, without what tells about them."""
+    """The hashes of files, except documentation and licences."""
     return sorted(sha for name, sha in files.items() if not Path(name).name.startswith(("README", "LICENSE")))

@@ -1,4 +1,4 @@
-"""The plan as text for the terminal: what each run takes, what fills a GPU, and what other kinds of GPU would do."""
+"""The plan as text for the terminal: what each run needs, GPU memory by component, and other kinds of GPU."""
 
 import textwrap
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ from justrl.gpu_specs import GPUS
 from justrl.operations.checks import FAILED
 from justrl.operations.planning import expected_step_seconds, on, plan_memory
 
-# How the table names some quantities of the plan.
+# Display names of some quantities of the plan.
 LABELS = {"time asked per job": "requested job time"}
-# (nodes, GPUs on each) that `render_kinds` compares; the last is the paper's.
+# (nodes, GPUs per node) that `render_kinds` compares; the last is the paper's.
 COUNTS = ((1, 1), (1, 2), (1, 4), (1, 8), (4, 8))
 
 
@@ -42,14 +42,14 @@ def render(plan: Mapping) -> str:
 
 
 def _derived(row: Mapping) -> str:
-    """How a figure came about, of an estimate with its range."""
+    """The derivation of a figure, with the range if it is an estimate."""
     if row["low"] is None:
         return row["how"]
     return f"estimate, {format_value(row['low'])} to {format_value(row['high'])}: {row['how']}"
 
 
 def render_memory(memory: Mapping) -> list[str]:
-    """What fills each GPU, a column for each phase."""
+    """GPU memory by component, one column per phase."""
     settings = ", ".join(f"{key} {value}" for key, value in memory["settings"].items())
     lines = [f"  memory of each GPU in GiB, of {memory['card']:.1f}: {settings}"]
     phases = memory["phases"]
@@ -105,7 +105,7 @@ def _cell(experiment: Experiment, name: str, kind: str, nodes: int, gpus: int) -
 
 
 def format_value(value: float) -> str:
-    """A figure with as many digits as it deserves."""
+    """Format a figure with a suitable number of digits."""
     if value >= 100 or float(value).is_integer():
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2g}"

@@ -1,4 +1,4 @@
-"""The plan of an experiment: memory, time, GPU hours, disk and jobs, and what each training job asks of the queue."""
+"""The plan of an experiment: memory, time, GPU hours, disk and jobs, and the time limits of its jobs."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -18,22 +18,22 @@ from justrl.operations.step_time import StepTime, cut_lengths, lengths_of, step_
 
 # Ray, vLLM's start and compilation, loading the model, the first weight transfer.
 STARTUP_SECONDS = {"verl": 15 * 60, "reference": 3 * 60}
-# A step may take this much longer than its median: answers of another length, a slow file system.
+# A step may take this much longer than the median, with other answer lengths or a slow file system.
 SLACK = 1.15
-# Of a taught model on 2 cores, without Ray; replaced by the first segment's timings.
+# A warm-started tiny model on 2 cores, without Ray; replaced by the first segment's timings.
 CPU_STEP_SECONDS, CPU_STARTUP_SECONDS = 2.0, 20.0
-# Slurm's largest warning time is 16 bits of seconds.
+# Slurm stores the warning time in 16 bits of seconds.
 LONGEST_WARNING = 65_535
 SHORTEST_WARNING = 120
 SHORTEST_EVALUATION_MINUTES, LONGEST_EVALUATION_MINUTES = 60, 720
-# On a CPU, where nothing is estimated.
+# On a CPU, where no time is estimated.
 CPU_HANG_MINUTES = 90
 # For a model of unknown size.
 UNKNOWN_HANG_MINUTES, UNKNOWN_SEGMENT_MINUTES, UNKNOWN_WARNING = 720, 24 * 60, 1800
 
 
 def known_shape(experiment: Experiment, name: str) -> ModelShape | None:
-    """The shape of a run's base model: of its folder, `plan.shapes` or the known models; None where none has it."""
+    """The shape of a run's base model, from its folder, `plan.shapes` or the known models; None if unknown."""
     folder = Layout(experiment, str(experiment.results)).base_model(name)
     model = experiment.runs[name].model
     given = experiment.plan.shapes.get(model)
@@ -43,7 +43,7 @@ def known_shape(experiment: Experiment, name: str) -> ModelShape | None:
 def shape_of_run(experiment: Experiment, name: str) -> ModelShape:
     """The shape of a run's base model.
 
-    Raises UserError: it is not known, so that neither time nor memory nor disk can be.
+    Raises UserError if it is unknown, because time, memory and disk cannot be estimated without it.
     """
     if (shape := known_shape(experiment, name)) is None:
         model = experiment.runs[name].model
@@ -55,7 +55,7 @@ def shape_of_run(experiment: Experiment, name: str) -> ModelShape:
 
 
 def calibration_of(experiment: Experiment, name: str, metrics: str | Path, hardware: Hardware) -> Calibration | None:
-    """What the phases in a metrics file say of the terms, on the hardware where they were measured."""
+    """Calibrate the estimate with the phases in a metrics file, for the hardware on which they were measured."""
     if not hardware.gpus:
         return None
     run, shape = experiment.runs[name], shape_of_run(experiment, name)
@@ -67,7 +67,7 @@ def calibration_of(experiment: Experiment, name: str, metrics: str | Path, hardw
 
 
 def canary_record(experiment: Experiment, name: str) -> tuple[Path | None, Hardware | None]:
-    """The metrics of a run's canary and the hardware it ran on, if the results folder has the record of that."""
+    """A canary's metrics and the hardware it ran on; (None, None) if one is missing or the hardware record is newer."""
     layout = Layout(experiment, str(experiment.results))
     log, record = Path(layout.metrics(f"canary_{name}")), experiment.results / "hardware.json"
     if not log.is_file() or not record.is_file() or record.stat().st_mtime > log.stat().st_mtime:
@@ -76,7 +76,7 @@ def canary_record(experiment: Experiment, name: str) -> tuple[Path | None, Hardw
 
 
 def canary_calibration(experiment: Experiment, name: str) -> Calibration | None:
-    """What the canary of a run measured, if it ran on the hardware of which its results folder has the record."""
+    """The calibration from a run's canary; None if the results folder has no record of the hardware it ran on."""
     log, hardware = canary_record(experiment, name)
     return calibration_of(experiment, name, log, hardware) if log and hardware else None
 
@@ -88,10 +88,10 @@ def expected_step_seconds(
     calibration: Calibration | None = None,
     steps: tuple[int, int] | None = None,
 ) -> Estimate:
-    """Seconds per step of a run on the configured hardware, on average over the steps after the first of `steps`.
+    """Mean seconds per step of a run on the configured hardware, over the steps after the first of `steps`.
 
-    Measured where a metrics file of its own is there, else estimated, with the canary's corrections if it ran. `steps`
-    is the whole run if not given; answers are longest at its start.
+    Measured, if `metrics_file` exists and is not empty; else estimated, and corrected by the canary if it ran. `steps`
+    defaults to the whole run; answers are longest at its start.
     """
     if metrics_file and Path(metrics_file).is_file() and Path(metrics_file).stat().st_size:
         return costs.measured_step_seconds(metrics_file)
@@ -127,9 +127,9 @@ def duration(seconds: float) -> str:
 
 
 def hang_timeout_minutes(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShape | None) -> float:
-    """Minutes without progress that end a training job: those configured, or twice the longest phase.
+    """Minutes without progress after which a training job is stopped: as configured, or twice the longest phase.
 
-    The longest phase is generation or update with every response at its limit, since a policy may ramble.
+    The longest phase is generation or update with every response at its length limit, which a policy may reach.
     """
     if hardware.hang_timeout_minutes is not None:
         return hardware.hang_timeout_minutes
@@ -139,7 +139,7 @@ def hang_timeout_minutes(hardware: Hardware, engine: str, recipe: Recipe, shape:
         return UNKNOWN_HANG_MINUTES
     longest = recipe.max_response_length
     time = step_time(costs.work_of(hardware, engine, recipe, shape, lengths_of(longest, longest)))
-    # The reference engine reports no phase, only whole steps.
+    # The reference engine reports whole steps only, no phases.
     seconds = max(time.generation, time.update) if engine == "verl" else time.total
     return max(LEAST_HANG_MINUTES, math.ceil(2 * seconds / 600) * 10)
 
@@ -147,13 +147,13 @@ def hang_timeout_minutes(hardware: Hardware, engine: str, recipe: Recipe, shape:
 def segment_runtime_minutes(
     experiment: Experiment, name: str, metrics_file: str | Path | None = None, steps: int | None = None
 ) -> int:
-    """Minutes to ask of the queue for a job that trains one segment of a run, so that the segment fits in one job:
+    """Minutes to request from the queue for a job that trains one segment, so that the segment fits into the job:
 
         start-up + steps x seconds per step x 1.15 + (saves + 1 merge and export) x seconds to write a state + warning
 
-    rounded up to ten minutes. `metrics_file` is the segment before, whose timings replace the estimate, of which the
-    upper end of the range counts, for the first and longest steps; `steps` is the length of the segment, the
-    configuration's `segment_steps` if not given. A model of unknown size has a day.
+    rounded up to ten minutes. `metrics_file` is from the previous segment; its timings replace the estimate. Otherwise
+    the upper end of the estimate counts, for the first and longest steps. `steps` is the length of the segment and
+    defaults to `segment_steps`. A model of unknown size gets a day.
     """
     run, hardware = experiment.runs[name], experiment.hardware
     steps = steps or run.segment_steps
@@ -169,15 +169,15 @@ def segment_runtime_minutes(
 def segment_warning_seconds(experiment: Experiment, name: str, metrics_file: str | Path | None = None) -> int:
     """Seconds before the time limit at which Slurm warns the trainer, for `--signal=URG@...`.
 
-    A save happens between steps, so the warning leaves room for one slow step and two saves; at least two minutes. A
-    model of unknown size has half an hour.
+    States are saved between steps, so the warning leaves time for one slow step and two saves, and at least two
+    minutes. A model of unknown size gets half an hour.
     """
     step = longest_step(experiment, name, metrics_file, experiment.runs[name].segment_steps)
     return UNKNOWN_WARNING if step is None else _warning_seconds(step.upper, _save_seconds(experiment, name))
 
 
 def longest_step(experiment: Experiment, name: str, metrics_file: str | Path | None, steps: int) -> Estimate | None:
-    """Seconds of a step of the first `steps`, the longest; None where they cannot be known before a download."""
+    """Expected seconds per step over the first `steps`, the longest; None if unknown until the model is downloaded."""
     measured = metrics_file and Path(metrics_file).is_file()
     if experiment.hardware.gpus and not measured and known_shape(experiment, name) is None:
         return None
@@ -191,10 +191,10 @@ def _warning_seconds(step: float, save: float) -> int:
 def generation_minutes(
     experiment: Experiment, name: str, benchmarks: Sequence[str], protocol: str, shards: int = 1
 ) -> int:
-    """Minutes to ask of the queue for a job that samples the answers to benchmarks, or one of `shards` of them.
+    """Minutes to request from the queue for a job that samples answers to benchmarks, or for one of `shards` of them.
 
-    Twice the estimate, since answers may be longer than that; of a model of unknown size, the longest that is sensible.
-    A job that is cut off continues from its parts.
+    Twice the estimate, since answers may be longer; the maximum for a model of unknown size. An interrupted job
+    continues from its partial output.
     """
     shape = shape_of_target(experiment, name)
     if not experiment.hardware.gpus or shape is None:
@@ -205,7 +205,7 @@ def generation_minutes(
 
 
 def shape_of_target(experiment: Experiment, name: str) -> ModelShape | None:
-    """The shape of a run's models, or of a published one: its own, or that of its family's base; None if unknown."""
+    """The shape of a run's models or of a published one: its own, or that of its family's base; None if unknown."""
     if name in experiment.runs:
         return known_shape(experiment, name)
     if (entry := experiment.external.get(name)) is None:
@@ -216,13 +216,13 @@ def shape_of_target(experiment: Experiment, name: str) -> ModelShape | None:
 
 
 def judge_minutes(experiment: Experiment, benchmarks: Sequence[str], protocol: str) -> int:
-    """Minutes to ask of the queue for judging the answers to the largest of some benchmarks; twice the estimate."""
+    """Minutes to request for judging the answers to the largest of these benchmarks; twice the estimate."""
     most = max(evaluation_samples(experiment, [name], protocol) for name in benchmarks)
     return _evaluation_minutes(costs.judge_seconds(most))
 
 
 def _evaluation_minutes(seconds: float) -> int:
-    """Twice so many seconds as minutes, in steps of ten and within what is sensible to ask for."""
+    """Convert seconds to minutes: twice as many, in steps of ten, within the allowed range."""
     minutes = math.ceil(2 * seconds / 600) * 10
     return min(LONGEST_EVALUATION_MINUTES, max(SHORTEST_EVALUATION_MINUTES, minutes))
 
@@ -233,7 +233,7 @@ def _save_seconds(experiment: Experiment, name: str) -> float:
 
 
 def around_hours(experiment: Experiment, name: str, segments: Iterable[tuple[int, int]]) -> float:
-    """Hours that segments, as (first step, last step), take beside their steps: start-ups, saves, merges."""
+    """Hours that segments, as (first step, last step), take in addition to their steps: start-ups, saves, merges."""
     spans = list(segments)
     writes = sum(math.ceil((end - start) / experiment.hardware.save_every) + 1 for start, end in spans)
     engine = experiment.runs[name].engine
@@ -245,7 +245,7 @@ def around_hours(experiment: Experiment, name: str, segments: Iterable[tuple[int
 def plan_run(
     experiment: Experiment, name: str, measured: str | Path | None = None, calibration: Calibration | None = None
 ) -> dict:
-    """What one run needs, every figure with its derivation: {quantity: {value, unit, how}}."""
+    """The needs of one run, every figure with its derivation: {quantity: {value, unit, how}}."""
     run, hardware, shape = experiment.runs[name], experiment.hardware, shape_of_run(experiment, name)
     step = expected_step_seconds(experiment, name, measured, calibration)
     jobs = len(run.segment_ends)
@@ -282,7 +282,7 @@ def _segments(run: Run) -> Iterable[tuple[int, int]]:
 
 
 def evaluation_samples(experiment: Experiment, benchmarks: Sequence[str], protocol: str) -> int:
-    """Completions of one checkpoint on the named benchmarks."""
+    """Number of completions of one checkpoint on the named benchmarks."""
     from justrl.data.benchmarks import question_count
 
     return sum(question_count(experiment.benchmarks[name]) * experiment.samples(name, protocol) for name in benchmarks)
@@ -291,8 +291,8 @@ def evaluation_samples(experiment: Experiment, benchmarks: Sequence[str], protoc
 def _evaluations(experiment: Experiment, run: Run) -> tuple[int, int]:
     """Completions of all evaluations of a run, and generation jobs.
 
-    Base and last checkpoint are evaluated on all benchmarks, the ones between on the validation benchmarks. The base of
-    several seeds counts with the first of them.
+    The base model and the last checkpoint are evaluated on all benchmarks, the others on the validation benchmarks.
+    With several seeds, the first one includes the base model.
     """
     evaluation = experiment.evaluation
     if not run.evaluate:
@@ -308,7 +308,7 @@ def _evaluations(experiment: Experiment, run: Run) -> tuple[int, int]:
 
 
 def _has_base(experiment: Experiment, run: Run) -> bool:
-    """Whether a run's base model is evaluated with it: of several seeds, with the first."""
+    """True if a run's base model is evaluated with it; with several seeds, only with the first."""
     if not isinstance(run, SeedRun):
         return True
     seeds = [other for other in experiment.runs.values() if isinstance(other, SeedRun) and other.setting == run.setting]
@@ -335,7 +335,7 @@ def _evaluation_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dic
     }
 
 
-# Whose models are kept, by `keep_exports`.
+# The steps whose models are kept, by the value of `keep_exports`.
 EXPORTS = {"all": "segments", "evaluated": "evaluated checkpoints"}
 
 
@@ -368,12 +368,12 @@ def _disk_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dict[str,
 
 
 def most_full_states() -> int:
-    """Full training states that are on disk at any time, at most: the kept ones and one being written."""
+    """The largest number of full training states on disk at any time: the kept ones and the one being written."""
     return costs.KEPT_STATES + 1
 
 
 def plan_memory(experiment: Experiment, name: str) -> dict | None:
-    """What fills each GPU in each phase of a run, GiB, with the engine's settings; None on a CPU."""
+    """GPU memory in GiB by phase and component of a run, with the engine's settings; None on a CPU."""
     hardware, run, shape = experiment.hardware, experiment.runs[name], shape_of_run(experiment, name)
     job = memory_job(hardware, run.engine, run.recipe, shape)
     if job is None:
@@ -389,10 +389,10 @@ def plan_memory(experiment: Experiment, name: str) -> dict | None:
 
 
 def on(hardware: Hardware, gpu: str | None = None, nodes: int | None = None, gpus: int | None = None) -> Hardware:
-    """The hardware with another kind of GPU, number of nodes or of GPUs on each.
+    """The hardware with another kind of GPU, number of nodes or of GPUs per node.
 
     Raises:
-        UserError: a GPU without figures.
+        UserError: the GPU is not a known one.
     """
     changes: dict[str, object] = {"nodes": nodes} if nodes else {}
     if gpu:
@@ -406,11 +406,11 @@ def make_plan(
 ) -> dict:
     """The plan of all enabled runs on the configured hardware, or on another GPU and number of nodes.
 
-    A measured file was measured on the configured hardware. Its phases correct the estimate's terms; where it has none,
+    A measured file must be from the configured hardware. Its phases correct the estimate's terms; if it has no phases,
     its seconds per step replace the estimate.
 
     Raises:
-        UserError: a GPU without figures, or a measured file without timings.
+        UserError: the GPU is not a known one, or the measured file has no timings.
     """
     names = list(Layout(experiment).trainings())
     corrections = {

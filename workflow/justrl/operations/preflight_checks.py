@@ -17,7 +17,10 @@ from justrl.operations.checks import FAILED, OK, SKIPPED, Check, guarded
 def check_experiment(
     experiment: Experiment, runs: Sequence[str], results: str | Path, profile: Path | None = None
 ) -> list[Check]:
-    """All checks of the named runs, in the order in which they would bite: seconds on a login node, nothing written."""
+    """All checks of the named runs, in the order in which failures would occur.
+
+    They take seconds on a login node and write nothing.
+    """
     results = Path(results)
     done = [guarded("hub", lambda: experiment_checks.check_hub(experiment, runs, results))]
     done.append(guarded("disk", lambda: checks.check_disk(results, _planned_gb(experiment, runs))))
@@ -67,13 +70,13 @@ def check_job(
     output: str | Path,
     engine_config: Path | None,
 ) -> list[Check]:
-    """The checks that a job makes before the training's, without a GPU, from the files that the workflow made."""
+    """The checks of a job before training: without a GPU, on the files that the workflow has made."""
     recipe, engine = run.recipe, run.engine
     shape = shape_of(run.model, model)
-    # Of a model of another form by its weights, of two bytes each.
+    # The size of a model of unknown shape, from its weight files with two bytes per parameter.
     weights = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
     parameters = shape.parameters if shape else weights // 2
-    # What one segment adds, whatever came before it.
+    # The space that one segment adds to earlier ones.
     needed = plan.most_full_states() * costs.state_gb(parameters).value + 2 * costs.export_gb(parameters).value
     return [
         guarded("run", lambda: experiment_checks.check_run_file(run)),
@@ -91,7 +94,7 @@ def check_job(
 
 
 def check_node(hardware: Hardware, engine: str) -> list[Check]:
-    """The checks of the node that trains, which only its own job can make: those of its GPUs and compilers."""
+    """The checks of the node that trains, which only its own job can make: GPUs and compilers."""
     return [
         guarded("gpus", lambda: checks.check_gpus(hardware)),
         *gpu_checks.check_card(hardware, engine),

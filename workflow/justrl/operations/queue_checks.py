@@ -1,4 +1,4 @@
-"""Preflight checks of the queue: would it grant each kind of job, and does it requeue what it preempts?"""
+"""Preflight checks of the queue: does it accept each kind of job, and does it requeue preempted jobs?"""
 
 import re
 import shutil
@@ -14,13 +14,13 @@ from justrl.operations import planning
 from justrl.operations.checks import FAILED, OK, SKIPPED, WARNING, Check, run_command
 
 OPTIONS = {"slurm_partition": "--partition", "slurm_account": "--account", "qos": "--qos", "constraint": "--constraint"}
-# A job's end is looked for every 20 to 60 seconds; forgotten earlier, how it failed is not known any more.
+# The end of a job is polled every 20 to 60 seconds. If Slurm forgets the job earlier, the reason of a failure is lost.
 SHORTEST_MEMORY_SECONDS = 120
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one kind of job asks of the queue; memory in GB, of each node."""
+    """The request of one kind of job to the queue; memory in GB per node."""
 
     kind: str
     nodes: int
@@ -43,7 +43,7 @@ def profile_resources(profile: str | Path = ROOT / "slurm" / "config.yaml") -> d
 
 
 def requests(experiment: Experiment, runs: Sequence[str], resources: Mapping) -> list[Request]:
-    """The kinds of job that an experiment submits, each with the longest time that it asks for."""
+    """The kinds of job that an experiment submits, each with the longest time that it requests."""
     hardware, evaluation = experiment.hardware, experiment.evaluation
     longest = max(planning.segment_runtime_minutes(experiment, run) for run in runs)
     training = Request(
@@ -62,7 +62,7 @@ def requests(experiment: Experiment, runs: Sequence[str], resources: Mapping) ->
 
 
 def slurm_minutes(text: str) -> float:
-    """Minutes of a time as Slurm writes it: [days-]hours:minutes:seconds, minutes:seconds, or infinite."""
+    """Minutes in a Slurm time: [days-]hours:minutes:seconds, minutes:seconds, or infinite."""
     if text.lower() in ("infinite", "unlimited", "n/a"):
         return float("inf")
     days, _, clock = text.rpartition("-")
@@ -71,7 +71,7 @@ def slurm_minutes(text: str) -> float:
 
 
 def check_queue(kinds: Sequence[Request], resources: Mapping) -> list[Check]:
-    """Would the queue grant each kind of job, and what does it do to a job that it preempts or that has ended?"""
+    """Check each kind of job with the queue, and the handling of preempted and of ended jobs."""
     if shutil.which("sbatch") is None:
         return [Check("slurm", SKIPPED, "no sbatch here: jobs run on this machine")]
     status, text = run_command("sinfo", "--noheader", "--format=%R %l")
@@ -97,7 +97,7 @@ def _check_request(kind: Request, resources: Mapping, partition: str, limits: Ma
         line = "slurm_partition" if kind.gpus_per_node or not resources.get("cpu_partition") else "cpu_partition"
         remedy = f"set {line} in slurm/config.yaml to one of {', '.join(sorted(limits))}"
         return Check("slurm", FAILED, f"{kind.kind}: no partition {partition} on this cluster", remedy)
-    # By default Slurm takes a job that is longer than its partition allows, and never starts it.
+    # By default Slurm accepts a job that is longer than its partition allows, and never starts it.
     if partition and kind.minutes > slurm_minutes(limits[partition]):
         found = f"{kind.kind}: asks for {kind.minutes / 60:.1f} h, partition {partition} allows {limits[partition]}"
         return Check("slurm", FAILED, found, _shorter(kind) + ", or use another partition")
@@ -125,7 +125,7 @@ def _shorter(kind: Request) -> str:
 
 
 def _check_preemption(partition: str) -> Check:
-    """Does a partition requeue the jobs that it preempts?"""
+    """Check that a partition requeues the jobs that it preempts."""
     status, text = run_command("scontrol", "show", "partition", partition, "--oneliner")
     mode = re.search(r"PreemptMode=(\S+)", text) if not status else None
     if mode and "CANCEL" in mode[1]:
@@ -135,7 +135,7 @@ def _check_preemption(partition: str) -> Check:
 
 
 def _check_memory_of_jobs() -> Check:
-    """For how long does the controller remember a job that has ended?"""
+    """Check for how long the controller remembers an ended job."""
     status, text = run_command("scontrol", "show", "config")
     age = re.search(r"^MinJobAge\s*=\s*(\d+)", text, re.MULTILINE) if not status else None
     if age and int(age[1]) < SHORTEST_MEMORY_SECONDS:

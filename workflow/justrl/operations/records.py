@@ -1,7 +1,7 @@
-"""Files that are no function of others, against what was recorded of them when they were written.
+"""Compare files that cannot be recomputed with the records made when they were written.
 
-The experiment's checksums.json has size and hash of its inputs, figures and pages, a training state its manifest; of a
-state of verl, sizes and checksums are in its files.
+The experiment's checksums.json has size and hash of its inputs, figures and pages. A training state has a manifest. A
+training state of verl has sizes and checksums inside its files.
 """
 
 import json
@@ -21,18 +21,18 @@ from justrl.operations.remaking import differences
 from justrl.train.reference.checkpoint import MANIFEST, list_states
 from justrl.train.segment import WorkDir
 
-# Larger files are not hashed without being asked for: their sizes are compared.
+# Larger files are hashed only on request; otherwise only their sizes are compared.
 SMALL = 2**26
 NAME = "checksums.json"
-# Where earlier versions kept the same, as an RO-Crate.
+# Earlier versions kept the same records as an RO-Crate.
 EARLIER = "ro-crate-metadata.json"
 
 
 def write_checksums(layout: Layout) -> None:
-    """Record size and SHA-256 of the files of a finished experiment in its checksums.json, by their paths in it.
+    """Record size and SHA-256 of the files of a finished experiment in its checksums.json, by relative path.
 
-    `code` is the SHA-256 of the version of this package that first recorded the file with this content; empty if that
-    version recorded no code.
+    `code` is the SHA-256 of the package version that first recorded the file with this content; empty if that version
+    did not record its code.
     """
     root, version = Path(layout.root), code_sha256()
     before = _listed(root)
@@ -49,7 +49,7 @@ def _finished_files(layout: Layout) -> set[tuple[Path, str]]:
     root, experiment = Path(layout.root), layout.experiment
     files = {*root.glob(f"{frozen.FOLDER}/*.json"), root / "hardware.json", *map(Path, layout.evaluation_results())}
     for page in map(Path, layout.pages()):
-        # The .md and .json of an .html, the .png and the .narrow.svg of an .svg.
+        # Includes the .md and .json of an .html, and the .png and .narrow.svg of an .svg.
         files |= {path for path in page.parent.iterdir() if path.stem in (page.stem, f"{page.stem}.narrow")}
     folders = {layout.model(name) for name in experiment.enabled_external}
     folders |= {layout.model(JUDGE)} if experiment.evaluation.model_grader.enabled else set()
@@ -67,7 +67,7 @@ def _finished_files(layout: Layout) -> set[tuple[Path, str]]:
 
 
 def _folder_files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The files of a folder that are not hidden, with the hashes that a download has; the model may not be kept."""
+    """The files of a folder that are not hidden, with the hashes of a download; a model folder may not exist."""
     known = {}
     if (folder / "source.json").is_file():
         check_download(folder)
@@ -79,7 +79,7 @@ def _folder_files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def recorded(results: Path) -> dict[Path, Mapping[str, Any]]:
-    """What is recorded of each file, by path; empty where nothing is, or it is of an earlier start."""
+    """The record of each file, by path; empty if there are no records or they are from an earlier start."""
     files = _listed(results)
     last = frozen.newest(results)
     return files if last is None or last in files else {}
@@ -96,7 +96,7 @@ def _listed(results: Path) -> dict[Path, Mapping[str, Any]]:
 
 
 def file_problem(path: Path, entity: Mapping[str, Any], hashed: bool = False) -> str | None:
-    """In what a file is not what was recorded of it; large ones are hashed only if `hashed`."""
+    """How a file differs from its record, or None; large files are hashed only if `hashed`."""
     if not path.is_file():
         return "it is missing"
     size = path.stat().st_size
@@ -108,7 +108,7 @@ def file_problem(path: Path, entity: Mapping[str, Any], hashed: bool = False) ->
 
 
 def list_problems(path: Path) -> list[str]:
-    """Whether a list of hashes can be read."""
+    """The error if a list of hashes cannot be read."""
     try:
         read_object(path)
     except (OSError, UserError) as error:
@@ -117,7 +117,7 @@ def list_problems(path: Path) -> list[str]:
 
 
 def state_problems(layout: Layout, run: str, hashed: bool) -> Iterator[tuple[Path, list[str], str]]:
-    """Each training state of a run, what is wrong with it, and what was looked at."""
+    """Each training state of a run, its problems, and what was checked."""
     work = WorkDir(Path(layout.run(run)) / "work")
     for folder in list_states(work.checkpoints):
         yield folder, list(_manifest_problems(folder, hashed)), "sizes" + (" and hashes" if hashed else "")
@@ -145,7 +145,7 @@ def _manifest_problems(folder: Path, hashed: bool) -> Iterator[str]:
 
 
 def _torch_problem(path: Path, hashed: bool) -> str | None:
-    """What a file of `torch.save` lacks: a zip archive, with a checksum of each of its records."""
+    """The damage of a `torch.save` file, or None: it must be a zip archive whose records match their checksums."""
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip() if hashed else None
@@ -155,7 +155,7 @@ def _torch_problem(path: Path, hashed: bool) -> str | None:
 
 
 def work_problems(layout: Layout, run: str) -> Iterator[str]:
-    """The rest of a run's working folder: the live metrics, the record of its attempts and the rollouts that wait."""
+    """Problems in the rest of a run's work folder: live metrics, record of attempts, and unpublished rollouts."""
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
@@ -183,7 +183,7 @@ def work_problems(layout: Layout, run: str) -> Iterator[str]:
 
 
 def _lines(path: Path, torn: bool = False) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines; the last one may be torn where a trainer may be writing it."""
+    """The rows of a JSON lines file; `torn` allows an incomplete last line, which a trainer may be writing."""
     lines = path.read_text(encoding="utf-8").split("\n")
     rows = [json.loads(line) for line in lines[:-1] if line.strip()]
     if lines[-1].strip() and not torn:
@@ -192,7 +192,7 @@ def _lines(path: Path, torn: bool = False) -> list[dict[str, Any]]:
 
 
 def finished_problems(folder: Path, kept: Mapping[str, Any]) -> Iterator[str]:
-    """What was kept of a finished segment against its own hashes; hard links of what was published, or copies."""
+    """Compare a finished segment's archived files, links or copies of the published ones, with its own hashes."""
     for name, expected in kept.get("sha256", {}).items():
         path = folder / name
         if path.is_file() and path.stat().st_size <= SMALL and file_sha256(path) != expected:
@@ -200,9 +200,9 @@ def finished_problems(folder: Path, kept: Mapping[str, Any]) -> Iterator[str]:
 
 
 def read_segment(folder: Path) -> dict[str, Any]:
-    """A finished segment's segment.json, or nothing where the folder is gone.
+    """A finished segment's segment.json; empty if the folder does not exist.
 
-    Raises UserError: it is there and cannot be read.
+    Raises UserError if it exists and cannot be read.
     """
     path = folder / "segment.json"
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""Everything of an experiment that is a function of other files, made again by the commands that its rules call.
+"""Recompute everything in an experiment that follows from other files, with the commands of its rules.
 
-Where the two differ, somebody edited the file, or what it was made from. A page of an earlier version of this package
-may be worded otherwise: it must have the same numbers, and be the file that was recorded.
+If a recomputed file differs, somebody edited the file or its inputs. A page of an earlier version of this package may
+be worded differently: it must have the same numbers, and match its recorded hash.
 """
 
 import contextlib
@@ -20,19 +20,19 @@ from justrl.errors import UserError
 from justrl.io import file_sha256, read_json, read_json_object
 from justrl.layout import Layout
 
-# Numbers of other versions of the same libraries may differ in the last digits.
+# Numbers from other versions of the same libraries may differ in the last digits.
 CLOSE = 1e-9
-# Of larger training sets, what they share with the benchmarks is not counted again: that takes minutes.
+# The overlap of larger training sets with the benchmarks is not recomputed, since that takes minutes.
 SMALL_TRAINING_SET = 2**23
 SIDES = ("first", "second")
 # The data of a page of answers.
 ANSWERS = re.compile(r'<script id="data" type="application/json">(.*?)</script>', re.DOTALL)
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
-# Intervals of differences, which pages take themselves, have been widened: of an earlier version, they may be narrower.
+# Pages compute intervals of differences themselves, and these have become wider; an earlier version's may be narrower.
 INTERVAL = re.compile(r"(?<=[+−])[0-9.]+(?: |<small>)\[([+−-]?[0-9.]+), ([+−-]?[0-9.]+)\]")
-# distinct_4, which nothing read, is no longer taken.
+# Values that are computed differently now; distinct_4, which nothing used, is no longer computed.
 CHANGED = ("ci_low", "ci_high", "maj_at_k", "distinct_4")
-# Graders as pages of earlier versions name them.
+# Grader names on pages of earlier versions.
 EARLIER_NAMES = {
     "exact match": "strict",
     "training reward": "paper",
@@ -41,15 +41,15 @@ EARLIER_NAMES = {
     "symbolic, then model": "symbolic+model",
     "exact match, then model": "strict+model",
 }
-# Keys of JSON files whose sentences an earlier version may word otherwise.
+# Keys of JSON files whose sentences earlier versions may word differently.
 SENTENCES = ("sentence", "reason", "evidence", "question", "action")
-# Findings of health that earlier versions did not look for.
+# Health findings that earlier versions did not have.
 LATER_FINDINGS = ("no_difference", "zero_gradient", "least_reward", "non_finite")
 
 
 @dataclass(frozen=True)
 class Remade:
-    """Files of the experiment that one command of `justrl` writes: its words up to the outputs, and its inputs."""
+    """Files that one `justrl` command writes, the command's words up to the outputs, and its inputs."""
 
     files: tuple[Path, ...]
     words: tuple[str, ...]
@@ -57,12 +57,12 @@ class Remade:
     option: str = "--output"
 
     def here(self) -> list[Path]:
-        """Those of its files that are there."""
+        """Its files that exist."""
         return [path for path in self.files if path.is_file()]
 
 
 def remade_files(layout: Layout) -> Iterator[Remade]:
-    """Every command whose outputs are there, with the options that its rule gives it (rules/analyse.smk, data.smk)."""
+    """Every command with existing outputs, with the options that its rule gives it (rules/analyse.smk, data.smk)."""
     everything = (*_runs(layout), *_data(layout), *_comparisons(layout), *_claims(layout), *_samples(layout))
     return (made for made in everything if made.here())
 
@@ -107,7 +107,7 @@ def _runs(layout: Layout) -> Iterator[Remade]:
 
 
 def _verdict(folder: str, metrics: str, run_file: str, result: Sequence[str]) -> Remade:
-    """A canary's verdict and its page, judged by what the verdict says that was asked."""
+    """A canary's verdict and its page, judged with the settings (`asked`) recorded in the verdict."""
     asked = read_json_object(f"{folder}/verdict.json").get("asked")
     words = ["canary", "judge", "--metrics", metrics, "--run-file", run_file, "--asked", json.dumps(asked or {})]
     words += [word for file in result for word in ("--result", file)]
@@ -116,7 +116,7 @@ def _verdict(folder: str, metrics: str, run_file: str, result: Sequence[str]) ->
 
 
 def _data(layout: Layout) -> Iterator[Remade]:
-    """What each training set shares with the benchmarks."""
+    """The overlap of each training set with the benchmarks."""
     experiment = layout.experiment
     newer = [name for name, entry in experiment.benchmarks.items() if getattr(entry, "newer", False)]
     for run in {layout.training_data(run): run for run in experiment.runs}.values():
@@ -174,7 +174,7 @@ def _claims(layout: Layout) -> Iterator[Remade]:
 
 
 def _samples(layout: Layout) -> Iterator[Remade]:
-    """The pages of answers that are there, under any protocol."""
+    """The existing pages of answers, under any protocol."""
     experiment, root = layout.experiment, Path(layout.root)
     for path in sorted([*root.glob("samples/*.html"), *root.glob("*/samples/*.html")]):
         protocol = experiment.evaluation.protocol if path.parent.parent == root else path.parent.parent.name
@@ -195,10 +195,10 @@ def _samples(layout: Layout) -> Iterator[Remade]:
 def problems_of(
     made: Remade, folder: Path, run: Callable[[list[str]], Any], earlier: Callable[[Path], str | None]
 ) -> Iterator[tuple[Path, str | None]]:
-    """Make files again in an empty folder and yield each of them with what is wrong with it, if anything.
+    """Recompute files in an empty folder and yield each with its problem, or None.
 
     `run` runs a command of `justrl`. `earlier` gives the recorded SHA-256 of a file that an earlier version of the
-    package made, which may have worded it otherwise; None for the files of this version.
+    package made, whose wording may differ; None for files of this version.
     """
     here = made.here()
     names = [str(folder)] if made.option == "--output-dir" else [str(folder / path.name) for path in here]
@@ -214,7 +214,7 @@ def problems_of(
 
 
 def difference(there: Path, here: Path, recorded: str | None) -> str | None:
-    """In what a file is not the one that its inputs give; None where it is."""
+    """How a file differs from the one recomputed from its inputs; None if it does not."""
     if there.read_bytes() == here.read_bytes():
         return None
     if there.suffix == ".json":
@@ -245,7 +245,7 @@ def difference(there: Path, here: Path, recorded: str | None) -> str | None:
 
 
 def _answers(page: str) -> list[Any] | None:
-    """Questions and answers of a page of answers, without what versions mark and say of them; None of other pages."""
+    """Graders, questions and answers of a page of answers, without marks; None for other pages."""
     if (data := ANSWERS.search(page)) is None:
         return None
     try:
@@ -257,7 +257,7 @@ def _answers(page: str) -> list[Any] | None:
 
 
 def _without_widened(there: str, here: str) -> tuple[str, str]:
-    """Two texts without their intervals, if each one here is that there or holds it; else as they are."""
+    """Two texts, without their intervals if each interval in `here` contains the one in `there`."""
     old, new = ([tuple(float(end.replace("−", "-")) for end in pair) for pair in INTERVAL.findall(text)]
                 for text in (there, here))  # fmt: skip
     wider = len(old) == len(new) and all(b[0] <= a[0] <= a[1] <= b[1] for a, b in zip(old, new, strict=True))
@@ -265,7 +265,7 @@ def _without_widened(there: str, here: str) -> tuple[str, str]:
 
 
 def _around(there: str, here: str) -> str:
-    """Where two lines begin to differ."""
+    """The place where two lines begin to differ."""
     start = next((i for i, (a, b) in enumerate(zip(there, here, strict=False)) if a != b), min(len(there), len(here)))
     start = max(0, start - 20)
     return f"{there[start : start + 50]!r} instead of {here[start : start + 50]!r}"
@@ -277,7 +277,7 @@ def _close(there: Sequence[str], here: Sequence[str]) -> bool:
 
 
 def _of_one_version(there: Any, here: Any) -> tuple[Any, Any]:
-    """Two values of a JSON file, where the one there is a health.json from before it had a line of its own."""
+    """Make two values of a JSON file comparable: a health.json without its summary line is from an earlier version."""
     if isinstance(there, dict) and isinstance(here, dict) and "health" in here and "health" not in there:
         later = [one for one in here["findings"] if one["name"] not in LATER_FINDINGS]
         here = {key: value for key, value in here.items() if key != "health"} | {"findings": later}
@@ -285,7 +285,7 @@ def _of_one_version(there: Any, here: Any) -> tuple[Any, Any]:
 
 
 def _without_sentences(value: Any) -> Any:
-    """A copy of the values of a JSON file with the numbers of its sentences in place of these."""
+    """A copy of a JSON value in which each sentence is replaced by its numbers."""
     if isinstance(value, dict):
         return {key: NUMBER.findall(item) if key in SENTENCES and isinstance(item, str) else _without_sentences(item)
                 for key, item in value.items()}  # fmt: skip
@@ -293,7 +293,7 @@ def _without_sentences(value: Any) -> Any:
 
 
 def without_changed(value: Any) -> Any:
-    """A copy of the values of a result without those that an earlier version took otherwise."""
+    """A copy of the values of a result without those that earlier versions computed differently."""
     if isinstance(value, dict):
         return {key: without_changed(item) for key, item in value.items() if key not in CHANGED}
     return [without_changed(item) for item in value] if isinstance(value, list) else value
@@ -304,7 +304,7 @@ def _in_words(found: str) -> str | None:
 
 
 def differences(there: Any, here: Any) -> str:
-    """The first few keys in which two values differ, both said: `recipe.temperature is 0.7 instead of 1.0`."""
+    """Describe the first few keys in which two values differ: `recipe.temperature is 0.7 instead of 1.0`."""
     found = list(_different(there, here, ""))
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return "; ".join(f"{key} is {_short(a)} instead of {_short(b)}" for key, a, b in found[:3]) + more

@@ -22,7 +22,7 @@ from justrl.train.run_lock import HEARTBEAT_SECONDS, process_start
 from justrl.train.watch import START_SECONDS, state_of
 
 SHOWN = (("reward_mean", "reward"), ("entropy", "entropy"), ("response_length_mean", "length"))
-# Later than this many steps' time without a new line, something is wrong.
+# A run counts as stalled if it logs no step for this many times the duration of a step.
 STALLED_STEPS = 3
 STALLED_SECONDS = 600
 ENTROPY_WINDOW = 20
@@ -30,11 +30,11 @@ ENTROPY_WINDOW = 20
 
 @dataclass(frozen=True)
 class RunProgress:
-    """One run: its metrics rows by step, where it should end, when it last wrote, and who is training it.
+    """One run: its metrics rows by step, when it last wrote, and the owner of its lock.
 
-    `total` is the configured number of steps, `merged` the last step of a run whose segments are all there, `touched`
-    when the trainer's lock was last touched, `hang_seconds` how long its trainer may go without progress, `unreadable`
-    says which of its files cannot be read, and `alarm` what ended its training.
+    `total` is the configured number of steps. `merged` is the last step of a run whose segments are all finished.
+    `touched` is when the trainer last touched its lock. `hang_seconds` is how long the trainer may go without progress.
+    `unreadable` lists files that cannot be read. `alarm` describes the alarm that ended the training.
     """
 
     name: str
@@ -58,7 +58,7 @@ class RunProgress:
         return self.step >= self.total if self.total is not None else self.step == (self.merged or -1)
 
     def recent(self, metric: str, last: int = 10) -> float | None:
-        """Mean of the last values of a metric, or None where there are none."""
+        """Mean of the last values of a metric, or None without values."""
         _, values = series(self.rows[-last:], metric)
         return fmean(values) if values else None
 
@@ -75,14 +75,14 @@ class RunProgress:
 
 
 def find_runs(results: str | Path) -> list[Path]:
-    """Folders of runs under a results folder or one level below it (`results/mini`)."""
+    """Folders of runs in a results folder or one level below it (`results/mini`)."""
     results = Path(results)
     found = {path.parent for pattern in ("runs/*/run.json", "*/runs/*/run.json") for path in results.glob(pattern)}
     return sorted(found)
 
 
 def read_run(folder: str | Path, total: int | None = None) -> RunProgress:
-    """Read a run's published and live metrics; a step that is in both counts once, a torn last line not at all."""
+    """Read a run's published and live metrics; a step in both counts once, an incomplete last line is ignored."""
     folder = Path(folder)
     described, unreadable = read_json_object(folder / "run.json"), []
     try:
@@ -124,7 +124,7 @@ def _rows(path: Path) -> dict[int, dict]:
 
 
 def _hang_seconds(folder: Path) -> float | None:
-    """The hang timeout of a run's trainer, from the files that its jobs are given; None where they are not there."""
+    """The hang timeout of a run's trainer, from the input files of its jobs; None if they do not exist."""
     run_file, hardware_file = folder / "run.json", folder.parent.parent / "hardware.json"
     described = read_object(run_file)
     if not hardware_file.exists():
@@ -135,12 +135,12 @@ def _hang_seconds(folder: Path) -> float | None:
 
 
 def findings(run: RunProgress, now: float | None = None) -> list[str]:
-    """What is wrong with a run, one sentence each; an empty list is a healthy run."""
+    """The problems of a run, one sentence each; empty for a healthy run."""
     unusual = [*filter(None, [run.alarm]), *run.unreadable, *_silence(run, time.time() if now is None else now)]
     if not run.rows:
         return unusual
     found = problems(summarize_run(run.rows, run.experiment)["findings"])
-    # The last tenth of a long run hides a collapse for weeks, so the newest steps are looked at as well.
+    # The last tenth of a long run hides a collapse for weeks, so check the newest steps as well.
     recent = run.recent("entropy", ENTROPY_WINDOW)
     _, entropies = series(run.rows[:ENTROPY_WINDOW], "entropy")
     if recent is not None and entropies and not any("entropy" in sentence for sentence in found):
@@ -154,7 +154,7 @@ def findings(run: RunProgress, now: float | None = None) -> list[str]:
 
 
 def _silence(run: RunProgress, now: float) -> list[str]:
-    """What there is to say of a run that makes no step although it should, or whose trainer stands still."""
+    """Report a run that should make steps and does not, or whose trainer is suspended."""
     heard = [time_ for time_ in (run.updated, _since(run.owner)) if time_ is not None]
     if run.finished or not heard or not (run.rows or run.owner):
         return []
@@ -169,18 +169,18 @@ def _silence(run: RunProgress, now: float) -> list[str]:
 
 
 def _since(owner: Mapping) -> float | None:
-    """When the owner of a lock took it, in seconds since the epoch."""
+    """When the lock's owner took it, in seconds since the epoch."""
     try:
-        # A time without a zone, as it was written until 0.1, is taken for this machine's.
+        # Versions up to 0.1 wrote a time without a zone: take it as this machine's local time.
         return datetime.fromisoformat(owner["since"]).timestamp()
     except (KeyError, TypeError, ValueError):
         return None
 
 
 def owner_state(owner: Mapping, silent_seconds: float = 0.0) -> str:
-    """Who holds the run's lock, and whether they can be alive, as far as this machine can tell.
+    """Describe the owner of the run's lock, and whether it can be alive, as far as this machine knows.
 
-    `silent_seconds` is how long they have not touched the lock, which they do every HEARTBEAT_SECONDS.
+    `silent_seconds` is the time since the owner last touched the lock, which it does every HEARTBEAT_SECONDS.
     """
     if not owner:
         return "no trainer is running"
@@ -197,7 +197,7 @@ def owner_state(owner: Mapping, silent_seconds: float = 0.0) -> str:
 
 
 def render(runs: Sequence[RunProgress], now: float | None = None) -> str:
-    """All runs as text: step and speed, then reward, entropy and length, and what is wrong."""
+    """All runs as text: step and speed, then reward, entropy and length, and problems."""
     if not runs:
         return "no run has started yet"
     return "\n\n".join(_render_run(run, now) for run in runs)
@@ -224,7 +224,7 @@ def headline(run: RunProgress) -> str:
 
 
 def _stamped(run: RunProgress) -> str:
-    """The experiment of a run; of one that the paper does not have, what stands on its pages."""
+    """The experiment of a run; for an experiment that is not the paper's, the label on its pages."""
     return run.experiment if paper.experiment_of(run.experiment) == run.experiment else paper.mark(run.experiment)
 
 

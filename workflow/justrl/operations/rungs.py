@@ -21,9 +21,9 @@ Activate an environment with `. .venv/bin/activate` or `. .venv-gpu/bin/activate
 
 
 def render_rungs(experiment: Experiment) -> str:
-    """Every scale as a row of a table, then its command and purpose; the paper's scales on the configured hardware.
+    """A table with one row per scale, then command and purpose of each; the paper's scales on the configured hardware.
 
-    Raises UserError: an experiment without GPUs, which has no scales to compare.
+    Raises UserError for an experiment without GPUs, which has no scales to compare.
     """
     if not experiment.hardware.gpus:
         raise UserError(
@@ -74,7 +74,7 @@ def render_rungs(experiment: Experiment) -> str:
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:
-    """A row: three columns of words, then numbers, which are aligned to the right."""
+    """Format a row: three left-aligned columns of words, then right-aligned numbers."""
     cells = [
         cell.ljust(width) if column < 3 else cell.rjust(width)
         for column, (cell, width) in enumerate(zip(row, widths, strict=True))
@@ -107,7 +107,7 @@ def _golden(experiment: Experiment) -> tuple[str, ...]:
 
 
 def _first_thousand(experiment: Experiment, paper: dict) -> tuple[str, ...]:
-    """The segments that hold the first 1,000 steps of each run, and the evaluations of their checkpoints."""
+    """The segments that contain the first 1,000 steps of each run, and the evaluations of their checkpoints."""
     hardware, evaluation, layout = experiment.hardware, experiment.evaluation, Layout(experiment)
     few = evaluation_samples(experiment, evaluation.validation_benchmarks, evaluation.protocol)
     tokens, jobs = experiment.protocols[evaluation.protocol].max_tokens, len(evaluation.validation_benchmarks)
@@ -143,7 +143,7 @@ def _model_gb(shape: ModelShape) -> float:
 
 
 def _judge_gb(experiment: Experiment) -> float:
-    """Gigabytes of the model that judges; 0 where none does, or one of unknown size."""
+    """Gigabytes of the judge model; 0 without a judge, or if its size is unknown."""
     grader = experiment.evaluation.model_grader
     shape = KNOWN.get(grader.model) if grader.enabled else None
     return _model_gb(shape) if shape else 0.0
@@ -155,7 +155,7 @@ def _hardware(plan: dict) -> str:
 
 
 def _of(experiment: Experiment, plan: dict) -> tuple[str, ...]:
-    """Hardware, GPU hours, days one run after the other, GiB of the fullest phase, disk."""
+    """Hardware, GPU hours, days with one run after the other, GiB of the fullest phase, disk."""
 
     def total(quantity: str) -> float:
         return sum(rows[quantity]["value"] for rows in plan["runs"].values() if quantity in rows)

@@ -1,8 +1,8 @@
-"""Finished files that are other than the configuration and their sources give now, told by their content.
+"""Find finished files that no longer match the configuration and their sources, by their content.
 
-Snakemake plans by times, and by its own record of parameters. Neither tells of a user's file that was copied and
-edited since, nor of any edit once that record is gone (.snakemake/metadata), nor of a model swapped behind an ancient()
-input. What a file was made from is recorded in it, or in the record of its source.
+Snakemake plans by modification times and by its own record of parameters. It misses a user's file that was edited after
+it was copied, any edit once that record is gone (.snakemake/metadata), and a model swapped behind an ancient() input.
+Each file, or the record of its source, contains what it was made from.
 """
 
 import json
@@ -18,17 +18,17 @@ from justrl.io import read_json_object
 from justrl.layout import JUDGE, Layout
 from justrl.operations import frozen, known_files
 
-# What of a benchmark's entry changes none of its questions.
+# Keys of a benchmark's entry that do not change its questions.
 FREE = ("label", "samples", "newer")
-# What of it the file as downloaded, copied or generated depends on.
+# Keys on which the downloaded, copied or generated file depends.
 SOURCE = ("source", "path", "hub_id", "hub_config", "revision", "digits", "task", "settings")
 
 
 def to_make_again(layout: Layout, used: Container[str], accepted: bool) -> set[str]:
-    """The files of a start that it has to make again, whether Snakemake sees a reason or not.
+    """The files that this start must recompute, whether or not Snakemake has a reason to.
 
-    `used` are the files that the start uses or makes; answers and a judge's verdicts are among the ones to make again
-    only where that is `accepted`.
+    `used` are the files that the start uses or makes. Answers and a judge's verdicts are included only if recomputing
+    them is `accepted`.
     """
     found = set(_edited_copies(layout))
     for path in filter(used.__contains__, _results(layout)):
@@ -39,7 +39,7 @@ def to_make_again(layout: Layout, used: Container[str], accepted: bool) -> set[s
 
 
 def _edited_copies(layout: Layout) -> Iterator[str]:
-    """The copies of local benchmarks that were edited since."""
+    """The copies of local benchmarks whose source was edited since."""
     for name, entry in layout.experiment.benchmarks.items():
         if isinstance(entry, LocalBenchmark) and changed_since(find(entry.path), layout.raw_benchmark(name)):
             yield layout.raw_benchmark(name)
@@ -51,7 +51,7 @@ def _results(layout: Layout) -> Iterator[str]:
 
 
 def _of_another_configuration(layout: Layout, path: Path) -> Iterator[str]:
-    """A result that was made under other settings than today's, with the files behind it that these settings make."""
+    """A result made under settings that have changed, with the files behind it that depend on these settings."""
     of = known_files.result_of(layout, path)
     config = (read_json_object(path).get("provenance") or {}).get("config") if of else None
     if not of or not isinstance(config, dict):
@@ -82,13 +82,13 @@ def _of_another_configuration(layout: Layout, path: Path) -> Iterator[str]:
 def check_answers(
     layout: Layout, entries: Mapping[str, Any], used: Container[str], planned: Container[str], accept: str
 ) -> None:
-    """Raise UserError if this start would take answers or verdicts for others than they are.
+    """Raise UserError if this start would use answers or verdicts that no longer match their inputs.
 
     Args:
-        entries: the benchmarks' entries of the configuration as it was given.
+        entries: the benchmarks' entries of the configuration as the user gave it.
         used: the files that the start uses or makes.
-        planned: those that it makes.
-        accept: the command that accepts that they are made again.
+        planned: the files that it makes.
+        accept: the command that accepts recomputing them.
     """
     reasons: dict[str, list[str]] = {}
     for path, reason in stale_answers(layout, entries, used, planned):
@@ -104,7 +104,7 @@ def check_answers(
 def stale_answers(
     layout: Layout, entries: Mapping[str, Any], used: Container[str], planned: Container[str]
 ) -> Iterator[tuple[str, str]]:
-    """Each file of answers, or of a judge's verdicts, that is not `planned` and of something else, with the reason."""
+    """Yield each file of answers or judge's verdicts that is outdated and not `planned`, with the reason."""
     checks = _Checks(layout, entries, planned)
     for path in sorted(Path(layout.root).glob("evaluations/*/*/*/completions/*.parquet")):
         if str(path) in used and str(path) not in planned and (reason := checks.of_answers(path)):
@@ -115,7 +115,7 @@ def stale_answers(
 
 
 class _Checks:
-    """What answers were made from compared with what is there, each model and benchmark looked at once."""
+    """Compares what answers were made from with the current files; reads each model and benchmark once."""
 
     def __init__(self, layout: Layout, entries: Mapping[str, Any], planned: Container[str]):
         self.layout, self.entries, self.planned = layout, entries, planned
@@ -125,7 +125,7 @@ class _Checks:
         self.questions: dict[str, str | None] = {}
 
     def of_answers(self, path: Path) -> str | None:
-        """Why a file of answers is not of its model, settings and questions as they are or will be."""
+        """The reason why answers do not match their model, settings and questions after this start; None if they do."""
         settings = _settings(path)
         target, benchmark, protocol = path.parts[-5:-2]
         if not settings or benchmark not in self.layout.experiment.benchmarks:
@@ -147,12 +147,15 @@ class _Checks:
         return self._of_questions(benchmark, settings.get("benchmark_fingerprint"))
 
     def of_judge(self, path: Path) -> str | None:
-        """Why a judge's verdicts are not those of the judge as it is."""
+        """The reason why a judge's verdicts are not from the current judge; None if they are."""
         judge = (_settings(path).get("judge") or {}).get("model_fingerprint")
         return self._of_model(path, self.layout.model(JUDGE), judge, "it judged")
 
     def _of_model(self, path: Path, model: str, fingerprint: str | None, did: str) -> str | None:
-        """Files of a model that are older than what was made with it are not read."""
+        """The reason why a file is not from the current model; None if it is.
+
+        Model files that are older than the file are not read.
+        """
         from justrl.evaluation.completions import model_fingerprint
 
         folder = Path(model)
@@ -178,9 +181,9 @@ class _Checks:
         return f"benchmarks.{name} has changed ({why})" if why else f"benchmark {name} has other questions now"
 
     def _fingerprint_to_be(self, name: str) -> str | None:
-        """What the fingerprint of a benchmark's questions is after this start; None where there are none.
+        """The fingerprint of a benchmark's questions after this start; None if there are no questions.
 
-        Raises UserError: the user's file that it is taken from is no benchmark.
+        Raises UserError if the user's file is not a valid benchmark.
         """
         from justrl.data import tasks
         from justrl.data.arithmetic import benchmark_rows
@@ -208,7 +211,7 @@ class _Checks:
 
 
 def _is_of(raw: Path, entry: Any) -> bool:
-    """Whether a download is of what an entry names."""
+    """True if a download matches the source in an entry."""
     record = read_json_object(raw / "source.json")
     revisions = (record.get("revision"), record.get("requested"))
     return (record.get("hub_id"), record.get("subset")) == (
@@ -218,7 +221,7 @@ def _is_of(raw: Path, entry: Any) -> bool:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """The settings of a Parquet file; none of a torn one, of which its reader says so."""
+    """The settings of a Parquet file; empty for a damaged one, which its reader will report."""
     from justrl.evaluation.completions import table_settings
 
     try:

@@ -1,4 +1,4 @@
-"""What is refused while Snakemake still plans, before the first job."""
+"""Checks while Snakemake plans, before the first job: errors that can be refused early."""
 
 import difflib
 import shlex
@@ -21,12 +21,12 @@ from justrl.operations import trained
 from justrl.train import alarms, require_engine, trackers
 from justrl.train.segment import EXECUTION_KEYS
 
-# What of a run may change in the middle of its training.
+# Settings that may change in the middle of a training.
 EXECUTION = tuple(f"recipe.{key}." for key in EXECUTION_KEYS)
 
 
 def check_unchanged(experiment: Experiment, results: Path) -> None:
-    """Raise UserError if a run that has trained steps would go on, or start again, as another training."""
+    """Raise UserError if a run that has trained steps would continue, or restart, with other settings."""
     layout = Layout(experiment, str(results))
     for name in experiment.runs:
         written, folder = Path(layout.run_file(name)), Path(layout.run(name))
@@ -44,7 +44,7 @@ def check_unchanged(experiment: Experiment, results: Path) -> None:
 
 
 def _described_by(written: Path) -> dict[str, Any]:
-    """What a run.json says. Raises UserError: it cannot be read."""
+    """The content of a run.json. Raises UserError if it cannot be read."""
     try:
         return read_object(written)
     except UserError as error:
@@ -55,11 +55,12 @@ def _described_by(written: Path) -> dict[str, Any]:
 
 
 def check_local_files(layout: Layout) -> None:
-    """Raise UserError if a local file is neither here nor taken before, or is other than when it was taken.
+    """Raise UserError if a local file is missing and was never copied, or has changed since it was copied.
 
     An edited benchmark is copied again (`stale`).
 
-    So is a hub id that a folder here is called by, unless what it names was taken before.
+    Raise UserError also for a hub id that names a folder here, unless its model or data was already downloaded or
+    copied.
     """
     experiment, sources = layout.experiment, layout.model_sources
     entries: list[tuple[str, Any, str]] = [
@@ -96,9 +97,9 @@ def check_local_files(layout: Layout) -> None:
 
 
 def local_data(layout: Layout) -> Iterator[str]:
-    """A line for each local data set and benchmark that is to be copied: its questions and the first answers.
+    """Yield a line for each local data set and benchmark that will be copied: its questions and the first answers.
 
-    Raises UserError for what the job that reads it would refuse, before any job is started.
+    Raises UserError, before any job starts, for errors that the job would find.
     """
     from justrl.data.benchmarks import look_at_benchmark
     from justrl.data.dapo import look_at_dataset
@@ -118,7 +119,7 @@ def local_data(layout: Layout) -> Iterator[str]:
 
 @contextmanager
 def _named(key: str) -> Iterator[None]:
-    """Say with which entry of the configuration something is wrong."""
+    """Context manager: prefix a UserError with the entry of the configuration that caused it."""
     try:
         yield
     except UserError as error:
@@ -126,7 +127,7 @@ def _named(key: str) -> Iterator[None]:
 
 
 def check_no_folder(key: str, hub_id: str, mirror: str | None) -> None:
-    """Raise UserError if a hub id names a folder that is here and not the mirror's."""
+    """Raise UserError if a hub id names a folder here that is not the mirror's."""
     here = find(hub_id)
     if here.is_dir() and not (mirror and (Path(mirror) / hub_id).is_dir() and (Path(mirror) / hub_id).samefile(here)):
         local = "path" if key.startswith("external.") else "source: local, path"
@@ -138,7 +139,7 @@ def check_no_folder(key: str, hub_id: str, mirror: str | None) -> None:
 class Planned:
     """A job that Snakemake is about to start: its outputs, whether it must run anyway, and Snakemake's reason.
 
-    A job must run anyway that was asked for by force, or that was cut short.
+    A job must run anyway if it was forced, or if it was interrupted.
     """
 
     outputs: tuple[str, ...]
@@ -147,14 +148,14 @@ class Planned:
 
     @property
     def replaced(self) -> list[str]:
-        """The outputs that are there and would be made again."""
+        """The existing outputs that would be recomputed."""
         return [] if self.must_run else [path for path in self.outputs if Path(path).exists()]
 
 
 def start_command(words: Sequence[str], setting: str) -> str:
     """The command line of this start with one more `--config` setting.
 
-    `words` are the command line of this start, its program left out.
+    `words` are the command line of this start without the program.
     """
     kept = [word for word in words if word not in ("-n", "--dry-run", "--dryrun", setting)]
     given = next((place for place, word in enumerate(kept) if word in ("--config", "-C")), None)
@@ -167,10 +168,10 @@ def start_command(words: Sequence[str], setting: str) -> str:
 
 
 def check_nothing_lost(jobs: Iterable[Planned], layout: Layout, accept: str | None) -> None:
-    """Raise UserError if finished segments would be trained again, or answers sampled again.
+    """Raise UserError if finished segments would be retrained, or answers sampled again.
 
-    A segment that its run's work folder has archived is published from there, not trained. `accept` is the command that
-    accepts that answers are sampled again; None where it is given.
+    A segment that its run's work folder has archived is published from there without training. `accept` is the command
+    that accepts sampling answers again; None if the user has already accepted.
     """
     answers = []
     for job in jobs:
@@ -194,14 +195,14 @@ def check_nothing_lost(jobs: Iterable[Planned], layout: Layout, accept: str | No
 
 
 def marked(segments: Iterable[tuple[str, int]], layout: Layout) -> Iterator[str]:
-    """A line for each run that has segments to train and was ended by an alarm, at which its jobs end at once, too."""
+    """Yield a line for each run with segments to train that an alarm has ended, since its jobs would end at once."""
     for run in sorted({run for run, _ in segments}):
         if alarm := alarms.standing(Path(layout.run(run)) / "work"):
             yield f"{run}: {alarm}"
 
 
 def _is_in_other_shards(path: str) -> bool:
-    """Whether a file of answers that is not there would hold some that are there in another number of files."""
+    """True if a missing file of answers would contain answers that exist in another number of shards."""
     file = Path(path)
     if file.parent.name != "completions" or file.exists():
         return False
@@ -211,9 +212,9 @@ def _is_in_other_shards(path: str) -> bool:
 
 
 def behind_results(layout: Layout, planned: Container[str] = ()) -> Iterator[str]:
-    """A line on completions, verdicts and models that are gone behind results that are there, and are not `planned`.
+    """Yield a line about missing completions, verdicts and models of existing results, unless they are `planned`.
 
-    Snakemake does not miss what lies behind a finished file, and deleting a model to free disk is nobody's mistake.
+    Snakemake does not notice missing inputs of a finished file. Deleting a model to free disk space is legitimate.
     """
     experiment = layout.experiment
     names = [name for run in layout.evaluated for name in (f"{run}@base", *layout.checkpoints(run), run)]
@@ -235,14 +236,14 @@ def behind_results(layout: Layout, planned: Container[str] = ()) -> Iterator[str
 
 
 def _made_of(name: str, result: Path, layout: Layout) -> str:
-    """The checkpoint that a result is of; a run of which more is asked for now has one of its last step before."""
+    """The checkpoint of a result. If the run's number of steps was raised since, that is its earlier last step."""
     step = read_json_object(result).get("step")
     known = name in layout.experiment.runs and step in layout.segment_ends(name)
     return f"{name}@{step}" if known else layout.target(name)
 
 
 def unknown_target(target: str, rules: Iterable[str], layout: Layout) -> str:
-    """The sentence about a target that nothing makes: the nearest file or rule, or where both are listed."""
+    """The error message for an unknown target: the nearest file or rule, or where both are listed."""
     files = [*layout.analysis_results(), *layout.evaluation_results(), *layout.golden_results(), *layout.downloads()]
     known = files if "/" in target else [*rules, *files]
     close = difflib.get_close_matches(target, dict.fromkeys(known), n=1, cutoff=0.8)
@@ -251,11 +252,11 @@ def unknown_target(target: str, rules: Iterable[str], layout: Layout) -> str:
 
 
 def check_installed(experiment: Experiment, trained: Iterable[str], outputs: Iterable[str]) -> None:
-    """Raise UserError if jobs that take hours would find their engine, backend or tracker not installed here.
+    """Raise UserError if the engine, backend or tracker of jobs that take hours is not installed here.
 
     Args:
         trained: the runs that will be trained.
-        outputs: the files of all planned jobs, among which those that sample answers are found.
+        outputs: the files of all planned jobs; those that sample answers are picked out.
     """
     trackers.check_installed(experiment.trackers)
     for engine in sorted({experiment.runs[run].engine for run in trained}):
@@ -265,10 +266,10 @@ def check_installed(experiment: Experiment, trained: Iterable[str], outputs: Ite
 
 
 def check_gpus_granted(experiment: Experiment, granted: int | None, trained: bool) -> None:
-    """Raise UserError if Snakemake may hand out fewer GPUs than a job needs: it would start the job with fewer.
+    """Raise UserError if Snakemake's GPU limit is below what a job needs: it would start the job with fewer.
 
     Args:
-        granted: the GPUs of `--resources gpu=N`; None where they are not limited.
+        granted: the GPUs of `--resources gpu=N`; None without a limit.
         trained: whether any of the planned jobs trains.
     """
     hardware = experiment.hardware
@@ -281,7 +282,7 @@ def check_gpus_granted(experiment: Experiment, granted: int | None, trained: boo
 
 
 def check_something_to_report(experiment: Experiment, results: Path) -> None:
-    """Raise UserError where there is nothing to report; Snakemake would name the first missing file alone."""
+    """Raise UserError if there is nothing to report; Snakemake would name only the first missing file."""
     if not any((results / part).exists() for part in ("data", "benchmarks", "figures")):
         raise UserError(
             f"the experiment {experiment.experiment} has no results in {results} yet: run it first, or "

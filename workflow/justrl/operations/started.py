@@ -1,4 +1,4 @@
-"""Experiments that were started here: found by their results, with what is running, trained and evaluated of each."""
+"""Find started experiments by their results, with their running, trained and evaluated parts."""
 
 import shlex
 import time
@@ -15,17 +15,17 @@ from justrl.operations.planning import duration
 from justrl.operations.run_status import RunProgress, find_runs, owner_state, read_run, render
 from justrl.train.run_lock import HEARTBEAT_SECONDS
 
-# A trainer that has not touched its lock for so many heartbeats is not counted as running.
+# A trainer that has not touched its lock for this many heartbeats does not count as running.
 MISSED_HEARTBEATS = 10
 
 
 @dataclass(frozen=True)
 class Started:
-    """An experiment that was started: its results folder, its runs, and how far each target of it is.
+    """A started experiment: its results folder, its runs, and the progress of each target.
 
-    `waiting` are enabled runs without a step, `evaluations` maps a target (all, golden, canary, first_1000) to how many
-    of its results are there and how many there will be, `touched` is when something of it last changed, `problem` says
-    why its configuration cannot be read.
+    `waiting` are enabled runs without a step. `evaluations` maps a target (all, golden, canary, first_1000) to the
+    numbers of finished and of all its results. `touched` is the time of the last change. `problem` is the reason why
+    its configuration cannot be read.
     """
 
     results: Path
@@ -37,7 +37,7 @@ class Started:
     problem: str = ""
 
     def running(self, now: float | None = None) -> bool:
-        """Whether a trainer is at work, as far as its lock says."""
+        """True if a trainer is at work, according to its lock."""
         now = time.time() if now is None else now
         fresh = now - MISSED_HEARTBEATS * HEARTBEAT_SECONDS
         return any(
@@ -48,9 +48,9 @@ class Started:
 
 
 def results_folder(given: Path | None) -> Path:
-    """The folder to look in: the one given, else `results` here or in a folder above.
+    """The results folder to use: the given one, else `results` in the working directory or a folder above.
 
-    Raises UserError: there is none.
+    Raises UserError if there is none.
     """
     if given is not None:
         if not given.is_dir():
@@ -66,7 +66,7 @@ def results_folder(given: Path | None) -> Path:
 def find(results: Path, experiment: Experiment | None = None) -> list[Started]:
     """The experiments in a results folder and one level below it: those with a running trainer first, then the newest.
 
-    Without `experiment` each is read from the configuration that its last start has frozen beside it.
+    Without `experiment`, each is read from the snapshot of its last start.
     """
     folders = [folder for folder in (results, *sorted(results.glob("*/"))) if is_started(folder)]
     found = [_read(folder, experiment) for folder in folders]
@@ -74,7 +74,7 @@ def find(results: Path, experiment: Experiment | None = None) -> list[Started]:
 
 
 def is_started(folder: Path) -> bool:
-    """Whether anything was started in a folder."""
+    """True if anything was started in a folder."""
     return frozen.newest(folder) is not None or any(folder.glob("runs/*/run.json"))
 
 
@@ -107,7 +107,7 @@ def _read(folder: Path, experiment: Experiment | None) -> Started:
 
 
 def _evaluations(layout: Layout) -> Iterator[tuple[str, tuple[int, int]]]:
-    """How many results of each target are there; of other targets than the whole experiment only once one is."""
+    """Finished and total results of each target; a target with results of its own is listed once one of them exists."""
     targets = {
         "all": layout.evaluation_results(),
         "canary": [file for file in layout.canary_results() if file.endswith(".json") and "/canary/" in file],
@@ -129,7 +129,7 @@ def _times(folder: Path, runs: Iterable[RunProgress]) -> Iterator[float]:
 
 
 def text(shown: Started, others: Sequence[Started] = (), now: float | None = None) -> str:
-    """The status as text: which experiment, its runs, its evaluations, and where else to look."""
+    """The status as text: the experiment, its runs, its evaluations, and other experiments."""
     lines = [f"experiment {shown.name} in {shown.results}, {state(shown, now)}"]
     lines += [f"  {shown.problem}"] if shown.problem else []
     if shown.runs:
@@ -145,7 +145,7 @@ def text(shown: Started, others: Sequence[Started] = (), now: float | None = Non
 
 
 def state(started: Started, now: float | None = None) -> str:
-    """Whether an experiment is being trained, else when something of it last changed."""
+    """Whether an experiment is being trained, else the time of its last change."""
     now = time.time() if now is None else now
     if started.running(now):
         return "running"
@@ -153,7 +153,7 @@ def state(started: Started, now: float | None = None) -> str:
 
 
 def evaluations(started: Started) -> str:
-    """How many results are there, of the whole experiment and of its other targets."""
+    """Numbers of finished results, of the whole experiment and of its other targets."""
     parts = [f"{done} of {total} {target}" for target, (done, total) in started.evaluations.items()]
     return "evaluations: " + ", ".join(parts).replace(" all", "", 1)
 

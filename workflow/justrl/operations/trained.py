@@ -1,4 +1,4 @@
-"""What runs have trained, read from their folders: where segments end, how far they are saved; setting one aside."""
+"""The trained state of runs, read from their folders: segment ends, saved steps; moving a run away."""
 
 import re
 from collections.abc import Iterable
@@ -22,16 +22,16 @@ def finished_steps(run: Path) -> set[int]:
 
 
 def saved_step(run: Path) -> int:
-    """The step of a run's newest training state, of either engine; 0 where there is none."""
+    """The step of a run's newest training state, of either engine; 0 without one."""
     names = [_STATE.fullmatch(folder.name) for folder in run.glob("work/checkpoints/*step_*")]
     return max((int(match[1]) for match in names if match), default=0)
 
 
 def segment_ends(experiment: Experiment, results: Path) -> dict[str, list[int]]:
-    """The steps at which the segments of every run end, so that nothing is trained twice.
+    """The steps at which the segments of every run end, such that nothing is retrained.
 
-    Finished segments stay as they are, whatever `segment_steps` says today. The next one ends where the configuration
-    says, not before the newest training state: the steps from the last finished segment to there are not lost.
+    Finished segments keep their ends, whatever the current `segment_steps`. The next segment ends as configured, but
+    not before the newest training state, so that steps after the last finished segment are not lost.
     """
     layout, ends = Layout(experiment, str(results)), {}
     for name, run in experiment.runs.items():
@@ -43,13 +43,13 @@ def segment_ends(experiment: Experiment, results: Path) -> dict[str, list[int]]:
 
 
 def own_bases(experiment: Experiment, results: Path) -> set[str]:
-    """The runs of several seeds whose base model was evaluated for each of them, before they shared one evaluation."""
+    """The seeds of runs with several whose base model was evaluated per seed, before they shared one evaluation."""
     seeds = [name for name, run in experiment.runs.items() if isinstance(run, SeedRun)]
     return {name for name in seeds if (results / "evaluations" / f"{name}@base").is_dir()}
 
 
 def layout_of(experiment: Experiment, results: Path) -> Layout:
-    """The layout of an experiment as it lies in its results folder."""
+    """The layout of an experiment with the segments and base evaluations in its results folder."""
     return Layout(experiment, str(results), segment_ends(experiment, results), own_bases(experiment, results))
 
 
@@ -60,7 +60,7 @@ def segment_of(path: str, layout: Layout) -> tuple[str, int] | None:
 
 
 def check_kept(target: str, layout: Layout) -> None:
-    """Raise UserError if the model of a checkpoint was not kept, or is not to be (`keep_exports: evaluated`)."""
+    """Raise UserError if the model of a checkpoint was not kept or will not be (`keep_exports: evaluated`)."""
     run, _, step = target.partition("@")
     if run not in layout.experiment.runs or not step.isdigit():
         return
@@ -80,9 +80,9 @@ def check_kept(target: str, layout: Layout) -> None:
 
 
 def planned_segments(paths: Iterable[str], layout: Layout) -> set[tuple[str, int]]:
-    """The segments that will be trained for files to be made; those that are archived are published without.
+    """The segments that must be trained to make these files; archived segments are published without training.
 
-    Raises UserError: one is of a run that is off.
+    Raises UserError if one belongs to a run that is not enabled.
     """
     found = {segment for path in paths if (segment := segment_of(path, layout))}
     found = {segment for segment in found if not archive_of(segment, layout).is_file()}
@@ -98,23 +98,23 @@ def planned_segments(paths: Iterable[str], layout: Layout) -> set[tuple[str, int
 
 
 def archive_of(segment: tuple[str, int], layout: Layout) -> Path:
-    """What a finished segment leaves in its run's work folder, from which it is published again."""
+    """The archive of a finished segment in its run's work folder, from which it is published again."""
     run, step = segment
     return WorkDir(Path(layout.run(run)) / "work").finished / step_name(step) / "segment.json"
 
 
 def set_aside(run: str, results: Path) -> Path:
-    """Move a run, and what was made of its checkpoints, to <results>/set_aside/; nothing is deleted.
+    """Move a run and the results of its checkpoints to <results>/set_aside/; nothing is deleted.
 
-    Evaluations of its base model stay, which are not the run's.
+    Evaluations of its base model do not belong to the run and are not moved.
 
-    Raises UserError: there is no such run, or somebody trains it.
+    Raises UserError if there is no such run, or if it is being trained.
     """
     folder = results / "runs" / run
     if not folder.is_dir():
         raise UserError(f"no run in {folder}")
     if (folder / "work").is_dir():
-        with run_lock.hold(folder / "work/LOCK"):  # refused where somebody trains
+        with run_lock.hold(folder / "work/LOCK"):  # fails while the run is being trained
             pass
     made = [path for path in results.glob(f"evaluations/{run}@*") if path.name != f"{run}@base"]
     for path in [*results.glob(f"*_{run}*.json"), *results.glob(f"*/*_{run}*.json")]:
@@ -124,7 +124,7 @@ def set_aside(run: str, results: Path) -> Path:
     made += [path for part in ("figures", "first_1000") if (path := results / part / run).is_dir()]
     number = 1 + len(list(results.glob(f"set_aside/{run}.*")))
     place = results / "set_aside" / f"{run}.{number}"
-    # The run last: an interrupted move is seen by what is left, and done again.
+    # Move the run last: what is left of an interrupted move is then found and moved by the next call.
     for path in [*made, folder]:
         target = place / path.relative_to(results)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Compares an experiment's files with each other, with what was recorded of them, and with its configuration.
+"""Check an experiment's files against each other, their recorded hashes, and the configuration.
 
-What is a function of other files is made again: scores from completions and verdicts, metrics from segments, tables,
-claims and pages from those (`remaking`). Other files are compared with what was recorded when they were written
-(`records`). Files that the configuration does not know are named (`known_files`).
+Files that follow from other files are recomputed: scores from completions and verdicts, metrics from segments, and
+tables, claims and pages from those (`remaking`). Other files are compared with the records made when they were written
+(`records`). Files that the configuration does not know are listed (`known_files`).
 """
 
 import functools
@@ -37,9 +37,9 @@ LATER_PAGES = ("summary.html", records.NAME)
 
 @dataclass(frozen=True)
 class Verified:
-    """One file or folder of an experiment: its path below the results, what it says, and what is wrong with it.
+    """The check of one file or folder: its path relative to the results, its content in short, and its problems.
 
-    `absent` is set where it is not there: `problems` then say so if it was asked for, and are empty if it was not.
+    `absent` is set if it does not exist. `problems` is then non-empty only if the file was requested.
     """
 
     what: str
@@ -49,7 +49,7 @@ class Verified:
 
     @property
     def word(self) -> str:
-        """How a table calls it: ok, WRONG, MISSING though asked for, or not made."""
+        """Its status in the table: ok, WRONG, MISSING (though requested), or not made."""
         if self.absent:
             return "MISSING" if self.problems else "not made"
         return "WRONG" if self.problems else "ok"
@@ -60,12 +60,12 @@ def verify(
 ) -> list[Verified]:
     """Check everything that an experiment has or should have: sources, runs, results, pages, records, foreign files.
 
-    `run` runs a command of `justrl`, `states` hashes training states, too.
+    `run` runs a command of `justrl`; `states` also hashes the training states.
     """
     whole = experiment.with_canaries()
     layout = trained.layout_of(whole, results)
     recorded, due = records.recorded(results), _asked(layout, results)
-    # A finished experiment has what its version made.
+    # A finished experiment is complete if it has the pages of the version that made it.
     due -= {str(results / name) for name in LATER_PAGES if recorded and results / name not in recorded}
     checked = [_source(Path(folder), results, due) for folder in layout.hub_folders()]
     checked += [_run(layout, name, results, due) for name in whole.runs if _is_due(layout, name)]
@@ -85,7 +85,7 @@ def verify(
 
 
 def _asked(layout: Layout, results: Path) -> set[str]:
-    """The files that the last starts were asked for; where nobody wrote that down, all once the whole was finished."""
+    """The files requested by the last starts; without a record of them, all files if the experiment was finished."""
     targets = frozen.asked(results)
     if targets is None:
         whole = any((results / name).is_file() for name in (records.NAME, records.EARLIER))
@@ -115,11 +115,11 @@ def _pages(
     due: set[str],
     checked: set[str],
 ) -> Iterator[Verified]:
-    """Tables, pages and figures: made again where that is quick, else compared with what was recorded."""
+    """Check tables, pages and figures: recompute them if that is quick, else compare them with their records."""
     of_this_version = _of_this_version(results)
 
     def earlier(path: Path) -> str | None:
-        """The SHA-256 of a page that an earlier version made, as far as is known; None if this version made it."""
+        """The SHA-256 of a page that an earlier version made, if known; None if this version made it."""
         if path not in recorded:
             return None if of_this_version else file_sha256(path)
         return None if recorded[path].get("code") == _code() else recorded[path]["sha256"]
@@ -135,14 +135,14 @@ def _pages(
                 problems[path] = [problem] if problem else []
     if (found := _provenance(layout, results)) is not None:
         problems[results / "provenance.json"] = found
-    # A run's file counts by what it says: one of an earlier version lacks keys that came later.
+    # A run's file is compared by content: that of an earlier version lacks keys that were added later.
     same = {
         Path(layout.run_file(run))
         for run in layout.experiment.runs
         if not list(_run_file_problems(Path(layout.run_file(run)), layout.experiment.described(run).as_dict()))
     }
     for path, entity in recorded.items():
-        # Models and results have been looked at; an earlier version's health may have been made again since.
+        # Models and results are checked already; the health.json of an earlier version may have been recomputed since.
         if path not in same and (problem := records.file_problem(path, entity)) and not problems.get(path):
             problems[path] = [problem]
     for path in (results / records.NAME, results / records.EARLIER):
@@ -164,7 +164,7 @@ def _code() -> str:
 
 
 def _of_this_version(results: Path) -> bool:
-    """Whether the pages are of this very version of the package, so that they are worded as it words them."""
+    """True if exactly this version of the package made the pages, so that their wording must match."""
     try:
         return read_object(results / "provenance.json")["code"]["sha256"] == _code()
     except (OSError, UserError, KeyError, TypeError):
@@ -172,7 +172,7 @@ def _of_this_version(results: Path) -> bool:
 
 
 def _provenance(layout: Layout, results: Path) -> list[str] | None:
-    """What provenance.json says of seeds, sources, evaluations and cost, read again; its page has the same."""
+    """Problems of provenance.json: recompute seeds, sources, evaluations and cost, and compare its page."""
     path = results / "provenance.json"
     if not path.is_file():
         return None
@@ -196,7 +196,7 @@ def _provenance(layout: Layout, results: Path) -> list[str] | None:
 
 
 def _provenance_page(record: Mapping[str, Any], path: Path) -> str | None:
-    """Whether provenance.html shows what provenance.json has."""
+    """How provenance.html differs from provenance.json, or None."""
     from justrl.analysis.provenance import write_provenance
 
     page = path.with_suffix(".html")
@@ -214,7 +214,7 @@ def _provenance_page(record: Mapping[str, Any], path: Path) -> str | None:
 
 
 def table(checked: Iterable[Verified]) -> str:
-    """One line for each thing that is there or was asked for, its problems below it; a line of counts last."""
+    """One line for each existing or requested file, with its problems below it; the last line has the counts."""
     rows = list(checked)
     shown = [row for row in rows if row.word != "not made"]
     width = min(max((len(row.what) for row in shown), default=0), WIDTH - 40)
@@ -237,14 +237,14 @@ def _wrapped(problem: str) -> list[str]:
 
 
 def found_results(layout: Layout, results: Path) -> Iterator[Path]:
-    """The result files that are there, whoever asked for them: other protocols, checkpoints, runs that are off."""
+    """The existing result files, including other protocols, checkpoints and disabled runs."""
     for path in sorted([*results.glob("*.json"), *results.glob("*/*.json")]):
         if known_files.result_of(layout, path):
             yield path
 
 
 def _is_due(layout: Layout, run: str) -> bool:
-    """Whether a run is enabled or has begun."""
+    """True if a run is enabled or has started."""
     return layout.experiment.runs[run].enabled or Path(layout.run_file(run)).is_file()
 
 
@@ -260,7 +260,7 @@ def _source(folder: Path, results: Path, due: set[str]) -> Verified:
 
 
 def _run(layout: Layout, run: str, results: Path, due: set[str]) -> Verified:
-    """A run's configuration, training data and segments; what comes after its last segment is not due yet."""
+    """Check a run's configuration, training data and segments; later segments than its last one are not due yet."""
     folder = Path(layout.run(run))
     if not folder.is_dir():
         missing = ["it is missing"] if layout.metrics(run) in due else []
@@ -293,7 +293,7 @@ def _run_file_problems(path: Path, described: Mapping[str, Any]) -> Iterator[str
 
 
 def _segment_problems(layout: Layout, run: str, end: int, described: Mapping[str, Any]) -> Iterator[str]:
-    """A segment against what was kept of it when it ended: its metrics, its data, the small files of its model."""
+    """Compare a segment with the record made at its end: its metrics, its data, the small files of its model."""
     metrics, model = Path(layout.segment_metrics(run, end)), Path(layout.segment_model(run, end))
     for path in (metrics, model / "config.json"):
         if not path.is_file() and not (path.parent / NOT_KEPT).is_file():
@@ -328,7 +328,7 @@ def _segment_problems(layout: Layout, run: str, end: int, described: Mapping[str
 
 
 def _data_problems(layout: Layout, run: str) -> Iterator[str]:
-    """A run's prepared questions against the hash that their data card has."""
+    """Compare a run's prepared questions with the hash in their data card."""
     if not Path(layout.training_data(run)).is_file():
         yield f"{layout.training_data(run)} is missing"
     folder = Path(layout.training_data(run)).parent / "prepared"
@@ -357,7 +357,7 @@ def _result(layout: Layout, path: Path, results: Path, fingerprint, due: set[str
         *_input_problems(layout, (name, benchmark, protocol), result.data),
         *_model_problems(layout, name, result.data, fingerprint),
     ]
-    # Of other files, or for another configuration, the numbers need not be the same.
+    # If the inputs or the configuration differ, the numbers may differ as well.
     if not problems:
         problems = list(_number_problems(layout, (name, benchmark, protocol), result.data))
     return Verified(what, found, problems)
@@ -410,7 +410,7 @@ def _model_problems(layout: Layout, name: str, result: Mapping[str, Any], finger
 
 
 def _number_problems(layout: Layout, of: tuple[str, str, str], result: Mapping[str, Any]) -> Iterator[str]:
-    """Every number, taken again from completions and verdicts."""
+    """Recompute every number from completions and verdicts."""
     name, benchmark, protocol = of
     files = _inputs(layout, of)
     try:
