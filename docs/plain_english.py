@@ -1,7 +1,7 @@
 """Find phrases that make a reader stop, in pages, docstrings and comments: `python docs/plain_english.py`.
 
-Each is printed as file:line: phrase, write: plain words; then the status is 1. Code in pages (blocks, words in backticks,
-targets of links) is not read.
+Each is printed as file:line: phrase, write: plain words; then the status is 1. Code in pages is not read: blocks, words
+in backticks, targets of links.
 """
 
 import io
@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "config/*.md", "results/README.md", ".github/ISSUE_TEMPLATE/*.md")
 COMMENTS = ("config.yaml", *(f"{folder}/*.yaml" for folder in ("mini", "laptop", "one_gpu", "slurm", "examples")))
-CODE_FILES = ("Snakefile", "rules/*.smk", "workflow/**/*.py", "laptop/*.py")
+CODE_FILES = ("Snakefile", "rules/*.smk", "workflow/**/*.py")
 
 # A pattern, and what to write instead. A space is any white space; @ is a piece of code.
 PLAIN = {
@@ -79,7 +79,7 @@ def docstrings_and_comments(text: str) -> str:
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             lines[token.start[0] - 1] += token.string[1:]
-        elif token.type == tokenize.STRING and token.string.startswith('"""'):
+        elif token.type == tokenize.STRING and token.line.lstrip().startswith('"""'):
             for number, line in enumerate(token.string.split("\n"), token.start[0] - 1):
                 lines[number] += line
     return "\n".join(lines)
