@@ -9,6 +9,7 @@ import pandas as pd
 from huggingface_hub import ModelCard
 
 from documentation import ROOT, blocks
+from justrl.analysis.provenance import code_sha256
 from justrl.io import file_sha256
 
 
@@ -117,7 +118,8 @@ def test_the_checksums_are_of_every_input_result_and_page(mini):
     assert inputs | results | runs <= files.keys()
     assert {path.relative_to(folder).as_posix() for path in (folder / "experiments").glob("*.json")} <= files.keys()
     for name, entry in files.items():
-        assert entry == {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)}
+        size, sha256 = (folder / name).stat().st_size, file_sha256(folder / name)
+        assert entry == {"bytes": size, "sha256": sha256, "code": code_sha256()}
 
 
 def test_the_provenance_has_the_cost(mini):

@@ -204,7 +204,7 @@ def test_every_page_of_tables_fits_and_keeps_its_stamp(browser, mini, size):
         if "claims" in page:
             assert browser.value("document.querySelector('table').getBoundingClientRect().right <= innerWidth")
         if "contamination" in page:
-            assert browser.value("document.body.innerText.includes('Trained on')"), "no data card"
+            assert browser.value("document.body.innerText.includes('Kept for training')"), "no data card"
         for place in ("0", "document.body.scrollHeight"):
             browser.value(f"scrollTo(0, {place})")
             assert browser.value(f"{WHOLE}(document.querySelector('p.stamp'))"), f"{page}: no stamp at {place}"
