@@ -26,6 +26,9 @@ def _snakemake(folder: Path, arguments: tuple[str, ...], output: Path) -> None:
     """Be `snakemake` in this process."""
     from snakemake.cli import main
 
+    # There is one fork server for all tests of a process: others have it import the package of the repository.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "justrl"]:
+        del sys.modules[name]
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -117,7 +117,10 @@ def steps_of(path) -> list[int]:
 
 
 def test_the_golden_rung_judges_released_weights_and_trains_nothing(rungs, results):
-    assert "train_segment" not in rungs.jobs("golden", "--forceall", "--configfile", "tiny_first.yaml")
+    # In an empty folder: here a run has been trained from the base model, which therefore cannot be downloaded again.
+    (rungs.folder / "fresh.yaml").write_text("pathvars: {results: results/fresh}\n")
+    jobs = rungs.jobs("golden", "--configfile", "tiny_first.yaml", "fresh.yaml")
+    assert jobs["download_model"] == 2 and "train_segment" not in jobs
     for name in ("deepseek@base", "justrl_deepseek"):
         result = read_json(results / f"aime_{name}.json")
         assert result["experiment"] == "tiny" and result["n_questions"] == 3

@@ -1,5 +1,6 @@
 """Every output path of an experiment and its producer, to check that no path has two producers."""
 
+import re
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -40,7 +41,7 @@ def check_folder(given: str, here: Path) -> None:
     wrong = None
     if not given.strip() or here.resolve().is_relative_to(path):
         wrong = f"is {path} itself"
-    elif given.startswith("~") or "$" in given:
+    elif given.startswith("~") or re.search(r"\$[A-Za-z_{(]", given):
         wrong = "is used literally: ~ and $ are not expanded; write the full path"
     elif not given.isprintable():
         wrong = "has characters that are not printed"
