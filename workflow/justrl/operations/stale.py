@@ -39,10 +39,32 @@ def to_make_again(layout: Layout, used: Container[str], accepted: bool) -> set[s
 
 
 def _edited_copies(layout: Layout) -> Iterator[str]:
-    """The copies of local benchmarks whose source was edited since."""
+    """The copies of local benchmarks whose source was edited since, those that were deleted among them."""
     for name, entry in layout.experiment.benchmarks.items():
-        if isinstance(entry, LocalBenchmark) and changed_since(find(entry.path), layout.raw_benchmark(name)):
-            yield layout.raw_benchmark(name)
+        if isinstance(entry, LocalBenchmark):
+            raw = layout.raw_benchmark(name)
+            if changed_since(find(entry.path), raw) or (
+                not Path(raw).is_dir() and _has_other_rows(layout, name, entry)
+            ):
+                yield raw
+
+
+def _has_other_rows(layout: Layout, name: str, entry: LocalBenchmark) -> bool:
+    """True if the user's file of a benchmark has other questions or answers than the finished questions.parquet."""
+    import pyarrow.parquet as pq
+
+    source, finished = find(entry.path), Path(layout.questions(name))
+    return source.exists() and finished.is_file() and _rows(name, entry) != pq.read_table(finished).to_pylist()
+
+
+def _rows(name: str, entry: LocalBenchmark) -> list[dict[str, Any]]:
+    """The questions and answers in the user's file of a benchmark; UserError names the entry if it is not valid."""
+    from justrl.data.benchmarks import format_entry
+
+    try:
+        return format_entry(name, entry, find(entry.path)).to_pylist()
+    except UserError as error:
+        raise UserError(f"config: benchmarks.{name}: {error}") from None
 
 
 def _results(layout: Layout) -> Iterator[str]:
@@ -199,10 +221,7 @@ class _Checks:
         elif entry.source == "reasoning_gym":
             rows = tasks.benchmark_rows(entry.task, entry.settings, entry.rows, layout.experiment.seed)
         elif entry.source == "local" and find(entry.path).exists():
-            try:
-                rows = format_entry(name, entry, find(entry.path)).to_pylist()
-            except UserError as error:
-                raise UserError(f"config: benchmarks.{name}: {error}") from None
+            rows = _rows(name, entry)
         elif raw.is_dir() and (str(raw) not in self.planned or _is_of(raw, entry)):
             rows = format_entry(name, entry, raw).to_pylist()
         else:
