@@ -41,7 +41,7 @@ def main() -> None:
     from ray.scripts.scripts import main as ray
 
     wait_longer()
-    ray(prog_name="ray")
+    ray()
 
 
 if __name__ == "__main__":
