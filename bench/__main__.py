@@ -29,6 +29,7 @@ from justrl.errors import UserError
 from justrl.io import read_json, write_json
 
 PAGE = ROOT / "docs/measured.md"
+FIGURE = "![Each ratio with its spread](bench.png)"
 PART = re.compile(r"(<!-- measured: peers -->\n).*?(<!-- end -->)", re.S)
 
 WORKS = {
@@ -96,7 +97,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     rows = [made for made in rows if "ratio" in made][::-1]
     # Text in parentheses is only for the table.
     names = [textwrap.fill(re.sub(r" \(.*\)$", "", made["name"]), 44) for made in rows]
-    peers = [textwrap.fill(f"beside {made['peer']}", 44) for made in rows]
+    peers = [textwrap.fill(f"compared with {made['peer']}", 44) for made in rows]
     with house_style():
         figure = Figure(figsize=(8.5, 0.62 * len(rows) + 1.1), layout="constrained")
         axes = figure.subplots()
@@ -138,7 +139,8 @@ def main() -> None:
     if arguments.page or arguments.only == list(WORKS):
         rows = [kept[name] for name in WORKS if name in kept]
         page = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(PART.sub(lambda found: found[1] + table(rows) + found[2], page), encoding="utf-8")
+        part = f"{table(rows)}\n{FIGURE}\n"
+        PAGE.write_text(PART.sub(lambda found: found[1] + part + found[2], page), encoding="utf-8")
         draw(rows, PAGE.with_name("bench.png"))
     if missing := [name for name in arguments.only if "why_not" in kept[name]]:
         raise UserError(f"not measured: {', '.join(missing)}; the rows above say why")
