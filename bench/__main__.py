@@ -92,7 +92,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw each ratio with its range on one logarithmic axis, and its target as a bar."""
     from matplotlib.figure import Figure
 
-    from justrl.analysis.figure_style import COLORS, INK, MUTED, house_style
+    from justrl.report.figure_style import COLORS, INK, MUTED, house_style
 
     rows = [made for made in rows if "ratio" in made][::-1]
     # Text in parentheses is only for the table.

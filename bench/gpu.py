@@ -27,16 +27,16 @@ from typing import Any
 
 import torch
 
-from justrl import config_files
 from justrl.config import Recipe, read_part
+from justrl.config import files as config_files
+from justrl.config.gpu_specs import find_gpu
 from justrl.errors import UserError
-from justrl.generation.base import Sampling, SamplingRequest
-from justrl.generation.transformers_backend import TransformersBackend
-from justrl.gpu_specs import find_gpu
-from justrl.model_shape import DEEPSEEK, ModelShape
-from justrl.train.reference.logprobs import chunked_log_probs
-from justrl.train.reference.policy import make_optimizer
-from justrl.train.reference.step import GRPOTrainer, RolloutBatch
+from justrl.models.sampling import Sampling, SamplingRequest
+from justrl.models.shape import DEEPSEEK, ModelShape
+from justrl.models.transformers_backend import TransformersBackend
+from justrl.training.reference.logprobs import chunked_log_probs
+from justrl.training.reference.policy import make_optimizer
+from justrl.training.reference.step import GRPOTrainer, RolloutBatch
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {"1.5b": DEEPSEEK, "tiny": ModelShape(2, 64, 128, 4, 2, 16, 512, tied=False)}

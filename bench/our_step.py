@@ -11,11 +11,11 @@ import torch
 from step_probe import Probe, reward
 
 from justrl.config import Recipe, read_part
-from justrl.generation.base import Completed, Sampling, SamplingRequest
 from justrl.io import read_json, write_json
-from justrl.train.reference.policy import load_model, make_deterministic, make_optimizer
-from justrl.train.reference.rollout import TransformersRollouts
-from justrl.train.reference.step import GRPOTrainer, RolloutBatch
+from justrl.models.sampling import Completed, Sampling, SamplingRequest
+from justrl.training.reference.policy import load_model, make_deterministic, make_optimizer
+from justrl.training.reference.rollout import TransformersRollouts
+from justrl.training.reference.step import GRPOTrainer, RolloutBatch
 
 
 class Engine:

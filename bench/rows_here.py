@@ -13,7 +13,7 @@ from justrl.errors import UserError
 
 def reward() -> Work:
     """The paper's reward as verl calls it per rollout, compared with the function that the authors' script calls."""
-    from justrl.train.verl.reward_function import compute_score
+    from justrl.training.verl.reward_function import compute_score
 
     found = sorted(ROOT.glob(".venv-verl/lib/python*/site-packages/verl/utils/reward_score/math_dapo.py"))
     if not found:
@@ -52,7 +52,7 @@ def log_probabilities(with_entropy: bool = False) -> Work:
     """
     import torch
 
-    from justrl.train.reference.logprobs import chunked_log_probs
+    from justrl.training.reference.logprobs import chunked_log_probs
 
     tokens, vocabulary, width = 4096, 151_936, 1536
     torch.manual_seed(0)

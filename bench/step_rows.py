@@ -117,10 +117,10 @@ def make_problem(
     """
     import random
 
-    from justrl.data import stand_ins, warm_start
+    from justrl.data import tiny_model, tiny_tokenizers
     from justrl.data.arithmetic import question_text
     from justrl.data.messages import DEFAULT_SUFFIX, build_messages
-    from justrl.generation.base import load_tokenizer
+    from justrl.models.sampling import load_tokenizer
 
     folder, chance = Path(tempfile.mkdtemp()), random.Random(0)
     if isinstance(shape, Path):
@@ -129,14 +129,14 @@ def make_problem(
         size = read_json(folder / "model" / "config.json")["vocab_size"]
     else:
         family = "deepseek" if vocabulary is None else "nemotron"
-        tokenizer = warm_start.build_tokenizer(family, DEFAULT_SUFFIX)
-        model = warm_start.build_model(shape | {"family": family, "context_length": 8192}, tokenizer, seed=0)
+        tokenizer = tiny_model.build_tokenizer(family, DEFAULT_SUFFIX)
+        model = tiny_model.build_model(shape | {"family": family, "context_length": 8192}, tokenizer, seed=0)
         if vocabulary:
             model.resize_token_embeddings(vocabulary, mean_resizing=False)
         model.save_pretrained(folder / "model")
-        stand_ins.save_tokenizer(tokenizer, stand_ins.FAMILIES[family], folder / "model")
+        tiny_tokenizers.save_tokenizer(tokenizer, tiny_tokenizers.FAMILIES[family], folder / "model")
         size = model.config.vocab_size
-    sums = [warm_start.draw_training_sum(chance.choice((2, 3)), chance) for _ in range(prompts)]
+    sums = [tiny_model.draw_training_sum(chance.choice((2, 3)), chance) for _ in range(prompts)]
     messages = [build_messages(question_text(*pair)) for pair in sums]
     group = 8
     recipe = (
@@ -249,7 +249,7 @@ def replay(folder: Path, step: dict) -> tuple[float, float]:
 
 def engine_batch(engine, parts: list[dict], advantages):
     """Concatenate TRL's mini-batches to a batch of the engine."""
-    from justrl.train.reference.step import RolloutBatch
+    from justrl.training.reference.step import RolloutBatch
 
     group = engine.problem["group"]
     prompts, completions = ([row for part in parts for row in part[name]] for name in ("prompts", "completions"))

@@ -45,7 +45,7 @@ def load(folder: Path) -> tuple[Any, Any]:
     """Make a job (its model in `folder`) and load the backend that it needs."""
     from justrl.config import EvalProtocol
     from justrl.evaluation.generating import GenerationJob, Question
-    from justrl.generation import load_backend
+    from justrl.models import load_backend
     from tiny_model import make_tiny_model
 
     sentence = "Find the number of ways in which all of the {} points are on the circle and the triangle has {} sides. "
@@ -84,7 +84,7 @@ def theirs(job: Any, backend: Any) -> Tokens:
     from vllm import SamplingParams
 
     from justrl.evaluation.protocols import sample_seed
-    from justrl.generation.base import chat_prompt, load_tokenizer
+    from justrl.models.sampling import chat_prompt, load_tokenizer
 
     tokenizer = load_tokenizer(job.model)
     asked = [(question, index) for question in job.questions for index in range(SAMPLES)]

@@ -23,14 +23,14 @@ PACKAGE = ROOT / "workflow/justrl"
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 PART = re.compile(r"(<!-- generated: (?P<name>.+?) -->\n).*?(?P<end><!-- end -->)", re.S)
 # From the top layer to the bottom.
-ROOMS = ("commands", "operations", "analysis", "evaluation", "data", "train", "train/reference", "train/verl")
-ROOMS += ("verifiers", "generation", ".")
+ROOMS = ("cli", "status", "preflight", "plan", "workflow", "report", "evaluation", "training", "training/reference")
+ROOMS += ("training/verl", "data", "verifiers", "hardware", "models", "config", ".")
 
 
 def verl_table(part: str) -> str:
     """verl's settings for the run `deepseek`: part is recipe, speed or run."""
     from justrl import config
-    from justrl.train.verl import settings, table
+    from justrl.training.verl import settings, table
 
     return table.markdown(getattr(settings, part.upper()), table.request_for(config.load(), "deepseek"))
 
@@ -235,7 +235,7 @@ def sentence(text: str) -> str:
 
 def backtest() -> str:
     """The output of `justrl plan --backtest`."""
-    from justrl.operations import backtest
+    from justrl.plan import backtest
 
     return f"```text\n{backtest.render()}\n```"
 
@@ -243,7 +243,7 @@ def backtest() -> str:
 def planned(overlays: Sequence[str], words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The plan's rows and memory of the first run, ignoring measurements in this checkout's results folder."""
     from justrl import config
-    from justrl.operations import planning
+    from justrl.plan import planning
 
     loaded = config.load(overlays, words)
     made = planning.make_plan(loaded.model_copy(update={"pathvars": {"results": "results/of-nobody"}}))

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from justrl.machine import ENVS, LOCKS, pins_of, read_pins
+from justrl.hardware.machine import ENVS, LOCKS, pins_of, read_pins
 
 PYTHON_VERSION = "3.11"
 LINUX = ["--python-platform", "x86_64-manylinux_2_28"]

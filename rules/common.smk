@@ -74,7 +74,7 @@ engine_config = of(LAYOUT.engine_config, "run")
 start_step = of(LAYOUT.start_step, "run", "step")
 previous_segment = of(LAYOUT.previous_segment, "run", "step")
 segment_metrics = of(LAYOUT.all_segments, "run")
-target_model = of(lambda target: trained.check_kept(target, ON_DISK) or LAYOUT.target_model(target), "target")
+target_model = of(lambda target: run_state.check_kept(target, ON_DISK) or LAYOUT.target_model(target), "target")
 export_of = of(lambda run, step: "kept" if LAYOUT.keeps_export(run, step) else "dropped", "run", "step")
 completions_of = of(LAYOUT.completions, "target", "benchmark", "protocol")
 samples_of = of(EXPERIMENT.samples, "benchmark", "protocol")
@@ -94,11 +94,11 @@ def run_file(wildcards):
     return json.dumps(EXPERIMENT.described(wildcards.run).as_dict(), sort_keys=True)
 
 
-def failed_jobs():
+def failures():
     """Rule and logs of each failed job: the rule's own log and, on a queue, the queue's."""
     folder = getattr(workflow.executor_settings, "logdir", None)
     for job in workflow.scheduler.failed:
-        yield job.rule.name, [*job.log, *last_words.queue_logs(folder, job.rule.name, job.wildcards)]
+        yield job.rule.name, [*job.log, *failed_jobs.queue_logs(folder, job.rule.name, job.wildcards)]
 
 
 def timings_before(wildcards):

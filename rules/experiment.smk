@@ -18,23 +18,14 @@ from snakemake.logging import LogEvent, logger
 from snakemake.pathvars import Pathvars
 from snakemake.settings.enums import Quietness
 
-from justrl import config_files, outputs, paper
-from justrl.config import Experiment, settings
+from justrl.config import Experiment, outputs, paper, settings
+from justrl.config import files as config_files
+from justrl.config.layout import Layout
 from justrl.errors import UserError
-from justrl.layout import Layout
-from justrl.operations import (
-    announcement,
-    answer_pages,
-    frozen,
-    last_words,
-    made_from,
-    paper_check,
-    planning,
-    stale,
-    start_checks,
-    trained,
-)
-from justrl.train import trackers
+from justrl.plan import announcement, planning
+from justrl.status import failed_jobs
+from justrl.training import trackers
+from justrl.workflow import answer_pages, config_snapshots, made_from, paper_check, run_state, stale, start_checks
 
 # Key for the snapshot on a job's command line; each module of a workflow has its own name and configuration.
 FROZEN = "frozen_experiment" if HERE == workflow.basedir else f"frozen_experiment_{__name__}"
@@ -66,15 +57,15 @@ def read_configuration():
 try:
     if FROZEN in ON_COMMAND_LINE:
         FILE = ON_COMMAND_LINE[FROZEN]
-        config, ENDS = frozen.read(FILE)
+        config, ENDS = config_snapshots.read(FILE)
     else:
         config, ENDS = read_configuration(), None
     workflow.pathvars.update(Pathvars.from_config(config))
     outputs.check_folder(workflow.pathvars.get("results"), Path.cwd())
     RESULTS = Path(workflow.pathvars.get("results"))
     EXPERIMENT = Experiment.from_mapping(config).with_canaries()
-    ENDS = trained.segment_ends(EXPERIMENT, RESULTS) if ENDS is None else ENDS
-    LAYOUT = Layout(EXPERIMENT, ends=ENDS, own_bases=trained.own_bases(EXPERIMENT, RESULTS))
+    ENDS = run_state.segment_ends(EXPERIMENT, RESULTS) if ENDS is None else ENDS
+    LAYOUT = Layout(EXPERIMENT, ends=ENDS, own_bases=run_state.own_bases(EXPERIMENT, RESULTS))
     ON_DISK = replace(LAYOUT, root=str(RESULTS))
     # Not an option or param of the rule: after a change, Snakemake would retrain, or not recognise its own queued jobs.
     os.environ[trackers.VARIABLE] = ",".join(EXPERIMENT.trackers)
@@ -88,9 +79,13 @@ try:
             # Variables for the start page (captions/workflow.rst).
             workflow.config["answers"] = list(answer_pages.answer_pages(ON_DISK, report_file))
             workflow.config["stamp"] = paper.mark(LAYOUT.common_stamp)
-        DOCUMENT = frozen.document(config, LAYOUT)
-        FILE = frozen.file_of(DOCUMENT, RESULTS)
-        for line in [*frozen.changes(DOCUMENT, RESULTS), *LAYOUT.left_out(), *start_checks.local_data(ON_DISK)]:
+        DOCUMENT = config_snapshots.document(config, LAYOUT)
+        FILE = config_snapshots.file_of(DOCUMENT, RESULTS)
+        for line in [
+            *config_snapshots.changes(DOCUMENT, RESULTS),
+            *LAYOUT.left_out(),
+            *start_checks.local_data(ON_DISK),
+        ]:
             logger.info(line)
 except UserError as error:
     raise WorkflowError(str(error)) from None
@@ -173,7 +168,7 @@ def before_the_first_job():
         start_checks.check_nothing_lost(jobs, ON_DISK, None if changes_accepted() else accept)
         outputs_planned = {path for job in jobs for path in job.outputs}
         tell_what_is_gone(outputs_planned)
-        segments = trained.planned_segments(outputs_planned, ON_DISK)
+        segments = run_state.planned_segments(outputs_planned, ON_DISK)
         gpus = workflow.global_resources.get("gpu")
         start_checks.check_gpus_granted(EXPERIMENT, gpus and gpus.value, bool(segments))
         made_from.check_trained_runs(ON_DISK, {run for run, _ in segments}, outputs_planned)
@@ -182,8 +177,8 @@ def before_the_first_job():
         if jobs and not (workflow.dryrun or workflow.touch):
             check_interpreter({run for run, _ in segments}, outputs_planned)
             made_from.keep_training_data(ON_DISK, outputs_planned)
-            frozen.write(DOCUMENT, FILE)
-            frozen.note_asked(targets(), FILE)
+            config_snapshots.write(DOCUMENT, FILE)
+            config_snapshots.note_asked(targets(), FILE)
         for line in start_checks.marked(segments, ON_DISK):
             logger.warning(line)
         for line in LAYOUT.golden_left_out() if "golden" in targets() else ():

@@ -14,7 +14,7 @@ from snakemake.common import configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.settings import types
 
-from justrl import config_files
+from justrl.config import files as config_files
 from justrl.errors import UserError
 
 _load_configfile, _parse_config = configfile.load_configfile, cli.parse_config

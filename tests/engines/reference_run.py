@@ -18,7 +18,7 @@ from pathlib import Path
 from pyarrow import parquet
 
 from justrl.io import read_jsonl, write_json
-from justrl.train.segment import TIMING_FIELDS
+from justrl.training.segment import TIMING_FIELDS
 
 STEPS = 8
 RECIPE = {
@@ -71,13 +71,13 @@ WARM_START = {
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
-    ["reference_run", "justrl.train.reference.loop", "torch.utils.tensorboard", "transformers.models.qwen2"]
+    ["reference_run", "justrl.training.reference.loop", "torch.utils.tensorboard", "transformers.models.qwen2"]
 )
 
 
 def make_materials(folder: Path, **settings) -> Path:
     """Write a warm-started model (`settings` over its own), training data and a run file; return the folder."""
-    from justrl.commands.main import main as justrl
+    from justrl.cli.main import main as justrl
 
     described = ["--settings", json.dumps(WARM_START | settings)]
     justrl(["data", "warm-start", *described, "--seed", "5", "--threads", "1", "--output", str(folder / "base")])
@@ -167,7 +167,7 @@ def _child(
             file may grow longer), nan_reward_at (the n-th batch's rewards are not a number), sampler_fault
             (temperature, stops or stale: the sampler's are others than the trainer's).
     """
-    from justrl.commands.main import console
+    from justrl.cli.main import console
 
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
@@ -177,12 +177,12 @@ def _child(
         _before_call(*kill_at, lambda: os.kill(os.getpid(), signal.SIGKILL))
     if "hang_at" in limits:
         _before_call(
-            "justrl.train.reference.rollout:TransformersRollouts.generate",
+            "justrl.training.reference.rollout:TransformersRollouts.generate",
             limits["hang_at"],
             lambda: time.sleep(6000),
         )
     if "stop_at" in limits:
-        rollouts = "justrl.train.reference.rollout:TransformersRollouts.generate"
+        rollouts = "justrl.training.reference.rollout:TransformersRollouts.generate"
         _before_call(rollouts, limits["stop_at"], lambda: os.kill(os.getpid(), signal.SIGSTOP))
     if "file_bytes" in limits:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -209,7 +209,7 @@ def _put_in_fault(fault: str) -> None:
     import copy
     from dataclasses import replace
 
-    from justrl.train.reference import loop
+    from justrl.training.reference import loop
 
     class Sampler(loop.TransformersRollouts):
         def __init__(self, model, tokenizer, sampling, **options):

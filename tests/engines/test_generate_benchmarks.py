@@ -7,12 +7,12 @@ import pytest
 
 from justrl.config import EvalProtocol
 from justrl.data.benchmarks import format_benchmark
-from justrl.evaluation import grading as grading
+from justrl.evaluation import grading
 from justrl.evaluation.completions import read_completions
 from justrl.evaluation.generating import GenerationJob, generate, read_benchmark
 from justrl.evaluation.scoring import score
-from justrl.generation import load_backend
 from justrl.io import write_parquet
+from justrl.models import load_backend
 from tiny_model import make_tiny_model
 
 torch = pytest.importorskip("torch")

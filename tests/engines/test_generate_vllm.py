@@ -17,9 +17,9 @@ from justrl.config import EvalProtocol
 from justrl.data.benchmarks import format_benchmark
 from justrl.evaluation.completions import read_completions
 from justrl.evaluation.generating import GenerationJob, generate, read_benchmark
-from justrl.generation import load_backend, vllm_backend
-from justrl.generation.base import Sampling, SamplingRequest, load_tokenizer
 from justrl.io import write_json, write_parquet
+from justrl.models import load_backend, vllm_backend
+from justrl.models.sampling import Sampling, SamplingRequest, load_tokenizer
 from tiny_model import make_tiny_model
 
 pytestmark = [
@@ -69,8 +69,8 @@ def test_on_a_gpu_vllm_takes_the_model_runner_that_is_tested_here(model_dir, mon
 def test_training_and_generation_tell_vllm_the_same(monkeypatch, tmp_path):
     """A canary with the other runner sets the variable, for both."""
     from justrl import config
-    from justrl.train.verl import environment
-    from justrl.train.verl.request import VerlRequest
+    from justrl.training.verl import environment
+    from justrl.training.verl.request import VerlRequest
 
     experiment = config.load()
     request = VerlRequest(recipe=experiment.runs["deepseek"].recipe, seed=42, hardware=experiment.hardware)
@@ -163,7 +163,7 @@ def test_tokens_are_drawn_with_the_models_probabilities(backend, model_dir, toke
     import torch
     from scipy.stats import chisquare
 
-    from justrl.generation.transformers_backend import filter_probabilities
+    from justrl.models.transformers_backend import filter_probabilities
 
     prompt, draws = tokenizer.encode("What is the sum of it?"), 2000
     requests = [SamplingRequest(str(i), prompt, 7_000_000 + i, Sampling(0.7, 0.9, -1, 1, (2,))) for i in range(draws)]

@@ -6,8 +6,8 @@ import os
 import pytest
 
 import real_models
-from justrl.generation import load_backend
-from justrl.generation.base import Sampling, SamplingRequest, chat_prompt, load_tokenizer, stop_token_ids
+from justrl.models import load_backend
+from justrl.models.sampling import Sampling, SamplingRequest, chat_prompt, load_tokenizer, stop_token_ids
 
 pytestmark = [
     pytest.mark.timeout(1800),

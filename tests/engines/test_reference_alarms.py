@@ -3,9 +3,9 @@
 import pytest
 from reference_run import RECIPE, Run, make_materials
 
-from justrl.commands.main import main as justrl
+from justrl.cli.main import main as justrl
 from justrl.io import read_json, read_jsonl, write_json
-from justrl.train.reference.checkpoint import list_states
+from justrl.training.reference.checkpoint import list_states
 
 # 256 answers a step, so that four of them are enough for every alarm; right or wrong, without a penalty.
 RECIPE_HERE = RECIPE | {

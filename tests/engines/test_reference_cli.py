@@ -9,8 +9,8 @@ import pytest
 import torch
 from reference_run import Run, make_materials
 
-from justrl.commands.main import parse
-from justrl.commands.train import run_request
+from justrl.cli.main import parse
+from justrl.cli.train import run_request
 from justrl.errors import UserError
 from justrl.io import read_jsonl
 
@@ -44,7 +44,7 @@ def test_help_says_what_there_is_without_importing_torch():
         [sys.executable, "-m", "justrl", "train", "--help"], capture_output=True, text=True, check=True
     )
     assert "segment" in done.stdout and "torchrun" in done.stdout
-    script = "import sys, justrl.commands.train; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    script = "import sys, justrl.cli.train; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

@@ -9,11 +9,11 @@ import pytest
 from reference_run import STEPS, Run, make_materials
 
 from justrl.config import load
-from justrl.config_files import ROOT
+from justrl.config.files import ROOT
 from justrl.io import read_jsonl
-from justrl.operations import trained
-from justrl.train.reference.checkpoint import list_states
-from justrl.train.segment import WorkDir
+from justrl.training.reference.checkpoint import list_states
+from justrl.training.segment import WorkDir
+from justrl.workflow import run_state
 
 
 @pytest.fixture(scope="module")
@@ -100,16 +100,16 @@ def test_two_runs_of_the_same_seed_are_the_same(run, undisturbed):
 
 
 KILLS = [
-    ("justrl.train.reference.rollout:TransformersRollouts.generate", 2),  # in the second step, before any save
-    ("justrl.train.reference.step:GRPOTrainer._update", 4),  # between the mini-batches of the second step
-    ("justrl.train.reference.checkpoint:write_manifest", 1),  # in mid-save
-    ("justrl.train.reference.checkpoint:make_room", 2),  # after the save of step 2, before that of step 4
+    ("justrl.training.reference.rollout:TransformersRollouts.generate", 2),  # in the second step, before any save
+    ("justrl.training.reference.step:GRPOTrainer._update", 4),  # between the mini-batches of the second step
+    ("justrl.training.reference.checkpoint:write_manifest", 1),  # in mid-save
+    ("justrl.training.reference.checkpoint:make_room", 2),  # after the save of step 2, before that of step 4
     ("justrl.io:sync_folder", 1),  # before the rename of step 4
-    ("justrl.train.reference.training_log:Reporter.report", 3),  # step 5 is trained but neither logged nor saved
-    ("justrl.train.segment:write_json", 1),  # all steps done and saved, the archive half written
+    ("justrl.training.reference.training_log:Reporter.report", 3),  # step 5 is trained but neither logged nor saved
+    ("justrl.training.segment:write_json", 1),  # all steps done and saved, the archive half written
     ("justrl.io:replace_folder", 1),  # before the archive appears
     ("justrl.io:replace_folder", 2),  # archived, before the model is published
-    ("justrl.train.segment:WorkDir.publish", 1),  # the same, found on a restart
+    ("justrl.training.segment:WorkDir.publish", 1),  # the same, found on a restart
 ]
 
 
@@ -125,7 +125,7 @@ def test_sigkill_again_and_again_changes_nothing(run, undisturbed):
 
 
 def test_sigkill_between_publishing_model_and_metrics(run, undisturbed):
-    assert run.finish(kill_at=("justrl.train.segment:read_jsonl", 1)) == -signal.SIGKILL
+    assert run.finish(kill_at=("justrl.training.segment:read_jsonl", 1)) == -signal.SIGKILL
     assert run.model().exists() and not run.metrics_file().exists()
     assert run.finish() == 0, run.output
     assert_same(run, undisturbed)
@@ -160,14 +160,14 @@ def test_how_the_run_is_cut_into_segments_does_not_matter(run, undisturbed):
 def test_another_segment_length_in_mid_run_goes_on_to_the_same_bits(run, undisturbed):
     """Cut by fours: killed in the second segment, at step 7; then by threes, which goes on from what is there."""
     assert run.finish(*run.arguments(0, 4)) == 0, run.output
-    kill = ("justrl.train.reference.rollout:TransformersRollouts.generate", 4)
+    kill = ("justrl.training.reference.rollout:TransformersRollouts.generate", 4)
     assert run.finish(*run.arguments(4, 8), kill_at=kill) == -signal.SIGKILL
     folder = run.folder / "results/runs/mini"
     folder.parent.mkdir(parents=True)
     folder.symlink_to(run.folder)
     run.folder.joinpath("segments").symlink_to(run.folder)
     experiment = load([ROOT / "mini/experiment.yaml"], ["runs.mini.steps=9", "runs.mini.segment_steps=3"])
-    ends = trained.segment_ends(experiment, run.folder / "results")["mini"]
+    ends = run_state.segment_ends(experiment, run.folder / "results")["mini"]
     assert ends == [4, 6, 9], "what is finished stays, and the state of step 6 is an end"
     assert run.finish(*run.arguments(4, 6)) == 0 and run.finish(*run.arguments(6, STEPS)) == 0, run.output
     assert run.metrics(4) + run.metrics(6) + run.metrics() == undisturbed.metrics()
@@ -186,7 +186,7 @@ def test_a_segment_that_the_run_has_left_behind_is_not_trained_again(run):
 
 
 def test_a_resumed_run_keeps_its_number_of_threads(run, undisturbed):
-    assert run.finish(kill_at=("justrl.train.reference.rollout:TransformersRollouts.generate", 6)) == -signal.SIGKILL
+    assert run.finish(kill_at=("justrl.training.reference.rollout:TransformersRollouts.generate", 6)) == -signal.SIGKILL
     assert run.finish(*run.arguments(), "--threads", "2") == 0, run.output
     assert_same(run, undisturbed)
 
@@ -208,7 +208,7 @@ def test_a_step_that_hangs_or_is_stopped_ends_the_process_and_is_made_again(run,
 
 
 def test_a_torn_state_is_passed_over(run, undisturbed):
-    assert run.finish(kill_at=("justrl.train.reference.rollout:TransformersRollouts.generate", 6)) == -signal.SIGKILL
+    assert run.finish(kill_at=("justrl.training.reference.rollout:TransformersRollouts.generate", 6)) == -signal.SIGKILL
     tensors = run.work / "checkpoints" / "step_000004" / "tensors.pt"
     tensors.write_bytes(tensors.read_bytes()[:-1000])
     assert run.finish() == 0, run.output
@@ -218,7 +218,7 @@ def test_a_torn_state_is_passed_over(run, undisturbed):
 
 
 def test_a_full_disk_is_said_so_and_survived(run, undisturbed):
-    assert run.finish(kill_at=("justrl.train.reference.rollout:TransformersRollouts.generate", 4)) == -signal.SIGKILL
+    assert run.finish(kill_at=("justrl.training.reference.rollout:TransformersRollouts.generate", 4)) == -signal.SIGKILL
     assert run.finish(file_bytes=20_000) == 2
     assert "error: no space to save the training state of step 4" in run.output
     assert "intact states: step_000002" in run.output and "Traceback" not in run.output

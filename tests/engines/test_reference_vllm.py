@@ -8,9 +8,9 @@ import pytest
 import torch
 from reference_run import Run, make_materials
 
-from justrl.commands.train import LOCAL_HARDWARE
+from justrl.cli.train import LOCAL_HARDWARE
 from justrl.io import read_jsonl, write_json
-from justrl.train.reference.rollout import _any_kernels
+from justrl.training.reference.rollout import _any_kernels
 
 pytest.importorskip("vllm", reason="vLLM is not installed here (make verl-env)")
 

@@ -16,7 +16,7 @@ import real_models
 from justrl import config as experiment
 from justrl.data import arithmetic
 from justrl.io import read_jsonl, write_json
-from justrl.train.alarms import differs
+from justrl.training.alarms import differs
 
 RECIPE = {
     "prompts_per_step": 4,

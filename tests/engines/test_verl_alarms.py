@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from justrl.commands.main import main as justrl
+from justrl.cli.main import main as justrl
 from justrl.io import read_json, read_jsonl, write_json
 
 pytest.importorskip("verl", reason="verl is not installed here (make verl-env, then make test-verl)")

@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from justrl import config as experiment
-from justrl.commands.main import main as justrl
+from justrl.cli.main import main as justrl
 from justrl.io import read_json, write_json
 
 pytest.importorskip("verl", reason="verl is not installed here (make verl-env, then make test-verl)")

@@ -6,8 +6,8 @@ import pytest
 
 from justrl.config import load
 from justrl.errors import UserError
-from justrl.train.verl import checkpoints
-from justrl.train.verl import step_log as metrics
+from justrl.training.verl import checkpoints
+from justrl.training.verl import step_log as metrics
 
 RECIPE = load().recipe
 

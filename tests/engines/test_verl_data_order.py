@@ -23,14 +23,14 @@ import real_models
 from justrl import config as experiment
 from justrl.data import arithmetic
 from justrl.data.messages import build_messages
-from justrl.generation.base import stop_token_ids
-from justrl.generation.chat_template import ChatTokenizer
-from justrl.train.published_entropy import balanced_parts
-from justrl.train.verl import translate
-from justrl.train.verl.agent_loop import builder_model_type, refuse_longer
-from justrl.train.verl.progress import Progress
-from justrl.train.verl.request import VerlRequest
-from justrl.train.verl.segment_trainer import AheadTrainer, SegmentTrainer, TrainingProblem
+from justrl.models.chat_template import ChatTokenizer
+from justrl.models.sampling import stop_token_ids
+from justrl.training.published_entropy import balanced_parts
+from justrl.training.verl import translate
+from justrl.training.verl.agent_loop import builder_model_type, refuse_longer
+from justrl.training.verl.progress import Progress
+from justrl.training.verl.request import VerlRequest
+from justrl.training.verl.segment_trainer import AheadTrainer, SegmentTrainer, TrainingProblem
 from tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.verl

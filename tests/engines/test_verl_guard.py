@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from justrl.errors import UserError
-from justrl.train.verl import guard, progress, supervisor
+from justrl.training.verl import guard, progress, supervisor
 
 # A command like Ray: a child in a session of its own, a grandchild orphaned on purpose, a mapped shared-memory segment.
 # The children ignore SIGTERM. It prints the pids and the segment's name, and then waits or ends.
@@ -44,7 +44,7 @@ sys.exit(int(sys.argv[3]))
 """
 
 
-GUARD = [sys.executable, "-m", "justrl.train.verl.guard"]
+GUARD = [sys.executable, "-m", "justrl.training.verl.guard"]
 
 
 def alive(pid: int) -> bool:
@@ -293,7 +293,7 @@ def test_without_room_for_temporary_files_one_sentence_says_so(tmp_path):
     """Of every place; the supervisor gives the sentence as its own."""
     # In a process of its own: a guard ends all children of its process, and here they are pytest's.
     program = (
-        "import sys; from justrl.train.verl import guard; guard.LEAST_SCRATCH_GB = 1e9;"
+        "import sys; from justrl.training.verl import guard; guard.LEAST_SCRATCH_GB = 1e9;"
         "sys.exit(guard.main(['--record', sys.argv[1], '--make-scratch', '--', 'true']))"
     )
     variables = {"TMPDIR": "/far/" + "a" * 30, progress.ATTEMPT_VARIABLE: str(tmp_path)}

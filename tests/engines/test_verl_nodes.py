@@ -16,9 +16,9 @@ import pytest
 
 from justrl import config as experiment
 from justrl.errors import UserError
-from justrl.train.verl import diagnosis, environment, nodes
-from justrl.train.verl.request import VerlRequest
-from justrl.train.verl.supervisor import Supervisor
+from justrl.training.verl import diagnosis, environment, nodes
+from justrl.training.verl.request import VerlRequest
+from justrl.training.verl.supervisor import Supervisor
 
 CPUS = 3
 
@@ -88,7 +88,7 @@ def watched(tmp_path, program: str) -> Supervisor:
 
 
 def test_when_the_trainer_has_ended_a_lost_node_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("justrl.train.verl.supervisor.ENDING_SECONDS", 0.5)
+    monkeypatch.setattr("justrl.training.verl.supervisor.ENDING_SECONDS", 0.5)
     lost = watched(tmp_path, "(attempt / 'ended').touch(); sys.stdin.read(); sys.exit(1)")
     with pytest.raises(UserError, match="verl ended with status 1"):
         lost.run()
@@ -117,7 +117,7 @@ def test_cpus_are_those_of_the_allocation_and_enough_for_verl(monkeypatch, alloc
 
 def test_a_process_that_is_no_child_is_asked_for_its_stack(tmp_path):
     """As those that srun starts: the daemon of a node is their parent."""
-    program = "import sys; from justrl.train.verl.plugin import dump_stacks_on_signal as d; d(sys.argv[1]); input()"
+    program = "import sys; from justrl.training.verl.plugin import dump_stacks_on_signal as d; d(sys.argv[1]); input()"
     command = [sys.executable, "-c", program, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=Path(environment.__file__).parents[3]) as process:
         try:
@@ -150,7 +150,7 @@ def test_no_worker_is_ended_for_what_others_hold_of_the_nodes_memory(tmp_path):
     """To Ray the node is full from the start here, as where another job has filled it."""
     pytest.importorskip("ray")
     variables = environment.variables(request(1), tmp_path, tmp_path / "log") | {"RAY_memory_usage_threshold": "0.01"}
-    guard = [sys.executable, "-m", "justrl.train.verl.guard", "--record", str(tmp_path / "left"), "--make-scratch"]
+    guard = [sys.executable, "-m", "justrl.training.verl.guard", "--record", str(tmp_path / "left"), "--make-scratch"]
     command = [*guard, "--", sys.executable, "-c", HOLDS_MEMORY]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "LIVED"), done.stderr[-2000:]
@@ -214,7 +214,7 @@ def test_two_nodes_become_one_cluster_and_go_down_together(two_nodes, tmp_path):
         subprocess.Popen(
             [
                 *("ip", "netns", "exec", name, "unshare", "--pid", "--fork", "--mount-proc", "--kill-child"),
-                *(sys.executable, "-m", "justrl.train.verl.guard", "--record", str(tmp_path / name)),
+                *(sys.executable, "-m", "justrl.training.verl.guard", "--record", str(tmp_path / name)),
                 *("--make-scratch", "--", *cluster, sys.executable, "-c", ON_THE_HEAD),
             ],
             env=variables,

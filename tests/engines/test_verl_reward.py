@@ -12,9 +12,9 @@ from verl import DataProto
 from verl.trainer.ppo.reward import load_reward_manager
 
 from justrl import config as experiment
-from justrl.train.reward import RewardFunction
-from justrl.train.verl import translate
-from justrl.train.verl.request import VerlRequest
+from justrl.training.reward import RewardFunction
+from justrl.training.verl import translate
+from justrl.training.verl.request import VerlRequest
 from tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.verl

@@ -22,8 +22,8 @@ from pyarrow import parquet
 import recorded_steps
 from justrl import config as experiment
 from justrl.io import read_jsonl, write_json
-from justrl.train import kept_rollouts
-from justrl.train.verl import checkpoints, guard
+from justrl.training import rollout_samples
+from justrl.training.verl import checkpoints, guard
 from tiny_model import name_another_end
 
 pytest.importorskip("verl")
@@ -49,7 +49,7 @@ LAST = 6
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder with a tiny model, questions, and the description of a run."""
-    from justrl.data import arithmetic, warm_start
+    from justrl.data import arithmetic, tiny_model
 
     folder = tmp_path_factory.mktemp("verl_run")
     recipe = experiment.load().runs["deepseek"].recipe.as_dict() | RECIPE
@@ -59,7 +59,7 @@ def place(tmp_path_factory) -> Path:
         "heads": 2, "key_value_heads": 1, "steps": 60, "batch_size": 32, "learning_rate": 4e-3, "digits": 1,
         "wrong_share": 0.4, "harder_share": 0.0, "slip_share": 0.1,
     }  # fmt: skip
-    warm_start.make_model(settings, seed=1, output=folder / "model", threads=2)
+    tiny_model.make_model(settings, seed=1, output=folder / "model", threads=2)
     # Its files name another end than the one of its turns, at which vLLM alone would not stop.
     name_another_end(folder / "model")
     # 5 steps an epoch, so that the segment goes over its end.
@@ -259,7 +259,7 @@ def test_some_rollouts_of_each_step_are_kept_once_whatever_was_killed(place, rec
         dumps = read_jsonl(place / "work" / "rollouts" / f"{step}.jsonl")
         dumped = {(rollout["output"], rollout["gts"], rollout["score"]) for rollout in dumps}
         rows = [row for row in kept if row["step"] == step]
-        for number, row in zip(kept_rollouts.places(step, len(made), 8), rows, strict=True):
+        for number, row in zip(rollout_samples.places(step, len(made), 8), rows, strict=True):
             rollout = made[divmod(number, samples)]
             assert row["sample_index"] == rollout.sample
             assert row["prompt"] == tokenizer.decode(list(rollout.prompt_ids), skip_special_tokens=False)
@@ -343,9 +343,9 @@ def check_by_the_reference_engine(place: Path, recorded: dict[int, recorded_step
     """All steps: losses, gradients, entropies, and in the end the weights, to bfloat16."""
     from safetensors.torch import load_file
 
-    from justrl.train.reference.advantages import compute_group_advantages
-    from justrl.train.reference.policy import load_model, make_optimizer, warmup_schedule
-    from justrl.train.reference.step import GRPOTrainer, RolloutBatch
+    from justrl.training.reference.advantages import compute_group_advantages
+    from justrl.training.reference.policy import load_model, make_optimizer, warmup_schedule
+    from justrl.training.reference.step import GRPOTrainer, RolloutBatch
     from justrl.verifiers import get_reward
 
     recipe = experiment.Recipe.model_validate(json.loads((place / "run.json").read_text())["recipe"])

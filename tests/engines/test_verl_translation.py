@@ -10,13 +10,13 @@ import pytest
 from justrl import config as experiment
 from justrl.errors import UserError
 from justrl.io import write_json
-from justrl.train.verl.request import Row, VerlRequest
+from justrl.training.verl.request import Row, VerlRequest
 
 pytest.importorskip("verl")
 from omegaconf import OmegaConf
 
-from justrl.train.verl import chunked_logprobs, environment, launch, settings, translate
-from justrl.train.verl.progress import ATTEMPT_VARIABLE, Progress
+from justrl.training.verl import chunked_logprobs, environment, launch, settings, translate
+from justrl.training.verl.progress import ATTEMPT_VARIABLE, Progress
 
 pytestmark = pytest.mark.verl
 
@@ -140,7 +140,7 @@ def test_runs_differ_in_reward_and_penalty_only(resolved, run):
         "enable": reward.reward_kwargs.overlong_buffer_cfg.enable,
         "reward": reward.custom_reward_function.reward_kwargs.reward,
     } == DIFFERENCES[run]
-    assert reward.custom_reward_function.path == "pkg://justrl.train.verl.reward_function"
+    assert reward.custom_reward_function.path == "pkg://justrl.training.verl.reward_function"
     assert reward.reward_kwargs.max_resp_len == 15360
     plain = OmegaConf.to_container(resolved[run])
     base = OmegaConf.to_container(resolved["deepseek"])

@@ -17,8 +17,8 @@ from verl.workers.rollout.vllm_rollout import ServerAdapter, vllm_rollout
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver, BucketedWeightSender
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
-from justrl.train.verl import cpu_platform, plugin, settings, weight_sockets
-from justrl.train.verl.vllm_cpu import WeightKeepingExtension
+from justrl.training.verl import cpu_platform, plugin, settings, weight_sockets
+from justrl.training.verl.vllm_cpu import WeightKeepingExtension
 
 pytestmark = [pytest.mark.verl, pytest.mark.timeout(300)]
 

@@ -11,8 +11,8 @@ import pytest
 from workflow_run import PAPER_GRANT, WorkflowRun, granted
 
 from justrl import config
-from justrl.operations.checks import FAILED, OK
-from justrl.operations.queue_checks import Request, check_queue
+from justrl.hardware.checks import FAILED, OK
+from justrl.preflight.queue_checks import Request, check_queue
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(2700)]
 

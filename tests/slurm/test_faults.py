@@ -10,7 +10,7 @@ import faults
 import pytest
 from workflow_run import PAPER_GRANT, WorkflowRun, granted
 
-from justrl.operations.planning import most_full_states
+from justrl.plan.planning import most_full_states
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 

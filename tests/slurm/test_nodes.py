@@ -10,7 +10,7 @@ import pytest
 from machines import why_impossible
 from workflow_run import HERE, ROOT, WorkflowRun, granted, read_rows
 
-from justrl.train.verl import checkpoints
+from justrl.training.verl import checkpoints
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 

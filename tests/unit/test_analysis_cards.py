@@ -4,13 +4,13 @@ import pytest
 from analysis_examples import metrics_rows, result
 from huggingface_hub import ModelCard
 
-from justrl.analysis import cost
-from justrl.commands.main import main
+from justrl.cli.main import main
 from justrl.config import load
-from justrl.config_files import ROOT
+from justrl.config.files import ROOT
+from justrl.config.layout import Layout
 from justrl.errors import UserError
 from justrl.io import read_json, write_json, write_jsonl
-from justrl.layout import Layout
+from justrl.report import cost
 
 HUB = {"source": "hub", "hub_id": "someone/base", "revision": "c" * 40}
 BENCHMARKS = ("aime", "math500")

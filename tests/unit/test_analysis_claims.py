@@ -8,10 +8,10 @@ import pytest
 from analysis_examples import NINE, metrics_rows, result
 from test_analysis_comparison import as_result
 
-from justrl.analysis.claims import Training, judge_claims
-from justrl.commands.main import main
+from justrl.cli.main import main
+from justrl.config.published import select_published
 from justrl.io import write_json, write_jsonl
-from justrl.published import select_published
+from justrl.report.claims import Training, judge_claims
 
 GRADER = "paper_rules+model"
 

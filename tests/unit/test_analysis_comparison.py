@@ -10,14 +10,13 @@ from statistics import fmean
 import pytest
 from analysis_examples import NINE, PROTOCOL, result
 
-from justrl import published
-from justrl.analysis.comparison import compare
-from justrl.analysis.comparison_tables import comparison_sections
-from justrl.analysis.html_tables import write_html, write_markdown
-from justrl.analysis.results import Result, experiment_of, load_result, load_results
-from justrl.config import load
+from justrl.config import load, published
 from justrl.errors import UserError
 from justrl.io import write_json
+from justrl.report.comparison import compare
+from justrl.report.comparison_tables import comparison_sections
+from justrl.report.html_tables import write_html, write_markdown
+from justrl.report.results import Result, experiment_of, load_result, load_results
 
 
 def as_result(data):

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from justrl import config as experiment
-from justrl.analysis.contamination_figure import card_section, contamination_section, parts_of, plot_contamination
-from justrl.commands.main import main
+from justrl.cli.main import main
 from justrl.data.contamination import check_contamination, summarize
 from justrl.errors import UserError
+from justrl.report.contamination_figure import card_section, contamination_section, parts_of, plot_contamination
 
 PHRASE = "where m and n are relatively prime positive integers then find the sum of both"
 EQUAL = "A cube has an edge of three, how many small cubes of edge one does it hold inside?"

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from analysis_examples import result
 
-from justrl.analysis import figure_style as style
-from justrl.analysis.forecast import compute_at, compute_of, forecast
-from justrl.analysis.forecast_figure import Series, forecast_series, plot_forecast
 from justrl.io import read_json_object, write_json, write_jsonl
+from justrl.report import figure_style as style
+from justrl.report.forecast import compute_at, compute_of, forecast
+from justrl.report.forecast_figure import Series, forecast_series, plot_forecast
 
 SEEDS = 40
 

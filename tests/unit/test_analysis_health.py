@@ -5,10 +5,10 @@ import json
 import pytest
 from analysis_examples import metrics_rows
 
-from justrl.analysis.health import LEAST_STEPS, STUCK_STEPS, summarize_run
 from justrl.config import load
-from justrl.operations.run_status import RunProgress, findings, render
-from justrl.train.verl.step_log import NAMES, REQUIRED, translate
+from justrl.report.health import LEAST_STEPS, STUCK_STEPS, summarize_run
+from justrl.status.run_status import RunProgress, findings, render
+from justrl.training.verl.step_log import NAMES, REQUIRED, translate
 
 REFERENCE = {"solve_none": 0.25, "solve_all": 0.25}
 ALL_WRONG = {"reward_mean": -1.0, "accuracy": 0.0, "solve_none": 1.0, "solve_all": 0.0, "grad_norm": 0.0}

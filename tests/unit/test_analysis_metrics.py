@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from analysis_examples import metrics_rows
 
-from justrl.analysis.health import summarize_run
-from justrl.analysis.metrics import METRICS, append_metrics, merge_metrics, read_metrics, series
 from justrl.errors import UserError
 from justrl.io import read_json, read_jsonl, write_jsonl
+from justrl.report.health import summarize_run
+from justrl.report.metrics import METRICS, append_metrics, merge_metrics, read_metrics, series
 
 
 def test_log_appends_rows_that_read_back(tmp_path):

@@ -12,12 +12,12 @@ import pytest
 from analysis_examples import result
 
 from justrl import config
-from justrl.analysis import provenance
-from justrl.analysis.provenance_tables import provenance_sections
-from justrl.commands.main import main
-from justrl.config_files import ROOT
+from justrl.cli.main import main
+from justrl.config.files import ROOT
 from justrl.errors import UserError
 from justrl.io import json_sha256, read_json, write_json
+from justrl.report import provenance
+from justrl.report.provenance_tables import provenance_sections
 
 
 def test_record_holds_versions_seeds_and_sources_and_no_path(tmp_path):
@@ -62,7 +62,7 @@ def test_paths_are_cut(given, expected):
 
 def test_command_is_shown_as_typed_without_absolute_paths():
     shown = provenance.describe_command(["/a/justrl/analysis/__main__.py", "--out=/b/c.json", "/d/e f.json", "rel/x"])
-    assert shown == "python -m justrl.analysis --out=c.json 'e f.json' rel/x"
+    assert shown == "python -m justrl.report --out=c.json 'e f.json' rel/x"
 
 
 def repository(folder):

@@ -8,15 +8,15 @@ import subprocess
 import pyarrow
 import pytest
 
-from justrl.analysis.samples import Answer, Samples, alarms, is_repeated, mark, read_evaluation, read_rollouts
-from justrl.analysis.samples_page import write_page
-from justrl.commands.main import main
+from justrl.cli.main import main
 from justrl.errors import UserError
 from justrl.evaluation.completions import COLUMNS, make_table, read_completions
 from justrl.evaluation.generating import Question
 from justrl.evaluation.grading import grade_samples, with_golds, write_grades
 from justrl.io import write_parquet
-from justrl.train import kept_rollouts
+from justrl.report.samples import Answer, Samples, alarms, is_repeated, mark, read_evaluation, read_rollouts
+from justrl.report.samples_page import write_page
+from justrl.training import rollout_samples
 
 HOSTILE = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(2)> & @@STAMP@@ \u2028 \\boxed{7}"
 ANSWERS = {
@@ -204,10 +204,10 @@ def kept(step, reward=1.0):
 
 def test_kept_rollouts_become_a_page_of_the_training(tmp_path):
     for step in (1, 2, 3):
-        kept_rollouts.write(tmp_path / "rollouts", step, kept(step))
-    kept_rollouts.write(tmp_path / "rollouts", 2, kept(2, -1.0))  # made again
-    kept_rollouts.join(tmp_path / "rollouts", [1, 2], tmp_path / "a.parquet")
-    kept_rollouts.remove(tmp_path / "rollouts", 2)
+        rollout_samples.write(tmp_path / "rollouts", step, kept(step))
+    rollout_samples.write(tmp_path / "rollouts", 2, kept(2, -1.0))  # made again
+    rollout_samples.join(tmp_path / "rollouts", [1, 2], tmp_path / "a.parquet")
+    rollout_samples.remove(tmp_path / "rollouts", 2)
     assert [path.name for path in (tmp_path / "rollouts").iterdir()] == ["step_000003.parquet"]
     found = read_rollouts([tmp_path / "a.parquet", tmp_path / "b.parquet"])
     assert [(answer.label, answer.verdicts[0]) for answer in found.answers] == [
@@ -220,6 +220,6 @@ def test_kept_rollouts_become_a_page_of_the_training(tmp_path):
 
 
 def test_the_places_of_kept_rollouts_are_spread_and_move_with_the_step():
-    assert kept_rollouts.places(1, 2048, 8) == [1 + 256 * place for place in range(8)]
-    assert kept_rollouts.places(2, 2048, 8) != kept_rollouts.places(1, 2048, 8)
-    assert kept_rollouts.places(5, 4, 8) == [0, 1, 2, 3] and kept_rollouts.places(5, 4, 0) == []
+    assert rollout_samples.places(1, 2048, 8) == [1 + 256 * place for place in range(8)]
+    assert rollout_samples.places(2, 2048, 8) != rollout_samples.places(1, 2048, 8)
+    assert rollout_samples.places(5, 4, 8) == [0, 1, 2, 3] and rollout_samples.places(5, 4, 0) == []

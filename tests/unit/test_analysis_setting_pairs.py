@@ -6,11 +6,11 @@ import pytest
 from analysis_examples import metrics_rows, result
 from test_analysis_comparison import as_result
 
-from justrl.analysis.setting_pairs import Setting, compare_settings
-from justrl.commands.main import main
+from justrl.cli.main import main
 from justrl.config import load, settings
 from justrl.errors import UserError
 from justrl.io import write_json, write_jsonl
+from justrl.report.setting_pairs import Setting, compare_settings
 
 A, B = Setting("a", ("a_s1", "a_s2", "a_s3")), Setting("b", ("b_s1", "b_s2", "b_s3"))
 

@@ -3,11 +3,11 @@
 import pytest
 from analysis_examples import NINE, metrics_rows, result
 
-from justrl.analysis.health import summarize_run
-from justrl.analysis.results import load_results
-from justrl.analysis.summary import find
-from justrl.commands.main import main
+from justrl.cli.main import main
 from justrl.io import write_json
+from justrl.report.health import summarize_run
+from justrl.report.results import load_results
+from justrl.report.summary import find
 
 
 def results_of(tmp_path, *rows):

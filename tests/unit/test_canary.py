@@ -6,13 +6,13 @@ import re
 import pytest
 
 from justrl import config
-from justrl.analysis import canary_verdict
-from justrl.analysis.canary_verdict import NO, NOT_SHOWN, YES, Asked, judge
-from justrl.commands.main import main
+from justrl.cli.main import main
+from justrl.config.layout import Layout
 from justrl.errors import UserError
 from justrl.io import read_object, write_json, write_jsonl
-from justrl.layout import Layout
-from justrl.operations import canary_pack
+from justrl.plan import canary_pack
+from justrl.report import canary_verdict
+from justrl.report.canary_verdict import NO, NOT_SHOWN, YES, Asked, judge
 
 ASKED = Asked(steps=4, segment_steps=2, expected_seconds=250, gpu_memory=79.1)
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from justrl.commands.main import main, of_the_machine
+from justrl.cli.main import main, of_the_machine
 
 JUSTRL = ["-m", "justrl"]
 NAMESPACE = ["unshare", "--map-root-user", "--mount"]
@@ -77,7 +77,7 @@ def test_every_writers_full_disk_is_told_in_a_sentence(tmp_path, writer):
 import sys, torch, pyarrow as pa, pyarrow.parquet as pq
 from pathlib import Path
 from safetensors.torch import save_file
-from justrl.commands.main import of_the_machine
+from justrl.cli.main import of_the_machine
 path = {str(tmp_path / "disk/x")!r}
 try:
     {WRITERS[writer]}

@@ -4,8 +4,8 @@ import tomllib
 
 import pytest
 
-from justrl.commands import terminal
-from justrl.commands.main import COMMANDS, main
+from justrl.cli import terminal
+from justrl.cli.main import COMMANDS, main
 
 # Commands that have commands of their own.
 GROUPS = ("data", "report", "train", "verl", "envs")

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from justrl import config as experiment
-from justrl import config_files
+from justrl.config import files as config_files
 from justrl.errors import UserError
-from justrl.operations import paper_check
+from justrl.workflow import paper_check
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from justrl.commands.main import main as justrl
-from justrl.data import arithmetic, warm_start
+from justrl.cli.main import main as justrl
+from justrl.data import arithmetic, tiny_model
 from justrl.data.messages import DEFAULT_SUFFIX, build_messages
 from justrl.errors import UserError
 from justrl.verifiers import get_reward
@@ -56,14 +56,14 @@ def test_files(tmp_path):
 @given(st.integers(10, 99999), st.integers(10, 99999), st.integers(0, 9))
 def test_column_solutions_are_right_unless_they_slip_and_glances_are_wrong(a, b, seed):
     rng, reward = random.Random(seed), get_reward("paper")
-    assert reward(warm_start.worked_solution(a, b, rng, slip_share=0.0), str(a + b)) == 1.0
-    assert reward(warm_start.worked_solution(a, b, rng, slip_share=1.0), str(a + b)) == -1.0
-    assert reward(warm_start.glance_solution(a, b, rng), str(a + b)) == -1.0
+    assert reward(tiny_model.worked_solution(a, b, rng, slip_share=0.0), str(a + b)) == 1.0
+    assert reward(tiny_model.worked_solution(a, b, rng, slip_share=1.0), str(a + b)) == -1.0
+    assert reward(tiny_model.glance_solution(a, b, rng), str(a + b)) == -1.0
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return warm_start.build_tokenizer("nemotron", DEFAULT_SUFFIX)
+    return tiny_model.build_tokenizer("nemotron", DEFAULT_SUFFIX)
 
 
 @given(text=st.text())
@@ -116,7 +116,7 @@ def test_a_batch_in_parts_is_the_same_batch_with_less_padding(tokenizer):
 
     chance = random.Random(3)
     settings = SETTINGS | {"digits": 2}
-    examples = [warm_start.draw_example(settings, chance, DEFAULT_SUFFIX) for _ in range(30)]
+    examples = [tiny_model.draw_example(settings, chance, DEFAULT_SUFFIX) for _ in range(30)]
 
     def rows(encoded):
         """Tokens and labels of each example without its padding."""
@@ -128,9 +128,9 @@ def test_a_batch_in_parts_is_the_same_batch_with_less_padding(tokenizer):
                 found.append((ids[:end], wanted[:end]))
         return sorted(found)
 
-    whole = warm_start.encode_batch(tokenizer, examples, parts=1)
-    parts = warm_start.encode_batch(tokenizer, examples)
-    assert len(whole) == 1 and len(parts) == warm_start.PARTS
+    whole = tiny_model.encode_batch(tokenizer, examples, parts=1)
+    parts = tiny_model.encode_batch(tokenizer, examples)
+    assert len(whole) == 1 and len(parts) == tiny_model.PARTS
     assert rows(whole) == rows(parts)
     assert sum(ids.numel() for ids, _ in parts) < 0.9 * whole[0][0].numel()
 

@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from justrl import config
+from justrl.config.layout import Layout
 from justrl.data.benchmarks import format_benchmark, load_eval_dataset
 from justrl.data.sources import changed_since, download, local_source
 from justrl.errors import UserError
 from justrl.io import file_sha256, read_json
-from justrl.layout import Layout
-from justrl.operations import stale
-from justrl.operations.planning import evaluation_samples
-from justrl.operations.start_checks import check_local_files
+from justrl.plan.planning import evaluation_samples
+from justrl.workflow import stale
+from justrl.workflow.start_checks import check_local_files
 
 # Golds that a reader which guesses types would change.
 GOLDS = ["007", "1e3", "N", "1,234", "0.10", "\\frac{1}{2}", "no", "12345678901234567890", "true", "-0"]

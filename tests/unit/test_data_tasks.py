@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from justrl.config import OwnFunction
-from justrl.config_files import ROOT
+from justrl.config.files import ROOT
 from justrl.data import tasks
 from justrl.data.benchmarks import format_benchmark
 from justrl.data.dapo import process_dapo_dataset

@@ -134,14 +134,14 @@ def test_every_result_file_is_explained():
 def test_every_column_is_explained():
     from dataclasses import fields
 
-    from justrl.analysis import canary_verdict, claims, comparison, metrics, setting_pairs
     from justrl.data import benchmarks, contamination, sources
     from justrl.evaluation import completions, grading, seeds, statistics
-    from justrl.operations.checks import Check
-    from justrl.train import kept_rollouts
-    from justrl.train.verl import step_log
+    from justrl.hardware.checks import Check
+    from justrl.report import canary_verdict, claims, comparison, metrics, setting_pairs
+    from justrl.training import rollout_samples
+    from justrl.training.verl import step_log
 
-    written = [*completions.COLUMNS, *grading.COLUMNS, *kept_rollouts.COLUMNS, *benchmarks.BENCHMARK_SCHEMA.names]
+    written = [*completions.COLUMNS, *grading.COLUMNS, *rollout_samples.COLUMNS, *benchmarks.BENCHMARK_SCHEMA.names]
     written += [*metrics.METRICS, *step_log.NAMES]
     records = [comparison.Cell, claims.Claim, setting_pairs.Compared, seeds.SeedMean, contamination.Pair]
     for record in (*records, canary_verdict.Asked, canary_verdict.Answer, Check, sources.Source):

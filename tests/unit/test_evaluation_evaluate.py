@@ -5,9 +5,9 @@ import json
 import pandas
 import pytest
 
-from justrl.commands.evaluate import read_questions
-from justrl.commands.main import main as justrl
-from justrl.commands.main import parse
+from justrl.cli.evaluate import read_questions
+from justrl.cli.main import main as justrl
+from justrl.cli.main import parse
 from justrl.errors import UserError
 from tiny_model import make_tiny_model
 

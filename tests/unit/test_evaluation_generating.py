@@ -14,8 +14,8 @@ from justrl.errors import UserError
 from justrl.evaluation import completions
 from justrl.evaluation.completions import COLUMNS, PartStore, read_completions
 from justrl.evaluation.generating import GenerationJob, Question, generate, plan_shard, read_benchmark
-from justrl.generation import load_backend
 from justrl.io import file_sha256, write_json
+from justrl.models import load_backend
 from tiny_model import make_tiny_model
 
 torch = pytest.importorskip("torch")
@@ -291,7 +291,7 @@ def test_what_is_no_parquet_is_named(tmp_path):
 
 
 def test_the_command_line_generates(job, model_dir, tmp_path):
-    from justrl.commands.main import main as justrl
+    from justrl.cli.main import main as justrl
 
     path = write_benchmark(tmp_path / "b.parquet", [("toy", q.id, q.question, q.answer) for q in QUESTIONS])
     output = tmp_path / "cli.parquet"
@@ -304,7 +304,7 @@ def test_the_command_line_generates(job, model_dir, tmp_path):
 
 
 def test_one_command_answers_several_benchmarks_as_one_each_does(model_dir, tmp_path):
-    from justrl.commands.main import main as justrl
+    from justrl.cli.main import main as justrl
 
     names = ("toy", "other")
     for name in names:

@@ -7,15 +7,15 @@ import sys
 import pandas
 import pytest
 
-from justrl.commands.main import main
+from justrl.cli.main import main
 from justrl.config import load
 from justrl.errors import UserError
-from justrl.evaluation import grading as grading
+from justrl.evaluation import grading
 from justrl.evaluation.completions import COLUMNS, make_table, read_completions
 from justrl.evaluation.generating import Question
 from justrl.io import write_parquet
-from justrl.train.reward import RewardFunction
-from justrl.train.verl.reward_function import compute_score
+from justrl.training.reward import RewardFunction
+from justrl.training.verl.reward_function import compute_score
 from justrl.verifiers import Grade, Grader, MathRuleVerifier, Outcome, get_reward
 
 # What a model might write, and the verdict of the strict grader with the gold 12.
@@ -194,7 +194,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
 
 
 def test_the_command_line_grades_released_completions_alone(tmp_path, capsys):
-    from justrl.commands.main import main as justrl
+    from justrl.cli.main import main as justrl
 
     path = write_released(tmp_path / "model", released_rows())
     summary, output = tmp_path / "s.json", tmp_path / "g.parquet"
@@ -210,7 +210,7 @@ def test_the_command_line_grades_released_completions_alone(tmp_path, capsys):
 
 def test_a_judge_model_grades_what_the_rules_rejected(samples, tmp_path):
     # An untrained judge says nothing that is a verdict; what matters is which samples it was asked about.
-    from justrl.commands.main import main as justrl
+    from justrl.cli.main import main as justrl
     from justrl.evaluation.completions import model_fingerprint, table_settings
     from tiny_model import make_tiny_model
 
@@ -269,7 +269,7 @@ def test_a_broken_line_of_a_released_file_is_named(tmp_path, line, said):
 def test_no_heavy_import_before_the_arguments_are_read():
     # A typo on the command line must not cost the seconds that torch takes.
     code = (
-        "import sys, justrl.commands.grade, justrl.commands.score, justrl.commands.generate, justrl.commands.evaluate; "
+        "import sys, justrl.cli.grade, justrl.cli.score, justrl.cli.generate, justrl.cli.evaluate; "
         "print(sorted({'torch', 'transformers', 'pandas', 'pyarrow', 'numpy', 'sympy', 'vllm'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

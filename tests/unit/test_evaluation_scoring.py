@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 
 from justrl.errors import UserError
-from justrl.evaluation import grading as grading
+from justrl.evaluation import grading
 from justrl.evaluation.completions import COLUMNS, make_table, read_completions
 from justrl.evaluation.generating import Question, benchmark_fingerprint
 from justrl.evaluation.scoring import COMBINED, add_combined, published_figures, score
@@ -149,7 +149,7 @@ def test_the_published_figures_stand_beside():
 
 
 def test_released_completions_are_scored_too(tmp_path):
-    from justrl.commands.main import main as justrl
+    from justrl.cli.main import main as justrl
 
     suffix = " Please reason step by step, and put your final answer within \\boxed{}."
     path = tmp_path / "toy_t0.7_p0.9_n2-MNT31744.jsonl"
@@ -182,7 +182,7 @@ def write_benchmark(path, questions):
 @pytest.fixture
 def scored(tmp_path, grades, kept):
     """A function that scores, and one that grades, with a `--config`; and the files of the first."""
-    from justrl.commands.main import main as justrl
+    from justrl.cli.main import main as justrl
 
     write_benchmark(tmp_path / "b.parquet", QUESTIONS)
     grading.write_grades(grades, tmp_path / "g.parquet", kept[0], {"graders": ["strict"]})
@@ -239,8 +239,8 @@ def test_completions_of_another_protocol_than_the_one_asked_for_are_refused(scor
 
 
 def test_the_command_line_scores(tmp_path, grades, kept, capsys):
-    from justrl.analysis.results import load_result
-    from justrl.commands.main import main as justrl
+    from justrl.cli.main import main as justrl
+    from justrl.report.results import load_result
 
     write_benchmark(tmp_path / "b.parquet", QUESTIONS)
     grading.write_grades(grades, tmp_path / "g.parquet", kept[0], {"graders": ["strict"]})

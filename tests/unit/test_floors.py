@@ -10,16 +10,18 @@ ROOT = Path(__file__).resolve().parents[2] / "workflow"
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in ROOT.rglob("*.py")}
 # From the top down: a part imports from its own floor and from those below.
 FLOORS = [
-    {"commands", "public", "__main__"},
-    {"operations"},
-    {"analysis"},
+    {"cli", "public", "__main__"},
+    {"status"},
+    {"preflight"},
+    {"plan"},
+    {"workflow"},
+    {"report"},
     {"evaluation"},
-    {"data", "train"},
+    {"training", "data"},
     {"verifiers"},
-    {"generation"},
-    {"published", "paper", "layout", "outputs", "model_shape", "model_folder"},
-    {"config", "config_files", "config_problems", "own_code", "aliases"},
-    {"machine", "gpu_specs"},
+    {"hardware"},
+    {"models"},
+    {"config"},
     {"io", "threads"},
     {"errors"},
 ]

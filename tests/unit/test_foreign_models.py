@@ -16,16 +16,16 @@ from justrl.data.lock import add_entry, read_lock
 from justrl.data.sources import Hub, download, local_source, locate
 from justrl.data.tables import find_data_files
 from justrl.errors import UserError
-from justrl.generation import chat_template
-from justrl.generation.base import copy_tokenizer, load_tokenizer
-from justrl.generation.chat_template import ChatTokenizer
-from justrl.generation.downloads import check_download
-from justrl.generation.weight_checks import check_weights
+from justrl.hardware import gpu_lease
 from justrl.io import file_sha256, read_json, read_json_object, write_json
-from justrl.model_folder import INDEX, SINGLE, check_model_folder
-from justrl.model_shape import read_shape
-from justrl.operations import gpu_lease
-from justrl.train.run_lock import hold
+from justrl.models import chat_template
+from justrl.models.chat_template import ChatTokenizer
+from justrl.models.downloads import check_download
+from justrl.models.folder import INDEX, SINGLE, check_model_folder
+from justrl.models.sampling import copy_tokenizer, load_tokenizer
+from justrl.models.shape import read_shape
+from justrl.models.weight_checks import check_weights
+from justrl.training.run_lock import hold
 from tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.timeout(120)

@@ -11,14 +11,14 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
-from justrl.analysis import figure_style
-from justrl.analysis.html_tables import Section, Text, markdown
-from justrl.analysis.model_card import _yaml, licence
-from justrl.commands.terminal import printable
+from justrl.cli.terminal import printable
 from justrl.data.tables import find_data_files
 from justrl.errors import UserError
-from justrl.generation import chat_template
-from justrl.generation.chat_template import ChatTokenizer
+from justrl.models import chat_template
+from justrl.models.chat_template import ChatTokenizer
+from justrl.report import figure_style
+from justrl.report.html_tables import Section, Text, markdown
+from justrl.report.model_card import _yaml, licence
 from tiny_model import make_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,13 +202,13 @@ def test_output_that_nobody_reads_ends_the_command_quietly(words):
 def test_every_help_works_without_docstrings():
     code = """
 import contextlib, io, importlib, sys
-from justrl.commands import main
+from justrl.cli import main
 for name in main.COMMANDS:
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
         main.main([name, "--help"])
     print(name, "usage" in out.getvalue())
-import justrl.train.verl.guard, justrl.train.verl.nodes
-for module, words in ((justrl.train.verl.guard, ["--help"]), (justrl.train.verl.nodes, ["--help"])):
+import justrl.training.verl.guard, justrl.training.verl.nodes
+for module, words in ((justrl.training.verl.guard, ["--help"]), (justrl.training.verl.nodes, ["--help"])):
     sys.argv = ["x", *words]
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
         module.main()
@@ -231,7 +231,7 @@ def test_no_text_of_a_docstring_is_taken_for_granted():
 
 def test_a_killed_command_has_written_its_last_line(tmp_path):
     code = (
-        "import os, sys; from justrl.commands import terminal; terminal.open_streams();"
+        "import os, sys; from justrl.cli import terminal; terminal.open_streams();"
         "print('from step 2 to 6', file=sys.stderr); os.kill(os.getpid(), 9)"
     )
     with (tmp_path / "log").open("wb") as log:

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from justrl.data.stand_ins import FAMILIES
+from justrl.data.tiny_tokenizers import FAMILIES
 from justrl.errors import UserError
-from justrl.generation.base import stop_token_ids
-from justrl.generation.chat_template import ChatTokenizer
+from justrl.models.chat_template import ChatTokenizer
+from justrl.models.sampling import stop_token_ids
 from tiny_model import make_tiny_model
 
 # As DeepSeek-R1's distilled models have it: a first token, bars of full width, thought cut from earlier answers.
@@ -140,7 +140,7 @@ def test_text_and_ids_are_those_of_transformers(folder, kept, tmp_path):
 def test_the_mini_experiments_tokenizer(tmp_path):
     from transformers import AutoTokenizer
 
-    from justrl.data.warm_start import build_tokenizer
+    from justrl.data.tiny_model import build_tokenizer
 
     build_tokenizer("deepseek", "Put it in \\boxed{}.").save_pretrained(tmp_path)
     theirs, ours = AutoTokenizer.from_pretrained(tmp_path), ChatTokenizer(tmp_path)
@@ -150,7 +150,7 @@ def test_the_mini_experiments_tokenizer(tmp_path):
 
 
 def test_stop_tokens_are_the_same_by_either_tokenizer(tmp_path):
-    from justrl.generation.base import load_tokenizer
+    from justrl.models.sampling import load_tokenizer
 
     for family, like in FAMILIES.items():
         folder = make_tiny_model(tmp_path / family, family=family)
@@ -183,9 +183,9 @@ def test_what_a_template_refuses_is_said(folder, tmp_path):
 JOBS = {
     "prompt lengths": "from justrl.data.lengths import PromptLength\nPromptLength({model!r})(PROMPTS)",
     "preflight of prompts": "from justrl.config import load\n"
-    "from justrl.operations.experiment_checks import check_prompts\n"
+    "from justrl.preflight.experiment_checks import check_prompts\n"
     "print(check_prompts({data!r}, {model!r}, load().recipe))",
-    "names of the sampler": "from justrl.generation import base, vllm_backend\nimport justrl.verifiers.judge\n"
+    "names of the sampler": "from justrl.models import base, vllm_backend\nimport justrl.verifiers.judge\n"
     "import justrl.evaluation.generating",
 }
 

@@ -15,14 +15,14 @@ import pytest
 from hub_server import Hub, serve
 
 from justrl.config import EvalProtocol
-from justrl.data import stand_ins, warm_start
+from justrl.data import tiny_model, tiny_tokenizers
 from justrl.data.messages import DEFAULT_SUFFIX, build_messages
 from justrl.errors import UserError
 from justrl.evaluation.completions import read_completions
 from justrl.evaluation.generating import GenerationJob, Question, generate
-from justrl.generation.base import chat_prompt, copy_tokenizer, load_tokenizer, stop_token_ids
-from justrl.generation.chat_template import ChatTokenizer
-from justrl.operations import experiment_checks
+from justrl.models.chat_template import ChatTokenizer
+from justrl.models.sampling import chat_prompt, copy_tokenizer, load_tokenizer, stop_token_ids
+from justrl.preflight import experiment_checks
 from justrl.verifiers import get_reward
 from justrl.verifiers.judge import ModelGrader, _Judge
 from tiny_model import make_tiny_model
@@ -36,7 +36,7 @@ PROMPTS = {"deepseek": DEEPSEEK_PROMPT, "nemotron": NEMOTRON_PROMPT}
 STOPS = {"deepseek": ["<｜end▁of▁sentence｜>"], "nemotron": ["<|endoftext|>", "<|im_end|>"]}
 
 
-@pytest.fixture(scope="module", params=list(stand_ins.FAMILIES))
+@pytest.fixture(scope="module", params=list(tiny_tokenizers.FAMILIES))
 def family(request):
     return request.param
 
@@ -98,19 +98,19 @@ def test_a_copied_tokenizer_is_the_same_byte_for_byte(folder, tmp_path):
 
 def test_warm_started_solutions_are_graded_whatever_the_family_writes_around_them(family):
     reward, rng = get_reward("paper"), random.Random(3)
-    answer = stand_ins.FAMILIES[family].answer
-    assert reward(warm_start.worked_solution(47, 85, rng, 0.0, answer), "132") == 1.0
-    assert reward(warm_start.glance_solution(47, 85, rng, answer), "132") == -1.0
+    answer = tiny_tokenizers.FAMILIES[family].answer
+    assert reward(tiny_model.worked_solution(47, 85, rng, 0.0, answer), "132") == 1.0
+    assert reward(tiny_model.glance_solution(47, 85, rng, answer), "132") == -1.0
     assert ("</think>" in answer) == (family == "deepseek")
 
 
 def test_prompts_of_sums_are_short_and_answers_ragged(family):
-    tokenizer, rng = warm_start.build_tokenizer(family, DEFAULT_SUFFIX), random.Random(0)
+    tokenizer, rng = tiny_model.build_tokenizer(family, DEFAULT_SUFFIX), random.Random(0)
     messages = build_messages("What is 47 + 85?", DEFAULT_SUFFIX)
     assert len(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)) <= 26
-    answer = stand_ins.FAMILIES[family].answer
-    long = warm_start.worked_solution(547, 685, rng, 0.0, answer)
-    short = warm_start.glance_solution(47, 85, rng, answer)
+    answer = tiny_tokenizers.FAMILIES[family].answer
+    long = tiny_model.worked_solution(547, 685, rng, 0.0, answer)
+    short = tiny_model.glance_solution(47, 85, rng, answer)
     lengths = [len(tokenizer.encode(text, add_special_tokens=False)) for text in (short, long)]
     assert 4 * lengths[0] < lengths[1] <= 47
 
@@ -216,7 +216,7 @@ def test_a_tokenizer_of_the_hub_is_looked_at_as_one_of_a_folder_is(tmp_path, tem
         files["chat_template.jinja"] = template.encode()
     hub = Hub()
     hub.commit("models/owner/name", files)
-    code = "from justrl.generation.base import load_tokenizer; load_tokenizer('owner/name')"
+    code = "from justrl.models.sampling import load_tokenizer; load_tokenizer('owner/name')"
     with serve(hub):
         environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "cache")}
         environment.pop("HF_HUB_OFFLINE", None)

@@ -8,11 +8,11 @@ from justrl import config
 from justrl.config import EvalProtocol
 from justrl.evaluation.completions import read_completions
 from justrl.evaluation.generating import GenerationJob, Question, generate
-from justrl.generation import load_backend
-from justrl.generation.base import Sampling, SamplingRequest, load_tokenizer
-from justrl.train.reference.distributed import ProcessGroup
-from justrl.train.reference.loop import TrainingLoop
-from justrl.train.segment import Execution, SegmentRequest
+from justrl.models import load_backend
+from justrl.models.sampling import Sampling, SamplingRequest, load_tokenizer
+from justrl.training.reference.distributed import ProcessGroup
+from justrl.training.reference.loop import TrainingLoop
+from justrl.training.segment import Execution, SegmentRequest
 from justrl.verifiers.judge import ModelGrader, _Judge
 from tiny_model import make_tiny_model
 
@@ -120,8 +120,8 @@ def tied_model(folder):
 
 
 def test_tokens_that_tie_at_the_edge_of_top_p_are_kept_in_rollouts_as_in_evaluation(folder):
-    from justrl.generation.transformers_backend import TransformersBackend
-    from justrl.train.reference.rollout import TransformersRollouts
+    from justrl.models.transformers_backend import TransformersBackend
+    from justrl.training.reference.rollout import TransformersRollouts
 
     model, tokenizer = tied_model(folder), load_tokenizer(folder)
     # Three tokens make up 0.6, and the fourth ties with the third.

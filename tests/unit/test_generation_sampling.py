@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from justrl.errors import UserError
-from justrl.generation import load_backend, transformers_backend
-from justrl.generation.base import (
+from justrl.models import load_backend, transformers_backend
+from justrl.models.sampling import (
     Sampling,
     SamplingRequest,
     check_model_length,
@@ -193,7 +193,7 @@ def test_tokens_are_drawn_with_the_models_probabilities(backend, tokenizer, temp
     st.sampled_from([np.float32, np.float64]),
 )
 def test_filters_keep_the_smallest_set_that_makes_up_top_p_and_its_ties(logits, temperature, top_p, top_k, dtype):
-    from justrl.generation.transformers_backend import filter_probabilities
+    from justrl.models.transformers_backend import filter_probabilities
 
     weights = np.exp((np.array(logits) - max(logits)) / temperature)
     probabilities = (weights / weights.sum()).astype(dtype)
@@ -209,7 +209,7 @@ def test_filters_keep_the_smallest_set_that_makes_up_top_p_and_its_ties(logits, 
 
 
 def test_sampling_inverts_the_cumulative_distribution():
-    from justrl.generation.transformers_backend import invert_cumulative
+    from justrl.models.transformers_backend import invert_cumulative
 
     probabilities = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]]).repeat(7, 1)
     uniforms = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, 0.9999, 1 - 2**-53], dtype=torch.float64)
@@ -226,7 +226,7 @@ class _Fixed:
 
 @given(st.lists(st.floats(-30, 30), min_size=2, max_size=9), st.floats(0, 1, exclude_max=True))
 def test_every_random_number_finds_a_token_that_is_left(logits, uniform):
-    from justrl.generation.transformers_backend import choose_tokens, filter_probabilities
+    from justrl.models.transformers_backend import choose_tokens, filter_probabilities
 
     scores = torch.tensor([logits])
     [token], [log_prob] = choose_tokens(scores, [Sampling(1.0, 0.9, -1, 1, ())], [_Fixed(uniform)])
@@ -235,7 +235,7 @@ def test_every_random_number_finds_a_token_that_is_left(logits, uniform):
 
 
 def test_the_greatest_random_number_does_not_fall_off_the_end():
-    from justrl.generation.transformers_backend import choose_tokens
+    from justrl.models.transformers_backend import choose_tokens
 
     scores = torch.tensor([[0.0, 0.0, 0.0, -200.0]])
     [token], _ = choose_tokens(scores, [Sampling(1.0, 0.9, -1, 1, ())], [_Fixed(1 - 2**-53)])
@@ -243,7 +243,7 @@ def test_the_greatest_random_number_does_not_fall_off_the_end():
 
 
 def test_the_random_numbers_of_a_seed_never_change():
-    from justrl.generation.transformers_backend import random_stream
+    from justrl.models.transformers_backend import random_stream
 
     # An evaluation's seeds are integers, a training's are (seed, step, prompt, sample).
     assert random_stream(2**62 + 1).random(2).tolist() == [0.529784813774504, 0.013048271966439984]
@@ -251,7 +251,7 @@ def test_the_random_numbers_of_a_seed_never_change():
 
 
 def test_logits_that_are_not_finite_stop_the_generation():
-    from justrl.generation.transformers_backend import choose_tokens
+    from justrl.models.transformers_backend import choose_tokens
 
     with pytest.raises(FloatingPointError, match="not finite"):
         choose_tokens(torch.tensor([[0.0, float("nan")]]), [Sampling(1.0, 1.0, -1, 1, ())], [_Fixed(0.5)])
@@ -344,7 +344,7 @@ def test_rows_of_one_prompt_are_sampled_as_each_on_its_own(backend, tokenizer):
 def test_a_cache_that_grows_beyond_its_room_holds_what_a_concatenated_one_does():
     from transformers import DynamicCache
 
-    from justrl.generation.transformers_backend import _RoomyLayer
+    from justrl.models.transformers_backend import _RoomyLayer
 
     ours, theirs = _RoomyLayer(), DynamicCache()
     for number in range(3 * _RoomyLayer.ROOM):
@@ -361,7 +361,7 @@ def test_query_heads_in_groups_attend_as_apart():
 
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    from justrl.generation.transformers_backend import _grouped_attention
+    from justrl.models.transformers_backend import _grouped_attention
 
     torch.manual_seed(0)
     module = SimpleNamespace(num_key_value_groups=3, is_causal=True)

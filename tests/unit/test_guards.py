@@ -8,7 +8,7 @@ import pytest
 
 from justrl.config import EvalProtocol
 from justrl.evaluation.generating import GenerationJob, Question, generate
-from justrl.generation.base import Completed
+from justrl.models.sampling import Completed
 from justrl.verifiers import get_grader
 from tiny_model import make_tiny_model
 
@@ -22,7 +22,7 @@ LIGHT += [
 # One process for all of them; after each, what it has imported.
 CODE = """
 import contextlib, io, json, sys
-from justrl.commands.main import main
+from justrl.cli.main import main
 seen = []
 for words in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(io.StringIO()) as shown:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from justrl import config_files
 from justrl.config import Experiment, load
-from justrl.layout import Layout
+from justrl.config import files as config_files
+from justrl.config.layout import Layout
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from justrl import machine
+from justrl.hardware import machine
 from justrl.verifiers.workers import WorkerPool
 
 

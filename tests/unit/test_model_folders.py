@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from justrl.errors import UserError
-from justrl.generation import load_backend
-from justrl.generation.downloads import check_download
-from justrl.generation.weight_checks import check_weights
 from justrl.io import file_sha256, read_json, write_json
-from justrl.operations import experiment_checks
-from justrl.train.reference.policy import load_model
+from justrl.models import load_backend
+from justrl.models.downloads import check_download
+from justrl.models.weight_checks import check_weights
+from justrl.preflight import experiment_checks
+from justrl.training.reference.policy import load_model
 from tiny_model import make_tiny_model
 
 UP = "model.layers.1.mlp.up_proj.weight"

@@ -5,16 +5,16 @@ import json
 import pytest
 
 from justrl import config as experiment
-from justrl.commands.main import main
+from justrl.cli.main import main
 from justrl.config import Experiment
-from justrl.config_files import merge, read
+from justrl.config.files import merge, read
+from justrl.config.layout import Layout
 from justrl.data.benchmarks import load_eval_dataset
 from justrl.data.dapo import process_dapo_dataset
 from justrl.errors import UserError
-from justrl.generation.base import load_tokenizer
 from justrl.io import is_hub_id
-from justrl.layout import Layout
-from justrl.operations.start_checks import check_local_files
+from justrl.models.sampling import load_tokenizer
+from justrl.workflow.start_checks import check_local_files
 
 ROWS = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(3)]
 

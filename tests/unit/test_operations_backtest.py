@@ -6,11 +6,11 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 
-from justrl.commands.main import main
-from justrl.gpu_specs import GPUS
-from justrl.model_shape import DEEPSEEK, KNOWN
-from justrl.operations import backtest
-from justrl.operations.step_time import CONSTANTS, LEAST, MOST, SIGMA, Lengths, Work, cut_lengths, lengths_of, step_time
+from justrl.cli.main import main
+from justrl.config.gpu_specs import GPUS
+from justrl.models.shape import DEEPSEEK, KNOWN
+from justrl.plan import backtest
+from justrl.plan.step_time import CONSTANTS, LEAST, MOST, SIGMA, Lengths, Work, cut_lengths, lengths_of, step_time
 
 
 @pytest.fixture(scope="module")

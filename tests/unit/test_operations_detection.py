@@ -6,9 +6,9 @@ from analysis_examples import result
 from test_analysis_comparison import as_result
 
 from justrl import config as experiment
-from justrl.commands.main import main
+from justrl.cli.main import main
 from justrl.errors import UserError
-from justrl.operations.detection import AVERAGE, detect
+from justrl.plan.detection import AVERAGE, detect
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from justrl import config, machine
-from justrl.commands import train
+from justrl import config
+from justrl.cli import train
 from justrl.errors import UserError
-from justrl.operations import gpu_checks, preflight_checks
-from justrl.operations.checks import FAILED, OK, SKIPPED, WARNING, Check
+from justrl.hardware import gpu_checks, machine
+from justrl.hardware.checks import FAILED, OK, SKIPPED, WARNING, Check
+from justrl.preflight import preflight_checks
 
 HARDWARE = config.load().hardware
 CARDS = [["NVIDIA H100 80GB HBM3", "9.0"]] * 8
@@ -74,7 +75,7 @@ def test_the_probe_of_a_build_without_cuda():
 
     if torch.version.cuda:
         pytest.skip("torch here has CUDA")
-    printed = subprocess.run([sys.executable, "-m", "justrl.operations.gpu_probe"], capture_output=True, text=True)
+    printed = subprocess.run([sys.executable, "-m", "justrl.hardware.gpu_probe"], capture_output=True, text=True)
     check = gpu_checks.check_cuda("580.95.05", json.loads(printed.stdout))
     assert check.status == FAILED and "without CUDA" in check.found and check.remedy == "`make gpu-env`"
 

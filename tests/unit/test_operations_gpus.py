@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from justrl.errors import UserError
-from justrl.operations import gpu_lease as gpus
+from justrl.hardware import gpu_lease as gpus
 
 DEVICES = ["0", "1", "2", "3"]
 

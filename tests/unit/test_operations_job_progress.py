@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from justrl.operations import job_progress
+from justrl.status import job_progress
 
 
 def log(tmp_path, text):

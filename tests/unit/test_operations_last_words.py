@@ -2,7 +2,7 @@
 
 import os
 
-from justrl.operations.last_words import queue_logs, sentences
+from justrl.status.failed_jobs import queue_logs, sentences
 
 
 def test_each_sentence_once_and_a_last_line_where_there_is_none(tmp_path):

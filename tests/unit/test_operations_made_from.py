@@ -7,12 +7,12 @@ import pytest
 from pyarrow import parquet
 
 from justrl.config import load
-from justrl.config_files import ROOT
+from justrl.config.files import ROOT
+from justrl.config.layout import Layout
 from justrl.data.contamination import TRAINED, compare_files
 from justrl.errors import UserError
 from justrl.io import file_sha256, weights_sha256
-from justrl.layout import Layout
-from justrl.operations import made_from
+from justrl.workflow import made_from
 
 
 @pytest.fixture

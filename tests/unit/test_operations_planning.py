@@ -9,16 +9,16 @@ import sys
 import pytest
 
 from justrl import config as experiment
-from justrl import config_files
-from justrl.commands.main import main
+from justrl.cli.main import main
+from justrl.config import files as config_files
+from justrl.config.gpu_specs import GPUS, find_gpu
+from justrl.config.layout import Layout
 from justrl.errors import UserError
-from justrl.gpu_specs import GPUS, find_gpu
-from justrl.layout import Layout
-from justrl.model_shape import DEEPSEEK, shape_of
-from justrl.operations import costs
-from justrl.operations import planning as plan
-from justrl.operations.announcement import announce
-from justrl.operations.step_time import LEAST, MOST, lengths_of, step_time
+from justrl.models.shape import DEEPSEEK, shape_of
+from justrl.plan import costs
+from justrl.plan import planning as plan
+from justrl.plan.announcement import announce
+from justrl.plan.step_time import LEAST, MOST, lengths_of, step_time
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,12 @@ from threading import Thread
 import pytest
 
 from justrl import config as experiment
-from justrl import config_files, machine
+from justrl.config import files as config_files
 from justrl.errors import UserError
+from justrl.hardware import checks, machine
+from justrl.hardware.checks import FAILED, OK, SKIPPED, WARNING, Check, guarded
 from justrl.io import write_json
-from justrl.operations import checks, experiment_checks, queue_checks
-from justrl.operations.checks import FAILED, OK, SKIPPED, WARNING, Check, guarded
+from justrl.preflight import experiment_checks, queue_checks
 from tiny_model import make_tiny_model, name_another_end
 
 HARDWARE = experiment.load().hardware

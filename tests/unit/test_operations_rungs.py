@@ -5,9 +5,9 @@ import re
 import pytest
 
 from justrl import config as experiment
-from justrl.commands.main import main
+from justrl.cli.main import main
 from justrl.errors import UserError
-from justrl.operations import planning
+from justrl.plan import planning
 
 
 def test_the_scales_are_compared_in_a_table(capsys):

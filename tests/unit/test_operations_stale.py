@@ -8,13 +8,13 @@ import pytest
 from pyarrow import parquet
 
 from justrl.config import load
-from justrl.config_files import ROOT
+from justrl.config.files import ROOT
+from justrl.config.layout import Layout
 from justrl.data.arithmetic import benchmark_rows
 from justrl.errors import UserError
 from justrl.evaluation.completions import make_table, model_fingerprint
 from justrl.evaluation.generating import Question, benchmark_fingerprint
-from justrl.layout import Layout
-from justrl.operations import stale
+from justrl.workflow import stale
 
 ASKED = [("one", "1+1?", "2"), ("two", "2+2?", "4")]
 AGAIN = "snakemake --config accept_changes=true"

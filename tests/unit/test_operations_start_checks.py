@@ -6,10 +6,10 @@ from contextlib import nullcontext
 import pytest
 
 from justrl.config import load
-from justrl.config_files import ROOT
+from justrl.config.files import ROOT
+from justrl.config.layout import Layout
 from justrl.errors import UserError
-from justrl.layout import Layout
-from justrl.operations import frozen, start_checks
+from justrl.workflow import config_snapshots, start_checks
 
 
 @pytest.fixture
@@ -41,15 +41,15 @@ def test_a_damaged_record_of_the_last_start_stops_no_start(layout, tmp_path, con
     (tmp_path / "experiments").mkdir()
     damaged = tmp_path / "experiments/0001.json"
     damaged.write_bytes(content)
-    document = frozen.document({"seed": 1}, layout)
-    file = frozen.file_of(document, tmp_path)
+    document = config_snapshots.document({"seed": 1}, layout)
+    file = config_snapshots.file_of(document, tmp_path)
     assert file.name == "0002.json"
-    (line,) = frozen.changes(document, tmp_path)
+    (line,) = config_snapshots.changes(document, tmp_path)
     assert str(damaged) in line and "damaged" in line
-    frozen.write(document, file)
-    assert frozen.read(file)[0] == {"seed": 1}
+    config_snapshots.write(document, file)
+    assert config_snapshots.read(file)[0] == {"seed": 1}
     with pytest.raises(UserError, match=r"0001\.json.* restore it, or start Snakemake again"):
-        frozen.read(damaged)
+        config_snapshots.read(damaged)
 
 
 def test_a_damaged_run_file_says_the_way_out(layout, tmp_path):

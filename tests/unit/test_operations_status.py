@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from justrl import config, config_files
+from justrl import config
+from justrl.config import files as config_files
+from justrl.config.layout import Layout
 from justrl.io import write_json
-from justrl.layout import Layout
-from justrl.operations import frozen, start_checks
-from justrl.operations import run_status as progress
-from justrl.train.run_lock import Owner
+from justrl.status import run_status as progress
+from justrl.training.run_lock import Owner
+from justrl.workflow import config_snapshots, start_checks
 
 
 def row(step, **changes):
@@ -241,7 +242,7 @@ def test_duration(seconds, text):
 def freeze(results, **changes):
     """Leave what a start under the mini experiment's configuration leaves: the frozen configuration."""
     content = config_files.merge(config_files.read(["mini/experiment.yaml"]), changes)
-    frozen.write({"config": content, "segment_ends": {}}, results / "experiments" / "0001.json")
+    config_snapshots.write({"config": content, "segment_ends": {}}, results / "experiments" / "0001.json")
     return results
 
 
@@ -286,7 +287,7 @@ def test_an_experiment_that_is_being_trained_comes_before_a_newer_one(tmp_path):
 
 def test_without_training_the_evaluations_of_a_target_are_counted(tmp_path):
     paper = {"config": config_files.read(), "segment_ends": {}}
-    frozen.write(paper, tmp_path / "experiments" / "0001.json")
+    config_snapshots.write(paper, tmp_path / "experiments" / "0001.json")
     layout = Layout(config.load().with_canaries(), str(tmp_path))
     (tmp_path / "canary").mkdir()
     for file in (layout.golden_evaluations()[-1], layout.canary_results()[0]):
@@ -308,7 +309,7 @@ def test_what_cannot_be_shown_is_one_sentence(tmp_path):
 
 def test_a_run_that_the_paper_does_not_have_is_marked(tmp_path):
     results = tmp_path / "results"
-    frozen.write({"config": config_files.read([]), "segment_ends": {}}, results / "experiments" / "0001.json")
+    config_snapshots.write({"config": config_files.read([]), "segment_ends": {}}, results / "experiments" / "0001.json")
     for run in ("deepseek", "mine"):
         write_run(results / "runs" / run, [row(1)])
     assert "mine (mine: not the paper's run – not a paper result)  step 1" in (shown := status("--results", results))

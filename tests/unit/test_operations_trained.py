@@ -5,11 +5,11 @@ import json
 import pytest
 
 from justrl.config import load
+from justrl.config.layout import Layout
 from justrl.errors import UserError
-from justrl.layout import Layout
-from justrl.operations import trained
-from justrl.operations.planning import plan_run
-from justrl.train.segment import NOT_KEPT, SegmentRequest, WorkDir
+from justrl.plan.planning import plan_run
+from justrl.training.segment import NOT_KEPT, SegmentRequest, WorkDir
+from justrl.workflow import run_state
 
 LENGTHS = ["runs.deepseek.steps=600", "runs.deepseek.evaluate_every=120"]
 
@@ -25,12 +25,12 @@ def run(tmp_path):
 
 def layout(results, segment_steps, *more):
     experiment = load(overrides=[*LENGTHS, f"runs.deepseek.segment_steps={segment_steps}", *more])
-    return Layout(experiment, str(results), trained.segment_ends(experiment, results))
+    return Layout(experiment, str(results), run_state.segment_ends(experiment, results))
 
 
 def test_nothing_trained_leaves_the_configuration(tmp_path):
     experiment = load()
-    assert trained.segment_ends(experiment, tmp_path) == {
+    assert run_state.segment_ends(experiment, tmp_path) == {
         name: run.segment_ends for name, run in experiment.runs.items()
     }
 
@@ -81,21 +81,21 @@ def test_exports_that_nobody_evaluates_can_be_dropped(tmp_path):
         600,
     ]
     assert all(layout(tmp_path, 60).keeps_export("deepseek", end) for end in files.segment_ends("deepseek"))
-    trained.check_kept("deepseek@120", files)
-    trained.check_kept("deepseek@base", files)
+    run_state.check_kept("deepseek@120", files)
+    run_state.check_kept("deepseek@base", files)
     with pytest.raises(UserError, match=r"deepseek@60: `keep_exports: evaluated` will not keep its model"):
-        trained.check_kept("deepseek@60", files)
+        run_state.check_kept("deepseek@60", files)
 
 
 def test_a_dropped_model_is_refused_whatever_is_asked_for_today_and_a_kept_one_is_not(tmp_path):
     files = layout(tmp_path, 60, "keep_exports=evaluated")
     model = tmp_path / "runs/deepseek/segments/60/model"
     model.mkdir(parents=True)
-    trained.check_kept("deepseek@60", files)  # kept, before the setting was changed
+    run_state.check_kept("deepseek@60", files)  # kept, before the setting was changed
     (model / NOT_KEPT).touch()
     for each in (files, layout(tmp_path, 60)):
         with pytest.raises(UserError, match=r"deepseek@60: its model was not kept .*set-aside deepseek"):
-            trained.check_kept("deepseek@60", each)
+            run_state.check_kept("deepseek@60", each)
 
 
 def test_a_dropped_export_is_a_note_that_survives_a_restart(tmp_path):

@@ -4,12 +4,12 @@ import re
 
 import pytest
 
-from justrl.commands.main import main
+from justrl.cli.main import main
 from justrl.config import Experiment
-from justrl.config_files import merge, read
+from justrl.config.files import merge, read
+from justrl.config.layout import Layout
+from justrl.config.outputs import FOLDERS, check_folder, check_paths, outputs
 from justrl.errors import UserError
-from justrl.layout import Layout
-from justrl.outputs import FOLDERS, check_folder, check_paths, outputs
 
 LOCAL = {"source": "local", "path": "x", "context_length": 4096}
 SUMS = {"source": "arithmetic", "digits": 2, "rows": 4, "samples": 1}

@@ -3,9 +3,9 @@
 import pytest
 
 from justrl.config import OwnFunction
+from justrl.config.custom_code import code_sha256, helpers
 from justrl.errors import UserError
 from justrl.io import file_sha256
-from justrl.own_code import code_sha256, helpers
 from justrl.verifiers.own import OwnGrader
 
 GRADE = "\ndef grade(completion, gold, row):\n    return True\n"

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from justrl import config_files, paper
-from justrl.analysis.metrics import run_of
-from justrl.config import Experiment, Recipe
+from justrl.config import Experiment, Recipe, paper
+from justrl.config import files as config_files
 from justrl.errors import UserError
 from justrl.io import file_sha256, write_json
-from justrl.operations import paper_check
+from justrl.report.metrics import run_of
+from justrl.workflow import paper_check
 
 
 def started(change, name="paper"):

@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from justrl.commands.main import COMMANDS
+from justrl.cli.main import COMMANDS
 
 HEAVY = {
     "torch",

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib import import_module
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import justrl
-from justrl import aliases, config
+from justrl import config
+from justrl.config import recipe_names
 from justrl.data.messages import DEFAULT_SUFFIX, build_messages
 from justrl.errors import UserError
-from justrl.train.reference.step import GRPOTrainer, RolloutBatch
+from justrl.training.reference.step import GRPOTrainer, RolloutBatch
 
 PROMPT = "What is 1+1?\n\nPlease reason step by step, and put your final answer within \\boxed{}."
 
@@ -211,7 +213,7 @@ def test_a_step_on_tensors_is_the_step_on_our_batch(tiny_qwen, rewards):
     assert theirs.train_step({**TENSORS, "rewards": rewards}) == metrics
     assert torch.equal(weights(model), weights(expected))
     assert not torch.equal(weights(model), weights(tiny_qwen))
-    recipe = config.load().recipe.model_copy(update=aliases.translate_recipe(SMALL))
+    recipe = config.load().recipe.model_copy(update=recipe_names.translate_recipe(SMALL))
     plain, room = trainer(tiny_qwen, recipe, GRPOTrainer)
     assert room.train_step(BATCH) == metrics
     assert torch.equal(weights(plain), weights(expected))
@@ -271,14 +273,37 @@ def test_a_batch_that_does_not_fit_is_refused(tiny_qwen, change, message):
     ],
 )
 def test_overrides_by_other_names_are_understood(given, ours):
-    assert aliases.translate_override(given) == ours
+    assert recipe_names.translate_override(given) == ours
 
 
 def test_an_override_that_is_a_bound_of_the_ratio_is_refused():
     with pytest.raises(UserError, match=r"clip_range_high 1\.28: give the distance from a ratio of 1"):
-        aliases.translate_override("clip_range_high=1.28")
+        recipe_names.translate_override("clip_range_high=1.28")
 
 
 def test_every_other_name_stands_for_a_key_of_the_configuration():
     recipe = config.load().as_dict()["recipe"]
-    assert set(aliases.RECIPE.values()) <= set(recipe) and not set(aliases.RECIPE) & set(recipe)
+    assert set(recipe_names.RECIPE.values()) <= set(recipe) and not set(recipe_names.RECIPE) & set(recipe)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now"),
+    [
+        ("justrl.train", "justrl.training"),
+        ("justrl.train.published_entropy", "justrl.training.published_entropy"),
+        ("justrl.train.reference.loss", "justrl.training.reference.loss"),
+        ("justrl.generation", "justrl.models"),
+        ("justrl.generation.base", "justrl.models.sampling"),
+    ],
+)
+def test_a_path_of_an_earlier_version_is_the_same_module(earlier, now):
+    module = import_module(now)
+    assert import_module(earlier) is module
+    assert (module.__name__, module.__spec__.name) == (now, now)
+
+
+def test_an_unknown_path_is_not_found():
+    with pytest.raises(ModuleNotFoundError):
+        import_module("justrl.train.nothing")
+    with pytest.raises(ModuleNotFoundError):
+        import_module("justrl.trains")

@@ -13,16 +13,10 @@ import real_models
 from justrl.config import load
 from justrl.data.benchmarks import format_benchmark
 from justrl.errors import UserError
-from justrl.generation.base import (
-    chat_prompt,
-    check_tokenizer_of_verl,
-    copy_tokenizer,
-    load_tokenizer,
-    stop_token_ids,
-)
-from justrl.generation.chat_template import ChatTokenizer
-from justrl.generation.weight_checks import check_weights
-from justrl.train.reference.policy import export_policy
+from justrl.models.chat_template import ChatTokenizer
+from justrl.models.sampling import chat_prompt, check_tokenizer_of_verl, copy_tokenizer, load_tokenizer, stop_token_ids
+from justrl.models.weight_checks import check_weights
+from justrl.training.reference.policy import export_policy
 
 PROMPTS = {
     "smollm2-135m-q4": (
@@ -166,7 +160,7 @@ def test_a_warning_of_another_models_tokenizer_is_not_passed_on(tmp_path, model_
     # transformers goes by the version that wrote the file; files that name none are taken for Mistral's.
     del config["transformers_version"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    code = f"from justrl.generation.base import load_tokenizer; load_tokenizer({str(tmp_path)!r})"
+    code = f"from justrl.models.sampling import load_tokenizer; load_tokenizer({str(tmp_path)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert ("incorrect regex pattern" in done.stderr) == warned

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from justrl.commands.main import main as justrl
+from justrl.cli.main import main as justrl
 from justrl.config import Alarms, load
 from justrl.errors import UserError
 from justrl.io import read_json, write_json
-from justrl.train import alarms
-from justrl.train.alarms import AlarmRaised, Answer, Watch, raised
+from justrl.training import alarms
+from justrl.training.alarms import AlarmRaised, Answer, Watch, raised
 
 LIMITS = Alarms()
 HEALTHY = {
@@ -199,7 +199,7 @@ def test_each_start_of_a_marked_run_ends_before_torch_is_imported(tmp_path, root
     words += ["--model-out", "out/model", "--metrics-out", "out/metrics.jsonl"]
     code = (
         "import sys\n"
-        "from justrl.commands.main import main\n"
+        "from justrl.cli.main import main\n"
         "from justrl.errors import UserError\n"
         "try:\n"
         f"    main({words})\n"

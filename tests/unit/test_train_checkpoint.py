@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from justrl.errors import UserError
-from justrl.train.reference import checkpoint
-from justrl.train.reference.checkpoint import (
+from justrl.training.reference import checkpoint
+from justrl.training.reference.checkpoint import (
     RefusedCheckpoint,
     TrainingState,
     list_states,

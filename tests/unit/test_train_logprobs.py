@@ -6,9 +6,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from justrl.train.reference import logprobs
-from justrl.train.reference.logprobs import PolicyLogProbs, chunked_log_probs, pack_sequences
-from justrl.train.verl import chunked_logprobs
+from justrl.training.reference import logprobs
+from justrl.training.reference.logprobs import PolicyLogProbs, chunked_log_probs, pack_sequences
+from justrl.training.verl import chunked_logprobs
 
 WIDTH, VOCABULARY, TOKENS = 6, 37, 50
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from justrl.config import AGGREGATION, load
-from justrl.train.reference.loss import clipped_policy_loss, policy_loss
+from justrl.training.reference.loss import clipped_policy_loss, policy_loss
 
 CLIP = {"clip_ratio_low": 0.2, "clip_ratio_high": 0.28, "clip_ratio_c": 10.0}
 LOSSES = sorted(AGGREGATION)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from justrl.train.published_entropy import balanced_parts, entropy_as_published, mismatched_pairs
+from justrl.training.published_entropy import balanced_parts, entropy_as_published, mismatched_pairs
 
 
 def even(entropy):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from justrl.config import load
 from justrl.errors import UserError
-from justrl.train.reward import RewardFunction, overlong_penalty
+from justrl.training.reward import RewardFunction, overlong_penalty
 
 
 def recipe(enabled: bool = True):

@@ -4,8 +4,8 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from justrl.generation.base import Sampling
-from justrl.train.reference.rollout import TransformersRollouts
+from justrl.models.sampling import Sampling
+from justrl.training.reference.rollout import TransformersRollouts
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [8], [14, 15]]
 SEEDS = [(1, 0, i) for i in range(len(PROMPTS))]

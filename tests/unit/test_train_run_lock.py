@@ -12,8 +12,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from justrl.errors import UserError
-from justrl.train import run_lock as locking
-from justrl.train.run_lock import Lock, Owner, hold, owner_alive, process_start
+from justrl.training import run_lock as locking
+from justrl.training.run_lock import Lock, Owner, hold, owner_alive, process_start
 
 ELSEWHERE = replace(Owner.me(), host="node-77", boot="another", slurm_job_id=None)
 
@@ -144,7 +144,7 @@ def test_of_many_newcomers_one_gets_a_dead_owners_lock(tmp_path, without_flock):
     (tmp_path / "LOCK.guard.held").mkdir()
     os.utime(tmp_path / "LOCK.guard.held", (1, 1))
     script = (refuse if without_flock else "") + (
-        "import sys, time; from pathlib import Path; from justrl.train.run_lock import Lock\n"
+        "import sys, time; from pathlib import Path; from justrl.training.run_lock import Lock\n"
         f"print(Lock(Path({str(path)!r})).try_acquire() is None, flush=True); sys.stdin.read()"
     )
     newcomers = [

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from justrl.config import AGGREGATION, load
-from justrl.train.reference.policy import warmup_schedule
-from justrl.train.reference.step import GRPOTrainer, NonFiniteError, RolloutBatch
+from justrl.training.reference.policy import warmup_schedule
+from justrl.training.reference.step import GRPOTrainer, NonFiniteError, RolloutBatch
 
 SMALL = {
     "prompts_per_step": 4,

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from justrl.config import Hardware, load
-from justrl.config_files import ROOT
+from justrl.config.files import ROOT
 from justrl.errors import UserError
 from justrl.io import read_jsonl
-from justrl.train import trackers
-from justrl.train.reference.training_log import Reporter
-from justrl.train.segment import Execution, SegmentRequest, WorkDir
-from justrl.train.verl.engine import Segment
-from justrl.train.verl.step_log import NAMES, REQUIRED
+from justrl.training import trackers
+from justrl.training.reference.training_log import Reporter
+from justrl.training.segment import Execution, SegmentRequest, WorkDir
+from justrl.training.verl.engine import Segment
+from justrl.training.verl.step_log import NAMES, REQUIRED
 
 
 def row(step, reward=0.5):
@@ -123,7 +123,7 @@ def test_wandb_without_a_key_is_one_sentence_before_the_first_step(tmp_path):
     keyless |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_BASE_URL": "http://127.0.0.1:9"}
     start = (
         "import sys; sys.path[:] = sys.argv[2:]; from pathlib import Path; from test_train_trackers import request;"
-        "from justrl.train.trackers import Trackers; Trackers(request(Path(sys.argv[1]), 'wandb'), 0)"
+        "from justrl.training.trackers import Trackers; Trackers(request(Path(sys.argv[1]), 'wandb'), 0)"
     )
     places = [str(Path(__file__).parent), *sys.path]
     command = [sys.executable, "-c", start, str(tmp_path), *places]
@@ -138,7 +138,7 @@ TWO_ATTEMPTS = """
 import sys; sys.path += sys.argv[2:]
 from pathlib import Path
 from test_train_trackers import request, row
-from justrl.train.trackers import Trackers
+from justrl.training.trackers import Trackers
 for done, steps in ((0, (1, 2)), (1, (2, 3))):
     told = Trackers(request(Path(sys.argv[1]), "trackio"), done)
     told.tell([row(step) for step in steps])

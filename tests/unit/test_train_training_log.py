@@ -2,7 +2,7 @@
 
 import io
 
-from justrl.train.reference.training_log import Progress
+from justrl.training.reference.training_log import Progress
 
 
 def row(step, reward=0.5):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from justrl.train.verl.ray_start import patient
+from justrl.training.verl.ray_start import patient
 
 
 def answers(*outcomes):

@@ -14,7 +14,7 @@ import os, sys
 from pathlib import Path
 from justrl.data import lock
 from justrl.io import atomic_folder, write_json
-from justrl.train import run_lock
+from justrl.training import run_lock
 os.umask(0o002)
 shared = Path(sys.argv[1])
 with run_lock.hold(shared / "work" / "LOCK"):

@@ -14,13 +14,7 @@ from hypothesis import strategies as st
 from justrl.verifiers import get_grader, get_reward
 from justrl.verifiers.answer_forms import mathd_form, plain_form, whole_number, without_thousands_commas
 from justrl.verifiers.authors_rules import boxed_answer
-from justrl.verifiers.expression import (
-    ExpressionError,
-    NotRationalError,
-    RationalAlgebra,
-    TooLargeError,
-    evaluate,
-)
+from justrl.verifiers.expression import ExpressionError, NotRationalError, RationalAlgebra, TooLargeError, evaluate
 from justrl.verifiers.latex_text import MAX_DEPTH, LatexError, latex_to_text
 
 

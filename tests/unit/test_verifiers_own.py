@@ -11,15 +11,15 @@ from justrl.config import OwnFunction, Recipe
 from justrl.data import arithmetic
 from justrl.errors import UserError
 from justrl.evaluation.grading import grade_samples
-from justrl.operations.experiment_checks import check_reward
-from justrl.operations.paper_check import check_paper
-from justrl.train.reward import RewardFunction
-from justrl.train.verl.request import reward_rule
-from justrl.train.verl.reward_function import compute_score
+from justrl.preflight.experiment_checks import check_reward
+from justrl.training.reward import RewardFunction
+from justrl.training.verl.request import reward_rule
+from justrl.training.verl.reward_function import compute_score
 from justrl.verifiers import get_reward
 from justrl.verifiers import own as own_functions
 from justrl.verifiers.outcome import Outcome
 from justrl.verifiers.own import OwnGrader
+from justrl.workflow.paper_check import check_paper
 
 REWARD = """
 def score(completion, gold, row):

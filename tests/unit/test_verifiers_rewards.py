@@ -3,8 +3,8 @@ r"""Rewards within limits: what is not decided counts as wrong, is counted, and 
 import pytest
 
 from justrl.config import load
-from justrl.train.reward import RewardFunction
-from justrl.train.verl import reward_function
+from justrl.training.reward import RewardFunction
+from justrl.training.verl import reward_function
 from justrl.verifiers import get_reward, rewards
 
 GOLD = r"\sqrt{2}"

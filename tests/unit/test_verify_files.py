@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from justrl.commands.main import main as justrl
+from justrl.cli.main import main as justrl
 from justrl.config import Experiment
 from justrl.io import file_sha256
-from justrl.operations import frozen, trained
-from justrl.operations.records import write_checksums
-from justrl.operations.remaking import remade_files
+from justrl.workflow import config_snapshots, run_state
+from justrl.workflow.records import write_checksums
+from justrl.workflow.remaking import remade_files
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures/earlier_experiment.tar.xz"
 
@@ -141,12 +141,12 @@ def test_a_list_of_hashes_that_was_cut_short_is_named(results, capsys):
 
 
 def test_what_is_not_made_again_is_compared_with_the_checksums(results, capsys):
-    experiment = Experiment.from_mapping(frozen.read(frozen.newest(results))[0])
-    write_checksums(trained.layout_of(experiment, results))
+    experiment = Experiment.from_mapping(config_snapshots.read(config_snapshots.newest(results))[0])
+    write_checksums(run_state.layout_of(experiment, results))
     (results / "ro-crate-metadata.json").unlink()
     assert verify(results, capsys, "--states") == (0, {})
     # Written again, they still know which files an earlier version made: those may be worded otherwise.
-    write_checksums(trained.layout_of(experiment, results))
+    write_checksums(run_state.layout_of(experiment, results))
     assert verify(results, capsys) == (0, {})
     changed = {"figures/mini/training.svg", "comparison/mini.png", "hardware.json", "runs/mini/preflight.json"}
     changed |= {"models/tiny/config.json", "data/sums/raw/train.parquet"}
@@ -157,8 +157,8 @@ def test_what_is_not_made_again_is_compared_with_the_checksums(results, capsys):
 
 def test_a_word_that_was_forged_together_with_its_hash_is_seen_in_a_page_of_this_version(results, capsys):
     (results / "ro-crate-metadata.json").unlink()
-    experiment = Experiment.from_mapping(frozen.read(frozen.newest(results))[0])
-    layout, page = trained.layout_of(experiment, results), results / "claims.json"
+    experiment = Experiment.from_mapping(config_snapshots.read(config_snapshots.newest(results))[0])
+    layout, page = run_state.layout_of(experiment, results), results / "claims.json"
     made = next(made for made in remade_files(layout) if page in made.files)
     justrl([*made.words, made.option, *map(str, made.here())])
     write_checksums(layout)
@@ -198,7 +198,7 @@ def test_a_training_state_that_was_cut_short_is_named(results, capsys, name):
 
 
 def test_the_bytes_of_large_files_of_a_state_are_hashed_when_asked(results, capsys, monkeypatch):
-    monkeypatch.setattr("justrl.operations.records.SMALL", 1000)
+    monkeypatch.setattr("justrl.workflow.records.SMALL", 1000)
     edit(results / STATE / "model.safetensors", lambda content: content[:-1] + bytes([content[-1] ^ 1]))
     assert verify(results, capsys) == (0, {})
     assert "model.safetensors" in verify(results, capsys, "--states")[1][STATE]
@@ -244,7 +244,7 @@ def test_what_the_configuration_does_not_know_is_named(results, capsys, name):
 def test_what_an_earlier_start_knew_is_said_to_be_its(results, capsys):
     name = "my_bench_mini.json"
     shutil.copy(results / "sums_heldout_mini.json", results / name)
-    first = json.loads(frozen.newest(results).read_text())
+    first = json.loads(config_snapshots.newest(results).read_text())
     (results / "experiments/0002.json").write_text(json.dumps(first))
     first["config"]["benchmarks"]["my_bench"] = first["config"]["benchmarks"]["sums_heldout"]
     (results / "experiments/0001.json").write_text(json.dumps(first))
@@ -260,7 +260,7 @@ def test_pages_of_ones_own_at_the_top_are_left_alone(results, capsys):
 
 def ask(results: Path, *targets: str) -> None:
     """As if the last start had been asked for these."""
-    frozen.note_asked(targets, frozen.newest(results))
+    config_snapshots.note_asked(targets, config_snapshots.newest(results))
 
 
 def test_only_what_was_asked_for_is_missing(results, capsys):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from justrl.commands.main import main as justrl
+from justrl.cli.main import main as justrl
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures/earlier_experiment.tar.xz"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from justrl.commands.main import main as justrl
+from justrl.cli.main import main as justrl
 from justrl.config import load
-from justrl.config_files import ROOT
+from justrl.config.files import ROOT
 
 PLUGINS = Path(__file__).parent / "plugins"
 MINI = ("--profile", "mini", "--configfile", "mine.yaml")

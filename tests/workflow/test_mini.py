@@ -9,8 +9,8 @@ import pandas as pd
 from huggingface_hub import ModelCard
 
 from documentation import ROOT, blocks
-from justrl.analysis.provenance import code_sha256
 from justrl.io import file_sha256
+from justrl.report.provenance import code_sha256
 
 
 def result(mini, name):

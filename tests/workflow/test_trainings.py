@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from justrl.config import Experiment
-from justrl.config_files import merge, read
-from justrl.layout import Layout
+from justrl.config.files import merge, read
+from justrl.config.layout import Layout
 
 OFF, ON = {"enabled": False}, {"enabled": True}
 SHORT = {"steps": 120, "evaluate_every": 60}

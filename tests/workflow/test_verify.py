@@ -7,14 +7,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from justrl.commands.main import main as justrl
+from justrl.cli.main import main as justrl
 from justrl.config import Experiment
-from justrl.config_files import ROOT
+from justrl.config.files import ROOT
 from justrl.errors import UserError
-from justrl.operations import frozen
-from justrl.operations.records import write_checksums
-from justrl.operations.remaking import remade_files
-from justrl.operations.trained import layout_of
+from justrl.workflow import config_snapshots
+from justrl.workflow.records import write_checksums
+from justrl.workflow.remaking import remade_files
+from justrl.workflow.run_state import layout_of
 
 RESULT = "sums_heldout_mini.json"
 EVALUATION = "evaluations/mini@60/sums_heldout/paper"
@@ -48,7 +48,7 @@ def test_a_key_that_came_later_changes_nothing_by_its_default(results):
     """Results outlive versions of this package, which add keys."""
     edit(results / "runs/mini/run.json", lambda run: run["recipe"].pop("data_seed"))
     # The version without the key made the card and the record, too.
-    layout = layout_of(Experiment.from_mapping(frozen.read(frozen.newest(results))[0]), results)
+    layout = layout_of(Experiment.from_mapping(config_snapshots.read(config_snapshots.newest(results))[0]), results)
     made = next(made for made in remade_files(layout) if results / "runs/mini/model_card.md" in made.files)
     justrl([*made.words, made.option, *map(str, made.here())])
     write_checksums(layout)

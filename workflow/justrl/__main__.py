@@ -1,6 +1,6 @@
 """`python -m justrl`: the command line, for when the package is not installed."""
 
-from justrl.commands.main import console
+from justrl.cli.main import console
 
 if __name__ == "__main__":
     console()

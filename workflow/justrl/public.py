@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from justrl.aliases import translate_recipe
-from justrl.analysis.metrics import append_metrics, metrics_row
+from justrl.config.recipe_names import translate_recipe
 from justrl.data.messages import DEFAULT_SUFFIX, build_messages, question_of, user_content
 from justrl.errors import UserError
+from justrl.report.metrics import append_metrics, metrics_row
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from justrl.config import Recipe
-    from justrl.train.reference.step import RolloutBatch
+    from justrl.training.reference.step import RolloutBatch
 
 
 def apply_chat_template(question: str) -> str:
@@ -58,7 +58,7 @@ class JustRLGRPOTrainer:
     Args:
         model: a causal language model of transformers.
         optimizer: over `model.parameters()`.
-        config: recipe keys by our names or their aliases in `justrl.aliases` (`kl_coef`, `clip_range_high`, ...).
+        config: recipe keys by our names or their aliases in `justrl.config.recipe_names` (`kl_coef`, ...).
             Missing keys have the paper's values, from config.yaml. A `Recipe` is used unchanged.
 
     Raises UserError: an unknown key, a KL or entropy term other than 0, or a value that the recipe does not allow.
@@ -70,9 +70,9 @@ class JustRLGRPOTrainer:
         optimizer: "torch.optim.Optimizer",
         config: "Recipe | Mapping[str, Any] | None" = None,
     ):
-        from justrl import config_files
         from justrl.config import Recipe, read_part
-        from justrl.train.reference.step import GRPOTrainer
+        from justrl.config import files as config_files
+        from justrl.training.reference.step import GRPOTrainer
 
         if config is None or isinstance(config, Mapping):
             complete = config_files.read()["recipe"] | translate_recipe(config or {})
@@ -118,7 +118,7 @@ def rollout_batch(tensors: "Mapping[str, Tensor]", group: int | None = None) -> 
     """Convert a dictionary of tensors (see `JustRLGRPOTrainer.train_step`) to rollouts without padding."""
     import torch
 
-    from justrl.train.reference.step import RolloutBatch
+    from justrl.training.reference.step import RolloutBatch
 
     required, optional = {"input_ids", "loss_mask", "rewards"}, {"attention_mask", "old_log_probs", "advantages"}
     if missing := required - tensors.keys():

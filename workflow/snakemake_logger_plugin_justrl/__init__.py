@@ -20,8 +20,8 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 import bounded_configuration
-from justrl.operations import job_progress
-from justrl.operations.planning import duration
+from justrl.plan.planning import duration
+from justrl.status import job_progress
 
 # Snakemake imports its plugins before it reads a configuration file.
 bounded_configuration.install()

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 HOLD = os.environ.get("JUSTRL_TEST_HOLD")
-MODULE = "justrl.train.verl.segment_trainer"
+MODULE = "justrl.training.verl.segment_trainer"
 
 
 def without_servers(trainer):

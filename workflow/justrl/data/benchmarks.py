@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from justrl.config import Benchmark, Experiment, HubBenchmark, LocalBenchmark, load
-from justrl.config_files import ROOT, find
+from justrl.config.files import ROOT, find
 from justrl.data import tables
 from justrl.data.golds import GoldCounts, first_answers
 from justrl.data.messages import DEFAULT_SUFFIX

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from justrl.config import LocalDataset
-from justrl.config_files import find
+from justrl.config.files import find
 from justrl.data import tables
 from justrl.data.distinct import DistinctTexts
 from justrl.data.duplicates import Choice, Hashes, choose_rows, question_hashes, text_hash

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from justrl.data.distinct import CACHED_TEXTS
 from justrl.errors import UserError
-from justrl.generation.chat_template import ChatTokenizer
-from justrl.generation.downloads import check_download, read_record
 from justrl.io import file_sha256
+from justrl.models.chat_template import ChatTokenizer
+from justrl.models.downloads import check_download, read_record
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from justrl.config_files import read_card
+from justrl.config.files import read_card
 from justrl.data.messages import user_content
 from justrl.data.text_tables import check_unique, number_text, row_names, stream_rows
 from justrl.errors import UserError

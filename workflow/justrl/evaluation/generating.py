@@ -17,10 +17,10 @@ from justrl.config import EvalProtocol
 from justrl.errors import UserError
 from justrl.evaluation import completions
 from justrl.evaluation.protocols import sample_seed
-from justrl.generation import base as backends
-from justrl.generation import load_backend
-from justrl.generation.downloads import revision_of
 from justrl.io import write_parquet
+from justrl.models import load_backend
+from justrl.models import sampling as backends
+from justrl.models.downloads import revision_of
 
 FLUSH_REQUESTS = 256
 FLUSH_SECONDS = 30.0

@@ -243,9 +243,9 @@ def published_figures(family: str | None, kind: str, benchmark: str, step: int |
     """The published scores of this family and benchmark, as fractions; None if there are none.
 
     `kind` is "base", or "run" or "external" for the trained model. `step` is our checkpoint's; each score has its own
-    step. `justrl.analysis.comparison` decides whether the two are comparable.
+    step. `justrl.report.comparison` decides whether the two are comparable.
     """
-    from justrl.published import select_published
+    from justrl.config.published import select_published
 
     if family is None:
         return None

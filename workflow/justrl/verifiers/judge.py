@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from justrl.errors import UserError
-from justrl.generation import base as backends
-from justrl.generation import load_backend
-from justrl.generation.base import Sampling, SamplingRequest, chat_prompt
+from justrl.models import load_backend
+from justrl.models import sampling as backends
+from justrl.models.sampling import Sampling, SamplingRequest, chat_prompt
 from justrl.verifiers.extraction import last_boxed
 from justrl.verifiers.outcome import Grade, Grader, Outcome, require_text
 

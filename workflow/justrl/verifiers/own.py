@@ -6,7 +6,7 @@
 `row` is {"question", "index", "data_source"} in training, {"question", "question_id", "benchmark"} in evaluation. The
 function runs in worker processes, in any order, with limits per answer (workers.py), so it must depend on its arguments
 alone. Its printed output goes to the log's error stream. An answer on which it exceeds a limit is undecided. The
-SHA-256 of its code identifies it (`justrl.own_code`).
+SHA-256 of its code identifies it (`justrl.config.custom_code`).
 """
 
 import importlib.util
@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from justrl.config import OwnFunction, read_part
-from justrl.config_files import find
+from justrl.config.custom_code import code_sha256
+from justrl.config.files import find
 from justrl.errors import UserError
-from justrl.own_code import code_sha256
 from justrl.verifiers.outcome import Grade, Grader, Outcome
 from justrl.verifiers.rewards import Mark
 from justrl.verifiers.workers import GaveUp, WorkerPool

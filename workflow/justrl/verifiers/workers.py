@@ -41,7 +41,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from justrl.machine import granted_cores
+from justrl.hardware.machine import granted_cores
 
 START_SECONDS = 300.0
 MAX_FAILED_STARTS = 3

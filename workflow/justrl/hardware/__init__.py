@@ -1,0 +1,1 @@
+"""The machine: its GPUs, memory and packages, and whether a training fits."""

@@ -1,1 +1,0 @@
-"""Operations: cost estimates, preflight checks, run status and GPU leases."""

@@ -1,0 +1,1 @@
+"""Checks of an experiment on its machine, before it is started."""

@@ -1,0 +1,228 @@
+"""Figures of accuracy: over the training steps, and next to the published figures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from justrl.config import paper
+from justrl.config.published import select_published
+from justrl.errors import UserError
+from justrl.report import figure_style as style
+from justrl.report.html_tables import model_label
+from justrl.report.results import Result, benchmark_label, graded_by_model, ordered_benchmarks
+
+LEGEND_SPACING = {"handletextpad": 0.2, "columnspacing": 1.6}
+INTERVAL = "Bars: 95% interval over questions (bootstrap, clustered by question)."
+
+
+def plot_checkpoints(
+    results: Sequence[Result], experiment: str, family: str | None = None, grader: str | None = None, title: str = ""
+) -> Figure:
+    """Plot accuracy over training steps, one panel per benchmark, one line per run; step 0 is the base model.
+
+    If `experiment` is "paper" and the results use its protocol, the published figures of `family` are drawn as open
+    diamonds at their steps. `family` defaults to the one that the results name.
+    """
+    results = [result for result in results if result.step is not None]
+    if not results:
+        raise UserError("no result has a checkpoint step: the figure needs results of a run, e.g. deepseek@1000")
+    benchmarks = ordered_benchmarks(results)
+    runs = list(dict.fromkeys(result.run for result in results))
+    family = family or next((r.data["published"]["family"] for r in results if r.data.get("published")), None)
+    alike = experiment == paper.PAPER and not any(list(paper.result_differences(result.data)) for result in results)
+    published = alike and bool(family and select_published(family))
+    entries = [(run, style.COLORS[i % 7], style.MARKERS[i % 7], True) for i, run in enumerate(runs)]
+    if published:
+        entries.append(("published (JustRL paper)", style.INK, "D", False))
+    header = 0.78 if len(entries) > 1 else 0.56
+    figure, axes = style.panel_grid(len(benchmarks), (3.5, 2.5), 5.6, header, sharex=True)
+    for axis, benchmark in zip(axes, benchmarks, strict=True):
+        shown = sorted((r for r in results if r.benchmark == benchmark), key=lambda result: result.step or 0)
+        for index, run in enumerate(runs):
+            _draw_line(axis, [result for result in shown if result.run == run], grader, index, len(runs))
+        if published and family:
+            _draw_published_steps(axis, family, benchmark)
+        axis.set_title(f"{benchmark_label(shown[0])}, avg@{shown[0].data['samples_per_question']} (%)")
+        axis.margins(x=0.04, y=0.1)
+        style.from_zero(axis)
+        axis.tick_params(labelbottom=True)
+        style.thousands(axis.xaxis)
+    for axis in axes[-3:]:
+        axis.set_xlabel("Training step (0: base model)")
+    subtitle = f"grader: {grader or results[0].headline}"
+    style.add_header(figure, title or f"Accuracy of {style.joined(runs)} over training", experiment, subtitle)
+    if len(entries) > 1:
+        add_legend(figure, entries)
+    style.add_footer(figure, INTERVAL)
+    return figure
+
+
+def _draw_line(axis: Axes, points: Sequence[Result], grader: str | None, index: int, count: int) -> None:
+    if not points:
+        return
+    averages = [point.average(grader) for point in points]
+    steps = [point.step or 0 for point in points]
+    # Shift the runs by about a hundredth of the axis, so that their error bars do not overlap.
+    shift = (index - (count - 1) / 2) * 0.012 * max(1, max(steps))
+    values = [100 * average["value"] for average in averages]
+    below = [value - 100 * average["ci_low"] for value, average in zip(values, averages, strict=True)]
+    above = [100 * average["ci_high"] - value for value, average in zip(values, averages, strict=True)]
+    color = style.COLORS[index % 7]
+    axis.errorbar(
+        [step + shift for step in steps],
+        values,
+        yerr=[[max(0.0, v) for v in below], [max(0.0, v) for v in above]],
+        color=color,
+        linestyle=style.DASHES[index % 7],
+        linewidth=1.4,
+        elinewidth=1.0,
+        marker=style.MARKERS[index % 7],
+        markersize=4.5,
+        zorder=3,
+    )
+
+
+def _draw_published_steps(axis: Axes, family: str, benchmark: str) -> None:
+    figures = [
+        figure
+        for kind in ("base", "justrl")
+        for figure in select_published(family, benchmark, kind, reevaluation=False)
+    ]
+    axis.plot(
+        [figure.step or 0 for figure in figures],
+        [100 * figure.accuracy for figure in figures],
+        linestyle="",
+        marker="D",
+        markersize=4.5,
+        markerfacecolor="white",
+        markeredgecolor=style.INK,
+        markeredgewidth=1.0,
+        zorder=4,
+    )
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One line of points in each row of the figure: one of our models under one grader."""
+
+    label: str
+    color: str
+    marker: str
+    cells: Mapping[str, Sequence]
+
+
+def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = "") -> Figure:
+    """Plot one row per benchmark and one lane per model of ours, with the published figures as vertical bars.
+
+    A lane shows the primary grader. Where the primary grader adds a judge model, a second lane shows the rules alone. A
+    published figure crosses the lanes of the models that it is compared with: the base model, or the trained models.
+    """
+    cells = [c for c in cells if c.reference in ("paper", "reevaluation")]
+    published = paper.experiment_of(experiment) == paper.PAPER and any(c.published is not None for c in cells)
+    lanes = _lanes(cells, "ours: " if published else "")
+    labels = {c.benchmark: c.label for c in cells}
+    names = list(labels)
+    legend_lines = ceil(len(lanes) / 2) + published
+    header = 0.42 + 0.2 * legend_lines
+    row = 0.17 + 0.17 * len(lanes)
+    height = max(1.0, row * len(names)) + 0.5 + header + style.FOOTER
+    figure = style.new_figure(7.2, height, header, style.FOOTER)
+    axis = figure.subplots()
+    pitch = 0.82 / len(lanes)
+    for position, name in enumerate(names):
+        if position % 2 == 0:
+            axis.axhspan(position - 0.5, position + 0.5, color="#F4F4F4", linewidth=0, zorder=0)
+        for place, lane in enumerate(lanes):
+            height = position + (place - (len(lanes) - 1) / 2) * pitch
+            found = lane.cells.get(name, [])
+            for cell in found if published else []:
+                _draw_published(axis, cell, height, pitch)
+            if found:
+                _draw_ours(axis, found[0], height, lane)
+    axis.set_yticks(range(len(names)), [labels[name] for name in names])
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x", color="#DCDCDC")
+    axis.grid(visible=False, axis="y")
+    axis.set_xlabel("Accuracy, avg@k (%)")
+    axis.margins(x=0.03)
+    what = "our scores and the published ones" if published else "accuracy before and after training"
+    style.add_header(figure, title or f"{family}: {what}", experiment)
+    add_legend(figure, [(lane.label, lane.color, lane.marker, True) for lane in lanes], columns=2, top=0.40)
+    if published:
+        _published_legend(figure, 0.40 + 0.2 * ceil(len(lanes) / 2))
+    style.add_footer(figure, "Lines: 95% interval over questions (bootstrap, clustered by question).")
+    return figure
+
+
+def _lanes(cells: Sequence, whose: str) -> list[Lane]:
+    models = sorted({(c.run, c.step) for c in cells}, key=lambda m: (m[1] is None, m[1] or 0, m[0]))
+    lanes: list[Lane] = []
+    for run, step in models:
+        mine = [c for c in cells if (c.run, c.step) == (run, step)]
+        graders = list(dict.fromkeys(c.grader for c in mine if c.headline))
+        if step != 0 and all(graded_by_model(grader) for grader in graders):
+            graders += [g for g in ("paper_rules",) if any(c.grader == g for c in mine)]
+        for grader in graders:
+            by_benchmark: dict[str, list] = {}
+            for cell in mine:
+                if cell.grader == grader:
+                    by_benchmark.setdefault(cell.benchmark, []).append(cell)
+            label = f"{whose}{model_label(run, step)}" + (f" ({grader})" if len(graders) > 1 else "")
+            index = len([lane for lane in lanes if lane.color != style.MUTED])
+            color, marker = (style.MUTED, "o") if step == 0 else (style.COLORS[index % 7], style.MARKERS[1 + index % 6])
+            lanes.append(Lane(label, color, marker, by_benchmark))
+    return lanes
+
+
+def _draw_published(axis: Axes, cell, height: float, pitch: float) -> None:
+    if cell.published is None:
+        return
+    value, ends = 100 * cell.published, [height - 0.5 * pitch, height + 0.5 * pitch]
+    color = style.INK if cell.reference == "paper" else style.COLORS[3]
+    axis.plot([value] * 2, ends, color=color, linewidth=2.0, solid_capstyle="butt", zorder=2)
+    if cell.reference != "paper":
+        spread = 100 * cell.published_error
+        axis.fill_betweenx(ends, value - spread, value + spread, color=color, alpha=0.3, linewidth=0)
+
+
+def _draw_ours(axis: Axes, cell, height: float, lane: Lane) -> None:
+    low, high = 100 * cell.ci_low, 100 * cell.ci_high
+    axis.plot([low, high], [height, height], color=lane.color, linewidth=1.3, solid_capstyle="butt", zorder=3)
+    axis.plot(
+        [100 * cell.value],
+        [height],
+        linestyle="",
+        marker=lane.marker,
+        markersize=6,
+        color=lane.color,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        zorder=4,
+    )
+
+
+def _published_legend(figure: Figure, top: float) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=color, marker="|", linestyle="", markersize=9, markeredgewidth=2, label=label)
+        for color, label in ((style.INK, "JustRL paper"), (style.COLORS[3], "re-evaluation, ± 1 standard deviation"))
+    ]
+    style.add_legend(figure, handles, top, columns=2, **LEGEND_SPACING)
+
+
+def add_legend(figure: Figure, entries: Sequence[tuple], columns: int = 4, top: float = 0.56) -> None:
+    """Add a legend of markers below the header: entries are (label, color, marker, filled); `top` is in inches."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=color, marker=marker, markerfacecolor=color if filled else "white", label=label)
+        for label, color, marker, filled in entries
+    ]
+    for handle in handles:
+        handle.set(linestyle="", markersize=5, markeredgewidth=1.1)
+    style.add_legend(figure, handles, top, columns, **LEGEND_SPACING)

@@ -1,0 +1,126 @@
+"""Overlap of each benchmark with a training set: a figure and a table of contamination.json."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from justrl.config.published import BENCHMARKS
+from justrl.report import figure_style as style
+from justrl.report.html_tables import Section, Text, percent, write_html, write_markdown
+
+NEWER = "newer than the weights"
+# How a benchmark question overlaps with the training set, strongest first; each question counts once.
+PARTS = (
+    ("the same question", "#0072B2"),
+    ("half of it or more", "#56B4E9"),
+    ("some words in a row", style.BAND),
+)
+
+
+def parts_of(counts: Mapping[str, int]) -> tuple[int, int, int]:
+    """Numbers of benchmark questions equal to a training question, half covered by one, or sharing some words."""
+    equal, half, met = (counts[key] for key in ("questions_equal", "questions_half_covered", "questions_met"))
+    return equal, half - equal, met - half
+
+
+def plot_contamination(
+    summary: Mapping[str, Any], labels: Mapping[str, str], newer: Collection[str], experiment: str, title: str = ""
+) -> Figure:
+    """Plot one bar per benchmark: the share of its questions that have words in common with the training set.
+
+    `summary` is the content of contamination.json. `newer` names the benchmarks that were released after the weights
+    and the training data were published.
+    """
+    benchmarks = summary["benchmarks"]
+    figure = style.new_figure(7.0, 0.34 * len(benchmarks) + 1.75, header=0.95, footer=style.FOOTER)
+    axis = figure.subplots()
+    names = [f"{labels.get(name, name)}{f' ({NEWER})' if name in newer else ''}" for name in benchmarks]
+    left, handles = [0.0] * len(benchmarks), []
+    for place, (_, color) in enumerate(PARTS):
+        shares = [100 * parts_of(counts)[place] / counts["questions"] for counts in benchmarks.values()]
+        handles.append(axis.barh(names, shares, left=left, height=0.62, color=color))
+        left = [before + share for before, share in zip(left, shares, strict=True)]
+    for row, (end, counts) in enumerate(zip(left, benchmarks.values(), strict=True)):
+        found = f" {counts['questions_met']} of {counts['questions']}"
+        axis.text(end, row, found, ha="left", va="center", fontsize=8, color=style.MUTED)
+    axis.invert_yaxis()
+    axis.grid(axis="x", visible=True)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlim(0, max(10.0, 1.18 * max(left)))
+    axis.set_xlabel("questions of the benchmark (%)")
+    rows = summary["train_rows"]
+    subtitle = f"{rows['met']:,} of {rows['in']:,} training questions overlap, {rows.get('removed', 0):,} removed"
+    style.add_header(figure, title or "Benchmark questions in the training set", experiment, subtitle)
+    for handle, (name, _) in zip(handles, PARTS, strict=True):
+        handle.set_label(name)
+    style.add_legend(figure, handles, top=0.66)
+    style.add_footer(figure, f"Words in a row: {summary['ngram']}, signs and case aside. Each question counts once.")
+    return figure
+
+
+def contamination_section(summary: Mapping[str, Any], labels: Mapping[str, str], newer: Collection[str]) -> Section:
+    """The table of the figure; its notes list benchmarks outside the paper's average or newer than the weights."""
+    rows = []
+    for name, counts in summary["benchmarks"].items():
+        place = "in the paper's average" if name in BENCHMARKS else "outside the paper's average"
+        note = f"{place}, {NEWER}" if name in newer else place
+        equal, half, some = parts_of(counts)
+        share = counts["questions_met"] / counts["questions"]
+        cells = (counts["questions"], equal, half, some, f"{percent(share)}%", counts["train_rows"])
+        rows.append([Text(labels.get(name, name), note), *(Text(f"{cell}") for cell in cells)])
+    columns = ["Benchmark", "Questions", *(name.capitalize() for name, _ in PARTS), "Share", "Training questions"]
+    lead = (
+        f"Benchmark questions found in the training set, exactly or as an overlap of {summary['ngram']} "
+        "words. Short overlaps can be stock phrases; only the first two counts suggest contamination."
+    )
+    notes = ("A benchmark that is newer than models and training data cannot have been trained on.",) if newer else ()
+    return Section("Contamination", columns, rows, lead, notes)
+
+
+def card_section(card: Mapping[str, Any]) -> Section:
+    """The table of data_card.json: how many questions were kept or removed between download and training."""
+    rows, tokens, source = card["rows"], card["prompt_tokens"], card["dataset"]
+    counts = [
+        ("Rows read", rows["in"], ""),
+        ("Without question or answer", rows["incomplete"], "left out"),
+        *_gold_rows(card.get("golds") or {}),
+        ("Different questions", rows["unique"], ""),
+        ("With contradictory answers", rows["conflicting"], ""),
+        (
+            "Prompts over the limit",
+            rows["overlong"],
+            f"more than {card['prompt']['max_prompt_length']:,} tokens; left out",
+        ),
+        (
+            "Kept for training",
+            rows["out"],
+            f"before removal of benchmark questions; SHA-256 {card['output']['sha256'][:12]}…",
+        ),
+    ]
+    table = [[Text(what, note), Text("–" if count is None else f"{count:,}")] for what, count, note in counts]
+    if tokens:
+        note = f"95% have at most {tokens['p95']:,.0f}, the longest has {tokens['max']:,}"
+        table.append([Text("Tokens of a prompt, mean", note), Text(f"{tokens['mean']:,.1f}")])
+    name = source.get("hub_id") or source.get("origin") or "its own files"
+    lead = f"Source: {name}" + (f", revision {source['revision']}." if source.get("revision") else ".")
+    return Section("Data card", ["Questions", "Count"], table, lead)
+
+
+def _gold_rows(golds: Mapping[str, Any]) -> list[tuple[str, int, str]]:
+    """How many reference answers were converted or unusable; cards of earlier versions have no such counts."""
+    read = [
+        (f"Reference answer converted from {note}", count, "converted")
+        for note, count in golds.get("converted", {}).items()
+    ]
+    return read + [
+        (f"Unusable reference answer: {note}", count, "left out") for note, count in golds.get("unusable", {}).items()
+    ]
+
+
+def write_contamination(sections: Sequence[Section], experiment: str, outputs: Mapping[str, Path]) -> None:
+    """Write the tables as .md and .html: the endings that are keys of `outputs`."""
+    for ending, write in ((".md", write_markdown), (".html", write_html)):
+        if ending in outputs:
+            write(outputs[ending], "Benchmark questions in the training set", sections, experiment)

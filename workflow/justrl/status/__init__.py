@@ -1,0 +1,1 @@
+"""What runs of an experiment have done so far."""

@@ -1,0 +1,121 @@
+"""Rollouts: responses sampled from the current policy, with the same samplers as evaluation and judge.
+
+Each response has its own random numbers, derived from (seed, step, prompt, sample). Samples therefore do not depend on
+the number of processes or on where a run was interrupted.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from justrl.models.sampling import Backend, Completed, Sampling, SamplingRequest, require_backend
+from justrl.models.transformers_backend import TransformersBackend
+from justrl.models.vllm_backend import VllmBackend
+
+
+class RolloutBackend(Protocol):
+    """Samples responses from the current policy."""
+
+    def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[Completed]:
+        """Sample one response per prompt, with the random stream of its seed (a sequence of non-negative ints)."""
+        ...
+
+
+class TransformersRollouts:
+    """Bit-reproducible rollouts, sampled with the model that is trained.
+
+    Args:
+        model: a causal language model of transformers; each call uses its current weights.
+        batch_size: sequences decoded together; None decodes all at once.
+        autocast: compute in bfloat16 (the parameters keep their precision).
+    """
+
+    def __init__(self, model, tokenizer, sampling: Sampling, batch_size: int | None = None, autocast: bool = False):
+        self.model, self.sampling, self.autocast = model, sampling, autocast
+        self._backend = TransformersBackend(model, tokenizer, batch_size)
+
+    def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[Completed]:
+        """Sample one response per prompt; see `RolloutBackend`."""
+        was_training = self.model.training
+        self.model.eval()
+        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            answers = _in_order(self._backend, self.sampling, prompts, seeds)
+        self.model.train(was_training)
+        return answers
+
+
+class VllmRollouts:
+    """Rollouts sampled with vLLM, for responses too long for transformers.
+
+    vLLM has its own copy of the policy, so the trainer gives it the new weights before each step, as a safetensors
+    file. Its kernels differ from the trainer's: samples are reproducible by seed on the same machine, but a resumed
+    training has the same distribution, not the same bits.
+
+    Args:
+        model_dir: Hugging Face folder with the policy's configuration and tokenizer.
+        save_weights: writes the policy's current weights, in `dtype`, as a Hugging Face folder.
+        scratch: folder for those weights; on a RAM disk if there is one.
+        max_length: maximum tokens of prompt and response together.
+        memory_share: share of the GPU's memory for vLLM; the trainer needs the rest.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        sampling: Sampling,
+        *,
+        save_weights: Callable[[Path], None],
+        scratch: Path,
+        max_length: int,
+        dtype: str,
+        batch_size: int | None = None,
+        memory_share: float = 0.4,
+    ):
+        # The engine runs in this process: it can load weights by a function call, and ends with the trainer.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        self._sampling, self._save_weights, self._scratch = sampling, save_weights, scratch
+        require_backend("vllm")
+        with _any_kernels():
+            self._backend = VllmBackend(
+                model_dir,
+                revision=None,
+                dtype=dtype,
+                max_model_len=max_length,
+                tensor_parallel_size=1,
+                seed=0,
+                batch_size=batch_size,
+                engine_options={"gpu_memory_utilization": memory_share},
+            )
+
+    def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[Completed]:
+        """Load the policy's current weights and sample one response per prompt; see `RolloutBackend`."""
+        self._save_weights(self._scratch)
+        with _any_kernels():
+            self._backend.load_weights(self._scratch)
+            return _in_order(self._backend, self._sampling, prompts, seeds)
+
+
+@contextmanager
+def _any_kernels():
+    """Let vLLM, which runs in this process, use kernels that torch's deterministic mode would reject or slow down."""
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+
+
+def _in_order(
+    backend: Backend, sampling: Sampling, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]
+) -> list[Completed]:
+    """Return one response per prompt, in the prompts' order."""
+    requests = [
+        SamplingRequest(str(index), list(prompt), tuple(seed), sampling)
+        for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+    ]
+    return sorted(backend.generate(requests), key=lambda answer: int(answer.id))

@@ -1,0 +1,188 @@
+"""Supervise a guarded trainer: forward requests to stop, end it if it makes no progress, report how it ended."""
+
+import collections
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from justrl.errors import UserError
+from justrl.io import read_whole_lines
+from justrl.training.segment import stop_signals
+from justrl.training.verl import guard
+from justrl.training.verl.diagnosis import diagnose
+from justrl.training.verl.progress import STARTING, Progress
+from justrl.training.watchdog import START_SECONDS
+
+# Time for the trainer to save after SIGTERM; Slurm kills it 30 s after SIGTERM (KillWait).
+TERM_GRACE_SECONDS = 22.0
+POLL_SECONDS = 1.0
+# Time for the guard to find and end a few dozen processes on a busy machine.
+CLEANING_SECONDS = 60.0
+# Time for the nodes to clean up after the trainer has ended; srun would wait minutes for a lost node.
+ENDING_SECONDS = 30.0
+LINES_SHOWN, LINES_SEARCHED = 25, 1000
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# "(WorkerDict pid=12, ip=10.0.0.1) torch.OutOfMemoryError: ..."
+_ERROR = re.compile(r"(?:\([^()]*\) ?)?((?:\w+\.)*\w*(?:Error|Exception)(?:: .*)?)$")
+
+
+class Supervisor:
+    """One attempt to train a segment.
+
+    Args:
+        attempt: its folder, for launch.log, progress.json, stacks/ and, after a hang, hang.txt.
+        command: starts the trainer under guard.
+        variables: the environment of all its processes.
+        idle_seconds: how long the trainer may run without reporting progress; before its first step, at least
+            START_SECONDS.
+        on_metrics: called after each step that verl logged.
+        on_look: called at each check of the trainer, to show that this process itself is alive.
+        log: verl's own metrics log.
+        is_done: returns whether the segment's last step is saved and logged; then it does not matter how the
+            processes end.
+    """
+
+    def __init__(
+        self,
+        attempt: Path,
+        command: list[str],
+        variables: dict[str, str],
+        idle_seconds: float,
+        on_metrics: Callable[[], None],
+        log: Path,
+        is_done: Callable[[], bool],
+        on_look: Callable[[], None] = lambda: None,
+    ):
+        self.attempt, self.command, self.variables = attempt, command, variables
+        self.idle_seconds, self.on_metrics, self.log = idle_seconds, on_metrics, log
+        self.is_done, self.on_look = is_done, on_look
+        self.progress = Progress(attempt)
+        self.output = attempt / "launch.log"
+        self.kill_at: float | None = None
+        self.stopping = False
+
+    def run(self) -> bool:
+        """Run the trainer to its end; return whether it was asked to stop.
+
+        Raises UserError: it failed, or made no progress for too long.
+        """
+        with self.output.open("wb") as output, stop_signals(self._on_stop):
+            process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self.variables,
+                # In its own session, so that signals to our process group (Ctrl-C, scancel) reach it only through us.
+                start_new_session=True,
+            )
+            try:
+                hang = self._watch(process)
+            finally:
+                self._end(process)
+        # A hang after the last step loses nothing: ignore it.
+        if hang and not self.is_done():
+            raise UserError(hang)
+        # Slurm's warning reaches only job steps: with more than one node, they request the stop, not this process.
+        if self.stopping or self.progress.stop_requested():
+            return True
+        if problem := self.progress.problem():
+            raise UserError(problem)
+        # A node lost after the last step loses nothing: ignore it.
+        if process.returncode != 0 and not self.is_done():
+            raise UserError(f"verl ended with status {process.returncode}: {last_words(self.output)}")
+        return False
+
+    def _on_stop(self, number: int, _frame) -> None:
+        self.stopping = True
+        self.progress.ask_to_stop()
+        if number == signal.SIGTERM:
+            self.kill_at = time.monotonic() + TERM_GRACE_SECONDS
+
+    def _watch(self, process: subprocess.Popen) -> str | None:
+        """Wait for the end of the trainer; return an error message if it hung."""
+        seen = (None, 0)
+        # Counted in checks, not by the clock: a job that is suspended together with this process has not hung.
+        idle = 0.0
+        ended_at = None
+        logged = 0
+        while process.poll() is None:
+            time.sleep(POLL_SECONDS)
+            self.on_look()
+            last = self.progress.last()
+            now = (last.get("time"), self._log_size())
+            idle = idle + POLL_SECONDS if now == seen else 0.0
+            seen = now
+            if now[1] != logged:
+                logged = now[1]
+                self.on_metrics()
+            if self.kill_at is not None and time.monotonic() > self.kill_at:
+                return None
+            if self.progress.ended():
+                ended_at = ended_at or time.monotonic()
+                if time.monotonic() - ended_at > ENDING_SECONDS:
+                    return None
+            stepping = last.get("phase", "start") not in STARTING
+            if idle > (self.idle_seconds if stepping else max(self.idle_seconds, START_SECONDS)):
+                return self._report_hang(process.pid, idle)
+        return None
+
+    def _log_size(self) -> int:
+        try:
+            return self.log.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _report_hang(self, pid: int, idle: float) -> str:
+        last = next(reversed(read_whole_lines(self.log)), None)
+        progress = self.progress.last()
+        report = diagnose(pid, self.attempt / "stacks", progress, last, idle)
+        (self.attempt / "hang.txt").write_text(report)
+        print(report, file=sys.stderr, flush=True)
+        where = f"in step {progress['step']}, phase {progress['phase']}" if progress else "before the first step"
+        return (
+            f"verl made no progress for {idle:.0f} s {where}, and was stopped; the next start resumes "
+            f"from its last save. Stacks, memory and the last metrics are in {self.attempt / 'hang.txt'}. If "
+            "steps really take that long, raise hardware.hang_timeout_minutes"
+        )
+
+    def _end(self, process: subprocess.Popen) -> None:
+        """End the guard, and with it everything that it started."""
+        if process.poll() is None:
+            if process.stdin:
+                process.stdin.close()
+            # A stopped guard could not notice the closed pipe or handle a signal.
+            process.send_signal(signal.SIGCONT)
+            try:
+                process.wait(timeout=guard.GRACE_SECONDS + CLEANING_SECONDS)
+            except subprocess.TimeoutExpired:
+                # Processes of a guard that does not finish in time must not keep running without it.
+                left = guard.descendants(process.pid)
+                process.kill()
+                process.wait()
+                for pid in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+
+def last_words(log: Path) -> str:
+    """Return the end of a log: the last error on the first line, which summaries show, and then the last lines.
+
+    Ray ends with lines about its workers, after the error, and prefixes each line with its process.
+    """
+    with log.open(errors="replace") as output:
+        said = (_COLOURS.sub("", line).rstrip() for line in output)
+        lines = collections.deque(filter(None, said), maxlen=LINES_SEARCHED)
+    if not lines:
+        return f"it wrote nothing to {log}"
+    errors = [match[1] for line in lines if (match := _ERROR.match(line))]
+    # Ray's own errors report that a worker died; another error gives the reason.
+    errors = [error for error in errors if not error.startswith("ray.exceptions.")] or errors
+    shown = "\n".join([*lines][-LINES_SHOWN:])
+    return f"{errors[-1] if errors else lines[-1]}; the end of {log}:\n{shown}"

@@ -1,0 +1,1 @@
+"""What Snakemake needs at each start, and what `justrl verify` checks afterwards."""
