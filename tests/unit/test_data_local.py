@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from justrl import config
+from justrl.config import files as config_files
 from justrl.config.layout import Layout
 from justrl.data.benchmarks import format_benchmark, load_eval_dataset
 from justrl.data.sources import changed_since, download, local_source
@@ -50,7 +51,7 @@ def test_golds_survive_from_every_format(tmp_path, name):
 
 
 def experiment_with(path: Path, **entry) -> config.Experiment:
-    plain = config.read(["mini/experiment.yaml"])
+    plain = config_files.read(["mini/experiment.yaml"])
     plain["benchmarks"]["mine"] = {"source": "local", "path": str(path), **entry}
     plain["evaluation"]["benchmarks"] = ["mine"]
     return config.Experiment.from_mapping(plain)
@@ -109,7 +110,7 @@ def test_a_folder_without_what_is_needed_is_refused(tmp_path, kind, problem):
 
 
 def runs_of(**runs) -> config.Experiment:
-    plain = config.read(["mini/experiment.yaml"])
+    plain = config_files.read(["mini/experiment.yaml"])
     plain["runs"] |= runs
     return config.Experiment.from_mapping(plain)
 

@@ -8,6 +8,7 @@ import pytest
 
 from justrl import config
 from justrl.config import OwnFunction, Recipe
+from justrl.config import files as config_files
 from justrl.data import arithmetic
 from justrl.errors import UserError
 from justrl.evaluation.grading import grade_samples
@@ -39,7 +40,7 @@ def write(tmp_path):
 
 
 def recipe_with(own: OwnFunction) -> Recipe:
-    plain = config.read()
+    plain = config_files.read()
     plain["experiment"] = "mine"
     plain["recipe"]["reward"] = own.as_dict()
     return config.Experiment.from_mapping(plain).runs["deepseek"].recipe
@@ -131,14 +132,14 @@ def test_the_preflight_calls_it_on_the_run_s_own_questions(write, tmp_path):
 
 
 def test_the_paper_s_experiment_has_no_reward_of_one_s_own(write):
-    plain = config.read()
+    plain = config_files.read()
     plain["recipe"]["reward"] = write("def score(completion, gold, row):\n    return 1.0").as_dict()
     with pytest.raises(UserError, match=r"recipe.reward is .*mine.py:score here and paper in the paper"):
         check_paper(config.Experiment.from_mapping(plain))
 
 
 def test_a_missing_file_is_named_by_its_key():
-    plain = config.read()
+    plain = config_files.read()
     plain["experiment"] = "mine"
     plain["runs"]["deepseek"]["recipe"] = {"reward": {"file": "nowhere.py"}}
     with pytest.raises(UserError, match=r"deepseek.recipe.reward.file: no such file.*got 'nowhere.py'"):
