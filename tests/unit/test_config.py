@@ -221,6 +221,13 @@ def test_overlays_merge_in_order(tmp_path):
     assert (given.seed, given.recipe.learning_rate, given.recipe.temperature) == (2, 3e-6, 0.9)
 
 
+def test_another_source_replaces_the_whole_entry(tmp_path):
+    """The hub's own keys, such as its revision, are unknown to a file."""
+    (tmp_path / "mine.yaml").write_text("experiment: mine\nbenchmarks: {math500: {source: local, path: my.jsonl}}\n")
+    mine = experiment.load([tmp_path / "mine.yaml"]).benchmarks["math500"]
+    assert (mine.source, mine.path, mine.label) == ("local", "my.jsonl", "math500")
+
+
 def test_braces_in_a_folder_are_refused_by_their_key():
     """Snakemake would take them for a wildcard, and name no key."""
     with pytest.raises(UserError, match=r"pathvars\.results: .* got 'results/\{x\}'"):

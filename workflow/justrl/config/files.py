@@ -52,11 +52,15 @@ def complete(given: Mapping) -> Config:
 
 
 def merge(base: Mapping, overlay: Mapping) -> Config:
-    """Return a deep copy of `base`, with mappings merged with `overlay` and all other values replaced by it."""
+    """Return a deep copy of `base`, with mappings merged with `overlay` and all other values replaced by it.
+
+    A mapping whose `source` changes is replaced too: the other source's keys would be unknown to it.
+    """
     merged = copy.deepcopy(dict(base))
     for key, value in overlay.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("source") in (None, old.get("source")):
+            merged[key] = merge(old, value)
         else:
             merged[key] = copy.deepcopy(value)
     return merged
