@@ -185,7 +185,7 @@ JOBS = {
     "preflight of prompts": "from justrl.config import load\n"
     "from justrl.preflight.experiment_checks import check_prompts\n"
     "print(check_prompts({data!r}, {model!r}, load().recipe))",
-    "names of the sampler": "from justrl.models import base, vllm_backend\nimport justrl.verifiers.judge\n"
+    "names of the sampler": "from justrl.models import sampling, vllm_backend\nimport justrl.verifiers.judge\n"
     "import justrl.evaluation.generating",
 }
 
