@@ -9,6 +9,8 @@ import pytest
 import justrl  # noqa: F401  sets how OpenMP waits, before a test imports torch
 
 ROOT = Path(__file__).resolve().parents[1]
+# Tests train the base model themselves, and leave nothing in the user's cache.
+os.environ.setdefault("JUSTRL_CACHE", "")
 
 # No example is ever too slow: a busy machine would fail it.
 hypothesis.settings.register_profile("justrl", deadline=None)

@@ -4,16 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from dry_run import dry_run
 
 ROOT = Path(__file__).resolve().parents[2]
-# Where lanes of CI that go on side by side leave each other the mini experiment's base model: a minute's teaching.
-CACHE = os.environ.get("JUSTRL_TEST_CACHE")
 PARTS = ["Snakefile", "config.yaml", "rules", "workflow", "envs", "mini", "one_gpu", "slurm", "examples", "papers"]
 PARTS += ["data.lock.json"]
 
@@ -53,18 +49,6 @@ class Workspace:
             output = (result.stdout + result.stderr)[-6000:]
             pytest.fail(f"snakemake {' '.join(arguments)} exited {result.returncode}:\n{output}")
         return result
-
-    def run_experiment(self, results: str, *arguments: str, **options) -> None:
-        """Run a mini experiment with results in `results`, with the base model of another lane where there is one."""
-        model, kept = self.folder / results / "models" / "tiny", CACHE and Path(CACHE) / "tiny"
-        if kept and kept.is_dir():
-            shutil.copytree(kept, model)
-        self.run("--profile", "mini", *arguments, **options)
-        if kept and not kept.is_dir():
-            unfinished = Path(tempfile.mkdtemp(dir=CACHE))
-            shutil.copytree(model, unfinished / "tiny")
-            with suppress(OSError):  # the other lane was first
-                (unfinished / "tiny").rename(kept)
 
     def dry_run(self, *arguments: str) -> tuple[int, str]:
         """Status and output of a dry run with these arguments."""
@@ -116,5 +100,5 @@ def own_workspace(tmp_path) -> Workspace:
 def mini(tmp_path_factory) -> Workspace:
     """A copy in which the mini experiment has been run, once for all tests."""
     copy = Workspace(tmp_path_factory.mktemp("mini"))
-    copy.run_experiment("results/mini")
+    copy.run("--profile", "mini")
     return copy

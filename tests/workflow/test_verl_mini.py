@@ -20,7 +20,7 @@ def verl_mini(tmp_path_factory, make_workspace):
     copy = make_workspace(tmp_path_factory.mktemp("verl"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "VERL_USE_EXTERNAL_MODULES", "mini_batch_spy")
-        copy.run_experiment("results/mini-verl", "--configfile", "mini/verl.yaml", timeout=2700, plugins=TESTS)
+        copy.run("--profile", "mini", "--configfile", "mini/verl.yaml", timeout=2700, plugins=TESTS)
     return copy
 
 

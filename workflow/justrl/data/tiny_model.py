@@ -5,19 +5,30 @@ always wrong. A share of the column additions contains a wrong digit. So the mod
 base model that reinforcement learning improves in seconds instead of weeks.
 """
 
+import hashlib
+import json
+import os
+import platform
 import random
+import shutil
+import tempfile
 import time
+from contextlib import suppress
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 from justrl.data import tiny_tokenizers
 from justrl.data.arithmetic import is_held_out, question_text
 from justrl.data.messages import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, build_messages
-from justrl.io import atomic_folder
+from justrl.errors import UserError
+from justrl.io import atomic_folder, file_sha256, read_json, write_json
 from justrl.threads import one_core_each
 
 # Prompts and solutions repeat these phrases, so each is one token and a prompt is about 20 tokens long.
 PHRASES = ("\\boxed{", "\n\n", "What is ", " + ", " = ", "; ", ". ", "By columns: ", "At a glance:")
+
+CHECKSUMS = "checksums.json"
 
 PARTS = 4
 """A batch is laid out in as many parts of like lengths: a third fewer tokens, all of them padding."""
@@ -182,7 +193,64 @@ def train_supervised(model, tokenizer, settings: dict, seed: int, prompt_suffix:
 
 
 def make_model(settings: dict, seed: int, output: Path, threads: int, prompt_suffix: str = DEFAULT_SUFFIX) -> None:
-    """Build a Qwen2 from `settings` (the values of a `TaughtModel`), train it, and save it as a folder."""
+    """Write the Qwen2 of `settings` (the values of a `TaughtModel`), trained, as a model folder.
+
+    A model that this machine has trained before with the same settings, code and versions is copied from the cache:
+    the folder JUSTRL_CACHE, by default ~/.cache/justrl; an empty value switches it off.
+    """
+    kept = cached_folder(settings, seed, prompt_suffix)
+    if kept and is_whole(kept):
+        with atomic_folder(output) as folder:
+            shutil.copytree(kept, folder, ignore=shutil.ignore_patterns(CHECKSUMS), dirs_exist_ok=True)
+        print(f"copied from {kept}, where this machine keeps what it trained before -> {output}")
+        return
+    train_model(settings, seed, output, threads, prompt_suffix)
+    if kept:
+        with suppress(OSError):  # a full or read-only disk; or another process was first
+            keep(output, kept)
+
+
+def cached_folder(settings: dict, seed: int, prompt_suffix: str) -> Path | None:
+    """Return the folder in the cache for this model, named by all that determines its bits; None without a cache."""
+    place = os.environ.get("JUSTRL_CACHE", Path("~/.cache/justrl").expanduser())
+    if not place:
+        return None
+    code = [file_sha256(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+    versions = [version(name) for name in ("torch", "transformers", "tokenizers", "safetensors")]
+    # Kernels, and so the last bits, depend on the kind of processor.
+    processor = [line for line in _cpuinfo().split("\n") if line.startswith(("model name", "flags"))][:2]
+    made_of = [settings, seed, prompt_suffix, code, versions, platform.machine(), processor]
+    return Path(place, "models", hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32])
+
+
+def _cpuinfo() -> str:
+    with suppress(OSError):
+        return Path("/proc/cpuinfo").read_text()
+    return ""
+
+
+def is_whole(kept: Path) -> bool:
+    """Return whether the files of a folder in the cache are those that were put there."""
+    with suppress(OSError, UserError):
+        files = read_json(kept / CHECKSUMS)
+        return all(file_sha256(kept / name) == checksum for name, checksum in files.items())
+    return False
+
+
+def keep(model: Path, kept: Path) -> None:
+    """Copy a model folder to the cache; raises OSError if that is impossible or another process was first."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    if kept.is_dir():  # not whole, or it would have been copied
+        shutil.rmtree(kept)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as temporary:
+        copy = Path(temporary, "model")
+        shutil.copytree(model, copy)
+        write_json(copy / CHECKSUMS, {path.name: file_sha256(path) for path in sorted(copy.iterdir())})
+        copy.rename(kept)
+
+
+def train_model(settings: dict, seed: int, output: Path, threads: int, prompt_suffix: str) -> None:
+    """Build a Qwen2 from `settings`, train it, and save it as a folder."""
     import torch
 
     torch.set_num_threads(1)
