@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from justrl.data.lengths import PromptLength
+from justrl.data.dapo import PromptLength
 from justrl.data.lock import add_entry, read_lock
 from justrl.data.sources import Hub, download, local_source, locate
 from justrl.data.tables import find_data_files

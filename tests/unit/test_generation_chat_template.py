@@ -181,7 +181,7 @@ def test_what_a_template_refuses_is_said(folder, tmp_path):
 
 
 JOBS = {
-    "prompt lengths": "from justrl.data.lengths import PromptLength\nPromptLength({model!r})(PROMPTS)",
+    "prompt lengths": "from justrl.data.dapo import PromptLength\nPromptLength({model!r})(PROMPTS)",
     "preflight of prompts": "from justrl.config import load\n"
     "from justrl.preflight.experiment_checks import check_prompts\n"
     "print(check_prompts({data!r}, {model!r}, load().recipe))",
