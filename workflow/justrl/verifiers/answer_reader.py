@@ -37,8 +37,8 @@ from justrl.verifiers.answer_values import (
     Relation,
     Value,
     Word,
+    same_expression,
 )
-from justrl.verifiers.equality import same_expression
 from justrl.verifiers.latex_reader import NotRead, Token, read_expression, tokenize
 from justrl.verifiers.plain_values import decimal_tolerance
 

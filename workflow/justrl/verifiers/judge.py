@@ -178,7 +178,7 @@ class ModelGrader(Grader):
                 "the model grader needs (completion, gold, question) with the question filled in; set "
                 "fill_question=False to judge without it, as the authors' script does"
             )
-        require_text(completion=triple[0], gold=triple[1], question=triple[2])
+        require_text(*triple)
 
     def close(self) -> None:
         """Release the model's memory."""

@@ -11,6 +11,7 @@ the modulus of the gold answer's number. An equation stands for its right side i
 """
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 import sympy
@@ -29,10 +30,10 @@ from justrl.verifiers.answer_values import (
     Relation,
     Value,
     Word,
+    points,
+    same_expression,
 )
-from justrl.verifiers.choices import same_choice
 from justrl.verifiers.dress import undress
-from justrl.verifiers.equality import points, same_expression
 from justrl.verifiers.expression import TooLargeError
 from justrl.verifiers.latex_reader import NotRead
 from justrl.verifiers.units import DEGREE, KNOWN, PERCENT, may_be_unit
@@ -42,6 +43,14 @@ _SPACE = re.compile(r"(?<![0-9]) +| +(?![0-9])")
 # Other pairs of capitals are labels.
 _SHORT_WORDS = frozenset(["no", "on", "up", "in", "by", "to"])
 _LOG_BASES = (None, sympy.Integer(10))
+# Letters of multiple-choice answers: `B`, `\text{(B)}`, `(B) 12`, `Option B`.
+_CHOICE_MARK = re.compile(r"\\text\{([^{}]*)\}")
+_CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?")
+_CHOSEN = re.compile(r"(?:(?i:(?:the )?(?:option|choice|answer)(?: is)?)\s*:?\s*)?\(?\s*([A-J])\s*\)?")
+# Excludes a sum or product that contains the letter: the text after the letter must be the value of that choice.
+_CHOSEN_WITH_CONTENT = re.compile(
+    r"(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:])(?:\s+|(?=[\w\\$(]))(?!\\(?:cdot|times|div)|[+*/^_=])(.+)", re.DOTALL
+)
 
 
 @lru_cache(maxsize=1024)
@@ -82,7 +91,7 @@ def compare(pair: list[str]) -> str:
     if _SPACE.sub("", answer) == _SPACE.sub("", gold):
         return "correct"
     try:
-        if (chosen := same_choice(gold, answer, _is_single)) is not None:
+        if (chosen := _same_choice(gold, answer, _is_single)) is not None:
             return "correct" if chosen else "wrong"
         if (spelt := _both_words(gold, answer)) is not None:
             return "correct" if spelt else "wrong"
@@ -107,6 +116,27 @@ def compare(pair: list[str]) -> str:
             except (NotRead, TypeError, AttributeError, ValueError, ZeroDivisionError, OverflowError):
                 continue  # an odd pair of values that cannot be compared
     return "wrong"
+
+
+def _same_choice(gold: str, answer: str, is_single: Callable[[str], bool]) -> bool | None:
+    """Whether an answer chooses the letter of the gold answer.
+
+    None if the gold is not a letter or the answer not a choice. Any text after the letter must be one value
+    (`is_single`), that of the choice.
+    """
+    wanted = _CHOICE.fullmatch(_unmarked(gold))
+    if wanted is None:
+        return None
+    plain = _unmarked(answer)
+    if match := _CHOSEN.fullmatch(plain):
+        return match[1] == wanted[1]
+    if (match := _CHOSEN_WITH_CONTENT.fullmatch(plain)) and is_single(match[3]):
+        return (match[1] or match[2]) == wanted[1]
+    return None
+
+
+def _unmarked(text: str) -> str:
+    return " ".join(_CHOICE_MARK.sub(r"\1", text).split())
 
 
 def _both_words(gold: str, answer: str) -> bool | None:
