@@ -20,11 +20,9 @@ from justrl.hardware import gpu_lease
 from justrl.io import file_sha256, read_json, read_json_object, write_json
 from justrl.models import chat_template
 from justrl.models.chat_template import ChatTokenizer
-from justrl.models.downloads import check_download
-from justrl.models.folder import INDEX, SINGLE, check_model_folder
+from justrl.models.folder import INDEX, SINGLE, check_download, check_model_folder, check_weights
 from justrl.models.sampling import copy_tokenizer, load_tokenizer
 from justrl.models.shape import read_shape
-from justrl.models.weight_checks import check_weights
 from justrl.training.run_lock import hold
 from tiny_model import make_tiny_model
 

@@ -25,8 +25,8 @@ from justrl.evaluation.completions import read_completions
 from justrl.evaluation.generating import GenerationJob, Question, generate
 from justrl.io import write_json
 from justrl.models.chat_template import ChatTokenizer
+from justrl.models.folder import check_weights
 from justrl.models.sampling import chat_prompt, check_tokenizer_of_verl, load_tokenizer, stop_token_ids
-from justrl.models.weight_checks import check_weights
 
 # Opens the assistant's turn whether it is asked to or not.
 LLAMA3 = (

@@ -77,7 +77,7 @@ def grade(arguments: argparse.Namespace) -> None:
     from justrl.evaluation.generating import read_benchmark
     from justrl.evaluation.protocols import check_made_with
     from justrl.io import json_argument, write_json
-    from justrl.models.downloads import revision_of
+    from justrl.models.folder import revision_of
 
     samples, made = read_completions(arguments.completions)
     check_made_with(made, json_argument(arguments.config, "--config").get("generation") or {})

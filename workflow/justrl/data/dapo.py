@@ -26,7 +26,7 @@ from justrl.data.sources import DIRECT, Hub, local_source, locate
 from justrl.errors import UserError
 from justrl.io import atomic_write, file_sha256, is_hub_id, write_json
 from justrl.models.chat_template import ChatTokenizer
-from justrl.models.downloads import check_download, read_record
+from justrl.models.folder import check_download, read_record
 from justrl.verifiers.votes import vote
 
 # DAPO's instruction around every question, verbatim (BytedTsinghua-SIA/DAPO-Math-17k).

@@ -18,8 +18,15 @@ from justrl.data import lock as locks
 from justrl.data.tables import is_data_file
 from justrl.errors import UserError
 from justrl.io import atomic_folder, check_regular, copy_file, file_sha256, link_file, read_object, write_json
-from justrl.models.downloads import check_download, read_record
-from justrl.models.folder import INDEX, check_files, check_model_folder, check_numbers, indexed_files
+from justrl.models.folder import (
+    INDEX,
+    check_download,
+    check_files,
+    check_model_folder,
+    check_numbers,
+    indexed_files,
+    read_record,
+)
 
 Kind = Literal["dataset", "model"]
 
