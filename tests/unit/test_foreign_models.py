@@ -12,8 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from justrl.data.dapo import PromptLength
-from justrl.data.lock import add_entry, read_lock
-from justrl.data.sources import Hub, download, local_source, locate
+from justrl.data.sources import Hub, add_entry, download, local_source, locate, read_lock
 from justrl.data.tables import find_data_files
 from justrl.errors import UserError
 from justrl.hardware import gpu_lease

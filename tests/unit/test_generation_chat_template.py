@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from justrl.data.tiny_tokenizers import FAMILIES
+from justrl.data.tiny_model import FAMILIES
 from justrl.errors import UserError
 from justrl.models.chat_template import ChatTokenizer
 from justrl.models.sampling import stop_token_ids
@@ -140,9 +140,9 @@ def test_text_and_ids_are_those_of_transformers(folder, kept, tmp_path):
 def test_the_mini_experiments_tokenizer(tmp_path):
     from transformers import AutoTokenizer
 
-    from justrl.data.tiny_model import build_tokenizer
+    from justrl.data.tiny_model import sums_tokenizer
 
-    build_tokenizer("deepseek", "Put it in \\boxed{}.").save_pretrained(tmp_path)
+    sums_tokenizer("deepseek", "Put it in \\boxed{}.").save_pretrained(tmp_path)
     theirs, ours = AutoTokenizer.from_pretrained(tmp_path), ChatTokenizer(tmp_path)
     conversations = [[{"role": "user", "content": text}] for text in TEXTS]
     ids = theirs.apply_chat_template(conversations, add_generation_prompt=True, return_dict=False)

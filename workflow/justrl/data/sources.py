@@ -2,22 +2,35 @@
 
 The order is the mirror, then the hub, then (without network or offline) the cache. All files found are hashed and
 compared with the lock file, whichever of the three they came from.
+
+The lock file has the revision and the SHA-256 sums of every source and is committed. If a source's revision is a
+branch, its first download resolves it to a commit. Later downloads request that commit, and every file must have the
+recorded SHA-256.
 """
 
 import glob
 import hashlib
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from justrl.data import lock as locks
 from justrl.data.tables import is_data_file
 from justrl.errors import UserError
-from justrl.io import atomic_folder, check_regular, copy_file, file_sha256, link_file, read_object, write_json
+from justrl.io import (
+    atomic_folder,
+    check_regular,
+    copy_file,
+    exclusive,
+    file_sha256,
+    link_file,
+    read_json,
+    read_object,
+    write_json,
+)
 from justrl.models.folder import (
     INDEX,
     check_download,
@@ -29,6 +42,7 @@ from justrl.models.folder import (
 )
 
 Kind = Literal["dataset", "model"]
+_HEADER = "Written by `justrl data download`; commit it. Delete an entry to download that source again."
 
 
 @dataclass(frozen=True)
@@ -107,20 +121,20 @@ def locate(
     """
     if any(part in ("", ".", "..") for part in hub_id.split("/")):
         raise UserError(f"{hub_id!r} is neither a hub id (owner/name) nor an existing path")
-    key = locks.source_key(kind, hub_id, subset)
-    entry = locks.read_lock(lock).get(key)
-    asked, revision = revision, locks.locked_revision(entry, revision, key, lock)
+    key = source_key(kind, hub_id, subset)
+    entry = read_lock(lock).get(key)
+    asked, revision = revision, locked_revision(entry, revision, key, lock)
     found = _from_mirror(kind, hub_id, subset, revision, hub) or _from_hub(kind, hub_id, subset, revision, hub)
     _check_complete(found)
     if kind == "model":
         check_files(found.folder, hub.mirror if found.origin == "mirror" else None)
         check_numbers(read_object(found.folder / "config.json"), found.folder / "config.json")
     if entry is not None and lock is not None:
-        locks.check_files(entry, found.files, key, lock, f"{found.origin} {found.folder}")
+        check_locked(entry, found.files, key, lock, f"{found.origin} {found.folder}")
         # The bytes equal the locked ones, so this is the locked revision wherever they came from.
         return replace(found, requested=asked, revision=entry["revision"])
     if lock is not None and found.revision is not None and found.origin != "mirror":
-        locks.add_entry(lock, key, {"hub_id": hub_id, "revision": found.revision, "files": found.files})
+        add_entry(lock, key, {"hub_id": hub_id, "revision": found.revision, "files": found.files})
     return found
 
 
@@ -233,7 +247,7 @@ def _from_mirror(kind: Kind, hub_id: str, subset: str | None, revision: str, hub
     known: str | None = None
     if (folder / "source.json").is_file():
         known = read_object(folder / "source.json").get("revision")
-        if locks.is_commit(revision) and known is not None and known != revision:
+        if is_commit(revision) and known is not None and known != revision:
             raise UserError(f"the mirror's {folder} is revision {known} of {hub_id}, but {revision} is asked for")
     return Source(kind, hub_id, revision, known, "mirror", folder, _hashes(folder, names), subset)
 
@@ -318,7 +332,7 @@ def _from_cache(kind: Kind, hub_id: str, subset: str | None, revision: str, hub:
             f"or download it where there is network and share that cache (HF_HOME; here {constants.HF_HUB_CACHE})"
         ) from error
     names = wanted_files(kind, _walk(folder), subset)
-    known = folder.name if locks.is_commit(folder.name) else None
+    known = folder.name if is_commit(folder.name) else None
     return Source(kind, hub_id, revision, known, "cache", folder, _hashes(folder, names), subset)
 
 
@@ -355,3 +369,72 @@ def download(source: Source, output: str | Path) -> Path:
             (copy_file if source.origin == "local" else link_file)(source.folder / name, folder / name)
         write_json(folder / "source.json", source.record())
     return output
+
+
+def source_key(kind: str, hub_id: str, subset: str | None = None) -> str:
+    """Return the key of a source in the lock file: kind, hub id and, if files differ by it, subset."""
+    return f"{kind}:{hub_id}" + (f"#{subset}" if subset else "")
+
+
+def read_lock(path: str | Path | None) -> dict[str, dict[str, Any]]:
+    """Return the entries {hub_id, revision, files: {path: sha256}} by source key; empty if the file doesn't exist."""
+    if path is None or not Path(path).exists():
+        return {}
+    try:
+        sources = read_json(path)["sources"]
+        for key, entry in sources.items():
+            if not isinstance(entry["revision"], str) or not isinstance(entry["files"], dict):
+                raise ValueError(f"{key} has no revision, or no files")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not a lock file ({error}): restore it from git, or delete it to create a new one"
+        ) from error
+    return sources
+
+
+def locked_revision(entry: Mapping[str, Any] | None, revision: str, key: str, path: str | Path | None) -> str:
+    """Return the revision to request: the locked commit if there is one, else the given revision.
+
+    Raises UserError if the given commit differs from the locked one, since one of the two is out of date.
+    """
+    if entry is None:
+        return revision
+    if is_commit(revision) and revision != entry["revision"]:
+        raise UserError(
+            f"{key}: the configuration asks for revision {revision}, but {path} has {entry['revision']}: "
+            f"change the configuration, or delete the entry to download the source again"
+        )
+    return entry["revision"]
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a full commit hash, whose content can never change."""
+    return revision is not None and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision)
+
+
+def check_locked(entry: Mapping[str, Any], files: Mapping[str, str], key: str, path: str | Path, where: str) -> None:
+    """Compare the SHA-256 of files with the locked ones. Raises UserError with both hashes for the first difference."""
+    for name, expected in sorted(entry["files"].items()):
+        found = files.get(name)
+        if found is None:
+            if Path(name).name.startswith(("README", "LICENSE")):
+                continue
+            raise UserError(f"{key}: {name} is in {path} but missing from {where}")
+        if found != expected:
+            raise UserError(
+                f"{key}: {name} from {where} has SHA-256 {found}, but {path} has {expected}: "
+                f"the source has changed; get the locked bytes, or delete the entry to accept the new ones"
+            )
+    extra = sorted(set(files) - set(entry["files"]))
+    if extra:
+        raise UserError(
+            f"{key}: {where} also has {', '.join(extra[:4])}, which are not in {path}: remove the extra files"
+        )
+
+
+def add_entry(path: str | Path, key: str, entry: Mapping[str, Any]) -> None:
+    """Add or replace one entry; safe if other downloads write the same lock file concurrently."""
+    path = Path(path)
+    with exclusive(path.with_name(f".{path.name}.guard")):
+        sources = {**read_lock(path), key: dict(entry)}
+        write_json(path, {"about": _HEADER, "sources": dict(sorted(sources.items()))})
