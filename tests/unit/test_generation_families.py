@@ -24,7 +24,7 @@ from justrl.models.chat_template import ChatTokenizer
 from justrl.models.sampling import chat_prompt, copy_tokenizer, load_tokenizer, stop_token_ids
 from justrl.preflight import experiment_checks
 from justrl.verifiers import get_reward
-from justrl.verifiers.judge import ModelGrader, _Judge
+from justrl.verifiers.judge import ModelGrader
 from tiny_model import make_tiny_model
 
 DEEPSEEK_PROMPT = "<｜begin▁of▁sentence｜><｜User｜>What is 1 + 1?<｜Assistant｜><think>\n"
@@ -131,11 +131,11 @@ def test_evaluation_asks_and_stops_as_the_family_does(family, folder, tokenizer,
 def test_a_judge_of_the_family_is_asked_in_its_template(family, folder, tokenizer):
     prompt = "Question: {question}\nGold: {gold_answer}\nAnswer: {llm_response}\nVerdict:"
     grader = ModelGrader(str(folder), backend="transformers", max_tokens=4, prompt=prompt, most_not_understood=1.0)
-    judge = _Judge(grader)
-    asked = tokenizer.decode(judge.prompt_tokens("so 2", "2", "What is 1 + 1?"))
+    grader.load()
+    asked = tokenizer.decode(grader.prompt_tokens("so 2", "2", "What is 1 + 1?"))
     question = "Question: What is 1 + 1?\nGold: 2\nAnswer: so 2\nVerdict:"
     assert asked == PROMPTS[family].replace("What is 1 + 1?", question)
-    assert sorted(tokenizer.convert_ids_to_tokens(judge.stop_tokens)) == STOPS[family]
+    assert sorted(tokenizer.convert_ids_to_tokens(grader.stop_tokens)) == STOPS[family]
     assert len(grader.grade_many([("so 2", "2", "What is 1 + 1?")])) == 1
 
 

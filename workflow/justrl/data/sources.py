@@ -88,21 +88,19 @@ def wanted_files(kind: Kind, names: Iterable[str], subset: str | None = None) ->
     """
     names = sorted(names)
     if kind == "model":
-        return [name for name in names if _is_model_file(name)]
+        kinds, whole = (".safetensors", ".json", ".jinja"), ("merges.txt", "vocab.txt", "tokenizer.model")
+        top = [name for name in names if "/" not in name and not name.startswith(".") and name != "source.json"]
+        return [
+            name
+            for name in top
+            if name in whole or name.startswith("LICENSE") or (name.endswith(kinds) and ".bin." not in name)
+        ]
     data = [name for name in names if is_data_file(name)]
     # Skip CSV if the same rows exist in another format.
     data = [name for name in data if not name.lower().endswith(".csv")] or data
     if subset is not None:
         data = [name for name in data if subset in name.replace(".", "/").split("/")] or data
     return [name for name in names if name == "README.md" or name in set(data)]
-
-
-def _is_model_file(name: str) -> bool:
-    if "/" in name or name.startswith(".") or name == "source.json":
-        return False
-    if name in {"merges.txt", "vocab.txt", "tokenizer.model"} or name.startswith("LICENSE"):
-        return True
-    return name.endswith((".safetensors", ".json", ".jinja")) and ".bin." not in name
 
 
 def locate(
