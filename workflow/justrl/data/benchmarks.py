@@ -150,12 +150,12 @@ def format_benchmark(
     files = tables.find_data_files(source, subset, split)
     where = f"benchmark {name} ({source})"
     found = tables.column_names(files)
-    asked, answered, id_from = (
+    question_from, answer_from, id_from = (
         None if column is None else tables.match_column(column, found)
         for column in (question_column, answer_column, id_column)
     )
-    question = tables.pick_column(found, tables.QUESTION_COLUMNS, asked, "question", where)
-    answer = tables.pick_column(found, tables.ANSWER_COLUMNS, answered, "answer", where)
+    question = tables.pick_column(found, tables.QUESTION_COLUMNS, question_from, "question", where)
+    answer = tables.pick_column(found, tables.ANSWER_COLUMNS, answer_from, "answer", where)
     id_from = id_from or next(filter(None, (tables.match_column(known, found) for known in tables.ID_COLUMNS)), None)
     _check_count(tables.count_rows(files), rows, where)
     questions: list[str] = []
@@ -166,7 +166,8 @@ def format_benchmark(
     for table in tables.stream_tables(files, [name for name in dict.fromkeys(wanted) if name in found]):
         texts = tables.answer_texts(tables.take_column(table, answer), len(answers) + 1)
         answers += [golds.read(text or "", row).text for row, text in enumerate(texts, len(answers) + 1)]
-        questions += map(_clean_question, tables.question_texts(tables.take_column(table, question)))
+        asked = (text or "" for text in tables.question_texts(tables.take_column(table, question)))
+        questions += [text.strip().removesuffix(DEFAULT_SUFFIX).strip() for text in asked]
         ids += _row_ids(table, id_from)
         if len(questions) > max(rows or 0, MOST_QUESTIONS):
             _check_count(len(questions), rows, where, " or more")
@@ -202,11 +203,6 @@ def _check_rows(questions: list[str], answers: list[str], ids: list[str | None],
                     f"answers ({answers[other]!r:.60}, {answers[row]!r:.60}): repair the file"
                     + (", or name another id_column" if what == "id" else "")
                 )
-
-
-def _clean_question(text: str | None) -> str:
-    text = (text or "").strip()
-    return text.removesuffix(DEFAULT_SUFFIX).rstrip() if text.endswith(DEFAULT_SUFFIX) else text
 
 
 def _row_ids(table: pa.Table, name: str | None) -> list[str | None]:

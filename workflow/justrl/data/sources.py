@@ -10,15 +10,13 @@ recorded SHA-256.
 
 import glob
 import hashlib
-import os
-import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-from justrl.data.tables import is_data_file
+from justrl.data.tables import is_data_file, list_files, refuse_unreadable
 from justrl.errors import UserError
 from justrl.io import (
     atomic_folder,
@@ -164,7 +162,7 @@ def local_source(path: str | Path, kind: Kind = "dataset") -> Source:
         if kind == "model":
             check_model_folder(path)
         return kept
-    folder, names = (path.parent, [path.name]) if path.is_file() else (path, wanted_files(kind, _walk(path)))
+    folder, names = (path.parent, [path.name]) if path.is_file() else (path, wanted_files(kind, list_files(path)))
     found = Source(kind, str(path), None, None, "local", folder, dict.fromkeys(names, ""))
     _check_complete(found)
     if kind == "model":
@@ -190,27 +188,6 @@ def changed_since(path: str | Path, taken: str | Path) -> str | None:
     return None
 
 
-def _walk(folder: Path) -> list[str]:
-    """List the files below a folder.
-
-    Raises UserError: the user has no permission to read some of it, or an apparent data file is not a regular file.
-    """
-    paths = [Path(place) / name for place, _, names in os.walk(folder, onerror=_refuse_unreadable) for name in names]
-    for path in paths:
-        if is_data_file(path.name):
-            check_regular(path)
-    return [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
-
-
-def _refuse_unreadable(error: OSError) -> NoReturn:
-    path = Path(error.filename)
-    shut = next((folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK)), path)
-    raise UserError(
-        f"{shut} cannot be read by this user ({error.strerror}): its owner lets the group in by "
-        f"`chmod -R g+rX {shlex.quote(str(shut))}`"
-    ) from error
-
-
 def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
     from tqdm import tqdm
 
@@ -222,7 +199,7 @@ def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
             try:
                 hashes[name] = file_sha256(folder / name)
             except PermissionError as error:
-                _refuse_unreadable(error)
+                refuse_unreadable(error)
             bar.update((folder / name).stat().st_size)
     return hashes
 
@@ -235,10 +212,10 @@ def _from_mirror(kind: Kind, hub_id: str, subset: str | None, revision: str, hub
         if not folder.is_dir():
             return None
     except PermissionError as error:
-        _refuse_unreadable(error)
+        refuse_unreadable(error)
     if kind == "model":
         check_files(folder, hub.mirror)
-    names = wanted_files(kind, _walk(folder), subset)
+    names = wanted_files(kind, list_files(folder), subset)
     for path in (folder / name for name in names):
         if not path.resolve().is_relative_to(Path(hub.mirror).resolve()):
             raise UserError(f"{path} is a link out of the mirror, to {path.resolve()}: put a copy in its place")
@@ -329,7 +306,7 @@ def _from_cache(kind: Kind, hub_id: str, subset: str | None, revision: str, hub:
             f"{kind} {hub_id} at revision {revision} is not here and {reason}{where}: put its files in {place}, "
             f"or download it where there is network and share that cache (HF_HOME; here {constants.HF_HUB_CACHE})"
         ) from error
-    names = wanted_files(kind, _walk(folder), subset)
+    names = wanted_files(kind, list_files(folder), subset)
     known = folder.name if is_commit(folder.name) else None
     return Source(kind, hub_id, revision, known, "cache", folder, _hashes(folder, names), subset)
 

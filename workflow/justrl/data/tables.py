@@ -11,7 +11,9 @@ value. Here numbers are text from the start, so no row changes another, and valu
 import csv
 import errno
 import json
+import os
 import re
+import shlex
 import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +22,7 @@ from decimal import Decimal
 from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -54,16 +56,26 @@ def is_data_file(name: str) -> bool:
     return not hidden and path.suffix.lower() in FORMATS and path.name not in _DESCRIPTIONS
 
 
-def list_data_files(folder: Path) -> list[str]:
-    """Return the relative names of the data files below a folder, sorted.
+def list_files(folder: Path) -> list[str]:
+    """List the files below a folder.
 
-    Raises UserError: one of them is not a regular file.
+    Raises UserError: the user has no permission to read some of it, or an apparent data file is not a regular file.
     """
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    found = sorted(filter(is_data_file, names))
-    for name in found:
-        check_regular(folder / name)
-    return [name for name in found if (folder / name).is_file()]
+    paths = [Path(place) / name for place, _, names in os.walk(folder, onerror=refuse_unreadable) for name in names]
+    for path in paths:
+        if is_data_file(path.relative_to(folder).as_posix()):
+            check_regular(path)
+    return [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
+
+
+def refuse_unreadable(error: OSError) -> NoReturn:
+    """Raise UserError with the first folder on the way that this user cannot enter."""
+    path = Path(error.filename)
+    shut = next((folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK)), path)
+    raise UserError(
+        f"{shut} cannot be read by this user ({error.strerror}): its owner lets the group in by "
+        f"`chmod -R g+rX {shlex.quote(str(shut))}`"
+    ) from error
 
 
 def find_data_files(source: str | Path, subset: str | None = None, split: str | None = None) -> list[Path]:
@@ -81,7 +93,7 @@ def find_data_files(source: str | Path, subset: str | None = None, split: str | 
     if not source.is_dir():
         check_regular(source)
         raise UserError(f"{source} does not exist: give a data file or a folder of data files")
-    names = list_data_files(source)
+    names = sorted(filter(is_data_file, list_files(source)))
     if not names:
         raise UserError(f"{source} holds no data file: accepted are {', '.join(FORMATS)}")
     if len(names) > 1:
@@ -204,15 +216,12 @@ def _stream_parquet(files: Sequence[Path], columns: Sequence[str] | None, batch_
         # GiB of Arrow memory at a time, compared with 21 MiB here, and four times as long.
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
             for batch in file.iter_batches(batch_size, columns=list(columns) if columns else None, use_threads=False):
-                yield _without_views(pa.Table.from_batches([batch]))
-
-
-def _without_views(table: pa.Table) -> pa.Table:
-    """Convert Arrow's string views to plain strings, because few of its functions accept views."""
-    for place, field in enumerate(table.schema):
-        if pa.types.is_string_view(field.type):
-            table = table.set_column(place, field.name, table.column(place).cast(pa.large_string()))
-    return table
+                table = pa.Table.from_batches([batch])
+                # Few of Arrow's functions accept string views.
+                for place, field in enumerate(table.schema):
+                    if pa.types.is_string_view(field.type):
+                        table = table.set_column(place, field.name, table.column(place).cast(pa.large_string()))
+                yield table
 
 
 def row_names(files: Sequence[Path], rows: int = 64) -> list[str]:

@@ -169,8 +169,6 @@ class AnswerReader:
         """Parse a list without brackets. Inequalities become their union (`or`) or their intersection (`and`)."""
         values: list[Value] = []
         for item in items:
-            if not item:
-                raise NotRead("an item is missing")
             value = (bare_word(item[0].text) if len(item) == 1 and len(item[0].text) > 2 else None) or self.value(item)
             values += value.items if isinstance(value, Collection) and not value.brackets else [value]
         sets = [value for value in values if isinstance(value, Reals) and value.variable]
@@ -282,7 +280,7 @@ class AnswerReader:
                 return self.braces(inner)
             items = split(inner, {",", ";"})
             if len(items) > 1 and brackets in ("()", "[]", "(]", "[)", "<>"):
-                return self.bracketed(brackets, [self.value(item) for item in items if item or _missing()])
+                return self.bracketed(brackets, [self.value(item) for item in items])
             if brackets == "()" and inner and not any(token.text in RELATIONS for token in inner):
                 return self.value(inner)
         if joined(tokens) in ("\\emptyset", "\\varnothing"):
@@ -391,10 +389,6 @@ def _all_but(ends: list[sympy.Expr]) -> Reals | None:
 
 def _agree(one: Quantity, other: Quantity) -> bool:
     return same_expression(one.value, other.value, max(one.tolerance, other.tolerance))
-
-
-def _missing() -> bool:
-    raise NotRead("an item is missing")
 
 
 def _words(tokens: list[Token]) -> Word | None:

@@ -290,7 +290,9 @@ class _Run:
                 self.selector.register(worker.stdout, selectors.EVENT_READ, worker)
             while self.waiting or any(worker.item is not None for worker in self.workers):
                 if self.pool.seconds_left is not None and self.pool.seconds_left <= 0:
-                    self._give_up_waiting()
+                    for item in self.waiting:
+                        self.done[item] = GaveUp(NO_TIME_LEFT)
+                    self.waiting.clear()
                 self._staff()
                 for worker in list(self.workers):
                     self._feed(worker)
@@ -310,11 +312,6 @@ class _Run:
                     if (worker.item is not None or not worker.ready) and worker.deadline <= now:
                         self._bury(worker, "no answer")
         return self.done
-
-    def _give_up_waiting(self) -> None:
-        for item in self.waiting:
-            self.done[item] = GaveUp(NO_TIME_LEFT)
-        self.waiting.clear()
 
     def _staff(self) -> None:
         wanted = len(self.waiting) + sum(worker.item is not None for worker in self.workers)
