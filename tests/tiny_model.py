@@ -5,7 +5,7 @@ Its heads have 32 dimensions, the fewest for which vLLM has CPU kernels.
 
 from pathlib import Path
 
-from justrl.data import tiny_tokenizers
+from justrl.data import tiny_model
 from justrl.io import read_json, write_json
 
 _CORPUS = [
@@ -31,8 +31,8 @@ def make_tiny_model(
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    like = tiny_tokenizers.FAMILIES[family]
-    tokenizer = tiny_tokenizers.build_tokenizer(like, corpus=tuple(_CORPUS))
+    like = tiny_model.FAMILIES[family]
+    tokenizer = tiny_model.build_tokenizer(like, corpus=tuple(_CORPUS))
     config = Qwen2Config(
         hidden_size=hidden,
         intermediate_size=2 * hidden,
@@ -41,13 +41,13 @@ def make_tiny_model(
         num_key_value_heads=1,
         max_position_embeddings=positions,
         initializer_range=spread,
-        **tiny_tokenizers.token_settings(tokenizer, like),
+        **tiny_model.token_settings(tokenizer, like),
     )
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(config)
-    model.generation_config.eos_token_id = tiny_tokenizers.stop_ids(tokenizer, like)
+    model.generation_config.eos_token_id = tiny_model.stop_ids(tokenizer, like)
     model.save_pretrained(folder)
-    tiny_tokenizers.save_tokenizer(tokenizer, like, folder)
+    tiny_model.save_tokenizer(tokenizer, like, folder)
     return folder
 
 

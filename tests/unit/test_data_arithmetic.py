@@ -63,7 +63,7 @@ def test_column_solutions_are_right_unless_they_slip_and_glances_are_wrong(a, b,
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return tiny_model.build_tokenizer("nemotron", DEFAULT_SUFFIX)
+    return tiny_model.sums_tokenizer("nemotron", DEFAULT_SUFFIX)
 
 
 @given(text=st.text())

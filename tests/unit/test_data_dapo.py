@@ -5,17 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from justrl.data import distinct
-from justrl.data.dapo import TRAIN_SCHEMA, WRAPPER_PREFIX, WRAPPER_SUFFIX, process_dapo_dataset, unwrap
-from justrl.data.distinct import DistinctTexts
-from justrl.data.duplicates import Hashes, choose_rows, question_hashes, text_hash
+from justrl.data import dapo
+from justrl.data.dapo import (
+    TRAIN_SCHEMA,
+    WRAPPER_PREFIX,
+    WRAPPER_SUFFIX,
+    DistinctTexts,
+    process_dapo_dataset,
+    unwrap,
+)
 from justrl.data.messages import DEFAULT_SUFFIX, build_messages
 from justrl.errors import UserError
 
@@ -87,43 +91,24 @@ def reference(rows: list[tuple[str | None, str | None]]) -> list[tuple[str, str]
     return kept
 
 
-def hashes(rows: list[tuple[str | None, str | None]]) -> Hashes:
-    """Hashes of rows of (question, cleaned answer), row by row."""
-    questions = [question_hashes(question) if question else (0, 0) for question, _ in rows]
-    columns = (*zip(*questions, strict=True), [text_hash(answer) if answer else 0 for _, answer in rows])
-    return Hashes(*(np.array(column, np.uint64) for column in columns))
-
-
 words = st.lists(st.sampled_from(["a", "b", " ", "\n", "\t", "$x$", "三"]), max_size=4).map("".join)
 answers = st.sampled_from(["1", "2", " 1", "-3", "", "184467440737095516161844674407370955161"]) | st.none()
 row_lists = st.lists(st.tuples(st.none() | words, answers), max_size=30)
 
 
+@settings(max_examples=60)
 @given(row_lists, st.integers(1, 7))
-def test_rows_chosen_are_the_references(rows: list[tuple[str | None, str | None]], batch: int) -> None:
-    rows = [*rows, ("last", "1")]
-    cleaned = [(question, answer and answer.strip()) for question, answer in rows]
-    batches = [cleaned[i : i + batch] for i in range(0, len(cleaned), batch)]
-    choice = choose_rows(hashes(part) for part in batches)
-    kept = reference(rows)
-    assert [pair for pair, keep in zip(cleaned, choice.keep, strict=True) if keep] == kept
-    counts = choice.counts
-    assert counts["in"] == len(rows)
-    assert counts["in"] - counts["incomplete"] - counts["duplicates"] == counts["unique"]
-    assert counts["unique"] - counts["conflicting"] == len(kept)
-    assert counts["unique"] <= counts["unique_exact"]
-
-
-@settings(max_examples=25)
-@given(row_lists)
-def test_the_whole_command_agrees_with_the_reference(tmp_path_factory, rows) -> None:
+def test_the_rows_are_the_references(tmp_path_factory, rows: list[tuple[str | None, str | None]], batch: int) -> None:
     folder = tmp_path_factory.mktemp("dapo")
     rows = [*rows, ("last", "1")]
     source = write(folder / "in.parquet", [dapo_row(q or "", a or "", i) for i, (q, a) in enumerate(rows)])
-    card = process_dapo_dataset(source, folder, batch_size=4)
-    assert read(folder) == reference(rows)
-    assert card["rows"]["in"] == len(rows)
-    assert card["rows"]["out"] == len(reference(rows))
+    card = process_dapo_dataset(source, folder, batch_size=batch)
+    kept, counts = reference(rows), card["rows"]
+    assert read(folder) == kept
+    assert counts["in"] == len(rows)
+    assert counts["in"] - counts["incomplete"] - counts["duplicates"] == counts["unique"]
+    assert counts["unique"] - counts["conflicting"] == counts["out"] == len(kept)
+    assert counts["unique"] <= counts["unique_exact"]
     assert card == json.loads((folder / "data_card.json").read_text())
 
 
@@ -131,26 +116,27 @@ def test_the_whole_command_agrees_with_the_reference(tmp_path_factory, rows) -> 
     st.lists(st.lists(st.none() | st.sampled_from(["", "a", "b", "三", "c" * 50]) | st.text(), max_size=9), max_size=5)
 )
 def test_facts_of_distinct_texts_are_those_of_each_row(columns: list[list[str | None]]) -> None:
-    facts = DistinctTexts(lambda text: (len(text), text == "a"), np.dtype([("length", np.int64), ("a", bool)]))
+    texts = DistinctTexts(lambda text: (len(text), text), (0, None))
     for column in columns:
-        found = facts(pa.array(column, pa.string()))
-        assert found["length"].tolist() == [len(text or "") for text in column]
-        assert found["a"].tolist() == [text == "a" for text in column]
+        texts.add(pa.array(column, pa.string()))
+    found = [texts.facts[number] for number in texts.numbers()]
+    assert found == [(len(text or ""), text) for column in columns for text in column]
 
 
 @pytest.mark.parametrize("remembered", [10, 1000])
 def test_each_distinct_text_is_looked_at_once_and_no_more_are_kept_than_said(monkeypatch, remembered: int) -> None:
     """The work in Python of a file that repeats itself is that of one copy; without room it is that of each batch."""
-    monkeypatch.setattr(distinct, "CACHED_TEXTS", remembered)
+    monkeypatch.setattr(dapo, "CACHED_TEXTS", remembered)
     looked_at: list[str] = []
 
-    def describe(text: str) -> tuple[int]:
+    def describe(text: str) -> int:
         looked_at.append(text)
-        return (len(text),)
+        return len(text)
 
-    facts = DistinctTexts(describe, np.dtype([("length", np.int64)]))
-    column = pa.array([f"{i % 100:03}" for i in range(1000)])
-    assert all(facts(column)["length"].tolist() == [3] * 1000 for _ in range(7))
+    texts = DistinctTexts(describe, 0)
+    for _ in range(7):
+        texts.add(pa.array([f"{i % 100:03}" for i in range(1000)]))
+    assert {texts.facts[number] for number in texts.numbers()} == {3}
     assert len(looked_at) == (100 if remembered == 1000 else 700)
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 from hub_server import Hub, serve
 
-from justrl.data import lock as locks
 from justrl.data.sources import Hub as HubOptions
-from justrl.data.sources import local_source, locate, wanted_files
+from justrl.data.sources import add_entry, local_source, locate, read_lock, wanted_files
 from justrl.errors import UserError
 from justrl.io import file_sha256
 
@@ -194,7 +193,7 @@ def test_a_mirror_must_hold_the_locked_bytes(tmp_path: Path) -> None:
     mirror = make_mirror(tmp_path / "mirror", "org/set", {"train.jsonl": ROWS})
     lock, revision = tmp_path / "lock.json", "a" * 40
     files = {"README.md": "1" * 64, "train.jsonl": file_sha256(mirror / "org/set/train.jsonl")}
-    locks.add_entry(lock, "dataset:org/set", {"hub_id": "org/set", "revision": revision, "files": files})
+    add_entry(lock, "dataset:org/set", {"hub_id": "org/set", "revision": revision, "files": files})
     hub = HubOptions(mirror, offline=True)
     # The same bytes are the locked revision, with or without the card.
     assert locate("dataset", "org/set", lock=lock, hub=hub).revision == revision
@@ -247,18 +246,18 @@ def test_of_a_data_set_only_the_configuration_asked_for_comes() -> None:
 def test_downloads_at_the_same_time_lose_no_entry(tmp_path: Path) -> None:
     lock = tmp_path / "lock.json"
     entry = {"hub_id": "x", "revision": "a" * 40, "files": {}}
-    threads = [threading.Thread(target=locks.add_entry, args=(lock, f"dataset:{i:02}", entry)) for i in range(20)]
+    threads = [threading.Thread(target=add_entry, args=(lock, f"dataset:{i:02}", entry)) for i in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert list(locks.read_lock(lock)) == [f"dataset:{i:02}" for i in range(20)]
+    assert list(read_lock(lock)) == [f"dataset:{i:02}" for i in range(20)]
 
 
 def test_a_broken_lock_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "lock.json").write_text("[1")
     with pytest.raises(UserError, match=r"lock\.json is not a lock file"):
-        locks.read_lock(tmp_path / "lock.json")
+        read_lock(tmp_path / "lock.json")
 
 
 def test_a_folder_that_is_no_download_is_not_replaced(tmp_path: Path) -> None:
@@ -294,14 +293,14 @@ def test_the_lock_follows_no_link_and_leaves_nothing_in_the_temporary_folder(tmp
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     lock, entry = tmp_path / "lock.json", {"hub_id": "x", "revision": "a" * 40, "files": {}}
-    locks.add_entry(lock, "dataset:a", entry)
+    add_entry(lock, "dataset:a", entry)
     assert not list((tmp_path / "tmp").iterdir())
     (guard,) = tmp_path.glob(".*.guard")
     guard.unlink()
     (tmp_path / "thesis.tex").write_text("years of work")
     guard.symlink_to(tmp_path / "thesis.tex")
     with pytest.raises(OSError, match=guard.name):
-        locks.add_entry(lock, "dataset:b", entry)
+        add_entry(lock, "dataset:b", entry)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 

@@ -11,20 +11,17 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from justrl.data.lengths import PromptLength
-from justrl.data.lock import add_entry, read_lock
-from justrl.data.sources import Hub, download, local_source, locate
+from justrl.data.dapo import PromptLength
+from justrl.data.sources import Hub, add_entry, download, local_source, locate, read_lock
 from justrl.data.tables import find_data_files
 from justrl.errors import UserError
 from justrl.hardware import gpu_lease
 from justrl.io import file_sha256, read_json, read_json_object, write_json
 from justrl.models import chat_template
 from justrl.models.chat_template import ChatTokenizer
-from justrl.models.downloads import check_download
-from justrl.models.folder import INDEX, SINGLE, check_model_folder
+from justrl.models.folder import INDEX, SINGLE, check_download, check_model_folder, check_weights
 from justrl.models.sampling import copy_tokenizer, load_tokenizer
 from justrl.models.shape import read_shape
-from justrl.models.weight_checks import check_weights
 from justrl.training.run_lock import hold
 from tiny_model import make_tiny_model
 

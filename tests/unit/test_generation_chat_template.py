@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from justrl.data.tiny_tokenizers import FAMILIES
+from justrl.data.tiny_model import FAMILIES
 from justrl.errors import UserError
 from justrl.models.chat_template import ChatTokenizer
 from justrl.models.sampling import stop_token_ids
@@ -140,9 +140,9 @@ def test_text_and_ids_are_those_of_transformers(folder, kept, tmp_path):
 def test_the_mini_experiments_tokenizer(tmp_path):
     from transformers import AutoTokenizer
 
-    from justrl.data.tiny_model import build_tokenizer
+    from justrl.data.tiny_model import sums_tokenizer
 
-    build_tokenizer("deepseek", "Put it in \\boxed{}.").save_pretrained(tmp_path)
+    sums_tokenizer("deepseek", "Put it in \\boxed{}.").save_pretrained(tmp_path)
     theirs, ours = AutoTokenizer.from_pretrained(tmp_path), ChatTokenizer(tmp_path)
     conversations = [[{"role": "user", "content": text}] for text in TEXTS]
     ids = theirs.apply_chat_template(conversations, add_generation_prompt=True, return_dict=False)
@@ -181,7 +181,7 @@ def test_what_a_template_refuses_is_said(folder, tmp_path):
 
 
 JOBS = {
-    "prompt lengths": "from justrl.data.lengths import PromptLength\nPromptLength({model!r})(PROMPTS)",
+    "prompt lengths": "from justrl.data.dapo import PromptLength\nPromptLength({model!r})(PROMPTS)",
     "preflight of prompts": "from justrl.config import load\n"
     "from justrl.preflight.experiment_checks import check_prompts\n"
     "print(check_prompts({data!r}, {model!r}, load().recipe))",

@@ -15,7 +15,7 @@ import pytest
 from hub_server import Hub, serve
 
 from justrl.config import EvalProtocol
-from justrl.data import tiny_model, tiny_tokenizers
+from justrl.data import tiny_model
 from justrl.data.messages import DEFAULT_SUFFIX, build_messages
 from justrl.errors import UserError
 from justrl.evaluation.completions import read_completions
@@ -24,7 +24,7 @@ from justrl.models.chat_template import ChatTokenizer
 from justrl.models.sampling import chat_prompt, copy_tokenizer, load_tokenizer, stop_token_ids
 from justrl.preflight import experiment_checks
 from justrl.verifiers import get_reward
-from justrl.verifiers.judge import ModelGrader, _Judge
+from justrl.verifiers.judge import ModelGrader
 from tiny_model import make_tiny_model
 
 DEEPSEEK_PROMPT = "<｜begin▁of▁sentence｜><｜User｜>What is 1 + 1?<｜Assistant｜><think>\n"
@@ -36,7 +36,7 @@ PROMPTS = {"deepseek": DEEPSEEK_PROMPT, "nemotron": NEMOTRON_PROMPT}
 STOPS = {"deepseek": ["<｜end▁of▁sentence｜>"], "nemotron": ["<|endoftext|>", "<|im_end|>"]}
 
 
-@pytest.fixture(scope="module", params=list(tiny_tokenizers.FAMILIES))
+@pytest.fixture(scope="module", params=list(tiny_model.FAMILIES))
 def family(request):
     return request.param
 
@@ -98,17 +98,17 @@ def test_a_copied_tokenizer_is_the_same_byte_for_byte(folder, tmp_path):
 
 def test_warm_started_solutions_are_graded_whatever_the_family_writes_around_them(family):
     reward, rng = get_reward("paper"), random.Random(3)
-    answer = tiny_tokenizers.FAMILIES[family].answer
+    answer = tiny_model.FAMILIES[family].answer
     assert reward(tiny_model.worked_solution(47, 85, rng, 0.0, answer), "132") == 1.0
     assert reward(tiny_model.glance_solution(47, 85, rng, answer), "132") == -1.0
     assert ("</think>" in answer) == (family == "deepseek")
 
 
 def test_prompts_of_sums_are_short_and_answers_ragged(family):
-    tokenizer, rng = tiny_model.build_tokenizer(family, DEFAULT_SUFFIX), random.Random(0)
+    tokenizer, rng = tiny_model.sums_tokenizer(family, DEFAULT_SUFFIX), random.Random(0)
     messages = build_messages("What is 47 + 85?", DEFAULT_SUFFIX)
     assert len(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)) <= 26
-    answer = tiny_tokenizers.FAMILIES[family].answer
+    answer = tiny_model.FAMILIES[family].answer
     long = tiny_model.worked_solution(547, 685, rng, 0.0, answer)
     short = tiny_model.glance_solution(47, 85, rng, answer)
     lengths = [len(tokenizer.encode(text, add_special_tokens=False)) for text in (short, long)]
@@ -131,11 +131,11 @@ def test_evaluation_asks_and_stops_as_the_family_does(family, folder, tokenizer,
 def test_a_judge_of_the_family_is_asked_in_its_template(family, folder, tokenizer):
     prompt = "Question: {question}\nGold: {gold_answer}\nAnswer: {llm_response}\nVerdict:"
     grader = ModelGrader(str(folder), backend="transformers", max_tokens=4, prompt=prompt, most_not_understood=1.0)
-    judge = _Judge(grader)
-    asked = tokenizer.decode(judge.prompt_tokens("so 2", "2", "What is 1 + 1?"))
+    grader.load()
+    asked = tokenizer.decode(grader.prompt_tokens("so 2", "2", "What is 1 + 1?"))
     question = "Question: What is 1 + 1?\nGold: 2\nAnswer: so 2\nVerdict:"
     assert asked == PROMPTS[family].replace("What is 1 + 1?", question)
-    assert sorted(tokenizer.convert_ids_to_tokens(judge.stop_tokens)) == STOPS[family]
+    assert sorted(tokenizer.convert_ids_to_tokens(grader.stop_tokens)) == STOPS[family]
     assert len(grader.grade_many([("so 2", "2", "What is 1 + 1?")])) == 1
 
 

@@ -13,7 +13,7 @@ from justrl.models.sampling import Sampling, SamplingRequest, load_tokenizer
 from justrl.training.reference.distributed import ProcessGroup
 from justrl.training.reference.loop import TrainingLoop
 from justrl.training.segment import Execution, SegmentRequest
-from justrl.verifiers.judge import ModelGrader, _Judge
+from justrl.verifiers.judge import ModelGrader
 from tiny_model import make_tiny_model
 
 torch = pytest.importorskip("torch")
@@ -85,7 +85,8 @@ def evaluation_stops(folder, path):
 
 
 def test_rollouts_evaluation_and_judge_stop_at_the_same_tokens(folder, loop, tmp_path):
-    judge = _Judge(ModelGrader(folder, backend="transformers", max_tokens=8))
+    judge = ModelGrader(folder, backend="transformers", max_tokens=8)
+    judge.load()
     # <|endoftext|> of the tokenizer, <|im_end|> of the chat template, those of generation_config and of config.json.
     own = loop.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
     expected = tuple(sorted([*own, 70, 71, 72]))

@@ -19,14 +19,14 @@ from transformers import (
 )
 
 from justrl.config import EvalProtocol
-from justrl.data import tiny_tokenizers
+from justrl.data import tiny_model
 from justrl.errors import UserError
 from justrl.evaluation.completions import read_completions
 from justrl.evaluation.generating import GenerationJob, Question, generate
 from justrl.io import write_json
 from justrl.models.chat_template import ChatTokenizer
+from justrl.models.folder import check_weights
 from justrl.models.sampling import chat_prompt, check_tokenizer_of_verl, load_tokenizer, stop_token_ids
-from justrl.models.weight_checks import check_weights
 
 # Opens the assistant's turn whether it is asked to or not.
 LLAMA3 = (
@@ -57,7 +57,7 @@ LLAMA32 = (
     "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' }}"
     "{%- endfor %}{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
 )
-CHATML = tiny_tokenizers.FAMILIES["nemotron"].chat_template
+CHATML = tiny_model.FAMILIES["nemotron"].chat_template
 # BOS opens each turn.
 SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ bos_token + 'system\n"
@@ -90,11 +90,11 @@ QUESTIONS = ["What is 1 + 1?", "Find all $x$ with  $x^2 = 2$.\n\nGive them\tall,
 
 def make(folder, config, template, settings):
     """A model of a class of transformers with random weights, a byte-level tokenizer and a template."""
-    family = tiny_tokenizers.FAMILIES["deepseek"]
-    tokenizer = tiny_tokenizers.build_tokenizer(family)
+    family = tiny_model.FAMILIES["deepseek"]
+    tokenizer = tiny_model.build_tokenizer(family)
     tokenizer.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(template)
-    tokens = tiny_tokenizers.token_settings(tokenizer, family)
+    tokens = tiny_model.token_settings(tokenizer, family)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config(**SIZE | tokens | settings)).save_pretrained(folder)
     return folder

@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from justrl.errors import UserError
 from justrl.io import file_sha256, read_json, write_json
 from justrl.models import load_backend
-from justrl.models.downloads import check_download
-from justrl.models.weight_checks import check_weights
+from justrl.models.folder import check_download, check_weights
 from justrl.preflight import experiment_checks
 from justrl.training.reference.policy import load_model
 from tiny_model import make_tiny_model

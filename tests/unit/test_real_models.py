@@ -14,8 +14,8 @@ from justrl.config import load
 from justrl.data.benchmarks import format_benchmark
 from justrl.errors import UserError
 from justrl.models.chat_template import ChatTokenizer
+from justrl.models.folder import check_weights
 from justrl.models.sampling import chat_prompt, check_tokenizer_of_verl, copy_tokenizer, load_tokenizer, stop_token_ids
-from justrl.models.weight_checks import check_weights
 from justrl.training.reference.policy import export_policy
 
 PROMPTS = {

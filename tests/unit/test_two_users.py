@@ -12,7 +12,7 @@ import pytest
 SHARE = """
 import os, sys
 from pathlib import Path
-from justrl.data import lock
+from justrl.data import sources
 from justrl.io import atomic_folder, write_json
 from justrl.training import run_lock
 os.umask(0o002)
@@ -21,7 +21,7 @@ with run_lock.hold(shared / "work" / "LOCK"):
     write_json(shared / "work" / "state.json", {})
     with atomic_folder(shared / "model") as folder:
         (folder / "weights").write_text("x")
-lock.add_entry(shared / "lock.json", f"dataset:{os.getuid()}", {"hub_id": "x", "revision": "a" * 40, "files": {}})
+sources.add_entry(shared / "lock.json", f"dataset:{os.getuid()}", {"hub_id": "x", "revision": "a" * 40, "files": {}})
 """
 FILL = """
 import os, sys

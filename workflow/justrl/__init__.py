@@ -18,8 +18,8 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
 
 _PUBLIC = {
     "JustRLGRPOTrainer": "justrl.public",
-    "MathRuleVerifier": "justrl.verifiers.exact",
-    "PaperVerifier": "justrl.verifiers.exact",
+    "MathRuleVerifier": "justrl.verifiers.rewards",
+    "PaperVerifier": "justrl.verifiers.rewards",
     "ParquetDataset": "justrl.data.parquet",
     "apply_chat_template": "justrl.public",
     "collate_fn": "justrl.data.parquet",

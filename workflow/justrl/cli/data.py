@@ -31,14 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _hub_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--revision", default="main", help="branch, tag or commit (default: main); --lock records the commit"
-    )
-    parser.add_argument("--subset", "--hub-config", help="subset (`config_name`) of a data set on the hub")
-    parser.add_argument("--lock", type=Path, help="lock file with revisions and hashes (data.lock.json)")
-    parser.add_argument("--mirror", type=Path, help="folder with local copies: DIR/<hub id>/files")
-    parser.add_argument("--offline", action="store_true", help="never use the network")
-    parser.add_argument("--timeout", type=number(0), default=5.0, help="seconds to wait for the hub (default: 5)")
+    add = parser.add_argument
+    add("--revision", default="main", help="branch, tag or commit (default: main); --lock records the commit")
+    add("--subset", "--hub-config", help="subset (`config_name`) of a data set on the hub")
+    add("--lock", type=Path, help="lock file with revisions and hashes (data.lock.json)")
+    add("--mirror", type=Path, help="folder with local copies: DIR/<hub id>/files")
+    add("--offline", action="store_true", help="never use the network")
+    add("--timeout", type=number(0), default=5.0, help="seconds to wait for the hub (default: 5)")
 
 
 def _hub(arguments: argparse.Namespace):
@@ -48,30 +47,19 @@ def _hub(arguments: argparse.Namespace):
 
 
 def _prepare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset-name", required=True, help="hub id, folder, or Parquet, JSON, JSONL or CSV file")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for train.parquet and data_card.json")
-    parser.add_argument(
-        "--tokenizer", type=Path, help="model folder whose chat template is used to count prompt tokens"
-    )
-    parser.add_argument(
-        "--max-prompt-length", type=whole(1), default=1024, help="drop prompts with more tokens (default: 1024)"
-    )
-    parser.add_argument(
-        "--prompt-suffix", default=DEFAULT_SUFFIX, help="instruction after the question (default: the paper's)"
-    )
-    parser.add_argument(
-        "--prompt-separator", default=DEFAULT_SEPARATOR, help=r"text between them, \n for a newline (default: \n\n)"
-    )
-    parser.add_argument("--split", default="train", help="split of the data set (default: train)")
-    parser.add_argument("--question-column", help="column with the question (default: the first known name)")
-    parser.add_argument(
-        "--answer-column", help="column with the answer (default: the first known name); a dot selects a field"
-    )
-    parser.add_argument("--keep-wrapper", action="store_true", help="keep DAPO's own instruction around each question")
-    parser.add_argument("--keep-duplicates", action="store_true", help="keep all copies of a question")
-    parser.add_argument(
-        "--keep-contradictions", action="store_true", help="keep questions whose copies have different answers"
-    )
+    add = parser.add_argument
+    add("--dataset-name", required=True, help="hub id, folder, or Parquet, JSON, JSONL or CSV file")
+    add("--output-dir", type=Path, required=True, help="folder for train.parquet and data_card.json")
+    add("--tokenizer", type=Path, help="model folder whose chat template is used to count prompt tokens")
+    add("--max-prompt-length", type=whole(1), default=1024, help="drop prompts with more tokens (default: 1024)")
+    add("--prompt-suffix", default=DEFAULT_SUFFIX, help="instruction after the question (default: the paper's)")
+    add("--prompt-separator", default=DEFAULT_SEPARATOR, help=r"text between them, \n for a newline (default: \n\n)")
+    add("--split", default="train", help="split of the data set (default: train)")
+    add("--question-column", help="column with the question (default: the first known name)")
+    add("--answer-column", help="column with the answer (default: the first known name); a dot selects a field")
+    add("--keep-wrapper", action="store_true", help="keep DAPO's own instruction around each question")
+    add("--keep-duplicates", action="store_true", help="keep all copies of a question")
+    add("--keep-contradictions", action="store_true", help="keep questions whose copies have different answers")
     _hub_arguments(parser)
 
 
@@ -100,9 +88,10 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 
 def _download(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=("dataset", "benchmark", "model"))
-    parser.add_argument("--hub-id", required=True, help="such as BytedTsinghua-SIA/DAPO-Math-17k")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    add = parser.add_argument
+    add("kind", choices=("dataset", "benchmark", "model"))
+    add("--hub-id", required=True, help="such as BytedTsinghua-SIA/DAPO-Math-17k")
+    add("--output", type=Path, required=True, help="folder to write")
     _hub_arguments(parser)
 
 
@@ -120,9 +109,10 @@ def download(arguments: argparse.Namespace) -> None:
 
 
 def _local(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=("dataset", "benchmark", "model"))
-    parser.add_argument("--path", type=Path, required=True, help="data file, or folder of data files or of a model")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    add = parser.add_argument
+    add("kind", choices=("dataset", "benchmark", "model"))
+    add("--path", type=Path, required=True, help="data file, or folder of data files or of a model")
+    add("--output", type=Path, required=True, help="folder to write")
 
 
 def local(arguments: argparse.Namespace) -> None:
@@ -136,14 +126,15 @@ def local(arguments: argparse.Namespace) -> None:
 
 
 def _benchmark(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--name", required=True, help="the benchmark's name in the configuration")
-    parser.add_argument("--input", type=Path, required=True, help="data file, or folder of a downloaded data set")
-    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
-    parser.add_argument("--rows", type=whole(0), help="expected number of questions; 0: any number")
-    parser.add_argument("--subset", "--hub-config", help="subset (`config_name`) of the data set")
-    parser.add_argument("--split", help="split of the data set")
+    add = parser.add_argument
+    add("--name", required=True, help="the benchmark's name in the configuration")
+    add("--input", type=Path, required=True, help="data file, or folder of a downloaded data set")
+    add("--output", type=Path, required=True, help="Parquet file to write")
+    add("--rows", type=whole(0), help="expected number of questions; 0: any number")
+    add("--subset", "--hub-config", help="subset (`config_name`) of the data set")
+    add("--split", help="split of the data set")
     for what in ("question", "answer", "id"):
-        parser.add_argument(f"--{what}-column", help=f"column with the {what} (default: the first known name)")
+        add(f"--{what}-column", help=f"column with the {what} (default: the first known name)")
 
 
 def benchmark(arguments: argparse.Namespace) -> None:
@@ -158,13 +149,12 @@ def benchmark(arguments: argparse.Namespace) -> None:
 
 
 def _contamination(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--train", type=Path, required=True, help="training Parquet (verl's schema)")
-    parser.add_argument("--benchmarks", type=Path, nargs="+", required=True, help="benchmark Parquet files")
-    parser.add_argument(
-        "--output-dir", type=Path, required=True, help="gets contamination.json, contamination.csv and train.parquet"
-    )
-    parser.add_argument("--remove", action="store_true", help="remove training questions that overlap with a benchmark")
-    parser.add_argument("--ngram", type=whole(1), default=13, help="length of an overlap in words (default: 13)")
+    add = parser.add_argument
+    add("--train", type=Path, required=True, help="training Parquet (verl's schema)")
+    add("--benchmarks", type=Path, nargs="+", required=True, help="benchmark Parquet files")
+    add("--output-dir", type=Path, required=True, help="gets contamination.json, contamination.csv and train.parquet")
+    add("--remove", action="store_true", help="remove training questions that overlap with a benchmark")
+    add("--ngram", type=whole(1), default=13, help="length of an overlap in words (default: 13)")
 
 
 def contamination(arguments: argparse.Namespace) -> None:
@@ -180,15 +170,16 @@ def contamination(arguments: argparse.Namespace) -> None:
 
 
 def _arithmetic(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("side", choices=("train", "benchmark"), help="sums for training, or held-out sums")
-    parser.add_argument("--rows", type=whole(1), required=True, help="number of sums")
-    parser.add_argument("--digits", type=whole(1), required=True, help="digits of each operand")
-    parser.add_argument(
+    add = parser.add_argument
+    add("side", choices=("train", "benchmark"), help="sums for training, or held-out sums")
+    add("--rows", type=whole(1), required=True, help="number of sums")
+    add("--digits", type=whole(1), required=True, help="digits of each operand")
+    add(
         "--harder-share", type=number(0, 1), default=0.0, help="share of training sums with one more digit (default: 0)"
     )
-    parser.add_argument("--seed", type=int, required=True, help="seed of the sums and their order")
-    parser.add_argument("--output", type=Path, required=True, help="Parquet file or folder to write to")
-    parser.add_argument("--formatted", action="store_true", help="write verl's training schema")
+    add("--seed", type=int, required=True, help="seed of the sums and their order")
+    add("--output", type=Path, required=True, help="Parquet file or folder to write to")
+    add("--formatted", action="store_true", help="write verl's training schema")
 
 
 def arithmetic(arguments: argparse.Namespace) -> None:
@@ -207,12 +198,13 @@ def arithmetic(arguments: argparse.Namespace) -> None:
 
 
 def _task(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("side", choices=("train", "benchmark"), help="questions for training, or held-out questions")
-    parser.add_argument("--task", required=True, help="task of reasoning-gym, such as chain_sum")
-    parser.add_argument("--settings", default="{}", help="settings of the task as JSON (default: {})")
-    parser.add_argument("--rows", type=whole(1), required=True, help="number of questions")
-    parser.add_argument("--seed", type=int, required=True, help="seed of the questions and their order")
-    parser.add_argument("--output", type=Path, required=True, help="Parquet file or folder to write to")
+    add = parser.add_argument
+    add("side", choices=("train", "benchmark"), help="questions for training, or held-out questions")
+    add("--task", required=True, help="task of reasoning-gym, such as chain_sum")
+    add("--settings", default="{}", help="settings of the task as JSON (default: {})")
+    add("--rows", type=whole(1), required=True, help="number of questions")
+    add("--seed", type=int, required=True, help="seed of the questions and their order")
+    add("--output", type=Path, required=True, help="Parquet file or folder to write to")
 
 
 def task(arguments: argparse.Namespace) -> None:
@@ -228,13 +220,12 @@ def task(arguments: argparse.Namespace) -> None:
 
 
 def _warm_start(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--settings", required=True, help="an entry of `models` of the configuration, as JSON")
-    parser.add_argument("--seed", type=int, required=True, help="seed of initial weights and examples")
-    parser.add_argument("--output", type=Path, required=True, help="model folder to write, in Hugging Face's layout")
-    parser.add_argument("--threads", type=whole(1), default=usable_cores(), help="CPU threads (default: all cores)")
-    parser.add_argument(
-        "--prompt-suffix", default=DEFAULT_SUFFIX, help="instruction after each question (default: the paper's)"
-    )
+    add = parser.add_argument
+    add("--settings", required=True, help="an entry of `models` of the configuration, as JSON")
+    add("--seed", type=int, required=True, help="seed of initial weights and examples")
+    add("--output", type=Path, required=True, help="model folder to write, in Hugging Face's layout")
+    add("--threads", type=whole(1), default=usable_cores(), help="CPU threads (default: all cores)")
+    add("--prompt-suffix", default=DEFAULT_SUFFIX, help="instruction after each question (default: the paper's)")
 
 
 def warm_start(arguments: argparse.Namespace) -> None:

@@ -10,48 +10,42 @@ from justrl.io import json_object
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--model", required=True, help="model folder in Hugging Face's layout, or hub id")
-    parser.add_argument("--model-name", help="name of the model in the results (default: --model)")
-    parser.add_argument("--model-revision", help="commit of the model on the hub")
-    parser.add_argument("--benchmark", required=True, nargs="+", type=Path, help="benchmark Parquet files")
-    parser.add_argument("--protocol", required=True, help="evaluation protocol, as a JSON file or JSON text")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--model", required=True, help="model folder in Hugging Face's layout, or hub id")
+    add("--model-name", help="name of the model in the results (default: --model)")
+    add("--model-revision", help="commit of the model on the hub")
+    add("--benchmark", required=True, nargs="+", type=Path, help="benchmark Parquet files")
+    add("--protocol", required=True, help="evaluation protocol, as a JSON file or JSON text")
+    add(
         "--samples",
         nargs="+",
         type=whole(1),
         help="answers per question: one number for all benchmarks, or one for each",
     )
-    parser.add_argument("--run", required=True, help="name of the run, part of each sample's seed")
-    parser.add_argument("--seed", required=True, type=int, help="seed of the experiment, part of each sample's seed")
-    parser.add_argument(
-        "--shard", type=whole(0), default=0, help="number of the shard to generate, from 0 (default: 0)"
-    )
-    parser.add_argument("--shards", type=whole(1), default=1, help="number of shards (default: 1)")
-    parser.add_argument(
-        "--output", required=True, nargs="+", type=Path, help="completions Parquet to write, one per benchmark"
-    )
+    add("--run", required=True, help="name of the run, part of each sample's seed")
+    add("--seed", required=True, type=int, help="seed of the experiment, part of each sample's seed")
+    add("--shard", type=whole(0), default=0, help="number of the shard to generate, from 0 (default: 0)")
+    add("--shards", type=whole(1), default=1, help="number of shards (default: 1)")
+    add("--output", required=True, nargs="+", type=Path, help="completions Parquet to write, one per benchmark")
     add_backend_arguments(parser)
     parser.set_defaults(call=generate_benchmarks)
 
 
 def add_backend_arguments(parser: "argparse._ActionsContainer", backend: str = "vllm") -> None:
     """Add the options for backend and speed, which are not part of a protocol."""
+    add = parser.add_argument
     choices, note = ["vllm", "transformers"], ""
     if backend == "auto":
         choices, note = [*choices, "auto"], ", vllm if it is installed"
-    parser.add_argument(
-        "--backend", choices=choices, default=backend, help=f"inference library (default: {backend}{note})"
-    )
-    parser.add_argument(
+    add("--backend", choices=choices, default=backend, help=f"inference library (default: {backend}{note})")
+    add(
         "--dtype",
         default="auto",
         help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16 or float16 (default: auto)",
     )
-    parser.add_argument(
-        "--tensor-parallel-size", type=whole(1), default=1, help="number of GPUs that share the model (default: 1)"
-    )
-    parser.add_argument("--batch-size", type=whole(1), help="sequences decoded at a time (default: the backend's)")
-    parser.add_argument(
+    add("--tensor-parallel-size", type=whole(1), default=1, help="number of GPUs that share the model (default: 1)")
+    add("--batch-size", type=whole(1), help="sequences decoded at a time (default: the backend's)")
+    add(
         "--engine-options",
         default="{}",
         help='further arguments of vllm.LLM as JSON, such as {"gpu_memory_utilization": 0.85}',

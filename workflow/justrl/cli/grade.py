@@ -15,27 +15,22 @@ from justrl.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument(
-        "--completions", required=True, nargs="+", type=Path, help="completions Parquet of all shards, or JSONL"
-    )
+    add = parser.add_argument
+    add("--completions", required=True, nargs="+", type=Path, help="completions Parquet of all shards, or JSONL")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--graders", help="comma-separated rule-based graders: strict,paper,paper_rules,symbolic")
-    parser.add_argument(
+    add(
         "--own-graders",
         metavar="JSON",
         default="{}",
         help='additional graders as Python functions: {"mine": {"file": "my_grader.py", "function": "grade"}}',
     )
     which.add_argument("--grader", choices=["model"], help="use a judge model")
-    parser.add_argument("--output", type=Path, help="grades Parquet to write (default: print the summary only)")
+    add("--output", type=Path, help="grades Parquet to write (default: print the summary only)")
     add_config_argument(parser)
-    parser.add_argument("--summary", type=Path, help="also write the printed counts, as JSON")
-    parser.add_argument(
-        "--golds", type=Path, help="benchmark Parquet with the reference answers (default: those in the completions)"
-    )
-    parser.add_argument(
-        "--processes", type=whole(1), help="processes of paper_rules and symbolic (default: one per core)"
-    )
+    add("--summary", type=Path, help="also write the printed counts, as JSON")
+    add("--golds", type=Path, help="benchmark Parquet with the reference answers (default: those in the completions)")
+    add("--processes", type=whole(1), help="processes of paper_rules and symbolic (default: one per core)")
     model = parser.add_argument_group("with --grader model")
     model.add_argument(
         "--rejected-by",
@@ -77,7 +72,7 @@ def grade(arguments: argparse.Namespace) -> None:
     from justrl.evaluation.generating import read_benchmark
     from justrl.evaluation.protocols import check_made_with
     from justrl.io import json_argument, write_json
-    from justrl.models.downloads import revision_of
+    from justrl.models.folder import revision_of
 
     samples, made = read_completions(arguments.completions)
     check_made_with(made, json_argument(arguments.config, "--config").get("generation") or {})

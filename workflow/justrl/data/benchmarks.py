@@ -7,7 +7,6 @@ reads the hub's files, and the authors' own Parquet copies (verl's schema, or pr
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -151,27 +150,34 @@ def format_benchmark(
     files = tables.find_data_files(source, subset, split)
     where = f"benchmark {name} ({source})"
     found = tables.column_names(files)
-    asked = [_present(column, found) for column in (question_column, answer_column)]
-    question = tables.pick_column(found, tables.QUESTION_COLUMNS, asked[0], "question", where)
-    answer = tables.pick_column(found, tables.ANSWER_COLUMNS, asked[1], "answer", where)
-    id_from = _present(id_column, found)
+    question_from, answer_from, id_from = (
+        None if column is None else tables.match_column(column, found)
+        for column in (question_column, answer_column, id_column)
+    )
+    question = tables.pick_column(found, tables.QUESTION_COLUMNS, question_from, "question", where)
+    answer = tables.pick_column(found, tables.ANSWER_COLUMNS, answer_from, "answer", where)
     id_from = id_from or next(filter(None, (tables.match_column(known, found) for known in tables.ID_COLUMNS)), None)
     _check_count(tables.count_rows(files), rows, where)
-    read = _Rows(golds=GoldCounts())
+    questions: list[str] = []
+    answers: list[str] = []
+    ids: list[str | None] = []
+    golds = GoldCounts()
     wanted = [name.split(".")[0] for name in (question, answer, id_from or "extra_info")]
     for table in tables.stream_tables(files, [name for name in dict.fromkeys(wanted) if name in found]):
-        read.add(table, question, answer, id_from)
-        if len(read.questions) > max(rows or 0, MOST_QUESTIONS):
-            _check_count(len(read.questions), rows, where, " or more")
-    _check_count(len(read.questions), rows, where)
-    read.check(where)
-    ids = read.ids
+        texts = tables.answer_texts(tables.take_column(table, answer), len(answers) + 1)
+        answers += [golds.read(text or "", row).text for row, text in enumerate(texts, len(answers) + 1)]
+        asked = (text or "" for text in tables.question_texts(tables.take_column(table, question)))
+        questions += [text.strip().removesuffix(DEFAULT_SUFFIX).strip() for text in asked]
+        ids += _row_ids(table, id_from)
+        if len(questions) > max(rows or 0, MOST_QUESTIONS):
+            _check_count(len(questions), rows, where, " or more")
+    _check_count(len(questions), rows, where)
+    golds.check(where)
+    _check_rows(questions, answers, ids, where)
     if None in ids or len(set(ids)) != len(ids):
         ids = [f"{name}-{i}" for i in range(len(ids))]
-    names = [name] * len(ids)
-    return pa.Table.from_arrays(
-        [pa.array(c, pa.string()) for c in (names, ids, read.questions, read.answers)], schema=BENCHMARK_SCHEMA
-    )
+    columns = ([name] * len(ids), ids, questions, answers)
+    return pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], schema=BENCHMARK_SCHEMA)
 
 
 def _check_count(count: int | None, rows: int | None, where: str, more: str = "") -> None:
@@ -182,51 +188,21 @@ def _check_count(count: int | None, rows: int | None, where: str, more: str = ""
         raise UserError(f"{where} has {count:,} rows, more than the {MOST_QUESTIONS:,} that a benchmark may have")
 
 
-@dataclass
-class _Rows:
-    """The rows of a benchmark read so far."""
-
-    golds: GoldCounts
-    questions: list[str] = field(default_factory=list)
-    answers: list[str] = field(default_factory=list)
-    ids: list[str | None] = field(default_factory=list)
-
-    def add(self, table: pa.Table, question: str, answer: str, id_from: str | None) -> None:
-        """Add the rows of a part of the file."""
-        texts = tables.answer_texts(tables.take_column(table, answer), len(self.questions) + 1)
-        for row, text in enumerate(texts, len(self.questions) + 1):
-            gold = self.golds.read(text or "", row)
-            self.answers.append(gold.text)
-        self.questions += map(_clean_question, tables.question_texts(tables.take_column(table, question)))
-        self.ids += _row_ids(table, id_from)
-
-    def check(self, where: str) -> None:
-        """Raise UserError for rows without question or answer, and for a question or id with two different answers."""
-        self.golds.check(where)
-        empty = [row for row, texts in enumerate(zip(self.questions, self.answers, strict=True), 1) if not all(texts)]
-        if empty:
-            raise UserError(
-                f"{where} has no question or no answer in {len(empty)} rows, the first of them row {empty[0]}"
-            )
-        for what, keys in (("question", [" ".join(text.split()) for text in self.questions]), ("id", self.ids)):
-            first: dict[str, int] = {}
-            for row, key in enumerate(keys):
-                other = row if key is None else first.setdefault(key, row)
-                if vote(self.answers[other]) != vote(self.answers[row]):
-                    raise UserError(
-                        f"{where}: rows {other + 1} and {row + 1} have the same {what} ({key!r:.80}) and different "
-                        f"answers ({self.answers[other]!r:.60}, {self.answers[row]!r:.60}): repair the file"
-                        + (", or name another id_column" if what == "id" else "")
-                    )
-
-
-def _present(column: str | None, found: list[str]) -> str | None:
-    return None if column is None else tables.match_column(column, found)
-
-
-def _clean_question(text: str | None) -> str:
-    text = (text or "").strip()
-    return text.removesuffix(DEFAULT_SUFFIX).rstrip() if text.endswith(DEFAULT_SUFFIX) else text
+def _check_rows(questions: list[str], answers: list[str], ids: list[str | None], where: str) -> None:
+    """Raise UserError for rows without question or answer, and for a question or id with two different answers."""
+    empty = [row for row, texts in enumerate(zip(questions, answers, strict=True), 1) if not all(texts)]
+    if empty:
+        raise UserError(f"{where} has no question or no answer in {len(empty)} rows, the first of them row {empty[0]}")
+    for what, keys in (("question", [" ".join(text.split()) for text in questions]), ("id", ids)):
+        first: dict[str, int] = {}
+        for row, key in enumerate(keys):
+            other = row if key is None else first.setdefault(key, row)
+            if vote(answers[other]) != vote(answers[row]):
+                raise UserError(
+                    f"{where}: rows {other + 1} and {row + 1} have the same {what} ({key!r:.80}) and different "
+                    f"answers ({answers[other]!r:.60}, {answers[row]!r:.60}): repair the file"
+                    + (", or name another id_column" if what == "id" else "")
+                )
 
 
 def _row_ids(table: pa.Table, name: str | None) -> list[str | None]:

@@ -1,34 +1,32 @@
 """Convert DAPO-Math-17k (or a similar set) to training prompts: unwrapped, deduplicated, limited in prompt length.
 
 The published file repeats about 17 thousand questions a hundred times. Each is inside an instruction that asks for
-`Answer:`, where the paper's prompt asks for a box, and some have two answers. The rows are read twice, in batches: the
-first pass keeps hashes and decides, the second writes the chosen rows. So memory is one batch plus about 40 bytes per
-row, whatever the length of the questions.
+`Answer:`, where the paper's prompt asks for a box, and some have two answers. The rows are read once, in batches; each
+distinct question and answer is processed once and kept in memory, and three numbers for each row.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from justrl.config import LocalDataset
 from justrl.config.files import find
 from justrl.data import tables
-from justrl.data.distinct import DistinctTexts
-from justrl.data.duplicates import Choice, Hashes, choose_rows, question_hashes, text_hash
-from justrl.data.golds import CONVERTED, MOST_UNUSABLE, UNUSABLE, GoldCounts, first_answers, read_gold
-from justrl.data.lengths import PromptLength
+from justrl.data.golds import MOST_UNUSABLE, Gold, GoldCounts, first_answers, read_gold
 from justrl.data.messages import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, build_messages
 from justrl.data.sources import DIRECT, Hub, local_source, locate
 from justrl.errors import UserError
 from justrl.io import atomic_write, file_sha256, is_hub_id, write_json
+from justrl.models.chat_template import ChatTokenizer
+from justrl.models.folder import check_download, read_record
 from justrl.verifiers.votes import vote
 
 # DAPO's instruction around every question, verbatim (BytedTsinghua-SIA/DAPO-Math-17k).
@@ -58,9 +56,9 @@ _LISTED_CONFLICTS = 50
 
 KINDS = ("none", "partial", "full")
 """How a question can be wrapped: by how many ends of the instruction."""
-_NOTES = CONVERTED + UNUSABLE
-_GOLD_FACTS = np.dtype([("gold", np.uint64), ("note", np.int8)])
-_QUESTION_FACTS = np.dtype([("exact", np.uint64), ("normal", np.uint64), ("kind", np.int8), ("remains", bool)])
+CACHED_TEXTS = 32_768
+"""Texts remembered while streaming: more than DAPO's block of 17,917 rows, so its repetitions are known at sight."""
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 def unwrap(text: str) -> str:
@@ -110,20 +108,29 @@ def process_dapo_dataset(
     found, where = tables.column_names(files), str(files[0])
     question = tables.pick_column(found, tables.QUESTION_COLUMNS, question_column, "question", where)
     answer = tables.pick_column(found, tables.ANSWER_COLUMNS, answer_column, "answer", where)
-    counts = GoldCounts()
-    reader = Reader(files, question, answer, "data_source" in found, separator + suffix, batch_size, remove_wrapper)
     length = PromptLength(tokenizer) if tokenizer is not None else None
-    wrapper = Wrapped()
-    choice = choose_rows(reader.hashes(wrapper, counts), remove_duplicates, remove_contradictions)
-    counts.check(where, MOST_UNUSABLE)
+
+    rows = Rows(separator + suffix, remove_wrapper)
+    rows.read(files, question, answer, "data_source" if "data_source" in found else None, batch_size)
+    golds = rows.count_golds()
+    golds.check(where, MOST_UNUSABLE)
+    wrapper = rows.count_wrappers()
     if remove_wrapper:
-        wrapper.check(choice.counts["in"], where)
+        rows.check_wrapper(wrapper["remains"], where)
+    kept, counts, conflicts = rows.choose(remove_duplicates, remove_contradictions)
+    lengths = rows.prompt_lengths(kept, length, suffix, separator)
+    in_limit = kept if lengths is None else kept[lengths <= max_prompt_length]
+    overlong = len(kept) - len(in_limit)
+    if not len(in_limit):
+        raise UserError(f"no question is left of {counts['in']} rows ({counts}, overlong {overlong})")
     output = Path(output_dir) / "train.parquet"
-    formatting = Formatting(suffix, separator, max_prompt_length, length)
-    written = _write_rows(reader.rows(choice.keep | choice.shown), choice, output, formatting)
+    with atomic_write(output, "wb") as handle, pq.ParquetWriter(handle, TRAIN_SCHEMA) as writer:
+        for start in tqdm(range(0, len(in_limit), batch_size), desc="writing", mininterval=1.0):
+            part = in_limit[start : start + batch_size]
+            writer.write_table(rows.training_table(part, start, suffix, separator))
+
     card = {
-        "dataset": source.record()
-        | {"split": split, "columns": {"question": reader.question, "answer": reader.answer}},
+        "dataset": source.record() | {"split": split, "columns": {"question": question, "answer": answer}},
         "tokenizer": length.record if length else None,
         "prompt": {"suffix": suffix, "separator": separator, "max_prompt_length": max_prompt_length},
         "removed": {
@@ -131,11 +138,11 @@ def process_dapo_dataset(
             "duplicates": remove_duplicates,
             "contradictions": remove_contradictions,
         },
-        "rows": choice.counts | {"overlong": written.overlong if length else None, "out": written.rows},
-        "wrapper": {kind: wrapper.kinds[kind] for kind in ("full", "partial", "none")} | {"remains": wrapper.remains},
-        "golds": counts.as_dict(),
-        "prompt_tokens": _summary(written.lengths),
-        "conflicting_questions": [{"question": q, "answers": sorted(a)} for q, a in written.conflicts.values()],
+        "rows": counts | {"overlong": overlong if length else None, "out": len(in_limit)},
+        "wrapper": wrapper,
+        "golds": golds.as_dict(),
+        "prompt_tokens": _summary(lengths),
+        "conflicting_questions": conflicts,
         "output": {"file": output.name, "sha256": file_sha256(output), "bytes": output.stat().st_size},
         "versions": {name: version(name) for name in ("pyarrow", "tokenizers")},
     }
@@ -162,194 +169,228 @@ def look_at_dataset(entry: LocalDataset) -> str:
     return first_answers(tables.count_rows(files), read[:3])
 
 
-class Batch(NamedTuple):
-    """Some rows: their numbers in the data set, questions, cleaned reference answers, and data source names."""
+class DistinctTexts:
+    """Numbers the texts of a column that is read in parts: from 1, in order of appearance; 0 for a row without text.
 
-    numbers: np.ndarray
-    questions: list[str | None]
-    golds: list[str | None]
-    sources: list[str]
+    `facts` has the result of `describe` on the text of each number. Arrow compares the texts, so a row with a known
+    text costs no work in Python. Up to CACHED_TEXTS texts are known; beyond them, a text may get a number per part.
+    """
+
+    def __init__(self, describe: Callable[[str], Any], without_text: Any) -> None:
+        self._describe = describe
+        self.facts = [without_text]
+        self._known = pa.array([], pa.large_string())
+        self._parts: list[np.ndarray] = []
+
+    def add(self, column: pa.Array) -> None:
+        """Number the rows of the next part."""
+        column = column.cast(pa.large_string())
+        numbers = pc.index_in(column, self._known).fill_null(-1).to_numpy() + 1
+        new = np.flatnonzero((numbers == 0) & column.is_valid().to_numpy(zero_copy_only=False))
+        if len(new):
+            encoded = column.take(pa.array(new)).dictionary_encode()
+            numbers[new] = len(self.facts) + encoded.indices.to_numpy()
+            self.facts += map(self._describe, encoded.dictionary.to_pylist())
+            if len(self.facts) <= CACHED_TEXTS:
+                self._known = pa.concat_arrays([self._known, encoded.dictionary])
+        self._parts.append(numbers)
+
+    def numbers(self) -> np.ndarray:
+        """The number of each row."""
+        return np.concatenate([np.zeros(0, np.int32), *self._parts])
 
 
-@dataclass
-class Wrapped:
-    """Counts how the questions of a file were wrapped, and how many keep parts of the wrapper."""
+class Question(NamedTuple):
+    """A question without the wrapper, its text up to white space, the wrapper's ends, and whether parts of it remain.
 
-    kinds: Counter[str] = field(default_factory=Counter)
-    remains: int = 0
-    example: str = ""
+    `normal` is empty for a row without a question; `ends` is an index in KINDS.
+    """
 
-    def add(self, kinds: np.ndarray, remaining: int, example: str) -> None:
-        """Count rows by their kind of wrapper (index in KINDS), and those that keep parts of it."""
-        for kind, count in zip(KINDS, np.bincount(kinds, minlength=len(KINDS)).tolist(), strict=True):
-            self.kinds[kind] += count
-        self.remains += remaining
-        self.example = self.example or example
+    text: str = ""
+    normal: str = ""
+    ends: int = 0
+    remains: bool = False
 
-    def check(self, rows: int, where: str) -> None:
+
+class Answer(NamedTuple):
+    """An answer as in the file, as read, and its value, equal for `7`, `07` and `7.0` ("" without an answer)."""
+
+    raw: str = ""
+    gold: Gold = Gold("")
+    value: str = ""
+
+
+class Rows:
+    """The rows of a training set. `instruction` is removed from the end of questions."""
+
+    def __init__(self, instruction: str, remove_wrapper: bool) -> None:
+        self._instruction, self._remove_wrapper = instruction, remove_wrapper
+        self._questions = DistinctTexts(self._question, Question())
+        self._answers = DistinctTexts(_answer, Answer())
+        self._sources = DistinctTexts(str, "")
+
+    def read(self, files: list[Path], question: str, answer: str, source: str | None, batch_size: int) -> None:
+        """Read these columns of all files, with a progress bar."""
+        wanted = list(dict.fromkeys(name.split(".")[0] for name in (question, answer, source) if name))
+        rows = 0
+        with tqdm(
+            total=tables.count_rows(files), desc="reading", unit=" rows", unit_scale=True, mininterval=1.0
+        ) as bar:
+            for table in tables.stream_tables(files, wanted, batch_size):
+                self._questions.add(tables.question_column(tables.take_column(table, question)))
+                self._answers.add(tables.answer_column(tables.take_column(table, answer), rows + 1))
+                names = tables.take_column(table, source) if source else pa.nulls(table.num_rows)
+                if not tables.is_text(names.type):
+                    names = pa.array([str(name) if name else None for name in names.to_pylist()], pa.string())
+                self._sources.add(names)
+                rows += table.num_rows
+                bar.update(table.num_rows)
+        self.question, self.answer, self.source = (
+            column.numbers() for column in (self._questions, self._answers, self._sources)
+        )
+
+    def _question(self, text: str) -> Question:
+        ends = text.startswith(WRAPPER_PREFIX) + text.endswith(WRAPPER_SUFFIX)
+        text = (unwrap(text) if self._remove_wrapper else text).removesuffix(self._instruction)
+        normal = " ".join(text.split())
+        plain = normal.lower()
+        # One object for two equal texts: most questions are in normal form.
+        return Question(text, text if text == normal else normal, ends, any(part in plain for part in _REMAINS))
+
+    def count_golds(self) -> GoldCounts:
+        """Count the rows by the kind of their answer, without those that have none."""
+        counts = GoldCounts()
+        numbers, first, rows = np.unique(self.answer, return_index=True, return_counts=True)
+        for number, row, many in zip(numbers.tolist(), first.tolist(), rows.tolist(), strict=True):
+            if number:
+                answer = self._answers.facts[number]
+                counts.count(answer.gold.note, row + 1, answer.raw, many)
+        return counts
+
+    def count_wrappers(self) -> dict[str, int]:
+        """Count the rows by how their question was wrapped, and those that keep parts of the wrapper (`remains`)."""
+        counts = Counter({"full": 0, "partial": 0, "none": 0, "remains": 0})
+        for question, many in zip(self._questions.facts, np.bincount(self.question).tolist(), strict=True):
+            counts[KINDS[question.ends]] += many
+            counts["remains"] += many * question.remains
+        return dict(counts)
+
+    def check_wrapper(self, remains: int, where: str) -> None:
         """Raise UserError if parts of the wrapper remain in too many rows."""
-        if self.remains > _MOST_REMAINS * rows:
+        rows = len(self.question)
+        if remains > _MOST_REMAINS * rows:
+            example = next(question.text for question in self._questions.facts if question.remains)
             raise UserError(
-                f"{where}: DAPO's instruction does not come off whole in {self.remains} of {rows} rows "
-                f"({self.remains / rows:.2%}; at most {_MOST_REMAINS:.1%} may keep some of it), the first of them "
-                f"{self.example!r:.400}: repair the file, or keep the instruction (--keep-wrapper or "
+                f"{where}: DAPO's instruction does not come off whole in {remains} of {rows} rows "
+                f"({remains / rows:.2%}; at most {_MOST_REMAINS:.1%} may keep some of it), the first of them "
+                f"{example!r:.400}: repair the file, or keep the instruction (--keep-wrapper or "
                 "remove_wrapper: false)"
             )
 
+    def choose(
+        self, remove_duplicates: bool = True, remove_contradictions: bool = True
+    ) -> tuple[np.ndarray, dict[str, int], list[dict[str, Any]]]:
+        """Choose the first row of each question whose answers agree; questions are equal up to white space.
 
-@dataclass(frozen=True)
-class Reader:
-    """Reads the rows of data files in batches, repeatedly. `instruction` is removed from the end of questions."""
-
-    files: Sequence[Path]
-    question: str
-    answer: str
-    has_source: bool
-    instruction: str
-    batch_size: int
-    remove_wrapper: bool
-
-    def hashes(self, wrapper: Wrapped, counts: GoldCounts) -> Iterator[Hashes]:
-        """Yield the hashes of all rows; each distinct text is processed once.
-
-        `wrapper` counts how questions were wrapped, `counts` the kinds of reference answers.
+        Returns the chosen rows in order, the counts, and the first contradictory questions with their answers.
         """
-        about_questions = DistinctTexts(self._about_question, _QUESTION_FACTS)
-        about_golds = DistinctTexts(_about_gold, _GOLD_FACTS)
-        for first, table in self._tables("reading", [self.question, self.answer]):
-            questions = tables.question_column(tables.take_column(table, self.question))
-            golds = tables.answer_column(tables.take_column(table, self.answer), first + 1)
-            facts = about_questions(questions)
-            remaining = np.flatnonzero(facts["remains"])
-            example = self._bare(questions[int(remaining[0])].as_py())[0] if len(remaining) else ""
-            wrapper.add(facts["kind"], len(remaining), example)
-            about = about_golds(golds)
-            for note in np.unique(about["note"][about["note"] > 0]):
-                rows = np.flatnonzero(about["note"] == note)
-                row = int(rows[0])
-                counts.count(_NOTES[note - 1], first + row + 1, golds[row].as_py(), len(rows))
-            yield Hashes(facts["exact"], facts["normal"], about["gold"])
+        groups, values = {"": 0}, {"": 0}
+        group = np.array([groups.setdefault(it.normal, len(groups)) for it in self._questions.facts])[self.question]
+        value = np.array([values.setdefault(it.value, len(values)) for it in self._answers.facts])[self.answer]
+        complete = np.flatnonzero((group > 0) & (value > 0))
+        # Of several values for an index, the last one is assigned, so in reverse order the first row of each question.
+        first = np.full(len(groups), -1)
+        first[group[complete][::-1]] = complete[::-1]
+        contradictory = np.zeros(len(groups), bool)
+        contradictory[group[complete[value[complete] != value[first[group[complete]]]]]] = True
 
-    def rows(self, wanted: np.ndarray) -> Iterator[Batch]:
-        """Yield the rows of a mask, in order. Nothing after the last of them is read."""
-        columns = [self.question, self.answer] + (["data_source"] if self.has_source else [])
-        for first, table in self._tables("writing", columns, int(np.max(np.flatnonzero(wanted), initial=-1)) + 1):
-            numbers = first + np.flatnonzero(wanted[first : first + table.num_rows])
-            if not len(numbers):
-                continue
-            chosen = table.take(pa.array(numbers - first))
-            questions = tables.question_texts(tables.take_column(chosen, self.question))
-            golds = tables.answer_texts(tables.take_column(chosen, self.answer))
-            names = chosen.column("data_source").to_pylist() if self.has_source else [None] * len(numbers)
-            yield Batch(
-                numbers,
-                [self._bare(text)[0] if text else None for text in questions],
-                [gold and read_gold(gold).text for gold in golds],
-                [str(name or "math") for name in names],
-            )
+        keep = np.zeros(len(group), bool)
+        keep[first[first >= 0] if remove_duplicates else complete] = True
+        conflicting = complete[contradictory[group[complete]]]
+        if remove_contradictions:
+            keep[conflicting] = False
+        conflicts: dict[int, tuple[str, dict[int, str]]] = {}
+        for row in conflicting.tolist():
+            if group[row] in conflicts or len(conflicts) < _LISTED_CONFLICTS:
+                _, golds = conflicts.setdefault(group[row], (self._text(row), {}))
+                golds.setdefault(value[row], self._answers.facts[self.answer[row]].gold.text)
+        unique = int((first >= 0).sum())
+        counts = {
+            "in": len(group),
+            "incomplete": len(group) - len(complete),
+            "unique_exact": len({self._questions.facts[n].text for n in np.unique(self.question[complete]).tolist()}),
+            "unique": unique,
+            "duplicates": len(complete) - unique,
+            "conflicting": int(contradictory.sum()),
+        }
+        listed = [{"question": text, "answers": sorted(set(golds.values()))} for text, golds in conflicts.values()]
+        return np.flatnonzero(keep), counts, listed
 
-    def _tables(self, what: str, columns: Sequence[str], rows: int | None = None) -> Iterator[tuple[int, pa.Table]]:
-        """Yield (index of the first row, table), with a progress bar, up to the table that contains row `rows` - 1."""
-        wanted = list(dict.fromkeys(name.split(".")[0] for name in columns))
-        total, first = tables.count_rows(self.files) if rows is None else rows, 0
-        with tqdm(total=total, desc=what, unit=" rows", unit_scale=True, mininterval=1.0) as bar:
-            for table in tables.stream_tables(self.files, wanted, self.batch_size):
-                if rows is not None and first >= rows:
-                    break
-                yield first, table
-                first += table.num_rows
-                bar.update(table.num_rows)
+    def prompt_lengths(
+        self, chosen: np.ndarray, length: "PromptLength | None", suffix: str, separator: str
+    ) -> np.ndarray | None:
+        """The number of tokens of each chosen row's prompt; None if there is nothing to measure with."""
+        if length is None:
+            return None
+        numbers, place = np.unique(self.question[chosen], return_inverse=True)
+        prompts = [build_messages(self._questions.facts[number].text, suffix, separator) for number in numbers.tolist()]
+        return np.array(length(prompts), np.int64)[place]
 
-    def _bare(self, text: str) -> tuple[str, int]:
-        """Return a question without its wrapper, and the kind of the wrapper (index in KINDS)."""
-        ends = text.startswith(WRAPPER_PREFIX) + text.endswith(WRAPPER_SUFFIX)
-        text = unwrap(text) if self.remove_wrapper else text
-        return text.removesuffix(self.instruction), ends
+    def training_table(self, chosen: np.ndarray, start: int, suffix: str, separator: str) -> pa.Table:
+        """Return chosen rows in verl's schema, numbered from `start`, with the prompts of `build_messages`."""
+        many = len(chosen)
+        questions = pa.array([self._text(row) for row in chosen.tolist()], pa.string())
+        golds = pa.array([self._answers.facts[number].gold.text for number in self.answer[chosen].tolist()])
+        content = pc.binary_join_element_wise(questions, suffix, separator)
+        messages = pa.StructArray.from_arrays([pa.repeat("user", many), content], ["role", "content"])
+        columns = [
+            pa.array([self._sources.facts[number] or "math" for number in self.source[chosen].tolist()]),
+            pa.ListArray.from_arrays(pa.array(range(many + 1), pa.int32()), messages),
+            pa.repeat("MATH", many),
+            pa.StructArray.from_arrays([pa.repeat("rule", many), golds], ["style", "ground_truth"]),
+            pa.StructArray.from_arrays([pa.array(range(start, start + many)), questions], ["index", "question"]),
+        ]
+        return pa.Table.from_arrays(columns, schema=TRAIN_SCHEMA)
 
-    def _about_question(self, text: str) -> tuple[int, int, int, bool]:
-        question, kind = self._bare(text) if text else ("", 0)
-        return (*(question_hashes(question) if question else (0, 0)), kind, _remains(question))
+    def _text(self, row: int) -> str:
+        return self._questions.facts[self.question[row]].text
 
 
-def _about_gold(text: str) -> tuple[int, int]:
-    """Return the hash of an answer's value, equal for `7`, `07` and `7.0`, and its note's index from 1 (0: none)."""
+def _answer(text: str) -> Answer:
     gold = read_gold(text)
-    return text_hash(str(vote(gold.text))) if gold.text else 0, _NOTES.index(gold.note) + 1
+    return Answer(text, gold, str(vote(gold.text)) if gold.text else "")
 
 
-def _remains(question: str) -> bool:
-    plain = " ".join(question.lower().split())
-    return any(part in plain for part in _REMAINS)
+class PromptLength:
+    """Counts a prompt's tokens under a model's chat template, including the start of the assistant's turn.
+
+    `record` identifies the tokenizer: hub id and revision, if the folder records them, and the SHA-256 of its files.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Load the tokenizer of a model's folder. Raises UserError if there is none or it has no chat template."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise UserError(f"the tokenizer {folder} is not a folder: give the folder of the model to be trained")
+        check_download(folder)
+        self._tokenizer = ChatTokenizer(folder)
+        if not self._tokenizer.chat_template:
+            raise UserError(f"the tokenizer in {folder} has no chat template, so prompts cannot be measured")
+        source = read_record(folder / "source.json") if (folder / "source.json").is_file() else {}
+        self.record = {
+            "hub_id": source.get("hub_id"),
+            "revision": source.get("revision"),
+            "files": {name: file_sha256(folder / name) for name in _TOKENIZER_FILES if (folder / name).is_file()},
+        }
+
+    def __call__(self, prompts: list[list[dict[str, str]]]) -> list[int]:
+        """Return the number of tokens of each prompt."""
+        return self._tokenizer.lengths(prompts)
 
 
-@dataclass(frozen=True)
-class Formatting:
-    """How questions become prompts, and which prompts are too long."""
-
-    suffix: str
-    separator: str
-    max_prompt_length: int
-    length: PromptLength | None
-
-
-@dataclass
-class _Written:
-    """Counts of the second pass. `lengths` are those of all measured prompts, including the dropped ones."""
-
-    rows: int = 0
-    overlong: int = 0
-    lengths: list[int] = field(default_factory=list)
-    conflicts: dict[int, tuple[str, set[str]]] = field(default_factory=dict)
-
-    def note_conflict(self, group: int, question: str | None, gold: str | None) -> None:
-        """Record an answer of a contradictory question, up to _LISTED_CONFLICTS questions."""
-        if question and gold and (group in self.conflicts or len(self.conflicts) < _LISTED_CONFLICTS):
-            self.conflicts.setdefault(group, (question, set()))[1].add(gold)
-
-
-def _write_rows(batches: Iterator[Batch], choice: Choice, output: Path, formatting: Formatting) -> _Written:
-    """Write the chosen rows whose prompts are short enough, atomically."""
-    written = _Written()
-    with atomic_write(output, "wb") as handle, pq.ParquetWriter(handle, TRAIN_SCHEMA) as writer:
-        for batch in batches:
-            for i in np.flatnonzero(choice.shown[batch.numbers]):
-                written.note_conflict(int(choice.group[batch.numbers[i]]), batch.questions[i], batch.golds[i])
-            table = _format_rows(batch, np.flatnonzero(choice.keep[batch.numbers]), formatting, written)
-            if table.num_rows:
-                writer.write_table(table)
-        if not written.rows:
-            raise UserError(
-                f"no question is left of {choice.counts['in']} rows ({choice.counts}, overlong {written.overlong})"
-            )
-    return written
-
-
-def _format_rows(batch: Batch, chosen: np.ndarray, formatting: Formatting, written: _Written) -> pa.Table:
-    """Convert the chosen rows of a batch to verl's schema, and count them."""
-    prompts = {int(i): build_messages(batch.questions[i], formatting.suffix, formatting.separator) for i in chosen}
-    if formatting.length is not None and prompts:
-        lengths = formatting.length(list(prompts.values()))
-        written.lengths += lengths
-        fits = [length <= formatting.max_prompt_length for length in lengths]
-        written.overlong += fits.count(False)
-        prompts = {i: prompt for (i, prompt), fit in zip(prompts.items(), fits, strict=True) if fit}
-    start = written.rows
-    written.rows += len(prompts)
-    return pa.Table.from_pydict(
-        {
-            "data_source": [batch.sources[i] for i in prompts],
-            "prompt": list(prompts.values()),
-            "ability": ["MATH"] * len(prompts),
-            "reward_model": [{"style": "rule", "ground_truth": batch.golds[i]} for i in prompts],
-            "extra_info": [{"index": start + n, "question": batch.questions[i]} for n, i in enumerate(prompts)],
-        },
-        schema=TRAIN_SCHEMA,
-    )
-
-
-def _summary(lengths: list[int]) -> dict[str, float] | None:
+def _summary(lengths: np.ndarray | None) -> dict[str, float] | None:
     """Return mean, percentiles and maximum of prompt lengths in tokens; None if none was measured."""
-    if not lengths:
+    if lengths is None or not len(lengths):
         return None
     p50, p95, p99 = (float(p) for p in np.percentile(lengths, [50, 95, 99]))
-    return {"mean": float(np.mean(lengths)), "p50": p50, "p95": p95, "p99": p99, "max": max(lengths)}
+    return {"mean": float(np.mean(lengths)), "p50": p50, "p95": p95, "p99": p99, "max": int(lengths.max())}

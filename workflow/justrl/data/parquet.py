@@ -30,11 +30,8 @@ class ParquetDataset:
         except pa.ArrowException as error:
             raise UserError(f"{file_path} is not a Parquet file: {str(error).splitlines()[0]}") from error
         names = set(self._table.column_names)
-        if {"prompt", "reward_model"} <= names:
-            self._item = self._training_item
-        elif {"question", "answer"} <= names:
-            self._item = self._benchmark_item
-        else:
+        self._is_training = {"prompt", "reward_model"} <= names
+        if not self._is_training and not {"question", "answer"} <= names:
             raise UserError(
                 f"{file_path} holds {', '.join(sorted(names))}: a training file has prompt and reward_model, "
                 f"a benchmark question and answer"
@@ -49,10 +46,15 @@ class ParquetDataset:
         if not -len(self) <= position < len(self):
             raise IndexError(f"row {position} of {len(self)}")
         position %= len(self)
-        return self._item(self._table.slice(position, 1).to_pylist()[0], position)
-
-    @staticmethod
-    def _training_item(row: dict[str, Any], position: int) -> dict[str, Any]:
+        row = self._table.slice(position, 1).to_pylist()[0]
+        if not self._is_training:
+            return {
+                "question": row["question"],
+                "prompt": build_messages(row["question"]),
+                "ground_truth": row["answer"],
+                "index": row.get("id", position),
+                "data_source": row.get("benchmark"),
+            }
         extra = row.get("extra_info") or {}
         question = extra.get("question")
         return {
@@ -61,16 +63,6 @@ class ParquetDataset:
             "ground_truth": row["reward_model"]["ground_truth"],
             "index": extra.get("index", position),
             "data_source": row.get("data_source"),
-        }
-
-    @staticmethod
-    def _benchmark_item(row: dict[str, Any], position: int) -> dict[str, Any]:
-        return {
-            "question": row["question"],
-            "prompt": build_messages(row["question"]),
-            "ground_truth": row["answer"],
-            "index": row.get("id", position),
-            "data_source": row.get("benchmark"),
         }
 
 

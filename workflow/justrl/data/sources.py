@@ -2,26 +2,45 @@
 
 The order is the mirror, then the hub, then (without network or offline) the cache. All files found are hashed and
 compared with the lock file, whichever of the three they came from.
+
+The lock file has the revision and the SHA-256 sums of every source and is committed. If a source's revision is a
+branch, its first download resolves it to a commit. Later downloads request that commit, and every file must have the
+recorded SHA-256.
 """
 
 import glob
 import hashlib
-import os
-import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-from justrl.data import lock as locks
-from justrl.data.tables import is_data_file
+from justrl.data.tables import is_data_file, list_files, refuse_unreadable
 from justrl.errors import UserError
-from justrl.io import atomic_folder, check_regular, copy_file, file_sha256, link_file, read_object, write_json
-from justrl.models.downloads import check_download, read_record
-from justrl.models.folder import INDEX, check_files, check_model_folder, check_numbers, indexed_files
+from justrl.io import (
+    atomic_folder,
+    check_regular,
+    copy_file,
+    exclusive,
+    file_sha256,
+    link_file,
+    read_json,
+    read_object,
+    write_json,
+)
+from justrl.models.folder import (
+    INDEX,
+    check_download,
+    check_files,
+    check_model_folder,
+    check_numbers,
+    indexed_files,
+    read_record,
+)
 
 Kind = Literal["dataset", "model"]
+_HEADER = "Written by `justrl data download`; commit it. Delete an entry to download that source again."
 
 
 @dataclass(frozen=True)
@@ -67,21 +86,19 @@ def wanted_files(kind: Kind, names: Iterable[str], subset: str | None = None) ->
     """
     names = sorted(names)
     if kind == "model":
-        return [name for name in names if _is_model_file(name)]
+        kinds, whole = (".safetensors", ".json", ".jinja"), ("merges.txt", "vocab.txt", "tokenizer.model")
+        top = [name for name in names if "/" not in name and not name.startswith(".") and name != "source.json"]
+        return [
+            name
+            for name in top
+            if name in whole or name.startswith("LICENSE") or (name.endswith(kinds) and ".bin." not in name)
+        ]
     data = [name for name in names if is_data_file(name)]
     # Skip CSV if the same rows exist in another format.
     data = [name for name in data if not name.lower().endswith(".csv")] or data
     if subset is not None:
         data = [name for name in data if subset in name.replace(".", "/").split("/")] or data
     return [name for name in names if name == "README.md" or name in set(data)]
-
-
-def _is_model_file(name: str) -> bool:
-    if "/" in name or name.startswith(".") or name == "source.json":
-        return False
-    if name in {"merges.txt", "vocab.txt", "tokenizer.model"} or name.startswith("LICENSE"):
-        return True
-    return name.endswith((".safetensors", ".json", ".jinja")) and ".bin." not in name
 
 
 def locate(
@@ -100,20 +117,20 @@ def locate(
     """
     if any(part in ("", ".", "..") for part in hub_id.split("/")):
         raise UserError(f"{hub_id!r} is neither a hub id (owner/name) nor an existing path")
-    key = locks.source_key(kind, hub_id, subset)
-    entry = locks.read_lock(lock).get(key)
-    asked, revision = revision, locks.locked_revision(entry, revision, key, lock)
+    key = source_key(kind, hub_id, subset)
+    entry = read_lock(lock).get(key)
+    asked, revision = revision, locked_revision(entry, revision, key, lock)
     found = _from_mirror(kind, hub_id, subset, revision, hub) or _from_hub(kind, hub_id, subset, revision, hub)
     _check_complete(found)
     if kind == "model":
         check_files(found.folder, hub.mirror if found.origin == "mirror" else None)
         check_numbers(read_object(found.folder / "config.json"), found.folder / "config.json")
     if entry is not None and lock is not None:
-        locks.check_files(entry, found.files, key, lock, f"{found.origin} {found.folder}")
+        check_locked(entry, found.files, key, lock, f"{found.origin} {found.folder}")
         # The bytes equal the locked ones, so this is the locked revision wherever they came from.
         return replace(found, requested=asked, revision=entry["revision"])
     if lock is not None and found.revision is not None and found.origin != "mirror":
-        locks.add_entry(lock, key, {"hub_id": hub_id, "revision": found.revision, "files": found.files})
+        add_entry(lock, key, {"hub_id": hub_id, "revision": found.revision, "files": found.files})
     return found
 
 
@@ -145,7 +162,7 @@ def local_source(path: str | Path, kind: Kind = "dataset") -> Source:
         if kind == "model":
             check_model_folder(path)
         return kept
-    folder, names = (path.parent, [path.name]) if path.is_file() else (path, wanted_files(kind, _walk(path)))
+    folder, names = (path.parent, [path.name]) if path.is_file() else (path, wanted_files(kind, list_files(path)))
     found = Source(kind, str(path), None, None, "local", folder, dict.fromkeys(names, ""))
     _check_complete(found)
     if kind == "model":
@@ -171,27 +188,6 @@ def changed_since(path: str | Path, taken: str | Path) -> str | None:
     return None
 
 
-def _walk(folder: Path) -> list[str]:
-    """List the files below a folder.
-
-    Raises UserError: the user has no permission to read some of it, or an apparent data file is not a regular file.
-    """
-    paths = [Path(place) / name for place, _, names in os.walk(folder, onerror=_refuse_unreadable) for name in names]
-    for path in paths:
-        if is_data_file(path.name):
-            check_regular(path)
-    return [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
-
-
-def _refuse_unreadable(error: OSError) -> NoReturn:
-    path = Path(error.filename)
-    shut = next((folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK)), path)
-    raise UserError(
-        f"{shut} cannot be read by this user ({error.strerror}): its owner lets the group in by "
-        f"`chmod -R g+rX {shlex.quote(str(shut))}`"
-    ) from error
-
-
 def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
     from tqdm import tqdm
 
@@ -203,7 +199,7 @@ def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
             try:
                 hashes[name] = file_sha256(folder / name)
             except PermissionError as error:
-                _refuse_unreadable(error)
+                refuse_unreadable(error)
             bar.update((folder / name).stat().st_size)
     return hashes
 
@@ -216,17 +212,17 @@ def _from_mirror(kind: Kind, hub_id: str, subset: str | None, revision: str, hub
         if not folder.is_dir():
             return None
     except PermissionError as error:
-        _refuse_unreadable(error)
+        refuse_unreadable(error)
     if kind == "model":
         check_files(folder, hub.mirror)
-    names = wanted_files(kind, _walk(folder), subset)
+    names = wanted_files(kind, list_files(folder), subset)
     for path in (folder / name for name in names):
         if not path.resolve().is_relative_to(Path(hub.mirror).resolve()):
             raise UserError(f"{path} is a link out of the mirror, to {path.resolve()}: put a copy in its place")
     known: str | None = None
     if (folder / "source.json").is_file():
         known = read_object(folder / "source.json").get("revision")
-        if locks.is_commit(revision) and known is not None and known != revision:
+        if is_commit(revision) and known is not None and known != revision:
             raise UserError(f"the mirror's {folder} is revision {known} of {hub_id}, but {revision} is asked for")
     return Source(kind, hub_id, revision, known, "mirror", folder, _hashes(folder, names), subset)
 
@@ -310,8 +306,8 @@ def _from_cache(kind: Kind, hub_id: str, subset: str | None, revision: str, hub:
             f"{kind} {hub_id} at revision {revision} is not here and {reason}{where}: put its files in {place}, "
             f"or download it where there is network and share that cache (HF_HOME; here {constants.HF_HUB_CACHE})"
         ) from error
-    names = wanted_files(kind, _walk(folder), subset)
-    known = folder.name if locks.is_commit(folder.name) else None
+    names = wanted_files(kind, list_files(folder), subset)
+    known = folder.name if is_commit(folder.name) else None
     return Source(kind, hub_id, revision, known, "cache", folder, _hashes(folder, names), subset)
 
 
@@ -348,3 +344,72 @@ def download(source: Source, output: str | Path) -> Path:
             (copy_file if source.origin == "local" else link_file)(source.folder / name, folder / name)
         write_json(folder / "source.json", source.record())
     return output
+
+
+def source_key(kind: str, hub_id: str, subset: str | None = None) -> str:
+    """Return the key of a source in the lock file: kind, hub id and, if files differ by it, subset."""
+    return f"{kind}:{hub_id}" + (f"#{subset}" if subset else "")
+
+
+def read_lock(path: str | Path | None) -> dict[str, dict[str, Any]]:
+    """Return the entries {hub_id, revision, files: {path: sha256}} by source key; empty if the file doesn't exist."""
+    if path is None or not Path(path).exists():
+        return {}
+    try:
+        sources = read_json(path)["sources"]
+        for key, entry in sources.items():
+            if not isinstance(entry["revision"], str) or not isinstance(entry["files"], dict):
+                raise ValueError(f"{key} has no revision, or no files")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not a lock file ({error}): restore it from git, or delete it to create a new one"
+        ) from error
+    return sources
+
+
+def locked_revision(entry: Mapping[str, Any] | None, revision: str, key: str, path: str | Path | None) -> str:
+    """Return the revision to request: the locked commit if there is one, else the given revision.
+
+    Raises UserError if the given commit differs from the locked one, since one of the two is out of date.
+    """
+    if entry is None:
+        return revision
+    if is_commit(revision) and revision != entry["revision"]:
+        raise UserError(
+            f"{key}: the configuration asks for revision {revision}, but {path} has {entry['revision']}: "
+            f"change the configuration, or delete the entry to download the source again"
+        )
+    return entry["revision"]
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a full commit hash, whose content can never change."""
+    return revision is not None and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision)
+
+
+def check_locked(entry: Mapping[str, Any], files: Mapping[str, str], key: str, path: str | Path, where: str) -> None:
+    """Compare the SHA-256 of files with the locked ones. Raises UserError with both hashes for the first difference."""
+    for name, expected in sorted(entry["files"].items()):
+        found = files.get(name)
+        if found is None:
+            if Path(name).name.startswith(("README", "LICENSE")):
+                continue
+            raise UserError(f"{key}: {name} is in {path} but missing from {where}")
+        if found != expected:
+            raise UserError(
+                f"{key}: {name} from {where} has SHA-256 {found}, but {path} has {expected}: "
+                f"the source has changed; get the locked bytes, or delete the entry to accept the new ones"
+            )
+    extra = sorted(set(files) - set(entry["files"]))
+    if extra:
+        raise UserError(
+            f"{key}: {where} also has {', '.join(extra[:4])}, which are not in {path}: remove the extra files"
+        )
+
+
+def add_entry(path: str | Path, key: str, entry: Mapping[str, Any]) -> None:
+    """Add or replace one entry; safe if other downloads write the same lock file concurrently."""
+    path = Path(path)
+    with exclusive(path.with_name(f".{path.name}.guard")):
+        sources = {**read_lock(path), key: dict(entry)}
+        write_json(path, {"about": _HEADER, "sources": dict(sorted(sources.items()))})

@@ -3,6 +3,13 @@ r"""Warm start of the mini experiment's base model: supervised training of a tin
 There are two kinds of training examples: column addition with carries, which is correct, and a guess, which is nearly
 always wrong. A share of the column additions contains a wrong digit. So the model can do the task but often fails: a
 base model that reinforcement learning improves in seconds instead of weeks.
+
+Its tokenizer is a small one of the two model families that the paper trains. Except for their size, they match the
+files of the real models: tokenizer class, special tokens, start of sequence, chat template, end of an answer, tied or
+untied embeddings, and padding rows of the vocabulary.
+
+    deepseek   DeepSeek-R1-Distill-Qwen-1.5B: `<｜User｜>`, `<｜Assistant｜><think>`, no ChatML token at all
+    nemotron   OpenMath-Nemotron-1.5B: ChatML with its own default system turn
 """
 
 import hashlib
@@ -14,11 +21,11 @@ import shutil
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from justrl.data import tiny_tokenizers
 from justrl.data.arithmetic import is_held_out, question_text
 from justrl.data.messages import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, build_messages
 from justrl.errors import UserError
@@ -32,6 +39,148 @@ CHECKSUMS = "checksums.json"
 
 PARTS = 4
 """A batch is laid out in as many parts of like lengths: a third fewer tokens, all of them padding."""
+
+
+# transformers builds this for every model of type qwen2, whichever tokenizer class the files name.
+QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Real models pad their vocabulary to a multiple for the hardware; the extra rows belong to no token.
+_VOCABULARY_MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class Family:
+    """The differences between the files of the families.
+
+    `answer` joins reasoning and boxed answer as the family's models do. `stops` are the tokens that end an answer; the
+    first is the tokenizer's end of sequence. `phrases` are parts of the template that become one token each.
+    """
+
+    tokenizer_class: str
+    special: tuple[str, ...]
+    added: tuple[str, ...]
+    bos: str | None
+    stops: tuple[str, ...]
+    pad: str
+    chat_template: str
+    tied_embeddings: bool
+    answer: str
+    phrases: tuple[str, ...] = ()
+
+
+FAMILIES = {
+    "deepseek": Family(
+        tokenizer_class="LlamaTokenizerFast",
+        special=("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
+        # Not special tokens, so they remain in a decoded answer.
+        added=("<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"),
+        bos="<｜begin▁of▁sentence｜>",
+        stops=("<｜end▁of▁sentence｜>",),
+        pad="<｜end▁of▁sentence｜>",
+        chat_template=(
+            "{{- bos_token -}}"
+            "{%- for message in messages -%}"
+            "{%- if message['role'] == 'user' -%}{{- '<｜User｜>' + message['content'] -}}"
+            "{%- elif message['role'] == 'assistant' -%}"
+            "{{- '<｜Assistant｜>' + message['content'].split('</think>')[-1] + '<｜end▁of▁sentence｜>' -}}"
+            "{%- else -%}{{- message['content'] -}}{%- endif -%}"
+            "{%- endfor -%}"
+            "{%- if add_generation_prompt -%}{{- '<｜Assistant｜><think>\n' -}}{%- endif -%}"
+        ),
+        tied_embeddings=False,
+        answer="\n</think>\n\n",
+    ),
+    "nemotron": Family(
+        tokenizer_class="Qwen2Tokenizer",
+        special=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        added=(),
+        bos=None,
+        stops=("<|im_end|>", "<|endoftext|>"),
+        pad="<|endoftext|>",
+        chat_template=(
+            "{%- if messages[0]['role'] != 'system' -%}"
+            "{{- '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' -}}{%- endif -%}"
+            "{%- for message in messages -%}"
+            "{{- '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' -}}"
+            "{%- endfor -%}"
+            "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+        ),
+        tied_embeddings=True,
+        answer="\n\n",
+        phrases=("system", "user", "assistant", "You are a helpful assistant."),
+    ),
+}
+
+
+def build_tokenizer(family: Family, phrases: tuple[str, ...] = (), corpus: tuple[str, ...] = ()):
+    """Make a lossless byte-level BPE tokenizer. Its merges are trained on `corpus`; each of `phrases` is one token.
+
+    Digits stay single, "\\n" is one token, and any text can be encoded, so that real benchmarks can be used, too.
+
+    Returns a `transformers.PreTrainedTokenizerFast` with the family's special tokens and chat template.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers.trainers import BpeTrainer
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    words = pre_tokenizers.Split(Regex(QWEN2_WORDS), behavior="isolated")
+    bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_of_words])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    size = 640 if corpus else len(alphabet)
+    trainer = BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.add_special_tokens([*family.special])
+    words_of_it = dict.fromkeys([*family.added, *family.phrases, *phrases])
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words_of_it if word])
+    if family.bos:
+        begin = [(family.bos, tokenizer.token_to_id(family.bos))]
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{family.bos} $A", special_tokens=begin)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=family.bos,
+        eos_token=family.stops[0],
+        pad_token=family.pad,
+        chat_template=family.chat_template,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def sums_tokenizer(family: str, prompt_suffix: str):
+    r"""Build the tokenizer of a family with one token per phrase that the sums repeat.
+
+    The prompt's suffix up to its box is one token; the box has its own, as in the answers.
+    """
+    return build_tokenizer(FAMILIES[family], (*PHRASES, prompt_suffix.split("\\boxed{")[0]))
+
+
+def save_tokenizer(tokenizer, family: Family, folder: Path) -> None:
+    """Write the tokenizer's files, with the settings of the family's own files."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    # An explicit null means that there is no unknown token; without it, transformers adds Qwen2's.
+    begin = {"add_bos_token": True, "add_eos_token": False, "legacy": True, "unk_token": None} if family.bos else {}
+    write_json(path, read_json(path) | begin | {"tokenizer_class": family.tokenizer_class})
+
+
+def token_settings(tokenizer, family: Family) -> dict:
+    """The settings of config.json for tokens and embeddings: padded vocabulary size, special tokens, tied or not."""
+    return {
+        "vocab_size": -(-len(tokenizer) // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": family.tied_embeddings,
+    }
+
+
+def stop_ids(tokenizer, family: Family) -> list[int]:
+    """The ids of the tokens that end an answer, as listed in generation_config.json."""
+    return [tokenizer.convert_tokens_to_ids(token) for token in family.stops]
 
 
 def worked_solution(a: int, b: int, rng: random.Random, slip_share: float, answer: str = " ") -> str:
@@ -68,22 +217,12 @@ def draw_training_sum(digits: int, rng: random.Random) -> tuple[int, int]:
             return a, b
 
 
-def build_tokenizer(family: str, prompt_suffix: str):
-    r"""Build the tokenizer of a family of `tiny_tokenizers.FAMILIES`, with one token per phrase that the sums repeat.
-
-    The prompt's suffix up to its box is one token; the box has its own, as in the answers.
-    """
-    return tiny_tokenizers.build_tokenizer(
-        tiny_tokenizers.FAMILIES[family], (*PHRASES, prompt_suffix.split("\\boxed{")[0])
-    )
-
-
 def build_model(settings: dict, tokenizer, seed: int):
     """Build a randomly initialised float32 Qwen2 of the given shape and family."""
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-    family = tiny_tokenizers.FAMILIES[settings["family"]]
+    family = FAMILIES[settings["family"]]
     torch.manual_seed(seed)
     config = Qwen2Config(
         hidden_size=settings["hidden_size"],
@@ -92,11 +231,11 @@ def build_model(settings: dict, tokenizer, seed: int):
         num_attention_heads=settings["heads"],
         num_key_value_heads=settings["key_value_heads"],
         max_position_embeddings=settings["context_length"],
-        **tiny_tokenizers.token_settings(tokenizer, family),
+        **token_settings(tokenizer, family),
     )
     model = Qwen2ForCausalLM(config)
     model.generation_config = GenerationConfig(
-        eos_token_id=tiny_tokenizers.stop_ids(tokenizer, family), pad_token_id=tokenizer.pad_token_id, do_sample=True
+        eos_token_id=stop_ids(tokenizer, family), pad_token_id=tokenizer.pad_token_id, do_sample=True
     )
     return model
 
@@ -109,7 +248,7 @@ def draw_example(settings: dict, rng: random.Random, prompt_suffix: str) -> tupl
     digits = settings["digits"] + (rng.random() < settings["harder_share"])
     a, b = draw_training_sum(digits, rng)
     glance = rng.random() < settings["wrong_share"]
-    answer = tiny_tokenizers.FAMILIES[settings["family"]].answer
+    answer = FAMILIES[settings["family"]].answer
     if glance:
         solution = glance_solution(a, b, rng, answer)
     else:
@@ -256,12 +395,12 @@ def train_model(settings: dict, seed: int, output: Path, threads: int, prompt_su
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     family = settings["family"]
-    tokenizer = build_tokenizer(family, prompt_suffix)
+    tokenizer = sums_tokenizer(family, prompt_suffix)
     model = build_model(settings, tokenizer, seed)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"Qwen2 of {parameters:,} parameters, {len(tokenizer)} tokens, family {family}", flush=True)
     loss = train_supervised(model, tokenizer, settings, seed, prompt_suffix, threads)
     with atomic_folder(output) as folder:
         model.save_pretrained(folder)
-        tiny_tokenizers.save_tokenizer(tokenizer, tiny_tokenizers.FAMILIES[family], folder)
+        save_tokenizer(tokenizer, FAMILIES[family], folder)
     print(f"trained to a loss of {loss:.3f} -> {output}")

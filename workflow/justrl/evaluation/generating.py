@@ -20,7 +20,7 @@ from justrl.evaluation.protocols import sample_seed
 from justrl.io import write_parquet
 from justrl.models import load_backend
 from justrl.models import sampling as backends
-from justrl.models.downloads import revision_of
+from justrl.models.folder import revision_of
 
 FLUSH_REQUESTS = 256
 FLUSH_SECONDS = 30.0

@@ -9,8 +9,8 @@ from justrl.config import Hardware, Recipe
 from justrl.hardware.checks import FAILED, OK, SKIPPED, WARNING, Check
 from justrl.hardware.memory import TIGHT, job_of, transfer_mib
 from justrl.hardware.reference_memory import reference_job
+from justrl.models.folder import largest_tensor
 from justrl.models.shape import ModelShape, read_shape
-from justrl.models.weight_checks import largest_tensor
 
 
 class MemoryJob(Protocol):

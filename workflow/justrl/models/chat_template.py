@@ -3,6 +3,10 @@
 Importing transformers costs seconds of processor time. The text equals that of `apply_chat_template` of transformers 5,
 with the same sandbox, whitespace rules, filters and variables, except that `strftime_now` is a fixed day. The ids are
 those of the folder's tokenizer.json.
+
+transformers may build a tokenizer that differs from that file: it selects by the model type and replaces the class that
+a tokenizer's files name (transformers#45488). The answers still look like text, so an engine that loads the tokenizer
+itself is checked against the ids here (`check_tokenizer`).
 """
 
 import json
@@ -16,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache, cached_property
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from justrl.errors import UserError
-from justrl.io import read_object
+from justrl.io import read_json, read_object
 from justrl.models.folder import LARGEST_TEMPLATE, check_files
 
 # Limits memory: every token of a batch is a Python integer until it is counted.
@@ -37,6 +41,7 @@ MOST_SECONDS, MOST_MEMORY, MOST_CHARACTERS = 20, 2 * 2**30, 10**7
 TOKENIZER_SECONDS, TOKENIZER_MEMORY = 60, 4 * 2**30
 # A waiting process uses no processor time, so it is ended after this multiple of its seconds by the wall clock.
 _PATIENCE = 10
+ANSWER = "It is 1,025."
 QUESTION = "What is $\\frac{1}{2}  + 3^{10}$?\n\nLet  x = 1,024."
 # Typical content of the paper's prompts and answers: runs of spaces and newlines, digits, LaTeX, code, Chinese.
 TEXTS = (
@@ -323,6 +328,82 @@ def _wrong_with_tokenizer(path: str) -> str:
 
 
 _TRIALS: dict[str, Callable[[Any], str]] = {"template": _wrong_with_template, "tokenizer": _wrong_with_tokenizer}
+
+
+def check_tokenizer(tokenizer: Any, folder: str | Path, stops: tuple[int, ...]) -> None:
+    """Raise UserError if a tokenizer differs from the folder's files, loses text, or cannot open and end an answer.
+
+    Args:
+        tokenizer: as transformers loaded it from `folder`.
+        folder: the model's folder; its tokenizer.json defines the correct ids.
+        stops: the tokens that end an answer.
+
+    The error names the folder, the text or token, the result, and what to do.
+    """
+    own = ChatTokenizer(folder)
+    check_ids(tokenizer, folder, own)
+    _check_prompt(tokenizer, own, folder)
+    _check_stops(own, folder, stops)
+
+
+def check_ids(tokenizer: Any, folder: str | Path, own: ChatTokenizer | None = None) -> None:
+    """Raise UserError if a tokenizer's ids differ from the folder's tokenizer.json, or if decoding loses text."""
+    for text, right in zip(TEXTS, (own or ChatTokenizer(folder)).encode(TEXTS), strict=True):
+        found = tokenizer.encode(text, add_special_tokens=False)
+        if found != right:
+            import transformers
+
+            raise UserError(
+                f"{folder}: transformers {transformers.__version__} encodes {text!r} as {found}, the model's own "
+                f"tokenizer.json as {right}: the model would be asked in tokens that it does not know. It is loaded as "
+                f"{type(tokenizer).__name__}; write PreTrainedTokenizerFast as tokenizer_class in "
+                "tokenizer_config.json, or train with `engine: reference`, which reads tokenizer.json itself"
+            )
+        back = tokenizer.decode(found, skip_special_tokens=False)
+        if back != text:
+            raise UserError(f"{folder}: the tokenizer turns {text!r} into {back!r}: answers would be graded as others")
+
+
+def _check_prompt(tokenizer: Any, own: ChatTokenizer, folder: str | Path) -> None:
+    message = [{"role": "user", "content": QUESTION}]
+    prompt = own.render(message)
+    theirs = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    if prompt != theirs:
+        raise UserError(f"{folder}: the chat template gives {theirs!r} in transformers and {prompt!r} here")
+    if QUESTION not in prompt:
+        raise UserError(f"{folder}: the chat template drops or changes the question: {prompt!r}")
+    if not _opens_answer(tokenizer, message, prompt):
+        raise UserError(
+            f"{folder}: the chat template does not open the assistant's turn: the prompt ends {prompt[-40:]!r}"
+        )
+    (ids,) = own.encode([prompt])
+    # Some models open each turn with the token that begins a sequence.
+    begins = len(list(takewhile(lambda token: token == tokenizer.bos_token_id, ids)))
+    if begins > 1:
+        raise UserError(f"{folder}: the prompt begins with {tokenizer.bos_token!r} {begins} times")
+
+
+def _opens_answer(tokenizer: Any, message: list[dict[str, str]], prompt: str) -> bool:
+    """Whether an answer follows the prompt directly: a header opens its turn, or conversations have no such header."""
+    if prompt != tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=False):
+        return True
+    answered = [*message, {"role": "assistant", "content": ANSWER}]
+    try:
+        text = tokenizer.apply_chat_template(answered, tokenize=False, add_generation_prompt=False)
+    except Exception:  # a template can raise anything
+        return False
+    return text.removeprefix(prompt).lstrip().startswith(ANSWER)
+
+
+def _check_stops(own: ChatTokenizer, folder: str | Path, stops: tuple[int, ...]) -> None:
+    size = read_json(Path(folder) / "config.json").get("vocab_size")
+    for stop in stops:
+        token = own.token(stop)
+        if token is None or (size is not None and stop >= size):
+            raise UserError(f"{folder}: the stop token {stop} is not in the model's vocabulary ({size} tokens)")
+        (ids,) = own.encode([token])
+        if ids != [stop]:
+            raise UserError(f"{folder}: the stop token {token!r} is not one token but {ids}")
 
 
 def _to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:

@@ -7,7 +7,7 @@ way.
 
 import importlib.util
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,15 @@ from typing import Any, Protocol
 
 from justrl.errors import UserError
 from justrl.io import read_object
-from justrl.models.chat_template import ChatTokenizer, panics_said, strftime_then, try_tokenizer
-from justrl.models.folder import check_model_folder
-from justrl.models.tokenizer_checks import check_ids, check_tokenizer
+from justrl.models.chat_template import (
+    ChatTokenizer,
+    check_ids,
+    check_tokenizer,
+    panics_said,
+    strftime_then,
+    try_tokenizer,
+)
+from justrl.models.folder import check_model_folder, checked_folder, first_line, model_config, model_file
 
 END_OF_TURN = "<|im_end|>"
 TOKENIZER_FILES = (
@@ -63,6 +69,29 @@ class Completed:
     finish_reason: str
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How a backend loads a model.
+
+    Args:
+        revision: commit of a model on the hub.
+        dtype: torch dtype by name; "auto" is float32 without a GPU and bfloat16 with one.
+        max_model_len: longest prompt plus answer, in tokens; None: the model's own limit.
+        tensor_parallel_size: GPUs that share the model (vLLM only).
+        seed: the engine's own seed; each request has its own, too.
+        batch_size: sequences decoded together (None: the backend's default).
+        engine_options: further arguments of `vllm.LLM`, such as gpu_memory_utilization.
+    """
+
+    revision: str | None = None
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    tensor_parallel_size: int = 1
+    seed: int = 0
+    batch_size: int | None = None
+    engine_options: dict[str, Any] | None = None
 
 
 class Backend(Protocol):
@@ -134,22 +163,7 @@ def _load_tokenizer(loader, model_dir: str | Path, folder: Path, revision: str |
         with panics_said(folder):
             return loader.from_pretrained(str(model_dir), revision=revision, trust_remote_code=False, **options)
     except Exception as error:  # broken files raise anything
-        raise UserError(f"no tokenizer can be loaded from {model_dir}: {_first_line(error)}") from error
-
-
-def checked_folder(model_dir: str | Path, revision: str | None, names: Sequence[str] = ("config.json",)) -> Path:
-    """The model's folder, after `check_model_folder`. For a hub id, its cache folder with the files of these names.
-
-    Raises UserError: the check fails, or the hub has none of the files.
-    """
-    check_model_folder(model_dir)
-    if Path(model_dir).is_dir():
-        return Path(model_dir)
-    found = [path for name in names if (path := _file(model_dir, name, revision))]
-    if not found:
-        raise UserError(f"the hub's {model_dir} has no {names[0]}: it cannot be used as a model here")
-    check_model_folder(found[0].parent)
-    return found[0].parent
+        raise UserError(f"no tokenizer can be loaded from {model_dir}: {first_line(error)}") from error
 
 
 def copy_tokenizer(model_dir: str | Path, folder: str | Path) -> None:
@@ -171,7 +185,7 @@ def chat_prompt(tokenizer, message: str) -> str:
         )
     except Exception as error:  # a template can raise anything
         raise UserError(
-            f"{tokenizer.name_or_path}: the chat template does not take {message[:80]!r}: {_first_line(error)}"
+            f"{tokenizer.name_or_path}: the chat template does not take {message[:80]!r}: {first_line(error)}"
         ) from error
 
 
@@ -231,37 +245,7 @@ def check_model_length(model_dir: str | Path, needed: int, revision: str | None 
         )
 
 
-def model_config(model_dir: str | Path, revision: str | None):
-    """The configuration of a model. Raises UserError if there is none, or if it needs code from the folder."""
-    checked_folder(model_dir, revision)
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(str(model_dir), revision=revision, trust_remote_code=False)
-    except Exception as error:  # broken files raise anything
-        raise UserError(f"no model can be loaded from {model_dir}: {_first_line(error)}") from error
-
-
 def _model_file(model_dir: str | Path, name: str, revision: str | None) -> dict[str, Any]:
     """Read a JSON file of a model folder or hub repository; {} if it doesn't exist."""
-    path = _file(model_dir, name, revision)
+    path = model_file(model_dir, name, revision)
     return read_object(path) if path else {}
-
-
-def _file(model_dir: str | Path, name: str, revision: str | None) -> Path | None:
-    """The path of a file of a model folder or hub repository; None if it doesn't exist."""
-    if Path(model_dir).is_dir():
-        path = Path(model_dir) / name
-        return path if path.is_file() else None
-    from transformers.utils import cached_file
-
-    try:
-        found = cached_file(str(model_dir), name, revision=revision, _raise_exceptions_for_missing_entries=False)
-    except OSError as error:
-        asked = f"{model_dir}, which is not a local folder and was requested from the hub"
-        raise UserError(f"no {name} can be loaded from {asked}: {_first_line(error)}") from error
-    return Path(found) if found else None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -63,9 +63,7 @@ class TransformersBackend:
         }
 
     @classmethod
-    def load(
-        cls, model_dir: str | Path, *, revision: str | None, dtype: str, batch_size: int | None
-    ) -> "TransformersBackend":
+    def load(cls, model_dir: str | Path, revision: str | None, dtype: str, batch_size: int) -> "TransformersBackend":
         """Load a model and its tokenizer, onto the GPU if there is one."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         transformers_logging.disable_progress_bar()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from justrl.errors import UserError
-from justrl.models.sampling import Completed, SamplingRequest, load_tokenizer
+from justrl.models.sampling import BackendOptions, Completed, SamplingRequest, load_tokenizer
 
 # vLLM's environment variables, the same in training and generation; the user's own values take precedence.
 VARIABLES = {
@@ -27,54 +27,45 @@ VARIABLES = {
 
 
 class VllmBackend:
-    """A vLLM engine owned by this process; `batch_size` is the maximum number of sequences decoded together."""
+    """A vLLM engine owned by this process; `options` are the fields of `BackendOptions`."""
 
     name = "vllm"
 
-    def __init__(
-        self,
-        model_dir: str | Path,
-        *,
-        revision: str | None,
-        dtype: str,
-        max_model_len: int | None,
-        tensor_parallel_size: int,
-        seed: int,
-        batch_size: int | None,
-        engine_options: dict[str, Any],
-    ):
+    def __init__(self, model_dir: str | Path, **options: Any):
         import torch
 
+        given = BackendOptions(**options)
         has_gpu = torch.cuda.is_available()
         set_environment(has_gpu)
         from vllm import LLM
 
-        options: dict[str, Any] = {"load_format": "safetensors"} | ({} if has_gpu else cpu_options(max_model_len))
-        if batch_size is not None:
-            options["max_num_seqs"] = batch_size
-        if dtype == "auto":
-            dtype = "bfloat16" if has_gpu else "float32"
-        options |= engine_options
+        engine: dict[str, Any] = {"load_format": "safetensors"}
+        if not has_gpu:
+            engine |= cpu_options(given.max_model_len)
+        if given.batch_size is not None:
+            engine["max_num_seqs"] = given.batch_size
+        engine |= given.engine_options or {}
+        automatic = "bfloat16" if has_gpu else "float32"
         try:
             self.llm = LLM(
                 model=str(model_dir),
-                revision=revision,
-                tokenizer_revision=revision,
-                dtype=dtype,
-                max_model_len=max_model_len,
-                tensor_parallel_size=tensor_parallel_size,
-                seed=seed % 2**31,
+                revision=given.revision,
+                tokenizer_revision=given.revision,
+                dtype=automatic if given.dtype == "auto" else given.dtype,
+                max_model_len=given.max_model_len,
+                tensor_parallel_size=given.tensor_parallel_size,
+                seed=given.seed % 2**31,
                 generation_config="vllm",
                 trust_remote_code=False,
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
-                **options,
+                **engine,
             )
         except TypeError as error:
             raise UserError(
-                f"vLLM does not take these engine options ({', '.join(engine_options)}): {error}"
+                f"vLLM does not take these engine options ({', '.join(given.engine_options or {})}): {error}"
             ) from error
-        self.tokenizer = load_tokenizer(model_dir, revision)
+        self.tokenizer = load_tokenizer(model_dir, given.revision)
         self.environment = {name: _version(name) for name in ("vllm", "torch", "transformers")}
         self.environment["device"] = torch.cuda.get_device_name() if has_gpu else "cpu"
 

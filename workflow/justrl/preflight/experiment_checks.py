@@ -15,7 +15,7 @@ from justrl.errors import UserError
 from justrl.hardware.checks import FAILED, OK, SKIPPED, WARNING, Check
 from justrl.io import read_json, read_json_object
 from justrl.models.chat_template import ChatTokenizer
-from justrl.models.folder import check_model_folder
+from justrl.models.folder import check_model_folder, check_weights
 from justrl.models.sampling import (
     chat_prompt,
     check_tokenizer_of_verl,
@@ -23,7 +23,6 @@ from justrl.models.sampling import (
     stop_token_ids,
     stop_tokens_by_source,
 )
-from justrl.models.weight_checks import check_weights
 
 # Number of training questions on whose answers a user's reward is tried.
 KNOWN_ROWS = 4

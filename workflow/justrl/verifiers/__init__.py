@@ -10,10 +10,16 @@ from importlib import import_module
 
 from justrl.config import OwnFunction
 from justrl.errors import UserError
-from justrl.verifiers.exact import MathRuleVerifier, PaperVerifier
 from justrl.verifiers.outcome import Grade, Grader, Outcome
 from justrl.verifiers.own import OwnReward
-from justrl.verifiers.rewards import COMPARISON_SECONDS, ExactReward, Reward, RobustReward
+from justrl.verifiers.rewards import (
+    COMPARISON_SECONDS,
+    ExactReward,
+    MathRuleVerifier,
+    PaperVerifier,
+    Reward,
+    RobustReward,
+)
 
 __all__ = [
     "GRADERS",
@@ -29,8 +35,8 @@ __all__ = [
 ]
 
 GRADERS = {
-    "strict": ("justrl.verifiers.exact", "MathRuleVerifier"),
-    "paper": ("justrl.verifiers.exact", "PaperVerifier"),
+    "strict": ("justrl.verifiers.rewards", "MathRuleVerifier"),
+    "paper": ("justrl.verifiers.rewards", "PaperVerifier"),
     "paper_rules": ("justrl.verifiers.authors_rules", "PaperRulesGrader"),
     "symbolic": ("justrl.verifiers.symbolic", "SymbolicGrader"),
     "model": ("justrl.verifiers.judge", "ModelGrader"),

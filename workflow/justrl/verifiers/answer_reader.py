@@ -1,4 +1,7 @@
-r"""Parse a whole answer into one value of `answer_values`, or raise `NotRead`."""
+r"""Parse a whole answer into one value (a quantity, word, list, matrix, equation, ...), or raise `NotRead`.
+
+Two SymPy expressions are equal if they agree, as numbers, to 1,500 digits, or, as formulas, at fixed sample points.
+"""
 
 import re
 from dataclasses import dataclass
@@ -25,28 +28,109 @@ from justrl.verifiers.answer_tokens import (
     take_modulus,
     take_unit,
 )
-from justrl.verifiers.answer_values import (
-    DOTS,
-    Collection,
-    Equation,
-    Matrix,
-    Part,
-    Quantity,
-    Ratio,
-    Reals,
-    Relation,
-    Value,
-    Word,
-)
-from justrl.verifiers.equality import same_expression
 from justrl.verifiers.latex_reader import NotRead, Token, read_expression, tokenize
-from justrl.verifiers.plain_values import decimal_tolerance
+from justrl.verifiers.plain_values import decimal_tolerance, same_number
+from justrl.verifiers.units import Unit
 
 _CURLY = {"\\{": "{", "\\lbrace": "{", "\\}": "}", "\\rbrace": "}", "\\langle": "<", "\\rangle": ">"}
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*[A-Za-z]|[A-Z]")
 _MATRIX = re.compile(r"\\begin\{([bpvBV]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _BASED = re.compile(r"\(?([0-9A-Z]+)\)?_(?:\{([0-9]+)\}|([0-9]))")
 _DECIMAL = re.compile(r"-?([0-9]*\.[0-9]+)(?:\\(?:times|cdot)10\^(?:\{(-?[0-9]+)\}|([0-9])))?")
+_DIGITS = 30
+# Values that agree in the first 30 digits are compared to this many, plus more if their numbers are long
+# (`\sqrt{10^{99}+1}`).
+_MANY_DIGITS = 1_500
+# Primes for the sample points, so that unequal formulas don't agree there by chance.
+_PRIMES = (11, 17, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A value with its unit, base, modulus, digits as written, and rounding tolerance."""
+
+    value: sympy.Expr
+    unit: Unit | None = None
+    tolerance: Fraction = Fraction(0)
+    digits: str = ""
+    base: int = 0
+    modulus: sympy.Expr | None = None
+
+
+@dataclass(frozen=True)
+class Word:
+    """Words, as written."""
+
+    text: str
+
+
+# The items that a sequence leaves out.
+DOTS = Word("\\dots")
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Values in `brackets` ("" for none; "<>" is read as "()").
+
+    `named` if each item is an equation with its own name.
+    """
+
+    brackets: str
+    items: tuple["Value", ...]
+    named: bool = False
+
+
+@dataclass(frozen=True)
+class Matrix:
+    rows: tuple[tuple["Value", ...], ...]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    parts: tuple[sympy.Expr, ...]
+
+
+@dataclass(frozen=True)
+class Equation:
+    """A chain of equal sides: `name` is the left side if it is a name, else ""; `value` is the right side."""
+
+    name: str
+    value: "Value"
+    difference: sympy.Expr | None
+    holds: bool = True
+
+
+@dataclass(frozen=True)
+class Part:
+    """An interval: its ends and whether each end is included."""
+
+    low: sympy.Expr
+    low_in: bool
+    high: sympy.Expr
+    high_in: bool
+
+
+@dataclass(frozen=True)
+class Reals:
+    """A union of intervals; `variable` is its variable if the answer names one, else ""."""
+
+    parts: tuple[Part, ...]
+    variable: str = ""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """An inequality that is not an interval.
+
+    `difference` is positive ("above"), not negative ("not below") or not zero ("unequal").
+    """
+
+    difference: sympy.Expr
+    kind: str
+
+
+Value = Quantity | Word | Collection | Matrix | Ratio | Equation | Reals | Relation
 
 
 @dataclass
@@ -85,8 +169,6 @@ class AnswerReader:
         """Parse a list without brackets. Inequalities become their union (`or`) or their intersection (`and`)."""
         values: list[Value] = []
         for item in items:
-            if not item:
-                raise NotRead("an item is missing")
             value = (bare_word(item[0].text) if len(item) == 1 and len(item[0].text) > 2 else None) or self.value(item)
             values += value.items if isinstance(value, Collection) and not value.brackets else [value]
         sets = [value for value in values if isinstance(value, Reals) and value.variable]
@@ -198,7 +280,7 @@ class AnswerReader:
                 return self.braces(inner)
             items = split(inner, {",", ";"})
             if len(items) > 1 and brackets in ("()", "[]", "(]", "[)", "<>"):
-                return self.bracketed(brackets, [self.value(item) for item in items if item or _missing()])
+                return self.bracketed(brackets, [self.value(item) for item in items])
             if brackets == "()" and inner and not any(token.text in RELATIONS for token in inner):
                 return self.value(inner)
         if joined(tokens) in ("\\emptyset", "\\varnothing"):
@@ -263,10 +345,8 @@ class AnswerReader:
         if value.has(sympy.nan, sympy.zoo):
             raise NotRead("no number")
         tolerance = decimal_tolerance(text) if _DECIMAL.fullmatch(text) else Fraction(0)
-        return Quantity(value, unit, tolerance * multiple, text, modulus=self.read_modulus(modulus))
-
-    def read_modulus(self, tokens: list[Token] | None) -> sympy.Expr | None:
-        return None if tokens is None else read_expression(tokens, self.log_base)
+        by = None if modulus is None else read_expression(modulus, self.log_base)
+        return Quantity(value, unit, tolerance * multiple, text, modulus=by)
 
 
 def _half_line(ends: list[sympy.Expr], strict: list[bool]) -> Reals | None:
@@ -311,10 +391,6 @@ def _agree(one: Quantity, other: Quantity) -> bool:
     return same_expression(one.value, other.value, max(one.tolerance, other.tolerance))
 
 
-def _missing() -> bool:
-    raise NotRead("an item is missing")
-
-
 def _words(tokens: list[Token]) -> Word | None:
     if all(token.kind == "text" for token in tokens):
         words = [token.text for token in tokens]
@@ -334,3 +410,63 @@ def _common(parts: tuple[Part, ...]) -> Part | None:
     if len(parts) != 2 or len(low) != 1 or len(high) != 1 or not (low[0].low - high[0].high).is_negative:
         return None
     return Part(low[0].low, low[0].low_in, high[0].high, high[0].high_in)
+
+
+def same_expression(one: sympy.Expr, other: sympy.Expr, tolerance: Fraction = Fraction(0)) -> bool:
+    """Whether two values are equal; for numbers, within `tolerance`."""
+    if one == other:
+        return True
+    symbols = sorted(one.free_symbols | other.free_symbols, key=str)
+    if not symbols:
+        return _same_constant(one, other, tolerance)
+    seen = [_same_at(one, other, point) for point in points(symbols)]
+    return False not in seen and True in seen
+
+
+def points(symbols: list[sympy.Symbol]) -> list[dict[sympy.Symbol, sympy.Expr]]:
+    """Sample points with positive coordinates, then points with one negative coordinate each."""
+    made = [
+        {s: sympy.Rational(_PRIMES[(i + 5 * turn) % len(_PRIMES)] + turn, 13 + i) for i, s in enumerate(symbols)}
+        for turn in range(_ROUNDS)
+    ]
+    return made + [made[0] | {symbol: -made[1][symbol]} for symbol in symbols[:4]]
+
+
+def _same_at(one: sympy.Expr, other: sympy.Expr, point: dict[sympy.Symbol, sympy.Expr]) -> bool | None:
+    """Whether two values agree at a point.
+
+    None if the point is inconclusive: a pole, or a complex value that depends on the branch.
+    """
+    exact = [expression.subs(point) for expression in (one, other)]
+    first, second = (value.evalf(_DIGITS) for value in exact)
+    if not (first.is_number and second.is_number and first.is_finite and second.is_finite):
+        return None
+    off_line = not (first.is_real and second.is_real)
+    if off_line and (not (one.has(sympy.I) or other.has(sympy.I)) or min(point.values()) < 0):
+        return None
+    return _same_constant(exact[0], exact[1], Fraction(0))
+
+
+def _same_constant(one: sympy.Expr, other: sympy.Expr, tolerance: Fraction) -> bool:
+    if one.is_Rational and other.is_Rational:
+        return same_number(Fraction(int(one.p), int(one.q)), Fraction(int(other.p), int(other.q)), tolerance)
+    if one.is_infinite or other.is_infinite:
+        return bool(one == other)
+    first, second = one.evalf(_DIGITS), other.evalf(_DIGITS)
+    if not (first.is_finite and second.is_finite):
+        return False
+    size = max(abs(first), abs(second))
+    near = abs(first - second)
+    allowed = sympy.Rational(tolerance.numerator, tolerance.denominator)
+    if near > max(allowed, size * sympy.Float("1e-20", 10)):
+        return False
+    if tolerance and near <= allowed:
+        return True
+    digits = _MANY_DIGITS + 4 * max(_length(one), _length(other))
+    difference = abs(one.evalf(digits) - other.evalf(digits))
+    return bool(difference <= size * sympy.Float(10, digits) ** (20 - digits))
+
+
+def _length(value: sympy.Expr) -> int:
+    """Approximate number of digits in an expression's numbers. Two different values can agree in that many digits."""
+    return sum((int(abs(n.p)).bit_length() + int(n.q).bit_length()) // 3 for n in value.atoms(sympy.Rational))

@@ -14,8 +14,7 @@ from justrl.verifiers import expression
 from justrl.verifiers.answer_forms import mathd_form, plain_form, whole_number, without_thousands_commas
 from justrl.verifiers.extraction import balanced_end
 from justrl.verifiers.outcome import Grade, Outcome, require_text
-from justrl.verifiers.pooled import PooledGrader
-from justrl.verifiers.workers import GaveUp
+from justrl.verifiers.workers import GaveUp, PooledGrader
 
 # For longer answers, only the LaTeX form is compared.
 MAX_ANSWER = 10_000
@@ -47,7 +46,7 @@ class PaperRulesGrader(PooledGrader):
         """
         answers: list[tuple[str | None, str | None]] = []
         for completion, gold in pairs:
-            require_text(completion=completion, gold=gold)
+            require_text(completion, gold)
             answers.append((boxed_answer(completion), boxed_answer(gold) if "\\boxed" in gold else gold))
         plans = {pair: _plan(*pair) for pair in set(answers)}
         verdicts = self.compare({question for plan in plans.values() if isinstance(plan, tuple) for question in plan})

@@ -128,7 +128,7 @@ def _drop_arguments(text: str) -> str:
 def _open_fonts(text: str) -> str:
     r"""Remove font commands around their arguments, innermost first, in one pass. Words stay in `\text{...}`."""
     start = len(text)
-    while (start := _last_font(text, start)) >= 0:
+    while (start := text.rfind("\\", 0, start)) >= 0:
         match = _FONT.match(text, start)
         end = balanced_end(text, match.end()) if match else None
         if match is None or end is None:
@@ -136,10 +136,6 @@ def _open_fonts(text: str) -> str:
         inner, after = text[match.end() + 1 : end - 1], text[end:]
         text = text[:start] + _set_in(match[1], inner) + after
     return text
-
-
-def _last_font(text: str, before: int) -> int:
-    return text.rfind("\\", 0, before)
 
 
 def _set_in(font: str, inner: str) -> str:

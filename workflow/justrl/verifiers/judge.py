@@ -126,7 +126,7 @@ class ModelGrader(Grader):
                 "a judge's prompt may have the fields {question}, {gold_answer} and {llm_response}, and other braces "
                 f"only doubled: {error!r}"
             ) from error
-        self._judge: _Judge | None = None
+        self._backend: backends.Backend | None = None
 
     def grade(self, completion: str, gold: str, question: str = "") -> Grade:
         """Judge one completion."""
@@ -146,9 +146,8 @@ class ModelGrader(Grader):
         wanted = list(dict.fromkeys(triples))
         outcomes = dict.fromkeys(wanted, Outcome.TIMEOUT)
         if wanted:
-            self._judge = self._judge or _Judge(self)
             unclear = []
-            for index, text in self._judge.verdicts(wanted):
+            for index, text in self._verdicts(wanted):
                 outcome = read_verdict(text, self.exact_verdict)
                 if outcome is None:
                     unclear.append(text)
@@ -178,42 +177,41 @@ class ModelGrader(Grader):
                 "the model grader needs (completion, gold, question) with the question filled in; set "
                 "fill_question=False to judge without it, as the authors' script does"
             )
-        require_text(completion=triple[0], gold=triple[1], question=triple[2])
+        require_text(*triple)
 
     def close(self) -> None:
         """Release the model's memory."""
-        if self._judge is not None:
-            self._judge.backend.close()
-        self._judge = None
+        if self._backend is not None:
+            self._backend.close()
+        self._backend = None
 
+    def load(self) -> backends.Backend:
+        """Load the model and its tokenizer, unless they are loaded."""
+        if self._backend is None:
+            self.tokenizer = backends.load_tokenizer(self.model, self.revision)
+            self.stop_tokens = backends.stop_token_ids(self.model, self.tokenizer, self.revision)
+            self.length = self.max_model_len or backends.model_length(self.model, self.revision)
+            self.room = min(self.max_tokens, VERDICT_TOKENS)
+            if self.length <= self.room:
+                raise UserError(
+                    f"the judge {self.model} has a context of {self.length} tokens, too short for a prompt and a "
+                    "verdict"
+                )
+            names = ("revision", "dtype", "tensor_parallel_size", "batch_size", "engine_options")
+            options = {name: getattr(self, name) for name in names}
+            self._backend = load_backend(self.backend, self.model, max_model_len=self.length, **options)
+        return self._backend
 
-class _Judge:
-    """Holds the loaded model and builds its prompts."""
-
-    def __init__(self, grader: ModelGrader) -> None:
-        self.grader = grader
-        self.tokenizer = backends.load_tokenizer(grader.model, grader.revision)
-        self.stop_tokens = backends.stop_token_ids(grader.model, self.tokenizer, grader.revision)
-        self.length = grader.max_model_len or backends.model_length(grader.model, grader.revision)
-        names = ("revision", "dtype", "tensor_parallel_size", "batch_size", "engine_options")
-        options = {name: getattr(grader, name) for name in names}
-        self.backend = load_backend(grader.backend, grader.model, max_model_len=self.length, **options)
-        self.room = min(grader.max_tokens, VERDICT_TOKENS)
-        if self.length <= self.room:
-            raise UserError(
-                f"the judge {grader.model} has a context of {self.length} tokens, too short for a prompt and a verdict"
-            )
-
-    def verdicts(self, triples: list[tuple]) -> Iterator[tuple[int, str]]:
+    def _verdicts(self, triples: list[tuple]) -> Iterator[tuple[int, str]]:
         """Yield (index, text) as the judge answers.
 
         Triples that are too long even without their completion are left out.
         """
         from tqdm import tqdm
 
-        every = 0.5 if sys.stderr.isatty() else 10.0
+        backend, every = self.load(), 0.5 if sys.stderr.isatty() else 10.0
         requests = (request for request in map(self._request, range(len(triples)), triples) if request is not None)
-        answers = self.backend.generate(requests)
+        answers = backend.generate(requests)
         for answer in tqdm(answers, total=len(triples), desc="judging", unit="answer", mininterval=every):
             yield int(answer.id), answer.text
 
@@ -221,7 +219,7 @@ class _Judge:
         prompt = self.prompt_tokens(*triple)
         if prompt is None:
             return None
-        room = min(self.grader.max_tokens, self.length - len(prompt))
+        room = min(self.max_tokens, self.length - len(prompt))
         sampling = Sampling(temperature=0.0, top_p=1.0, top_k=-1, max_tokens=room, stop_token_ids=self.stop_tokens)
         return SamplingRequest(str(index), prompt, seed=0, sampling=sampling)
 
@@ -231,7 +229,7 @@ class _Judge:
         None if it is too long even then.
         """
         completion, gold, question = (self._plain(text) for text in (completion, gold, question))
-        question = question if self.grader.fill_question else ""
+        question = question if self.fill_question else ""
         tokens = self._encode(completion, gold, question)
         if len(tokens) <= self.length - self.room:
             return tokens
@@ -246,7 +244,7 @@ class _Judge:
         return None
 
     def _encode(self, completion: str, gold: str, question: str) -> list[int]:
-        content = self.grader.prompt.format(question=question, gold_answer=gold, llm_response=completion)
+        content = self.prompt.format(question=question, gold_answer=gold, llm_response=completion)
         return self.tokenizer.encode(chat_prompt(self.tokenizer, content), add_special_tokens=False)
 
     def _plain(self, text: str) -> str:

@@ -1,9 +1,10 @@
 r"""A strict parser of formulas, in LaTeX or typed without it: tokens to a SymPy expression.
 
-Anything that it doesn't know raises `NotRead`; nothing is skipped. Decimals become exact fractions. Numbers beyond the
-limits of `expression` raise `TooLargeError`. A function without brackets takes the factors that follow it, up to a sign
-of multiplication, division or addition, or another function. Juxtaposition binds more tightly than `/`. Letters are
-symbols, except `i` and `e`. A letter before a bracket that holds a single name or number is a function applied to it.
+Anything that it doesn't know raises `NotRead`; nothing is skipped. Decimals become exact fractions. Powers, factorials
+and binomial coefficients that are too large to compute raise `TooLargeError`. A function without brackets takes the
+factors that follow it, up to a sign of multiplication, division or addition, or another function. Juxtaposition binds
+more tightly than `/`. Letters are symbols, except `i` and `e`. A letter before a bracket that holds a single name or
+number is a function applied to it.
 """
 
 import re
@@ -13,11 +14,12 @@ from fractions import Fraction
 
 import sympy
 
-from justrl.verifiers.bounded import MAX_FACTORIAL, NotRead, binomial, power
 from justrl.verifiers.dress import FUNCTION_NAMES
 from justrl.verifiers.expression import TooLargeError
 
 MAX_DEPTH = 60
+MAX_BITS = 200_000
+MAX_FACTORIAL = 5_000
 _TOKEN = re.compile(
     r"\s*(?:\\text\s*\{(?P<text>[^{}\\]*)\}|(?P<command>\\[A-Za-z]+\*?|\\[^A-Za-z])"
     r"|(?P<number>[0-9]+(?:\.[0-9]+|\.(?=\s*[-+*/)}]))?|\.[0-9]+)|(?P<name>[A-Za-z]+)|(?P<sign>\S))"
@@ -46,6 +48,10 @@ _FUNCTIONS: dict[str, Callable[..., sympy.Expr]] = {
     "coth": sympy.coth, "ln": sympy.log, "exp": sympy.exp,
 }  # fmt: skip
 _INVERSE = {"sin": sympy.asin, "cos": sympy.acos, "tan": sympy.atan, "cot": sympy.acot}
+
+
+class NotRead(ValueError):
+    """The text is not a value in a notation that the reader knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,3 +444,24 @@ def _letters(token: Token) -> list[Token]:
             return [Token("command", "\\" + name)]
         return [token]
     return [Token("name", letter) for letter in token.text]
+
+
+def power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
+    """Compute a power. Raises TooLargeError if the result is too large, NotRead for a division by zero."""
+    if base.is_Rational and exponent.is_Rational and base not in (0, 1, -1):
+        bits = int(base.p).bit_length() + int(base.q).bit_length()
+        if abs(exponent) * max(1, bits - 2) > MAX_BITS:
+            raise TooLargeError("a power is too large")
+    elif base.is_number and exponent.is_number and exponent.is_Rational and abs(exponent) > 10_000:
+        return sympy.Pow(base, exponent, evaluate=False)
+    if base == 0 and exponent.is_negative:
+        raise NotRead("division by zero")
+    if exponent.is_number and not exponent.is_Rational and base.is_number and abs(complex(exponent.evalf(15))) > 1e6:
+        raise TooLargeError("an exponent is too large")
+    return base**exponent
+
+
+def binomial(upper: sympy.Expr, lower: sympy.Expr) -> sympy.Expr:
+    if upper.is_number and lower.is_number and not (lower.is_Integer and upper in sympy.Range(MAX_FACTORIAL + 1)):
+        raise TooLargeError("a binomial coefficient is too large")
+    return sympy.binomial(upper, lower)

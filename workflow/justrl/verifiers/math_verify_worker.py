@@ -1,7 +1,7 @@
 r"""The work of a symbolic grader's worker: parse the answer and the gold answer, then compare their values.
 
-The worker doesn't search for a value in an answer. `_tidy` strips the formatting, and `answer_reader` parses the whole
-text or nothing. Text next to a value must be a unit; otherwise the answer is unparsed. Text becomes SymPy objects
+The worker doesn't search for a value in an answer. `undress` strips the formatting, and `answer_reader` parses the
+whole text or nothing. Text next to a value must be a unit; otherwise the answer is unparsed. Text becomes SymPy objects
 through constructors only and never reaches Python's `eval`.
 
 Numbers must be equal exactly, or to the digits given if one is a decimal of six digits or more. Lists are equal as
@@ -11,14 +11,15 @@ the modulus of the gold answer's number. An equation stands for its right side i
 """
 
 import re
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import sympy
 
-from justrl.verifiers.answer_reader import AnswerReader, bare_word
-from justrl.verifiers.answer_tokens import thousands_joined
-from justrl.verifiers.answer_values import (
+from justrl.verifiers.answer_reader import (
     DOTS,
+    AnswerReader,
     Collection,
     Equation,
     Matrix,
@@ -29,10 +30,12 @@ from justrl.verifiers.answer_values import (
     Relation,
     Value,
     Word,
+    bare_word,
+    points,
+    same_expression,
 )
-from justrl.verifiers.choices import same_choice
+from justrl.verifiers.answer_tokens import thousands_joined
 from justrl.verifiers.dress import undress
-from justrl.verifiers.equality import points, same_expression
 from justrl.verifiers.expression import TooLargeError
 from justrl.verifiers.latex_reader import NotRead
 from justrl.verifiers.units import DEGREE, KNOWN, PERCENT, may_be_unit
@@ -42,12 +45,16 @@ _SPACE = re.compile(r"(?<![0-9]) +| +(?![0-9])")
 # Other pairs of capitals are labels.
 _SHORT_WORDS = frozenset(["no", "on", "up", "in", "by", "to"])
 _LOG_BASES = (None, sympy.Integer(10))
+# Letters of multiple-choice answers: `B`, `\text{(B)}`, `(B) 12`, `Option B`.
+_CHOICE_MARK = re.compile(r"\\text\{([^{}]*)\}")
+_CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?")
+_CHOSEN = re.compile(r"(?:(?i:(?:the )?(?:option|choice|answer)(?: is)?)\s*:?\s*)?\(?\s*([A-J])\s*\)?")
+# Excludes a sum or product that contains the letter: the text after the letter must be the value of that choice.
+_CHOSEN_WITH_CONTENT = re.compile(
+    r"(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:])(?:\s+|(?=[\w\\$(]))(?!\\(?:cdot|times|div)|[+*/^_=])(.+)", re.DOTALL
+)
 
-
-@lru_cache(maxsize=1024)
-def _tidy(answer: str) -> str:
-    """Normalise an answer's text: strip its formatting and use one spelling per notation."""
-    return undress(answer)
+_tidy = lru_cache(maxsize=1024)(undress)
 
 
 # The gold answer is parsed again for each answer to it.
@@ -82,7 +89,7 @@ def compare(pair: list[str]) -> str:
     if _SPACE.sub("", answer) == _SPACE.sub("", gold):
         return "correct"
     try:
-        if (chosen := same_choice(gold, answer, _is_single)) is not None:
+        if (chosen := _same_choice(gold, answer, _is_single)) is not None:
             return "correct" if chosen else "wrong"
         if (spelt := _both_words(gold, answer)) is not None:
             return "correct" if spelt else "wrong"
@@ -107,6 +114,27 @@ def compare(pair: list[str]) -> str:
             except (NotRead, TypeError, AttributeError, ValueError, ZeroDivisionError, OverflowError):
                 continue  # an odd pair of values that cannot be compared
     return "wrong"
+
+
+def _same_choice(gold: str, answer: str, is_single: Callable[[str], bool]) -> bool | None:
+    """Whether an answer chooses the letter of the gold answer.
+
+    None if the gold is not a letter or the answer not a choice. Any text after the letter must be one value
+    (`is_single`), that of the choice.
+    """
+    wanted = _CHOICE.fullmatch(_unmarked(gold))
+    if wanted is None:
+        return None
+    plain = _unmarked(answer)
+    if match := _CHOSEN.fullmatch(plain):
+        return match[1] == wanted[1]
+    if (match := _CHOSEN_WITH_CONTENT.fullmatch(plain)) and is_single(match[3]):
+        return (match[1] or match[2]) == wanted[1]
+    return None
+
+
+def _unmarked(text: str) -> str:
+    return " ".join(_CHOICE_MARK.sub(r"\1", text).split())
 
 
 def _both_words(gold: str, answer: str) -> bool | None:
@@ -257,13 +285,19 @@ def _same_collection(wanted: Collection, given: Collection) -> bool:
     one, other = list(wanted.items), list(given.items)
     if kinds == {"{}"}:
         one, other = _distinct(one), _distinct(other)
+    return _paired(one, other, _same)
+
+
+def _paired(one: Sequence[Any], other: Sequence[Any], same: Callable[[Any, Any], bool]) -> bool:
+    """Whether each item of one list has an item of its own in the other that is the same."""
     if len(one) != len(other):
         return False
+    rest = list(other)
     for item in one:
-        match = next((place for place, candidate in enumerate(other) if _same(item, candidate)), None)
+        match = next((place for place, candidate in enumerate(rest) if same(item, candidate)), None)
         if match is None:
             return False
-        del other[match]
+        del rest[match]
     return True
 
 
@@ -278,15 +312,9 @@ def _distinct(items: list[Value]) -> list[Value]:
 def _same_reals(wanted: Value, given: Value) -> bool:
     reader = AnswerReader()
     one, other = reader.reals(wanted), reader.reals(given)
-    if (one.variable and other.variable and one.variable != other.variable) or len(one.parts) != len(other.parts):
+    if one.variable and other.variable and one.variable != other.variable:
         return False
-    rest = list(other.parts)
-    for part in one.parts:
-        match = next((place for place, candidate in enumerate(rest) if _same_part(part, candidate)), None)
-        if match is None:
-            return False
-        del rest[match]
-    return True
+    return _paired(one.parts, other.parts, _same_part)
 
 
 def _same_part(one: Part, other: Part) -> bool:

@@ -61,8 +61,10 @@ class Grader:
         self.close()
 
 
-def require_text(**values: object) -> None:
-    """Raise a TypeError with the argument's name if a value is not a string."""
-    for name, value in values.items():
+def require_text(completion: object, gold: object, question: object = "") -> None:
+    """Raise a TypeError with the argument's name if one is not a string."""
+    if isinstance(completion, str) and isinstance(gold, str) and isinstance(question, str):
+        return
+    for name, value in (("completion", completion), ("gold", gold), ("question", question)):
         if not isinstance(value, str):
             raise TypeError(f"{name} must be a string, got {type(value).__name__}")

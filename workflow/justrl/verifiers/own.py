@@ -101,11 +101,6 @@ def in_worker(own_json: str) -> Callable[[list | None], dict[str, Any]]:
     return answer
 
 
-def _plain(value: Any) -> Any:
-    """Convert a value of a table's row to a plain Python type."""
-    return value.item() if hasattr(value, "item") else value
-
-
 def _said(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text:.300}" if text else type(error).__name__
@@ -144,7 +139,11 @@ class OwnPool:
         Raises UserError: the function raises, or returns anything else.
         """
         values: list[Any] = []
-        items = [[text, gold, {key: _plain(value) for key, value in row.items()}] for text, gold, row in answers]
+        items = []
+        for text, gold, row in answers:
+            # Values of a table's row may be numpy's.
+            plain = {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
+            items.append([text, gold, plain])
         for answer, result in zip(answers, self._map(items), strict=True):
             if isinstance(result, GaveUp):
                 values.append(result)

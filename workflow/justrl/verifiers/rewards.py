@@ -21,15 +21,84 @@ import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from justrl.verifiers.exact import ExactVerifier
-from justrl.verifiers.extraction import cut_in_box
-from justrl.verifiers.outcome import Outcome
-from justrl.verifiers.pooled import PooledGrader
+from justrl.verifiers.extraction import cut_in_box, final_boxed, last_boxed
+from justrl.verifiers.outcome import Grade, Grader, Outcome, require_text
+from justrl.verifiers.workers import PooledGrader
 
+WINDOW = 100
 TIMEOUT = Outcome.TIMEOUT
 COMPARISON_SECONDS = 0.5
 SAVED_SECONDS = 60.0
 SECONDS_PER_ANSWER = 0.03
+
+
+class ExactVerifier(Grader):
+    """Base of `strict` and `paper`, which compare the boxed answer with the gold answer character for character.
+
+    A subclass sets how the answer is extracted, how it is normalised, and the reward of a wrong answer.
+    """
+
+    wrong_reward = 0.0
+
+    def extract_answer(self, text: str) -> str | None:
+        r"""Extract the answer from a `\boxed{...}` in `text`; None if there is none. Never raises on a string."""
+        raise NotImplementedError
+
+    def normalize(self, answer: str) -> str:
+        """Normalise an answer for the comparison; here, return it unchanged."""
+        return answer
+
+    def verify(self, completion: str, gold: str) -> float:
+        """Return 1.0 if the completion's boxed answer equals the gold after normalisation, else `wrong_reward`."""
+        # No `Grade` here: building one takes longer than the comparison, and this runs for every rollout.
+        require_text(completion, gold)
+        answer = self.extract_answer(completion)
+        correct = answer is not None and self.normalize(answer) == self.normalize(gold)
+        return 1.0 if correct else self.wrong_reward
+
+    def grade(self, completion: str, gold: str) -> Grade:
+        """Grade as `verify` does, but distinguish a wrong answer from a missing one."""
+        require_text(completion, gold)
+        answer = self.extract_answer(completion)
+        if answer is None:
+            return Grade(Outcome.UNPARSED)
+        correct = self.normalize(answer) == self.normalize(gold)
+        return Grade.of(Outcome.CORRECT if correct else Outcome.WRONG, answer)
+
+
+class MathRuleVerifier(ExactVerifier):
+    r"""Rule-based reward 1.0 or 0.0: the last balanced `\boxed{...}` equals the gold up to spaces.
+
+    Takes time linear in the text and never raises on a string.
+    """
+
+    name = "strict"
+
+    def extract_answer(self, text: str) -> str | None:
+        r"""Content of the last `\boxed{...}` with balanced braces, stripped; None if there is none."""
+        answer = last_boxed(text)
+        return None if answer is None else answer.strip()
+
+    def normalize(self, answer: str) -> str:
+        """Strip `answer` and remove all its spaces."""
+        return answer.strip().replace(" ", "")
+
+
+class PaperVerifier(ExactVerifier):
+    r"""The authors' reward: +1.0 if the box in the last 100 characters holds exactly the gold answer, else -1.0.
+
+    It is `compute_score(strict_box_verify=True)` of thunlp/JustRL (`train/verl/utils/reward_score/math_dapo.py`).
+    Nothing is normalised: a space, a `\dfrac` or a leading zero makes an answer wrong. A box that opens before the
+    window is wrong, too, and so is a last box that doesn't close. Never raises on a string.
+    """
+
+    name = "paper"
+    wrong_reward = -1.0
+
+    def extract_answer(self, text: str) -> str | None:
+        r"""Content of the last `\boxed{` within the last 100 characters, unchanged; None if absent or unbalanced."""
+        # Upstream first cuts to 300 characters, which has no effect before the cut to 100.
+        return final_boxed(text[-WINDOW:])
 
 
 class Mark(NamedTuple):

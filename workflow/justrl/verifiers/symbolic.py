@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from justrl.verifiers.extraction import BOX, balanced_end, last_boxed
 from justrl.verifiers.outcome import Grade, Outcome, require_text
 from justrl.verifiers.plain_values import compare_plain
-from justrl.verifiers.pooled import PooledGrader
-from justrl.verifiers.workers import GaveUp
+from justrl.verifiers.workers import GaveUp, PooledGrader
 
 # Longer answers are not parsed; the longest reference answer of the nine benchmarks has 291 characters.
 MAX_ANSWER = 2_000
@@ -33,7 +32,7 @@ class SymbolicGrader(PooledGrader):
         """Grade (completion, gold) pairs, distributed over the workers. Each distinct pair is compared once."""
         answers: list[tuple[str | None, str]] = []
         for completion, gold in pairs:
-            require_text(completion=completion, gold=gold)
+            require_text(completion, gold)
             answers.append((_boxed(_SPACED_BOX.sub(r"\\boxed{", completion)), gold.strip()))
         asked = [(answer, gold) for answer, gold in dict.fromkeys(answers) if answer and _worth_asking(answer, gold)]
         verdicts: dict[tuple[str, str], str | GaveUp] = {

@@ -35,16 +35,18 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from justrl.hardware.machine import granted_cores
+from justrl.verifiers.outcome import Grade, Grader
 
 START_SECONDS = 300.0
 MAX_FAILED_STARTS = 3
+MAX_REMEMBERED = 100_000
 NO_TIME_LEFT = "no time left"
 # Interval at which a run checks whether more workers are worth their start-up time.
 LOOK_SECONDS = 0.5
@@ -134,6 +136,60 @@ class WorkerPool:
         """End all workers. The pool can be used again afterwards."""
         with self._lock:
             _end_all(self._workers, self._owner)
+
+
+class PooledGrader(Grader):
+    """Base of graders that compare pairs of texts in workers and cache the results.
+
+    A subclass sets `grade_many` and `target`, the function that workers run ("package.module:function").
+
+    Args:
+        processes: maximum number of worker processes (default: one per processor, at most 8).
+        timeout: processor seconds per comparison in a worker.
+    """
+
+    target = ""
+
+    def __init__(self, processes: int | None = None, timeout: float = 5.0) -> None:
+        self._pool = WorkerPool(self.target, processes, timeout)
+        # Samples of a question repeat each other's answers.
+        self._results: dict[tuple[str, str], Any] = {}
+
+    def grade(self, completion: str, gold: str) -> Grade:
+        """Grade one completion."""
+        return self.grade_many([(completion, gold)])[0]
+
+    def compare(self, pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], Any]:
+        """Compare pairs in the worker pool, using cached results.
+
+        A pair that exceeds a limit gets a GaveUp. Thread-safe.
+        """
+        memory = self._results
+        known = {pair: memory[pair] for pair in pairs if pair in memory}
+        if new := [pair for pair in dict.fromkeys(pairs) if pair not in known]:
+            results = dict(zip(new, self._pool.map(new), strict=True))
+            # A pair that never started because time ran out isn't cached, so it can be compared on the next call.
+            begun = {
+                pair: result
+                for pair, result in results.items()
+                if not (isinstance(result, GaveUp) and result.reason == NO_TIME_LEFT)
+            }
+            if len(memory) > MAX_REMEMBERED:
+                self._results = {}
+            self._results.update(begun)
+            known |= results
+        return known
+
+    def grant(self, seconds: float, at_most: float) -> None:
+        """Extend the time budget of all comparisons by `seconds` (WorkerPool.grant).
+
+        Without a call there is no budget.
+        """
+        self._pool.grant(seconds, at_most)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._pool.close()
 
 
 def _end_all(workers: list["_Worker"], owner: int) -> None:
@@ -234,7 +290,9 @@ class _Run:
                 self.selector.register(worker.stdout, selectors.EVENT_READ, worker)
             while self.waiting or any(worker.item is not None for worker in self.workers):
                 if self.pool.seconds_left is not None and self.pool.seconds_left <= 0:
-                    self._give_up_waiting()
+                    for item in self.waiting:
+                        self.done[item] = GaveUp(NO_TIME_LEFT)
+                    self.waiting.clear()
                 self._staff()
                 for worker in list(self.workers):
                     self._feed(worker)
@@ -254,11 +312,6 @@ class _Run:
                     if (worker.item is not None or not worker.ready) and worker.deadline <= now:
                         self._bury(worker, "no answer")
         return self.done
-
-    def _give_up_waiting(self) -> None:
-        for item in self.waiting:
-            self.done[item] = GaveUp(NO_TIME_LEFT)
-        self.waiting.clear()
 
     def _staff(self) -> None:
         wanted = len(self.waiting) + sum(worker.item is not None for worker in self.workers)

@@ -12,8 +12,7 @@ from typing import Any
 from justrl.config import Experiment, Part, Run, paper, settings
 from justrl.config.files import differences, find
 from justrl.config.layout import Layout
-from justrl.data import lock as locks
-from justrl.data.sources import Kind, local_source
+from justrl.data.sources import Kind, local_source, read_lock, source_key
 from justrl.errors import UserError
 
 FREE: dict[str, tuple[str, ...]] = {
@@ -115,7 +114,7 @@ def _taken(experiment: Experiment, group: str, name: str) -> Path:
 
 def _not_locked(path: Path, kind: Kind, hub_id: str, subset: str | None) -> str:
     """Why local files are not those of a repository in the lock file; an empty string if they are."""
-    entry = locks.read_lock(find(LOCK)).get(locks.source_key(kind, hub_id, subset))
+    entry = read_lock(find(LOCK)).get(source_key(kind, hub_id, subset))
     if entry is None:
         return f"{LOCK} has no hashes of it to compare with"
     if not path.exists():

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from justrl.config.layout import JUDGE, Layout
 from justrl.errors import UserError
 from justrl.io import file_sha256, read_json, read_object, read_whole_lines, write_json
-from justrl.models.downloads import check_download, read_record
+from justrl.models.folder import check_download, read_record
 from justrl.report.provenance import code_sha256
 from justrl.training.reference.checkpoint import MANIFEST, list_states
 from justrl.training.segment import WorkDir

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from justrl.config import Recipe
+from justrl.models.folder import check_weights
 from justrl.models.sampling import copy_tokenizer, load_tokenizer
-from justrl.models.weight_checks import check_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -20,9 +20,9 @@ from justrl.errors import UserError
 from justrl.hardware.machine import require_verl_stack
 from justrl.hardware.memory import check_start
 from justrl.io import atomic_write, read_json, write_json, write_jsonl
+from justrl.models.folder import check_weights
 from justrl.models.sampling import check_tokenizer_of_verl, copy_tokenizer, load_tokenizer
 from justrl.models.shape import read_shape
-from justrl.models.weight_checks import check_weights
 from justrl.training.segment import SegmentInterrupted, SegmentRequest, WorkDir, training_differences, way_back
 from justrl.training.trackers import Trackers
 from justrl.training.verl import checkpoints, environment, translate
