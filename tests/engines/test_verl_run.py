@@ -343,7 +343,7 @@ def check_by_the_reference_engine(place: Path, recorded: dict[int, recorded_step
     """All steps: losses, gradients, entropies, and in the end the weights, to bfloat16."""
     from safetensors.torch import load_file
 
-    from justrl.training.reference.advantages import compute_group_advantages
+    from justrl.training.reference.loss import compute_group_advantages
     from justrl.training.reference.policy import load_model, make_optimizer, warmup_schedule
     from justrl.training.reference.step import GRPOTrainer, RolloutBatch
     from justrl.verifiers import get_reward

@@ -13,8 +13,8 @@ from pathlib import Path
 from justrl.data import tiny_tokenizers
 from justrl.data.arithmetic import is_held_out, question_text
 from justrl.data.messages import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, build_messages
+from justrl.hardware.machine import one_core_each
 from justrl.io import atomic_folder
-from justrl.threads import one_core_each
 
 # Prompts and solutions repeat these phrases, so each is one token and a prompt is about 20 tokens long.
 PHRASES = ("\\boxed{", "\n\n", "What is ", " + ", " = ", "; ", ". ", "By columns: ", "At a glance:")
