@@ -69,13 +69,8 @@ def train_segment(request: SegmentRequest) -> None:
     Raises:
         SegmentInterrupted: a stop signal came; the state is saved, start again to resume.
         UserError: another trainer is running in the work directory, there is no state to resume from, the disk is
-            full, the loss is not finite, an alarm was raised (`justrl.training.alarms`), or the recipe has staleness.
+            full, the loss is not finite, or an alarm was raised (`justrl.training.alarms`).
     """
-    if request.recipe.staleness:
-        raise UserError(
-            f"run {request.run}: recipe.staleness = {request.recipe.staleness} is supported by verl only: "
-            "set it to 0, or set `engine: verl`"
-        )
     work = WorkDir(request.work_dir)
     joined = join_processes(request.execution.device)
     with joined as world, work.attempt(request) if world.is_main else nullcontext() as lock:
