@@ -17,7 +17,7 @@ import pytest
 from justrl import config as experiment
 from justrl.errors import UserError
 from justrl.training.verl import diagnosis, environment, nodes
-from justrl.training.verl.request import VerlRequest
+from justrl.training.verl.settings import VerlRequest
 from justrl.training.verl.supervisor import Supervisor
 
 CPUS = 3

@@ -14,7 +14,7 @@ from justrl.hardware import checks, memory
 from justrl.hardware.checks import FAILED, OK, WARNING
 from justrl.models.shape import DEEPSEEK, ModelShape
 from justrl.training.verl import settings
-from justrl.training.verl.request import VerlRequest
+from justrl.training.verl.settings import VerlRequest
 from tiny_model import make_tiny_model
 
 KINDS = {24: "RTX-4090", 40: "A100-40GB", 48: "L40S", 80: "A800-80GB", 141: "H200"}

@@ -28,7 +28,7 @@ from justrl.training.trackers import Trackers
 from justrl.training.verl import checkpoints, environment, translate
 from justrl.training.verl import step_log as metrics
 from justrl.training.verl.progress import Progress as AttemptFiles
-from justrl.training.verl.request import VerlRequest
+from justrl.training.verl.settings import VerlRequest
 from justrl.training.verl.supervisor import Supervisor
 from justrl.training.watchdog import START_SECONDS, Progress, watched
 
@@ -148,7 +148,6 @@ class Segment:
             model=str(request.model_dir.resolve()),
             shape=read_shape(request.model_dir),
             train_file=str(request.train_file.resolve()),
-            validation_file=str(request.train_file.resolve()),
             checkpoints=str(self.work.checkpoints.resolve()),
             rollouts=str(self.work.path.resolve() / "rollouts") if request.execution.keep_rollouts else None,
             cpus=environment.cpus(request.hardware),
