@@ -1,11 +1,14 @@
 """Print the size of the code: `python bench/house.py [FOLDER]`, where FOLDER is another checkout to compare with.
 
+`python bench/house.py --step` prints the files of the package that one training step of the reference engine enters.
+
 Lines of code are lines with a token that is neither a comment nor part of a docstring.
 """
 
 import ast
 import io
 import sys
+import threading
 import tokenize
 from pathlib import Path
 from statistics import median
@@ -68,8 +71,34 @@ def sizes(root: Path) -> dict[str, float]:
     return rows
 
 
+def files_of_a_step() -> list[str]:
+    """Files of the package with a function that runs in one step of the reference engine, on a tiny model."""
+    sys.path.insert(0, str(ROOT / "workflow"))
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from justrl.config import load
+    from justrl.training.reference.step import GRPOTrainer, RolloutBatch
+
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=8, hidden_size=8, intermediate_size=8, **heads))
+    recipe = load().recipe.model_copy(update={"mini_batch_prompts": 1, "micro_batch_per_gpu": 1, "dtype": "float32"})
+    trainer = GRPOTrainer(model, torch.optim.AdamW(model.parameters()), recipe)
+    batch = RolloutBatch([[1, 2]] * 2, [[3, 4], [5]], torch.tensor([[1.0, -1.0]]), [[-2.0, -2.0], [-2.0]])
+    entered: set[str] = set()
+    for watch in (threading.setprofile, sys.setprofile):  # micro-batches run in threads of their own
+        watch(lambda frame, event, argument: entered.add(frame.f_code.co_filename))
+    trainer.train_step(batch)
+    sys.setprofile(None)
+    package = ROOT / "workflow/justrl"
+    return sorted(str(Path(name).relative_to(package)) for name in entered if Path(name).is_relative_to(package))
+
+
 def main() -> None:
     """Print the sizes of this checkout, next to those of another."""
+    if "--step" in sys.argv:
+        print("\n".join(files_of_a_step()))
+        return
     here = sizes(ROOT)
     there = sizes(Path(sys.argv[1])) if len(sys.argv) > 1 else {}
     for name, value in here.items():

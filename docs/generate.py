@@ -29,10 +29,9 @@ ROOMS += ("training/verl", "data", "verifiers", "hardware", "models", "config", 
 
 def verl_table(part: str) -> str:
     """verl's settings for the run `deepseek`: part is recipe, speed or run."""
-    from justrl import config
-    from justrl.training.verl import settings, table
+    from justrl.cli import verl_config
 
-    return table.markdown(getattr(settings, part.upper()), table.request_for(config.load(), "deepseek"))
+    return verl_config.markdown(part, "deepseek")
 
 
 def configuration() -> str:

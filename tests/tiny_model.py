@@ -8,6 +8,13 @@ from pathlib import Path
 from justrl.data import tiny_model
 from justrl.io import read_json, write_json
 
+# The parts of a run.json that say where a test's model and data are from; the tests make both themselves.
+MADE_HERE = {
+    "experiment": "test",
+    "model": {"source": "local", "path": "base", "context_length": 4096},
+    "dataset": {"source": "local", "path": "train.parquet"},
+}
+
 _CORPUS = [
     "Please reason step by step, and put your final answer within \\boxed{}.",
     "What is the sum of the positive integers that divide the number? Let $x$ and $y$ be such that the value of it is",

@@ -19,6 +19,7 @@ from pyarrow import parquet
 
 from justrl.io import read_jsonl, write_json
 from justrl.training.segment import TIMING_FIELDS
+from tiny_model import MADE_HERE
 
 STEPS = 8
 RECIPE = {
@@ -84,7 +85,7 @@ def make_materials(folder: Path, **settings) -> Path:
     # 20 questions and 8 a step: epochs end in mid-step.
     data = ["--rows", "20", "--digits", "1", "--seed", "5", "--output", str(folder / "train.parquet")]
     justrl(["data", "arithmetic", "train", "--formatted", *data])
-    write_json(folder / "run.json", {"run": "tiny", "engine": "reference", "seed": 11, "recipe": RECIPE})
+    write_json(folder / "run.json", MADE_HERE | {"run": "tiny", "engine": "reference", "seed": 11, "recipe": RECIPE})
     return folder
 
 

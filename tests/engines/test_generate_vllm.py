@@ -70,7 +70,7 @@ def test_training_and_generation_tell_vllm_the_same(monkeypatch, tmp_path):
     """A canary with the other runner sets the variable, for both."""
     from justrl import config
     from justrl.training.verl import environment
-    from justrl.training.verl.request import VerlRequest
+    from justrl.training.verl.settings import VerlRequest
 
     experiment = config.load()
     request = VerlRequest(recipe=experiment.runs["deepseek"].recipe, seed=42, hardware=experiment.hardware)

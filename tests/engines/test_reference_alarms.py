@@ -6,6 +6,7 @@ from reference_run import RECIPE, Run, make_materials
 from justrl.cli.main import main as justrl
 from justrl.io import read_json, read_jsonl, write_json
 from justrl.training.reference.checkpoint import list_states
+from tiny_model import MADE_HERE
 
 # 256 answers a step, so that four of them are enough for every alarm; right or wrong, without a penalty.
 RECIPE_HERE = RECIPE | {
@@ -34,7 +35,9 @@ def make_run(materials, tmp_path):
 
     def make(**changes) -> Run:
         recipe = RECIPE_HERE | changes
-        write_json(tmp_path / "run.json", {"run": "tiny", "engine": "reference", "seed": 11, "recipe": recipe})
+        write_json(
+            tmp_path / "run.json", MADE_HERE | {"run": "tiny", "engine": "reference", "seed": 11, "recipe": recipe}
+        )
         return Run(tmp_path, tmp_path / "out")
 
     return make

@@ -126,7 +126,7 @@ def test_what_is_missing_is_said_in_a_sentence(materials, tmp_path):
     described = json.loads((materials / "run.json").read_text()) | {"engine": "verll"}
     (tmp_path / "run.json").write_text(json.dumps(described))
     assert run.finish(*run.arguments(), "--run-file", str(tmp_path / "run.json")) == 2
-    assert "unknown engine 'verll'" in run.output
+    assert f"{tmp_path}/run.json: engine: " in run.output and "verll" in run.output
     assert "Traceback" not in run.output
 
 

@@ -105,7 +105,7 @@ KILLS = [
     ("justrl.training.reference.checkpoint:write_manifest", 1),  # in mid-save
     ("justrl.training.reference.checkpoint:make_room", 2),  # after the save of step 2, before that of step 4
     ("justrl.io:sync_folder", 1),  # before the rename of step 4
-    ("justrl.training.reference.training_log:Reporter.report", 3),  # step 5 is trained but neither logged nor saved
+    ("justrl.training.reference.loop:Reporter.report", 3),  # step 5 is trained but neither logged nor saved
     ("justrl.training.segment:write_json", 1),  # all steps done and saved, the archive half written
     ("justrl.io:replace_folder", 1),  # before the archive appears
     ("justrl.io:replace_folder", 2),  # archived, before the model is published

@@ -17,6 +17,7 @@ from justrl import config as experiment
 from justrl.data import arithmetic
 from justrl.io import read_jsonl, write_json
 from justrl.training.alarms import differs
+from tiny_model import MADE_HERE
 
 RECIPE = {
     "prompts_per_step": 4,
@@ -50,7 +51,7 @@ def test_two_steps(engine, tmp_path):
     sums = arithmetic.training_rows(20, digits=1, seed=1)
     questions = arithmetic.as_training_examples(sums, recipe["prompt_suffix"], recipe["prompt_separator"])
     arithmetic.write_parquet(questions, tmp_path / "train.parquet")
-    write_json(tmp_path / "run.json", {"run": "real", "engine": engine, "seed": 7, "recipe": recipe})
+    write_json(tmp_path / "run.json", MADE_HERE | {"run": "real", "engine": engine, "seed": 7, "recipe": recipe})
     write_json(tmp_path / "hardware.json", HARDWARE | {"hang_timeout_minutes": 20})
     command = [sys.executable, "-m", "justrl", "train", "segment", "--run-file", tmp_path / "run.json"]
     command += ["--model", model, "--data", tmp_path / "train.parquet", "--hardware", tmp_path / "hardware.json"]

@@ -27,10 +27,10 @@ from justrl.models.chat_template import ChatTokenizer
 from justrl.models.sampling import stop_token_ids
 from justrl.training.published_entropy import balanced_parts
 from justrl.training.verl import translate
-from justrl.training.verl.agent_loop import builder_model_type, refuse_longer
+from justrl.training.verl.patches import builder_model_type, refuse_longer
 from justrl.training.verl.progress import Progress
-from justrl.training.verl.request import VerlRequest
 from justrl.training.verl.segment_trainer import AheadTrainer, SegmentTrainer, TrainingProblem
+from justrl.training.verl.settings import VerlRequest
 from tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.verl
@@ -60,7 +60,6 @@ def make_trainer(tmp_path_factory):
             to_step=STEPS,
             model=str(folder / "model"),
             train_file=str(folder / "train.parquet"),
-            validation_file=str(folder / "train.parquet"),
         )
         trainer = object.__new__(PPOTrainerSync)
         trainer.config = translate.resolve(request)

@@ -20,10 +20,9 @@ from verl.utils.torch_functional import (
 from verl.workers.config import FSDPActorConfig
 
 from justrl.config import AGGREGATION, load
-from justrl.training.reference.advantages import compute_group_advantages
 from justrl.training.reference.logprobs import chunked_log_probs
 from justrl.training.reference.loop import warmup_schedule
-from justrl.training.reference.loss import clipped_policy_loss, policy_loss
+from justrl.training.reference.loss import clipped_policy_loss, compute_group_advantages, policy_loss
 from justrl.training.verl.step_log import learning_rate
 
 pytestmark = pytest.mark.verl

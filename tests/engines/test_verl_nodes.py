@@ -16,8 +16,8 @@ import pytest
 
 from justrl import config as experiment
 from justrl.errors import UserError
-from justrl.training.verl import diagnosis, environment, nodes
-from justrl.training.verl.request import VerlRequest
+from justrl.training.verl import environment, nodes, supervisor
+from justrl.training.verl.settings import VerlRequest
 from justrl.training.verl.supervisor import Supervisor
 
 CPUS = 3
@@ -122,10 +122,10 @@ def test_a_process_that_is_no_child_is_asked_for_its_stack(tmp_path):
     with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=Path(environment.__file__).parents[3]) as process:
         try:
             deadline = time.monotonic() + 60
-            while diagnosis.answering(tmp_path) != [process.pid]:
+            while supervisor.answering(tmp_path) != [process.pid]:
                 assert time.monotonic() < deadline
             (tmp_path / f"{socket.gethostname()}-{os.getpid()}.txt").touch()
-            report = diagnosis.dump_stacks(tmp_path)
+            report = supervisor.dump_stacks(tmp_path)
         finally:
             process.kill()
     assert f"stacks of process {process.pid}" in report

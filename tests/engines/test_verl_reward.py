@@ -14,7 +14,7 @@ from verl.trainer.ppo.reward import load_reward_manager
 from justrl import config as experiment
 from justrl.training.reward import RewardFunction
 from justrl.training.verl import translate
-from justrl.training.verl.request import VerlRequest
+from justrl.training.verl.settings import VerlRequest
 from tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.verl

@@ -24,7 +24,7 @@ from justrl import config as experiment
 from justrl.io import read_jsonl, write_json
 from justrl.training import rollout_samples
 from justrl.training.verl import checkpoints, guard
-from tiny_model import name_another_end
+from tiny_model import MADE_HERE, name_another_end
 
 pytest.importorskip("verl")
 
@@ -66,7 +66,7 @@ def place(tmp_path_factory) -> Path:
     sums = arithmetic.training_rows(40, digits=1, seed=1)
     questions = arithmetic.as_training_examples(sums, recipe["prompt_suffix"], recipe["prompt_separator"])
     arithmetic.write_parquet(questions, folder / "train.parquet")
-    write_json(folder / "run.json", {"run": "tiny", "engine": "verl", "seed": 7, "recipe": recipe})
+    write_json(folder / "run.json", MADE_HERE | {"run": "tiny", "engine": "verl", "seed": 7, "recipe": recipe})
     return folder
 
 
@@ -343,7 +343,7 @@ def check_by_the_reference_engine(place: Path, recorded: dict[int, recorded_step
     """All steps: losses, gradients, entropies, and in the end the weights, to bfloat16."""
     from safetensors.torch import load_file
 
-    from justrl.training.reference.advantages import compute_group_advantages
+    from justrl.training.reference.loss import compute_group_advantages
     from justrl.training.reference.policy import load_model, make_optimizer, warmup_schedule
     from justrl.training.reference.step import GRPOTrainer, RolloutBatch
     from justrl.verifiers import get_reward

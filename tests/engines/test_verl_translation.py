@@ -10,12 +10,12 @@ import pytest
 from justrl import config as experiment
 from justrl.errors import UserError
 from justrl.io import write_json
-from justrl.training.verl.request import Row, VerlRequest
+from justrl.training.verl.settings import Row, VerlRequest
 
 pytest.importorskip("verl")
 from omegaconf import OmegaConf
 
-from justrl.training.verl import chunked_logprobs, environment, launch, settings, translate
+from justrl.training.verl import environment, launch, plugin, settings, translate
 from justrl.training.verl.progress import ATTEMPT_VARIABLE, Progress
 
 pytestmark = pytest.mark.verl
@@ -316,7 +316,7 @@ def test_log_probabilities_that_verl_takes_without_flash_attn(monkeypatch):
     logits, labels = torch.randn(40, 50), torch.randint(50, (40,))
     before = torch_functional.logprobs_from_logits(logits, labels)
     half = torch_functional.logprobs_from_logits(logits.bfloat16(), labels)
-    chunked_logprobs.install()
+    plugin.compute_logprobs_in_chunks()
     assert torch.equal(torch_functional.logprobs_from_logits(logits, labels), before)
     ours = torch_functional.logprobs_from_logits(logits.bfloat16(), labels)
     assert ours.dtype == torch.float32

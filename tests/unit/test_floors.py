@@ -22,11 +22,9 @@ FLOORS = [
     {"hardware"},
     {"models"},
     {"config"},
-    {"io", "threads"},
+    {"io"},
     {"errors"},
 ]
-# The same thing in two engines.
-TWINS = {"engine.py"}
 
 
 def imports(module: str) -> set[str]:
@@ -73,5 +71,5 @@ def test_no_circle(unit):
 
 
 def test_no_file_name_twice():
-    names = [path.name for path in FILES.values() if path.name not in {"__init__.py", *TWINS}]
+    names = [path.name for path in FILES.values() if path.name != "__init__.py"]
     assert sorted(names) == sorted(set(names))

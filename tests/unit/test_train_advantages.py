@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from justrl.training.reference.advantages import compute_group_advantages
+from justrl.training.reference.loss import compute_group_advantages
 
 REWARD = st.floats(-10, 10, width=32)
 GROUPS = st.integers(2, 9).flatmap(

@@ -189,8 +189,7 @@ def test_each_start_of_a_marked_run_ends_before_torch_is_imported(tmp_path, root
     work = tmp_path / "runs/mine/work"
     with pytest.raises(AlarmRaised) as caught:
         watched(work, run(*[ALL_WRONG] * 3))
-    recipe = load().runs["deepseek"].recipe.as_dict()
-    write_json(tmp_path / "run.json", {"run": "mine", "engine": "verl", "seed": 1, "recipe": recipe})
+    write_json(tmp_path / "run.json", load().described("deepseek").as_dict() | {"run": "mine"})
     (tmp_path / "model").mkdir()
     write_json(tmp_path / "model/config.json", {})
     (tmp_path / "train.parquet").touch()

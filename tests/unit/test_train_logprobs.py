@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 from justrl.training.reference import logprobs
 from justrl.training.reference.logprobs import PolicyLogProbs, chunked_log_probs, pack_sequences
-from justrl.training.verl import chunked_logprobs
+from justrl.training.verl import plugin
 
 WIDTH, VOCABULARY, TOKENS = 6, 37, 50
 
@@ -183,7 +183,7 @@ def test_each_token_is_predicted_from_the_one_before_whatever_else_is_in_the_bat
 @pytest.mark.parametrize("shape", [(TOKENS,), (1, TOKENS), (5, 10)])
 def test_log_probabilities_without_flash_attention(shape, monkeypatch):
     """bfloat16 logits: float32 log-probabilities and the gradient as of one whole softmax, in chunks both ways."""
-    monkeypatch.setattr(chunked_logprobs, "ROWS", 8)
+    monkeypatch.setattr(plugin, "ROWS", 8)
     torch.manual_seed(0)
     logits = torch.randn(*shape, VOCABULARY, dtype=torch.bfloat16, requires_grad=True)
     labels = torch.randint(VOCABULARY, shape)
@@ -191,7 +191,7 @@ def test_log_probabilities_without_flash_attention(shape, monkeypatch):
     whole = torch.log_softmax(logits.float(), dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     (expected,) = torch.autograd.grad((whole * weights).sum(), logits)
     with LargestTensor() as largest:
-        found = chunked_logprobs.logprobs(logits, labels)
+        found = plugin.logprobs(logits, labels)
     assert found.shape == shape and found.dtype == torch.float32
     # The logits themselves, seen as rows, are nothing new.
     assert len(shape) > 1 or largest.rows <= 8

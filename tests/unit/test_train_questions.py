@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from justrl.errors import UserError
-from justrl.training.reference.questions import load_questions, step_questions
+from justrl.training.reference.rollout import load_questions, step_questions
 
 
 @given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 25), st.integers(0, 5))

@@ -16,7 +16,7 @@ from justrl.config.files import ROOT
 from justrl.errors import UserError
 from justrl.io import read_jsonl
 from justrl.training import trackers
-from justrl.training.reference.training_log import Reporter
+from justrl.training.reference.loop import Reporter
 from justrl.training.segment import Execution, SegmentRequest, WorkDir
 from justrl.training.verl.engine import Segment
 from justrl.training.verl.step_log import NAMES, REQUIRED

@@ -2,7 +2,7 @@
 
 import io
 
-from justrl.training.reference.training_log import Progress
+from justrl.training.reference.loop import ProgressBar
 
 
 def row(step, reward=0.5):
@@ -10,7 +10,7 @@ def row(step, reward=0.5):
 
 
 def test_a_log_file_gets_a_line_every_few_steps_and_one_at_the_end(capsys):
-    progress = Progress("mini", first=0, last=7, every=3)
+    progress = ProgressBar("mini", first=0, last=7, every=3)
     for step in range(1, 8):
         progress.update(row(step))
     progress.close()
@@ -26,7 +26,7 @@ def test_a_terminal_gets_a_bar_with_reward_and_time_left(monkeypatch):
 
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    progress = Progress("mini", first=4, last=8, every=100)
+    progress = ProgressBar("mini", first=4, last=8, every=100)
     for step in range(5, 9):
         progress.update(row(step))
     progress.close()

@@ -14,8 +14,8 @@ from justrl.errors import UserError
 from justrl.evaluation.grading import grade_samples
 from justrl.preflight.experiment_checks import check_reward
 from justrl.training.reward import RewardFunction
-from justrl.training.verl.request import reward_rule
 from justrl.training.verl.reward_function import compute_score
+from justrl.training.verl.settings import reward_rule
 from justrl.verifiers import get_reward
 from justrl.verifiers import own as own_functions
 from justrl.verifiers.outcome import Outcome

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from justrl import config as experiment
 from justrl.config import EngineSettings
 from justrl.errors import UserError
-from justrl.hardware import memory, memory_checks
+from justrl.hardware import checks, memory
 from justrl.hardware.checks import FAILED, OK, WARNING
 from justrl.models.shape import DEEPSEEK, ModelShape
 from justrl.training.verl import settings
-from justrl.training.verl.request import VerlRequest
+from justrl.training.verl.settings import VerlRequest
 from tiny_model import make_tiny_model
 
 KINDS = {24: "RTX-4090", 40: "A100-40GB", 48: "L40S", 80: "A800-80GB", 141: "H200"}
@@ -78,7 +78,7 @@ def test_the_authors_share_of_memory_on_fewer_gpus(paper, gpus, gib, status):
     phase, most = wanted.fullest(wanted.settings)
     assert phase.endswith("vLLM awake") and most == pytest.approx(gib, abs=0.6)
     recipe = paper.runs["deepseek"].recipe
-    check = memory_checks.check_memory(hardware(paper, 80, gpus, gpu_memory_utilization=0.85), "verl", recipe, DEEPSEEK)
+    check = checks.check_memory(hardware(paper, 80, gpus, gpu_memory_utilization=0.85), "verl", recipe, DEEPSEEK)
     assert check.status == status
     if status == FAILED:
         assert check.remedy == "hardware.engine.gpu_memory_utilization: 0.6 would fit"
@@ -171,11 +171,11 @@ def test_on_a_cpu_what_weights_are_handed_over_in_holds_the_largest(paper, shape
 def test_the_preflight_says_whether_weights_can_be_handed_over(paper, tmp_path):
     folder = make_tiny_model(tmp_path / "model")
     cpu = paper.hardware.model_copy(update={"gpus_per_node": 0, "gpu": "none"})
-    check = memory_checks.check_weight_transfer(folder, cpu, "verl")
+    check = checks.check_weight_transfer(folder, cpu, "verl")
     assert check.status == OK and check.found.startswith("64 MiB for each rank (1); model.embed_tokens.weight takes 0")
     # Weights of another form than config.json tells.
     save_file({"experts": torch.zeros(3 * 2**23)}, folder / "model.safetensors")
-    check = memory_checks.check_weight_transfer(folder, cpu, "verl")
+    check = checks.check_weight_transfer(folder, cpu, "verl")
     assert check.status == FAILED and "experts takes 96" in check.found
-    assert memory_checks.check_weight_transfer(folder, paper.hardware, "verl").status == OK
-    assert memory_checks.check_weight_transfer(folder, cpu, "reference").status == OK
+    assert checks.check_weight_transfer(folder, paper.hardware, "verl").status == OK
+    assert checks.check_weight_transfer(folder, cpu, "reference").status == OK

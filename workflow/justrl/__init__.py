@@ -23,7 +23,7 @@ _PUBLIC = {
     "ParquetDataset": "justrl.data.parquet",
     "apply_chat_template": "justrl.public",
     "collate_fn": "justrl.data.parquet",
-    "compute_group_advantages": "justrl.training.reference.advantages",
+    "compute_group_advantages": "justrl.training.reference.loss",
     "extract_question": "justrl.public",
     "load_eval_dataset": "justrl.data.benchmarks",
     "log_training_metrics": "justrl.public",

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 TRACE = os.environ.get("JUSTRL_TEST_TRACE")
-LOGGER = "justrl.training.reference.training_log"
+LOGGER = "justrl.training.reference.loop"
 
 
 def pause_seconds() -> float:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from justrl import config
-from justrl.cli.options import HelpFormatter, number, whole
-from justrl.config import Hardware, Recipe, read_part
+from justrl.cli.options import add_subcommands, number, whole
+from justrl.config import Hardware, Recipe, RunDescription, read_part
 from justrl.config import files as config_files
 from justrl.config.recipe_names import translate_override
 from justrl.errors import UserError
@@ -46,54 +46,48 @@ LOCAL_HARDWARE = {
 }
 
 
-def execution_of(args: argparse.Namespace, hardware: Hardware, trackers: Sequence[str]) -> Execution:
-    """The execution settings of a segment, from the options of the command line."""
-    return Execution(
-        threads=args.threads or machine.cpu_threads(hardware.cpus_per_node),
-        device=args.device,
-        log_every=args.log_every,
-        rollouts=args.rollouts or hardware.rollouts,
-        rollout_batch_size=args.rollout_batch_size,
-        wait_for_owner_minutes=args.wait_for_owner_minutes,
-        keep_rollouts=args.keep_rollouts,
-        trackers=tuple(dict.fromkeys(args.tracker or trackers)),
-    )
-
-
-def hardware_of(args: argparse.Namespace, hardware: Hardware, engine: str, recipe: Recipe) -> Hardware:
-    """The hardware, with the command line's interval between saves and with the hang timeout as a number."""
-    hang = hang_timeout_minutes(hardware, engine, recipe, read_shape(args.model))
-    return hardware.model_copy(
-        update={"save_every": args.save_every or hardware.save_every, "hang_timeout_minutes": hang}
+def request_of(
+    args: argparse.Namespace, run: RunDescription, hardware: Hardware, trackers: Sequence[str], **segment: Any
+) -> SegmentRequest:
+    """Make the request for `segment` of a run from the options that both commands have."""
+    engine = args.engine or run.engine
+    hang = hang_timeout_minutes(hardware, engine, run.recipe, read_shape(args.model))
+    every = args.save_every or hardware.save_every
+    return SegmentRequest(
+        run=run.run,
+        engine=engine,
+        recipe=run.recipe,
+        seed=run.seed,
+        model_dir=args.model,
+        train_file=args.data,
+        hardware=hardware.model_copy(update={"save_every": every, "hang_timeout_minutes": hang}),
+        execution=Execution(
+            threads=args.threads or machine.cpu_threads(hardware.cpus_per_node),
+            device=args.device,
+            log_every=args.log_every,
+            rollouts=args.rollouts or hardware.rollouts,
+            rollout_batch_size=args.rollout_batch_size,
+            wait_for_owner_minutes=args.wait_for_owner_minutes,
+            keep_rollouts=args.keep_rollouts,
+            trackers=tuple(dict.fromkeys(args.tracker or trackers)),
+        ),
+        **segment,
     )
 
 
 def segment_request(args: argparse.Namespace) -> SegmentRequest:
     """Make the request for one segment from the command line and the files it names."""
-    described = read_object(args.run_file)
-    if missing := [name for name in ("run", "engine", "seed", "recipe") if name not in described]:
-        raise UserError(
-            f"{args.run_file} does not describe a run: {', '.join(missing)} missing; give the run.json of a run"
-        )
-    args.run = described["run"]
     given = read_object(args.hardware) if args.hardware else {}
-    engine, recipe = args.engine or described["engine"], read_part(Recipe, described["recipe"], args.run_file)
-    hardware = read_part(Hardware, LOCAL_HARDWARE | given, args.hardware or "--hardware")
-    hardware = hardware_of(args, hardware, engine, recipe)
-    return SegmentRequest(
-        run=described["run"],
-        engine=engine,
-        recipe=recipe,
-        seed=described["seed"],
-        model_dir=args.model,
-        train_file=args.data,
+    return request_of(
+        args,
+        read_part(RunDescription, read_object(args.run_file), args.run_file),
+        read_part(Hardware, LOCAL_HARDWARE | given, args.hardware or "--hardware"),
+        [name for name in os.environ.get(VARIABLE, "").split(",") if name],
         start_step=args.start_step,
         to_step=args.to_step,
         work_dir=args.work_dir,
         model_out=args.model_out,
         metrics_out=args.metrics_out,
-        hardware=hardware,
-        execution=execution_of(args, hardware, [name for name in os.environ.get(VARIABLE, "").split(",") if name]),
         keep_export=args.export == "kept",
     )
 
@@ -126,122 +120,74 @@ def run_request(args: argparse.Namespace) -> SegmentRequest:
     changed["runs"][args.run] |= {"recipe": own, "enabled": True}
     changed["recipe"] |= {key: own[key] for key in config.PREPARED}  # of the data in --data
     experiment = config.Experiment.from_mapping(changed)
-    run = experiment.runs[args.run]
-    hardware = hardware_of(args, experiment.hardware, run.engine, run.recipe)
-    return SegmentRequest(
-        run=args.run,
-        engine=run.engine,
-        recipe=run.recipe,
-        seed=experiment.seed,
-        model_dir=args.model,
-        train_file=args.data,
+    return request_of(
+        args,
+        experiment.described(args.run),
+        experiment.hardware,
+        experiment.trackers,
         start_step=0,
-        to_step=run.steps,
+        to_step=experiment.runs[args.run].steps,
         work_dir=args.output / "work",
         model_out=args.output / "model",
         metrics_out=args.output / "metrics.jsonl",
-        hardware=hardware,
-        execution=execution_of(args, hardware, experiment.trackers),
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--model", type=Path, required=True, help="model folder to start from, in Hugging Face's layout"
-    )
-    common.add_argument("--data", type=Path, required=True, help="training Parquet in verl's schema")
-    common.add_argument("--engine", choices=["reference", "verl"], help="default: the run's engine")
-    common.add_argument(
-        "--device", choices=["cpu", "cuda"], help="of the reference engine (default: cuda if available)"
-    )
-    common.add_argument(
-        "--threads", type=whole(1), help="CPU threads (default: OMP_NUM_THREADS, Slurm's number, or all cores)"
-    )
-    common.add_argument(
-        "--save-every", type=whole(1), help="steps between saves of the full state (default: hardware.save_every)"
-    )
-    common.add_argument(
-        "--log-every",
-        type=whole(1),
-        default=10,
-        help="steps between progress lines when the output is not a terminal (default: 10)",
-    )
-    common.add_argument(
-        "--rollouts",
-        choices=["transformers", "vllm"],
-        help="sampler of the reference engine (default: hardware.rollouts)",
-    )
-    common.add_argument(
-        "--rollout-batch-size", type=whole(1), help="responses generated at a time (default: all of a step)"
-    )
-    common.add_argument(
-        "--wait-for-owner-minutes",
-        type=number(0),
-        default=0.0,
-        help="minutes to wait while another trainer uses the same folder (default: 0, fail at once)",
-    )
-    common.add_argument("--keep-rollouts", action="store_true", help="of verl: write all rollouts as JSON lines")
-    common.add_argument(
-        "--tracker",
-        action="append",
-        choices=get_args(config.Tracker),
-        help=f"also log to this tracker (repeatable; overrides `trackers` and {VARIABLE})",
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    options: dict[str, Any] = {"parents": [common], "formatter_class": HelpFormatter, "allow_abbrev": False}
+    add_subcommands(parser, {run: _run, segment: _segment, resume: _resume})
 
-    text = "train a whole run without Snakemake"
-    run = commands.add_parser("run", help=text, description=f"{text[:1].upper()}{text[1:]}.", **options)
-    run.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="RUN key.dotted=value",
-        help="name of the run, then overrides such as learning_rate=2e-4",
-    )
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="model folder to start from, in Hugging Face's layout")
+    add("--data", type=Path, required=True, help="training Parquet in verl's schema")
+    add("--engine", choices=["reference", "verl"], help="default: the run's engine")
+    add("--device", choices=["cpu", "cuda"], help="of the reference engine (default: cuda if available)")
+    add("--threads", type=whole(1), help="CPU threads (default: OMP_NUM_THREADS, Slurm's number, or all cores)")
+    add("--save-every", type=whole(1), help="steps between saves of the full state (default: hardware.save_every)")
+    text = "steps between progress lines when the output is not a terminal (default: 10)"
+    add("--log-every", type=whole(1), default=10, help=text)
+    text = "sampler of the reference engine (default: hardware.rollouts)"
+    add("--rollouts", choices=["transformers", "vllm"], help=text)
+    add("--rollout-batch-size", type=whole(1), help="responses generated at a time (default: all of a step)")
+    text = "minutes to wait while another trainer uses the same folder (default: 0, fail at once)"
+    add("--wait-for-owner-minutes", type=number(0), default=0.0, help=text)
+    add("--keep-rollouts", action="store_true", help="of verl: write all rollouts as JSON lines")
+    text = f"also log to this tracker (repeatable; overrides `trackers` and {VARIABLE})"
+    add("--tracker", action="append", choices=get_args(config.Tracker), help=text)
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    add, text = parser.add_argument, "name of the run, then overrides such as learning_rate=2e-4"
+    add("overrides", nargs="*", metavar="RUN key.dotted=value", help=text)
     # torchrun also looks for its own options among the program's words, and --run is an ambiguous abbreviation there.
-    run.add_argument("--run", help="name of the run, as an option (needed under torchrun)")
-    run.add_argument("--config", type=Path, action="append", default=[], help="overlay over config.yaml; repeatable")
-    run.add_argument("--output", type=Path, required=True, help="folder for model/, metrics.jsonl and work/")
-    run.set_defaults(call=train, request=run_request)
+    add("--run", help="name of the run, as an option (needed under torchrun)")
+    add("--config", type=Path, action="append", default=[], help="overlay over config.yaml; repeatable")
+    add("--output", type=Path, required=True, help="folder for model/, metrics.jsonl and work/")
 
-    text = "train one segment, as the workflow does"
-    segment = commands.add_parser("segment", help=text, description=f"{text[:1].upper()}{text[1:]}.", **options)
-    segment.add_argument("--run-file", type=Path, required=True, help="run.json: run, engine, seed, recipe")
-    segment.add_argument("--hardware", type=Path, help="hardware.json: save_every, cpus_per_node, ...")
-    segment.add_argument("--start-step", type=whole(0), required=True, help="last step before the segment")
-    segment.add_argument("--to-step", type=whole(1), required=True, help="last step of the segment")
-    segment.add_argument("--work-dir", type=Path, required=True, help="folder for training states between attempts")
-    segment.add_argument("--model-out", type=Path, required=True, help="folder for the exported model")
-    segment.add_argument("--metrics-out", type=Path, required=True, help="file for the metrics of the segment")
-    segment.add_argument(
-        "--export",
-        choices=["kept", "dropped"],
-        default="kept",
-        help="dropped: write a note instead of the model (default: kept)",
-    )
-    segment.set_defaults(call=train, request=segment_request)
 
-    text = "accept the alarm that stopped a run, so that the next start continues it"
-    resume = commands.add_parser(
-        "resume",
-        help=text,
-        description=f"{text[:1].upper()}{text[1:]}.",
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-    )
-    resume.add_argument("run", metavar="RUN", help="folder of the run, or its name in --results")
-    resume.add_argument(
-        "--accept",
-        metavar="ALARM",
-        action="append",
-        required=True,
-        choices=alarms.NAMES,
-        help=f"alarm to accept for the rest of the run; repeatable: {', '.join(alarms.NAMES)}",
-    )
-    resume.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
-    resume.set_defaults(call=accept)
+def _segment(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    add = parser.add_argument
+    add("--run-file", type=Path, required=True, help="run.json of the run")
+    add("--hardware", type=Path, help="hardware.json: save_every, cpus_per_node, ...")
+    add("--start-step", type=whole(0), required=True, help="last step before the segment")
+    add("--to-step", type=whole(1), required=True, help="last step of the segment")
+    add("--work-dir", type=Path, required=True, help="folder for training states between attempts")
+    add("--model-out", type=Path, required=True, help="folder for the exported model")
+    add("--metrics-out", type=Path, required=True, help="file for the metrics of the segment")
+    text = "dropped: write a note instead of the model (default: kept)"
+    add("--export", choices=["kept", "dropped"], default="kept", help=text)
+
+
+def _resume(parser: argparse.ArgumentParser) -> None:
+    add, names = parser.add_argument, alarms.NAMES
+    add("run", metavar="RUN", help="folder of the run, or its name in --results")
+    text = f"alarm to accept for the rest of the run; repeatable: {', '.join(names)}"
+    add("--accept", metavar="ALARM", action="append", required=True, choices=names, help=text)
+    add("--results", type=Path, default=Path("results"), help="results folder (default: results)")
 
 
 def name_the_run(args: argparse.Namespace) -> None:
@@ -274,8 +220,39 @@ def check_node(request: SegmentRequest) -> None:
     write_json(written, {"checks": [check.as_dict() for check in found]})
 
 
-def accept(args: argparse.Namespace) -> None:
-    """Accept alarms of a run."""
+def run(args: argparse.Namespace) -> int:
+    """Train a whole run without Snakemake."""
+    return train(run_request(args))
+
+
+def segment(args: argparse.Namespace) -> int:
+    """Train one segment, as the workflow does."""
+    return train(segment_request(args), checks_node=True)
+
+
+def train(request: SegmentRequest, checks_node: bool = False) -> int:
+    """Train; return 0 when the result is published, 75 when told to stop (state saved, start again to continue).
+
+    Raises UserError, among others if an alarm has ended the run and was not accepted.
+    """
+    alarms.refuse_marked(request.work_dir)
+    # Set before torch is imported: its thread pools read the environment only once.
+    os.environ["OMP_NUM_THREADS"] = str(request.execution.threads)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from justrl.training import get_engine
+
+    if checks_node:
+        check_node(request)
+    try:
+        get_engine(request.engine).train_segment(request)
+    except SegmentInterrupted as interrupted:
+        print(interrupted, file=sys.stderr, flush=True)
+        return interrupted.status
+    return 0
+
+
+def resume(args: argparse.Namespace) -> None:
+    """Accept the alarm that stopped a run, so that the next start continues it."""
     named, below = Path(args.run), args.results / "runs" / args.run
     folder = next((folder for folder in (named, below) if (folder / "work").is_dir()), None)
     if folder is None:
@@ -285,25 +262,3 @@ def accept(args: argparse.Namespace) -> None:
     print(f"{folder}: {accepted} accepted and recorded in the metrics from now on; the next start continues it")
     for entry in left:
         print(f"{folder}: alarm {entry['alarm']} of step {entry['step']} still stops every start: accept it as well")
-
-
-def train(args: argparse.Namespace) -> int:
-    """Train; return 0 when the result is published, 75 when told to stop (state saved, start again to continue).
-
-    Raises UserError, among others if an alarm has ended the run and was not accepted.
-    """
-    request = args.request(args)
-    alarms.refuse_marked(request.work_dir)
-    # Set before torch is imported: its thread pools read the environment only once.
-    os.environ["OMP_NUM_THREADS"] = str(request.execution.threads)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from justrl.training import get_engine
-
-    if args.request is segment_request:
-        check_node(request)
-    try:
-        get_engine(request.engine).train_segment(request)
-    except SegmentInterrupted as interrupted:
-        print(interrupted, file=sys.stderr, flush=True)
-        return interrupted.status
-    return 0

@@ -1,6 +1,7 @@
 """Show verl's settings for a run."""
 
 import argparse
+import json
 from pathlib import Path
 
 from justrl.cli.options import add_subcommands
@@ -39,9 +40,19 @@ def config(arguments: argparse.Namespace) -> None:
 
 def table(arguments: argparse.Namespace) -> None:
     """Print the settings of a run as Markdown: name, verl's key, value, source, reason."""
+    print(markdown(arguments.part, arguments.run))
+
+
+def markdown(part: str, run: str) -> str:
+    """Return a part of the table of settings (recipe, run or speed) with the values of a run of config.yaml."""
     from justrl.config import load
     from justrl.training.verl import settings
-    from justrl.training.verl.table import markdown, request_for
+    from justrl.training.verl.translate import request_from_run
 
-    part = {"recipe": settings.RECIPE, "run": settings.RUN, "speed": settings.SPEED}[arguments.part]
-    print(markdown(part, request_for(load(), arguments.run)))
+    experiment = load()
+    request = request_from_run(experiment.described(run), experiment.hardware)
+    lines = ["| what | verl key | value | source | note |", "|---|---|---|---|---|"]
+    for row in getattr(settings, part.upper()):
+        value = json.dumps(row.value_for(request))
+        lines.append(f"| {row.name} | `{row.key}` | `{value}` | {row.source} | {row.note} |")
+    return "\n".join(lines)

@@ -35,6 +35,7 @@ from justrl.config.schema import (
     RunDescription,
     SeedRun,
     Tracker,
+    engine_problems,
     text,
 )
 from justrl.errors import UserError, did_you_mean
@@ -286,11 +287,8 @@ class Experiment(Part):
             if (value := getattr(run, key)) % run.segment_steps:
                 yield f"{where}.{key} must be a multiple of segment_steps ({run.segment_steps}), got {value}"
         recipe = run.recipe
-        if recipe.prompts_per_step % recipe.mini_batch_prompts:
-            yield (
-                f"{where}: mini_batch_prompts ({recipe.mini_batch_prompts}) must divide prompts_per_step "
-                f"({recipe.prompts_per_step})"
-            )
+        for problem in engine_problems(run.engine, recipe):
+            yield f"{where}: {problem}"
         penalty = recipe.overlong_penalty
         if penalty.enabled and penalty.buffer >= recipe.max_response_length:
             yield (
@@ -308,11 +306,6 @@ class Experiment(Part):
             yield (
                 f"protocols.{self.evaluation.protocol}.max_tokens ({protocol.max_tokens}) plus a prompt of "
                 f"{recipe.max_prompt_length} tokens do not fit the context_length of models.{run.model} ({context})"
-            )
-        if run.engine == "reference" and recipe.staleness:
-            yield (
-                f"{where}: recipe.staleness = {recipe.staleness} is supported by verl only: set it to 0, or set "
-                "engine to verl"
             )
         if run.engine == "reference" and self.hardware.nodes > 1:
             yield (

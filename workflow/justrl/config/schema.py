@@ -5,7 +5,7 @@ the documentation are generated from them.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -350,6 +350,16 @@ class Recipe(Part):
     def rollouts_per_step(self) -> int:
         """Sequences per step."""
         return self.prompts_per_step * self.rollouts_per_prompt
+
+
+def engine_problems(engine: str, recipe: Recipe) -> Iterator[str]:
+    """Yield a sentence for each reason why an engine cannot train a recipe as it is."""
+    if recipe.prompts_per_step % recipe.mini_batch_prompts:
+        yield (
+            f"mini_batch_prompts ({recipe.mini_batch_prompts}) must divide prompts_per_step ({recipe.prompts_per_step})"
+        )
+    if engine == "reference" and recipe.staleness:
+        yield (f"recipe.staleness = {recipe.staleness} is supported by verl only: set it to 0, or set engine to verl")
 
 
 class Run(Part):

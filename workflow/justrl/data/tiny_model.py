@@ -29,8 +29,8 @@ from pathlib import Path
 from justrl.data.arithmetic import is_held_out, question_text
 from justrl.data.messages import DEFAULT_SEPARATOR, DEFAULT_SUFFIX, build_messages
 from justrl.errors import UserError
+from justrl.hardware.machine import one_core_each
 from justrl.io import atomic_folder, file_sha256, read_json, write_json
-from justrl.threads import one_core_each
 
 # Prompts and solutions repeat these phrases, so each is one token and a prompt is about 20 tokens long.
 PHRASES = ("\\boxed{", "\n\n", "What is ", " + ", " = ", "; ", ". ", "By columns: ", "At a glance:")

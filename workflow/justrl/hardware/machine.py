@@ -7,9 +7,12 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from justrl.errors import UserError
@@ -26,6 +29,8 @@ MAKE = {
 # Packages that decide whether the paper's engine runs as tested; patch releases of other packages do not matter.
 VERL_STACK = ("torch", "verl", "ray", "transformers", "tensordict", "TransferQueue", "hydra-core", "omegaconf")
 SMI_SECONDS = 30
+# Seconds after which a thread that waits for the GIL gets it; the default of 5 ms is half of a small model's pass.
+SWITCH_INTERVAL = 1e-4
 
 
 class NoDriver(UserError):
@@ -112,6 +117,14 @@ def cpu_threads(most: int | None = None) -> int:
     """Return the number of threads: the one set by OpenMP's or Slurm's variable, else the usable cores up to `most`."""
     told = os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK")
     return int(told or min(most or usable_cores(), usable_cores()))
+
+
+def one_core_each(threads: int) -> ThreadPoolExecutor:
+    """Return a pool of workers with one torch thread each, so that results do not depend on the thread count."""
+    import torch
+
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    return ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
 
 
 def missing_compilers() -> list[str]:

@@ -1,15 +1,19 @@
-"""GPU memory of a training job on verl, phase by phase, and the engine settings that make each phase fit.
+"""GPU memory of a training job, phase by phase, and the engine settings that make each phase fit.
 
-The numbers are calculated, not measured: bytes that verl 0.9.1 holds on each GPU, with FSDP2 sharding over all GPUs and
-vLLM asleep while the trainer computes. The phases of a step, in order: transfer of the weights to vLLM, wake-up of
-its cache and rollout, old log-probabilities, updates (backward pass, optimizer step), and a save. A save can also occur
-while vLLM is awake, when the job is asked to stop.
+The numbers are calculated, not measured. For verl they are the bytes that verl 0.9.1 holds on each GPU, with FSDP2
+sharding over all GPUs and vLLM asleep while the trainer computes. The phases of a step, in order: transfer of the
+weights to vLLM, wake-up of its cache and rollout, old log-probabilities, updates (backward pass, optimizer step), and a
+save. A save can also occur while vLLM is awake, when the job is asked to stop.
+
+The reference engine is one process with the whole model in float32 and no offloading. If vLLM samples there, it keeps
+its share of the GPU during the update, so less memory is left than with verl.
 """
 
 import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from justrl.config import EngineSettings, Hardware, Recipe
 from justrl.errors import UserError
@@ -28,6 +32,10 @@ MOST_UTILIZATION, TOKENS = 0.85, 32_768
 TIGHT = 0.97
 MOST_GPUS = 64
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+# Of the reference engine: GPU share of `rollout.VllmRollouts`, and GiB of a CUDA context.
+SHARE, CONTEXT_ALONE = 0.4, 1.0
+# Rows of float32 logits in `logprobs.chunked_log_probs`; as many rows hold their gradient.
+ROWS = 768
 
 
 @dataclass(frozen=True)
@@ -44,13 +52,45 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A training job: model, recipe, number of GPUs, GiB of each (`card`), and the configured engine settings."""
+class MemoryJob:
+    """The memory of a training job on either engine: model, recipe, and GiB of each GPU (`card`).
+
+    Both engines have `settings` (derived if the configuration gives none), `phases`, `problem` and `remedy`.
+    """
 
     shape: ModelShape
     recipe: Recipe
-    gpus: int
     card: float
+
+    @property
+    def settings(self) -> Any:
+        """The engine's settings."""
+        raise NotImplementedError
+
+    def phases(self, settings: Any) -> dict[str, dict[str, float]]:
+        """Return the GiB on each GPU, by phase and by type of data."""
+        raise NotImplementedError
+
+    def problem(self, settings: Any) -> str | None:
+        """Return what does not fit, or None."""
+        raise NotImplementedError
+
+    def remedy(self) -> str:
+        """Return what would fit."""
+        raise NotImplementedError
+
+    def fullest(self, settings: Any) -> tuple[str, float]:
+        """Return the phase that needs most memory on a GPU, and its GiB."""
+        sums = {phase: sum(parts.values()) for phase, parts in self.phases(settings).items()}
+        phase = max(sums, key=lambda name: sums[name])
+        return phase, sums[phase]
+
+
+@dataclass(frozen=True)
+class Job(MemoryJob):
+    """A training job on verl: number of GPUs, and the configured engine settings."""
+
+    gpus: int
     wishes: EngineSettings
 
     @property
@@ -124,12 +164,6 @@ class Job:
             "save, vLLM awake": held | awake | {"weights": master},
         }
 
-    def fullest(self, settings: Settings) -> tuple[str, float]:
-        """Return the phase that needs most memory on a GPU, and its GiB."""
-        sums = {phase: sum(parts.values()) for phase, parts in self.phases(settings).items()}
-        phase = max(sums, key=lambda name: sums[name])
-        return phase, sums[phase]
-
     def problem(self, settings: Settings) -> str | None:
         """Return what does not fit, or None."""
         longest = self.recipe.longest
@@ -165,6 +199,80 @@ class Job:
         return "use GPUs with more memory, a smaller model or a shorter recipe.max_response_length"
 
 
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """The sampler, and the number of answers sampled at once."""
+
+    rollouts: str
+    at_once: int
+
+
+@dataclass(frozen=True)
+class ReferenceJob(MemoryJob):
+    """A training job on the reference engine, on one GPU; `rollouts` is transformers or vllm."""
+
+    rollouts: str
+
+    @property
+    def settings(self) -> ReferenceSettings:
+        """The sampler, and how many answers of half the maximum length fit in memory at once."""
+        sequence = self.recipe.longest * self.shape.cache_bytes / GIB
+        fitting = int(self._cache / (sequence / 2))
+        return ReferenceSettings(self.rollouts, max(1, min(self.recipe.rollouts_per_step, fitting)))
+
+    @property
+    def _weights(self) -> float:
+        return 4 * self.shape.parameters / GIB
+
+    @property
+    def _cache(self) -> float:
+        """GiB of keys and values."""
+        if self.rollouts == "vllm":
+            return max(0.0, SHARE * self.card - self._weights / 2 - VLLM_WORK)
+        # The float32 weights and moments, and the half-precision copy of the weights that autocast keeps.
+        return max(0.0, self.card - 3.5 * self._weights - CONTEXT_ALONE)
+
+    def phases(self, _settings: ReferenceSettings | None = None) -> dict[str, dict[str, float]]:
+        """Return the GiB on the GPU, by phase and by type of data."""
+        shape, weights = self.shape, self._weights
+        tokens = self.recipe.longest * self.recipe.micro_batch_per_gpu
+        layer = tokens * (8 * shape.width + 4 * shape.intermediate) * 4 / GIB
+        kept = tokens * shape.layers * shape.width * 4 / GIB + layer
+        if not self.recipe.gradient_checkpointing:
+            kept = shape.layers * layer
+        logits = 2 * ROWS * shape.vocabulary * 4 / GIB
+        held = {"weights": weights, "moments": 2 * weights, "other": CONTEXT_ALONE}
+        if self.rollouts == "vllm":
+            held["vLLM's share"] = SHARE * self.card
+        update = {"gradients": weights, "autocast": weights / 2, "activations": kept, "logits": logits}
+        return {
+            "update": held | update,
+            # torch's AdamW temporarily makes one more copy of the parameters.
+            "optimizer step": held | {"gradients": weights, "temporaries": weights},
+        }
+
+    def problem(self, settings: ReferenceSettings) -> str | None:
+        """Return what does not fit, or None."""
+        phase, needed = self.fullest(settings)
+        if needed > self.card:
+            return f"{phase}: {needed:.1f} GiB on one GPU of {self.card:.1f} GiB by the reference engine"
+        sequence = self.recipe.longest * self.shape.cache_bytes / GIB
+        if self._cache < sequence:
+            return f"{self._cache:.1f} GiB are left for keys and values, one sequence takes {sequence:.1f}"
+        return None
+
+    def remedy(self) -> str:
+        """Return what would fit."""
+        alone = ReferenceJob(self.shape, self.recipe, self.card, "transformers")
+        if self.rollouts == "vllm" and not alone.problem(alone.settings):
+            return "hardware.rollouts: transformers would fit, and samples more slowly"
+        needed = self.fullest(self.settings)[1]
+        if self.rollouts == "vllm":
+            needed = alone.fullest(alone.settings)[1] / (1 - SHARE)
+        other = "engine: verl takes less, as it can move Adam's moments to main memory"
+        return f"it takes a GPU of {math.ceil(needed)} GiB; {other}"
+
+
 def job_of(hardware: Hardware, recipe: Recipe, shape: ModelShape | None, card: float | None = None) -> Job | None:
     """Return the memory of a job on GPUs with `card` GiB each (None: that of the configured kind); None on a CPU.
 
@@ -174,13 +282,28 @@ def job_of(hardware: Hardware, recipe: Recipe, shape: ModelShape | None, card: f
     """
     if hardware.on_cpu:
         return None
-    return Job(shape or DEEPSEEK, recipe, hardware.gpus, card or hardware.kind.memory, hardware.engine)
+    return Job(shape or DEEPSEEK, recipe, card or hardware.kind.memory, hardware.gpus, hardware.engine)
+
+
+def reference_job(hardware: Hardware, recipe: Recipe, shape: ModelShape) -> ReferenceJob | None:
+    """Return the memory of a job on the reference engine, which uses one GPU whatever the node has; None on a CPU.
+
+    Raises UserError: a kind of GPU without specifications.
+    """
+    if hardware.on_cpu:
+        return None
+    return ReferenceJob(shape, recipe, hardware.kind.memory, hardware.rollouts)
+
+
+def memory_job(hardware: Hardware, engine: str, recipe: Recipe, shape: ModelShape) -> MemoryJob | None:
+    """The memory of a training job on either engine; None on a CPU."""
+    return job_of(hardware, recipe, shape) if engine == "verl" else reference_job(hardware, recipe, shape)
 
 
 def settings_of(hardware: Hardware, recipe: Recipe, shape: ModelShape | None) -> Settings:
     """Return the engine's settings for a job; on a CPU, where GPU memory does not matter, default to the authors'."""
     job = job_of(hardware, recipe, shape) or Job(
-        shape or DEEPSEEK, recipe, max(1, hardware.gpus), math.inf, hardware.engine
+        shape or DEEPSEEK, recipe, math.inf, max(1, hardware.gpus), hardware.engine
     )
     return job.settings
 

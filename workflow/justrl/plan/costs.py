@@ -11,8 +11,7 @@ from pathlib import Path
 from justrl.config import Hardware, Recipe
 from justrl.config.gpu_specs import Gpu
 from justrl.errors import UserError
-from justrl.hardware.memory import settings_of
-from justrl.hardware.reference_memory import reference_job
+from justrl.hardware.memory import reference_job, settings_of
 from justrl.io import read_jsonl
 from justrl.models.shape import ModelShape
 from justrl.plan.step_time import LEAST, MOST, Lengths, Sampler, StepTime, Work, cut_lengths, step_time

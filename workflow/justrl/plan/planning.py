@@ -10,7 +10,8 @@ from justrl.config import files as config_files
 from justrl.config.gpu_specs import find_gpu
 from justrl.config.layout import Layout
 from justrl.errors import UserError
-from justrl.hardware.memory_checks import check_memory, memory_job
+from justrl.hardware.checks import check_memory
+from justrl.hardware.memory import memory_job
 from justrl.models.shape import KNOWN, ModelShape, read_shape, shape_in, shape_of
 from justrl.plan import costs
 from justrl.plan.costs import Calibration, Estimate, estimated

@@ -8,7 +8,7 @@ from pathlib import Path
 from justrl.config import Experiment, Hardware, RunDescription
 from justrl.config.layout import Layout
 from justrl.errors import UserError
-from justrl.hardware import checks, gpu_checks, memory_checks
+from justrl.hardware import checks
 from justrl.hardware.checks import FAILED, OK, SKIPPED, Check, guarded
 from justrl.models.shape import shape_of
 from justrl.plan import costs
@@ -30,7 +30,7 @@ def check_experiment(
     for engine in sorted({experiment.runs[run].engine for run in runs}):
         done.append(guarded("cores", partial(checks.check_cores, experiment.hardware, engine)))
         done.append(guarded("packages", partial(checks.check_packages, engine)))
-        done += gpu_checks.check_card(experiment.hardware, engine)
+        done += checks.check_card(experiment.hardware, engine)
     rewards = {experiment.runs[run].recipe.reward: Layout(experiment, str(results)).training_data(run) for run in runs}
     for reward, data in sorted(rewards.items(), key=str):
         there = data if Path(data).is_file() else None
@@ -51,14 +51,14 @@ def _check_run(experiment: Experiment, run: str, results: Path) -> list[Check]:
     layout = Layout(experiment, str(results))
     folder, data = Path(layout.base_model(run)), Path(layout.training_data(run))
     shape = plan.known_shape(experiment, run)
-    memory = guarded("memory", lambda: memory_checks.check_memory(hardware, engine, recipe, shape))
+    memory = guarded("memory", lambda: checks.check_memory(hardware, engine, recipe, shape))
     if not folder.is_dir() or not data.is_file():
         later = "not downloaded yet; `snakemake data` downloads it, and the preflight rule checks it"
         return [memory, Check("model, prompts", SKIPPED, later)]
     return [
         memory,
         guarded("model", lambda: experiment_checks.check_model(folder, engine)),
-        guarded("weight transfer", lambda: memory_checks.check_weight_transfer(folder, hardware, engine)),
+        guarded("weight transfer", lambda: checks.check_weight_transfer(folder, hardware, engine)),
         guarded("stop tokens", lambda: experiment_checks.check_stops(folder)),
         guarded("prompts", lambda: experiment_checks.check_prompts(data, folder, recipe)),
     ]
@@ -83,12 +83,12 @@ def check_job(
     return [
         guarded("run", lambda: experiment_checks.check_run_file(run)),
         guarded("cores", lambda: checks.check_cores(hardware, engine)),
-        guarded("memory", lambda: memory_checks.check_memory(hardware, engine, recipe, shape)),
+        guarded("memory", lambda: checks.check_memory(hardware, engine, recipe, shape)),
         guarded("packages", lambda: checks.check_packages(engine)),
         guarded("disk", lambda: checks.check_disk(Path(output).parent, needed)),
         guarded("reward", lambda: experiment_checks.check_reward(recipe.reward, data)),
         guarded("model", lambda: experiment_checks.check_model(model, engine)),
-        guarded("weight transfer", lambda: memory_checks.check_weight_transfer(model, hardware, engine)),
+        guarded("weight transfer", lambda: checks.check_weight_transfer(model, hardware, engine)),
         guarded("stop tokens", lambda: experiment_checks.check_stops(model)),
         guarded("prompts", lambda: experiment_checks.check_prompts(data, model, recipe)),
         guarded("engine", lambda: _check_engine(engine, engine_config)),
@@ -99,7 +99,7 @@ def check_node(hardware: Hardware, engine: str) -> list[Check]:
     """The checks of the node that trains, which only its own job can make: GPUs and compilers."""
     return [
         guarded("gpus", lambda: checks.check_gpus(hardware)),
-        *gpu_checks.check_card(hardware, engine),
+        *checks.check_card(hardware, engine),
         guarded("compilers", lambda: checks.check_compilers(engine, hardware)),
     ]
 

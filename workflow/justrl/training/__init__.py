@@ -8,7 +8,7 @@ from justrl.errors import UserError
 from justrl.hardware.machine import require_verl
 from justrl.training.segment import SegmentRequest
 
-ENGINES = ("reference", "verl")
+ENGINES = {"reference": "justrl.training.reference.loop", "verl": "justrl.training.verl.engine"}
 
 
 class Engine(Protocol):
@@ -32,4 +32,4 @@ def require_engine(name: str) -> None:
 def get_engine(name: str) -> Engine:
     """Return the module of the engine `name`, which has `train_segment`; raises UserError as `require_engine` does."""
     require_engine(name)
-    return import_module(f"justrl.training.{name}.engine")
+    return import_module(ENGINES[name])

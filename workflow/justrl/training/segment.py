@@ -23,6 +23,7 @@ from typing import Any
 
 from justrl.config import Hardware, Recipe
 from justrl.config.files import differences
+from justrl.config.schema import engine_problems
 from justrl.errors import UserError
 from justrl.io import (
     atomic_folder,
@@ -118,6 +119,8 @@ class SegmentRequest:
     keep_export: bool = True
 
     def __post_init__(self):
+        for problem in engine_problems(self.engine, self.recipe):
+            raise UserError(f"run {self.run}: {problem}")
         if not 0 <= self.start_step < self.to_step:
             raise UserError(
                 f"run {self.run}: a segment must start at step 0 or later and end after its start, got "

@@ -47,7 +47,11 @@ class Trackers:
         self._told = done
         self._board = SummaryWriter(str(request.work_dir / "tensorboard"), purge_step=done + 1)
         starts = {"wandb": _start_wandb, "trackio": _start_trackio}
-        self._runs = [starts[name](request) for name in request.execution.trackers]
+        where = zlib.crc32(str(request.work_dir.resolve()).encode())
+        settings = {"recipe": request.recipe.as_dict(), "seed": request.seed, "engine": request.engine}
+        self._runs = [
+            starts[name](request, f"{request.run}-{where:x}", settings) for name in request.execution.trackers
+        ]
 
     def tell(self, rows: Sequence[dict[str, Any]]) -> None:
         """Log those of these steps, in order, that were not logged before."""
@@ -69,17 +73,17 @@ class Trackers:
             finish()
 
 
-def _start_wandb(request: SegmentRequest) -> Started:
+def _start_wandb(request: SegmentRequest, identity: str, settings: dict[str, Any]) -> Started:
     import wandb
 
     try:
         run = wandb.init(
             dir=str(request.work_dir),
-            id=f"{request.run}-{zlib.crc32(str(request.work_dir.resolve()).encode()):x}",
+            id=identity,
             name=request.run,
             resume="allow",
             project=os.environ.get("WANDB_PROJECT", "justrl"),
-            config={"recipe": request.recipe.as_dict(), "seed": request.seed, "engine": request.engine},
+            config=settings,
         )
     except (wandb.errors.Error, OSError, ValueError) as error:
         raise UserError(
@@ -92,15 +96,14 @@ def _start_wandb(request: SegmentRequest) -> Started:
     return lambda values, step: run.log({**values, "step": step}), run.finish
 
 
-def _start_trackio(request: SegmentRequest) -> Started:
+def _start_trackio(_request: SegmentRequest, identity: str, settings: dict[str, Any]) -> Started:
     import trackio
 
-    name = f"{request.run}-{zlib.crc32(str(request.work_dir.resolve()).encode()):x}"
     run = trackio.init(
         project=os.environ.get("TRACKIO_PROJECT", "justrl"),
-        name=name,
+        name=identity,
         resume="allow",
-        config={"recipe": request.recipe.as_dict(), "seed": request.seed, "engine": request.engine},
+        config=settings,
         embed=False,
         auto_log_gpu=False,
         auto_log_cpu=False,

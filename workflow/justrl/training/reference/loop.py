@@ -1,12 +1,16 @@
-"""Training loop of the reference engine: questions, rollouts, rewards, updates and training states.
+"""The reference engine's training loop, on a CPU or one GPU: rollouts, rewards, updates, states, metrics, progress.
+
+Under torchrun, several processes divide every mini-batch among them.
 
 A step is a function of the policy and (seed, step), which determine its questions and what is sampled for them. A
 training that is killed at any point and resumed on the same machine is therefore bit-identical to an uninterrupted one.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import torch
 
 from justrl.config.files import in_words
 from justrl.errors import UserError
+from justrl.io import write_jsonl
 from justrl.models.sampling import Completed, Sampling, stop_token_ids
 from justrl.training import rollout_samples
 from justrl.training.alarms import AlarmRaised, Answer, Watch
@@ -25,7 +30,7 @@ from justrl.training.reference.checkpoint import (
     save_state,
     state_step,
 )
-from justrl.training.reference.distributed import ProcessGroup
+from justrl.training.reference.distributed import ProcessGroup, join_processes
 from justrl.training.reference.policy import (
     export_policy,
     load_model,
@@ -35,10 +40,15 @@ from justrl.training.reference.policy import (
     unshared_tensors,
     warmup_schedule,
 )
-from justrl.training.reference.questions import Question, load_questions, step_questions
-from justrl.training.reference.rollout import RolloutBackend, TransformersRollouts, VllmRollouts
+from justrl.training.reference.rollout import (
+    Question,
+    RolloutBackend,
+    TransformersRollouts,
+    VllmRollouts,
+    load_questions,
+    step_questions,
+)
 from justrl.training.reference.step import GRPOTrainer, NonFiniteError, RolloutBatch
-from justrl.training.reference.training_log import Reporter
 from justrl.training.reward import RewardFunction, Rewards
 from justrl.training.segment import (
     SegmentInterrupted,
@@ -49,7 +59,30 @@ from justrl.training.segment import (
     training_differences,
     way_back,
 )
-from justrl.training.watchdog import Progress
+from justrl.training.trackers import Trackers
+from justrl.training.watchdog import Progress, watched
+
+
+def train_segment(request: SegmentRequest) -> None:
+    """Train a segment, or restore it if it was finished before; publish its model and metrics.
+
+    Raises:
+        SegmentInterrupted: a stop signal came; the state is saved, start again to resume.
+        UserError: another trainer is running in the work directory, there is no state to resume from, the disk is
+            full, the loss is not finite, or an alarm was raised (`justrl.training.alarms`).
+    """
+    work = WorkDir(request.work_dir)
+    joined = join_processes(request.execution.device)
+    with joined as world, work.attempt(request) if world.is_main else nullcontext() as lock:
+        if not world.from_main(work.has_archive(request) if world.is_main else None):
+            with watched(f"run {request.run}", request.hardware.hang_seconds) as progress:
+                loop = train(request, work, world, lock.check if lock else lambda: None, progress)
+                if lock:
+                    lock.check()
+                    rows = [row for row in loop.rows if row["step"] > request.start_step]
+                    work.archive(request, loop.export, rows)
+        if world.is_main:
+            work.publish(request)
 
 
 class TrainingLoop:
@@ -364,3 +397,69 @@ def _whose(identities: Mapping[int, Mapping[str, Any] | None], mine: Mapping[str
     known = [identity for _, identity in sorted(identities.items()) if identity]
     found = training_differences(known[-1], mine) if known else []
     return f", and the newest belongs to another training ({in_words(found)})" if found else ""
+
+
+class ProgressBar:
+    """Shows step, reward and remaining time: a bar on a terminal, in a log file one line per `every` steps."""
+
+    def __init__(self, description: str, first: int, last: int, every: int):
+        self._last, self._every = last, every
+        self._began, self._first = time.monotonic(), first
+        self._description = description
+        self._bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=last, initial=first, desc=description, unit="step", dynamic_ncols=True)
+
+    def update(self, row: dict) -> None:
+        """Show one more step."""
+        summary = f"reward {row['reward_mean']:+.3f}, accuracy {row['accuracy']:.3f}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(summary)
+            self._bar.update()
+        elif row["step"] % self._every == 0 or row["step"] == self._last:
+            per_step = (time.monotonic() - self._began) / (row["step"] - self._first)
+            left = per_step * (self._last - row["step"])
+            print(
+                f"{self._description}: step {row['step']}/{self._last}, {summary}, entropy {row['entropy']:.3f}, "
+                f"{row['response_length_mean']:.0f} tokens, {per_step:.2f} s/step, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Reporter:
+    """Writes a segment's metrics to file and trackers, and its progress to the terminal; for the main process only.
+
+    When a training resumes, the rows of the steps that it repeats are removed.
+
+    Args:
+        rows: the metrics of the finished steps.
+    """
+
+    def __init__(self, request: SegmentRequest, rows: list[dict]):
+        done = rows[-1]["step"] if rows else 0
+        self._trackers = Trackers(request, done)
+        file = request.work_dir / "metrics.jsonl"
+        write_jsonl(file, rows)
+        self._file = file.open("a", encoding="utf-8")
+        self._progress = ProgressBar(request.run, done, request.to_step, request.execution.log_every)
+
+    def report(self, row: dict) -> None:
+        """Report one more step."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        self._trackers.tell([row])
+        self._progress.update(row)
+
+    def close(self) -> None:
+        """Close all files."""
+        self._progress.close()
+        self._file.close()
+        self._trackers.close()

@@ -22,12 +22,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from justrl.config import Recipe
 from justrl.errors import UserError
-from justrl.threads import one_core_each
+from justrl.hardware.machine import one_core_each
 from justrl.training.published_entropy import entropy_as_published
-from justrl.training.reference.advantages import compute_group_advantages
 from justrl.training.reference.distributed import ProcessGroup
 from justrl.training.reference.logprobs import PolicyLogProbs, can_share_prompts, pack_sequences
-from justrl.training.reference.loss import policy_loss
+from justrl.training.reference.loss import compute_group_advantages, policy_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -53,19 +53,8 @@ def _device_module() -> ModuleType:
 class PlatformCPU(PlatformBase):
     """One logical accelerator per rank; all of them are this machine's CPU."""
 
-    _module = _device_module()
-
-    @property
-    def device_name(self) -> str:
-        return "cpu"
-
-    @property
-    def vendor_name(self) -> str:
-        return "cpu"
-
-    @property
-    def device_module(self) -> ModuleType:
-        return self._module
+    device_name = vendor_name = "cpu"
+    device_module = _device_module()
 
     def is_available(self) -> bool:
         return True
@@ -81,19 +70,14 @@ class PlatformCPU(PlatformBase):
     def device_count(self) -> int:
         return 1
 
-    def set_device(self, device_index: Any) -> None: ...
-
-    def synchronize(self, device_index: Any = None) -> None: ...
-
     def manual_seed(self, seed: int) -> None:
         torch.manual_seed(seed)
 
-    def manual_seed_all(self, seed: int) -> None:
-        torch.manual_seed(seed)
+    manual_seed_all = manual_seed
 
-    def set_allocator_settings(self, settings: str) -> None: ...
+    def _nothing(self, *_: Any, **__: Any) -> None: ...
 
-    def empty_cache(self) -> None: ...
+    set_device = synchronize = set_allocator_settings = empty_cache = profiler_start = profiler_stop = cudart = _nothing
 
     def get_device_capability(self, device_index: int = 0) -> tuple[None, None]:
         return None, None
@@ -108,10 +92,6 @@ class PlatformCPU(PlatformBase):
     def nvtx_range(self, msg: str):
         yield
 
-    def profiler_start(self) -> None: ...
-
-    def profiler_stop(self) -> None: ...
-
     def ray_resource_name(self) -> str:
         """Return "GPU": Ray counts ranks by it, and `ray.init(num_gpus=...)` declares it without a real GPU."""
         return "GPU"
@@ -122,9 +102,6 @@ class PlatformCPU(PlatformBase):
     def is_ipc_supported(self) -> bool:
         """Return False: weights then go through shared memory."""
         return False
-
-    def cudart(self) -> None:
-        return None
 
 
 def _use_plain_gloo() -> None:

@@ -28,7 +28,7 @@ from justrl.training.trackers import Trackers
 from justrl.training.verl import checkpoints, environment, translate
 from justrl.training.verl import step_log as metrics
 from justrl.training.verl.progress import Progress as AttemptFiles
-from justrl.training.verl.request import VerlRequest
+from justrl.training.verl.settings import VerlRequest
 from justrl.training.verl.supervisor import Supervisor
 from justrl.training.watchdog import START_SECONDS, Progress, watched
 
@@ -77,7 +77,7 @@ class Segment:
             ranks=wanted.ranks,
             start_step=self.request.start_step,
             last_step=self.request.to_step,
-            logged=set(metrics.read_attempts(self.logs, self.request.recipe)),
+            logged=set(self._logged()),
         )
         if start == self.request.to_step:
             print(f"step {start} is trained already: publishing it", file=sys.stderr, flush=True)
@@ -98,8 +98,7 @@ class Segment:
         attempt.mkdir(parents=True, exist_ok=True)
         asked = attempt / "settings.json"
         write_json(asked, [asdict(row) for row in translate.asked(wanted)])
-        logged = metrics.read_attempts(self.logs, self.request.recipe)
-        earlier = [logged[step] for step in sorted(logged) if step <= start]
+        earlier = [row for step, row in self._logged().items() if step <= start]
         AttemptFiles(attempt).write_alarms(self.request.recipe.alarms, earlier)
         if others := os.environ.get(environment.MODULES_VARIABLE):
             print(f"verl: {environment.MODULES_VARIABLE} is set, so {others} is loaded as well", file=sys.stderr)
@@ -131,9 +130,7 @@ class Segment:
     def _is_done(self) -> bool:
         """Return whether the segment's last step is logged and completely saved."""
         saved = [state.step for state in checkpoints.states(self.work.checkpoints)]
-        return self.request.to_step in saved and self.request.to_step in metrics.read_attempts(
-            self.logs, self.request.recipe
-        )
+        return self.request.to_step in saved and self.request.to_step in self._logged()
 
     def _wanted(self) -> VerlRequest:
         """Return the request to verl, with this machine's paths."""
@@ -148,7 +145,6 @@ class Segment:
             model=str(request.model_dir.resolve()),
             shape=read_shape(request.model_dir),
             train_file=str(request.train_file.resolve()),
-            validation_file=str(request.train_file.resolve()),
             checkpoints=str(self.work.checkpoints.resolve()),
             rollouts=str(self.work.path.resolve() / "rollouts") if request.execution.keep_rollouts else None,
             cpus=environment.cpus(request.hardware),
@@ -167,15 +163,17 @@ class Segment:
 
     def rows(self) -> list[dict]:
         """Return the metrics of the segment's steps, in order."""
-        found = metrics.read_attempts(self.logs, self.request.recipe)
-        steps = range(self.request.start_step + 1, self.request.to_step + 1)
-        return [found[step] for step in steps if step in found]
+        first, last = self.request.start_step, self.request.to_step
+        return [row for step, row in self._logged().items() if first < step <= last]
+
+    def _logged(self) -> dict[int, dict]:
+        """Return the metrics of all steps that any attempt logged, by step, in order."""
+        return dict(sorted(metrics.read_attempts(self.logs, self.request.recipe).items()))
 
     def _tell(self, trackers: Trackers, log: Path) -> None:
         """Write the metrics so far, and log this attempt's steps to the trackers."""
         trackers.tell(metrics.read_attempt(log, self.request.recipe))
-        found = metrics.read_attempts(self.logs, self.request.recipe)
-        write_jsonl(self.work.live_metrics, [found[step] for step in sorted(found)])
+        write_jsonl(self.work.live_metrics, list(self._logged().values()))
 
     def write_model(self, folder: Path) -> None:
         """Merge the shards of the last step into a Hugging Face folder, in bfloat16: the weights used for rollouts.

@@ -10,7 +10,7 @@ from justrl.hardware.machine import usable_cores
 from justrl.models import vllm_backend
 from justrl.training.verl import nodes
 from justrl.training.verl.progress import ATTEMPT_VARIABLE, KEEP_VARIABLE, POLL_VARIABLE
-from justrl.training.verl.request import VerlRequest
+from justrl.training.verl.settings import VerlRequest
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[3]
 # CPUs that verl 0.9.1 requests from Ray before its first step; with fewer it would wait forever. They are for the task
@@ -78,7 +78,7 @@ def variables(request: VerlRequest, attempt: Path, log: Path) -> dict[str, str]:
     }
     if interface := request.hardware.network_interface:
         ours |= dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), interface)
-    if request.on_cpu:
+    if request.hardware.on_cpu:
         ours |= {
             "VERL_PLATFORM": "cpu",
             # verl registers its FSDP engine for cuda and npu only; the code is the same.

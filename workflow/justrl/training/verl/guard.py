@@ -28,6 +28,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 from justrl.errors import UserError
 from justrl.io import read_json_object
 from justrl.training.verl.progress import ATTEMPT_VARIABLE, Progress
@@ -117,28 +119,18 @@ def variables_of(scratch: Path) -> dict[str, str]:
 
 def descendants(root: int) -> list[int]:
     """Return the process ids of the living descendants of `root`, parents before children, without zombies."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            # The command name, in parentheses, may contain anything; the fields after it do not.
-            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-            if state not in "ZX":
-                children.setdefault(int(parent), []).append(int(entry.name))
-    return _walk(children, root)
-
-
-def _walk(children: dict[int, list[int]], root: int) -> list[int]:
-    order = []
-    for child in children.get(root, []):
-        order.append(child)
-        order.extend(_walk(children, child))
-    return order
+    living = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(root).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                    living.append(process.pid)
+    return living
 
 
 def shared_memory_of(pids: list[int]) -> set[str]:
     """Return the names of segments in /dev/shm that these processes map and that are not deleted."""
+    # Not by psutil, which adds up the memory of each mapping: that takes seconds for a process with vLLM.
     names = set()
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -151,9 +143,8 @@ def shared_memory_of(pids: list[int]) -> set[str]:
 
 def remove_shared_memory(names: set[str]) -> list[str]:
     """Remove those segments in `names` that no process maps any more; return the removed ones."""
-    everyone = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     removed = []
-    for name in names - shared_memory_of(everyone):
+    for name in names - shared_memory_of(psutil.pids()):
         with contextlib.suppress(FileNotFoundError):
             (SHM / name).unlink()
             removed.append(name)

@@ -13,7 +13,7 @@ from justrl.hardware.machine import usable_cores
 from justrl.io import read_json
 from justrl.training.verl import ray_start, translate
 from justrl.training.verl.progress import Progress
-from justrl.training.verl.request import Row
+from justrl.training.verl.settings import Row
 
 # Threads of the process that computes between the GPU phases, while the other processes wait; more hardly help.
 MOST_THREADS = 8

@@ -1,5 +1,7 @@
 """Loaded by verl in each of its processes (VERL_USE_EXTERNAL_MODULES): stack dumps, sockets, CPU, log-probabilities.
 
+verl is being imported then, so this module imports of it only what it changes (`patches` imports all of verl and vLLM).
+
 On SIGUSR2, a process writes the stacks of all its threads to <JUSTRL_STACKS>/<host>-<pid>.txt. The watchdog uses this
 to report where a run that makes no progress is stuck.
 """
@@ -9,7 +11,14 @@ import os
 import socket
 from pathlib import Path
 
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
 from justrl.training.watchdog import STACK_SIGNAL
+
+# Rows of logits whose log-probabilities are computed at a time.
+ROWS = 1024
 
 
 def stack_file(folder: Path, host: str, pid: int) -> Path:
@@ -29,7 +38,36 @@ def take_own_sockets() -> None:
     """Make verl's trainers send weights by this attempt's sockets; the resolved configuration names the receiver."""
     from verl.workers.rollout import base
 
-    base._ROLLOUT_REGISTRY["vllm", "async"] = "justrl.training.verl.weight_sockets.Sender"
+    base._ROLLOUT_REGISTRY["vllm", "async"] = "justrl.training.verl.patches.Sender"
+
+
+def _chunk(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return -cross_entropy(logits.float(), labels, reduction="none")
+
+
+def logprobs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the float32 log-probabilities of `labels` (...) under `logits` (..., vocabulary), ROWS at a time.
+
+    The backward pass, too, processes ROWS at a time.
+    """
+    rows = zip(logits.flatten(0, -2).split(ROWS), labels.flatten().split(ROWS), strict=True)
+    return torch.cat([checkpoint(_chunk, *row, use_reentrant=False) for row in rows]).view(labels.shape)
+
+
+def compute_logprobs_in_chunks() -> None:
+    """Replace verl's function for the log-probabilities of half-precision logits where there is no flash-attn.
+
+    Without it, verl 0.9.1 goes row by row (`logprobs_from_logits_v2`). This takes a few kernels for each of 32,768
+    tokens, and a float32 copy of all logits, 19 GB, which is kept for the backward pass.
+    """
+    from verl.utils import torch_functional
+
+    original = torch_functional.logprobs_from_logits_v2
+
+    def choose(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return original(logits, labels) if logits.dtype == torch.float32 else logprobs(logits, labels)
+
+    torch_functional.logprobs_from_logits_v2 = choose
 
 
 if os.environ.get("JUSTRL_STACKS"):  # not in the supervisor, which has no verl to change
@@ -39,6 +77,4 @@ if os.environ.get("JUSTRL_STACKS"):  # not in the supervisor, which has no verl 
 if os.environ.get("VERL_PLATFORM") == "cpu":
     from justrl.training.verl import cpu_platform  # noqa: F401
 elif os.environ.get("JUSTRL_STACKS"):
-    from justrl.training.verl import chunked_logprobs
-
-    chunked_logprobs.install()
+    compute_logprobs_in_chunks()

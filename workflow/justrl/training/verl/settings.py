@@ -1,15 +1,20 @@
 """verl's settings: one row per setting, with the recipe's name, verl's key, the value and its source.
 
-The rows are used for the translation, for the tables in docs/verl.md, and by the tests, which compare them with the
-resolved configuration. All other keys keep verl's defaults. Sources: P the paper (Table 2 and text), S the authors'
-script (thunlp/JustRL, train/examples/justrl), D a departure from both, with its reason in `note`.
+A row's value is a constant or a function of the segment's request. The rows are used for the translation, for the
+tables in docs/verl.md, and by the tests, which compare them with the resolved configuration. All other keys keep verl's
+defaults. Sources: P the paper (Table 2 and text), S the authors' script (thunlp/JustRL, train/examples/justrl), D a
+departure from both, with its reason in `note`.
 """
 
-from collections.abc import Iterator
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from justrl.config import AGGREGATION
-from justrl.hardware.memory import transfer_mib
-from justrl.training.verl.request import Row, VerlRequest, data_seed, longest, mixed_precision, of, reward_rule
+from justrl.config import AGGREGATION, Hardware, Recipe
+from justrl.hardware import memory
+from justrl.models.shape import ModelShape
 
 # Both the step limit and the epoch limit apply; a run ends by its number of steps, never by the size of its data.
 UNLIMITED_EPOCHS = 1_000_000
@@ -19,6 +24,91 @@ SEEDS_PER_STEP = 1000
 ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"
 MODEL = "actor_rollout_ref.model"
+
+Value = Callable[["VerlRequest"], Any]
+
+
+@dataclass(frozen=True)
+class VerlRequest:
+    """A segment's request to verl.
+
+    Paths are text, as in the resolved configuration. The defaults are placeholders for values that are filled in when a
+    segment starts, so that a run's configuration can be written without the paths of a machine.
+    """
+
+    recipe: Recipe
+    seed: int
+    hardware: Hardware
+    run: str = "run"
+    experiment: str = "paper"
+    start_step: int = 0
+    to_step: int | None = None
+    model: str = "<model>"
+    shape: ModelShape | None = None
+    train_file: str = "<train_file>"
+    checkpoints: str = "<work>/checkpoints"
+    rollouts: str | None = None
+    cpus: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def engine(self) -> memory.Settings:
+        """The engine's settings; those not configured are derived from the GPUs and the model."""
+        return memory.settings_of(self.hardware, self.recipe, self.shape)
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Data-parallel workers on each node: one per GPU, at least one on a CPU."""
+        return max(1, self.hardware.gpus_per_node)
+
+    @property
+    def ranks(self) -> int:
+        """Data-parallel workers on all nodes."""
+        return self.ranks_per_node * self.hardware.nodes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting: its name in the recipe, verl's key, its value, the source of the value, and a note.
+
+    `added` marks a key that verl reads but that is missing from its default configuration.
+    """
+
+    name: str
+    key: str
+    value: Value | Any
+    source: str
+    note: str = ""
+    added: bool = False
+
+    def value_for(self, request: VerlRequest) -> Any:
+        """Return the value for one request."""
+        return self.value(request) if callable(self.value) else self.value
+
+
+def of(*keys: str) -> Value:
+    """Return a function that gives the recipe's value at the path `keys`."""
+
+    def value(request: VerlRequest) -> Any:
+        value = functools.reduce(getattr, keys, request.recipe)
+        return list(value) if isinstance(value, tuple) else value
+
+    return value
+
+
+def reward_rule(request: VerlRequest) -> str:
+    """Return the recipe's reward: its name, or a custom function as JSON."""
+    reward = request.recipe.reward
+    return reward if isinstance(reward, str) else json.dumps(reward.as_dict(), sort_keys=True)
+
+
+def mixed_precision(dtype: str) -> dict[str, str]:
+    """Return FSDP's precisions for a compute type: it for parameters, float32 for gradient sums and buffers."""
+    return {
+        "param_dtype": {"bfloat16": "bf16", "float32": "fp32"}[dtype],
+        "reduce_dtype": "fp32",
+        "buffer_dtype": "fp32",
+    }
 
 
 # The recipe. Together with RUN, these rows contain every number of the paper's table.
@@ -112,12 +202,12 @@ RECIPE = (
 RUN = (
     Row("rollout engine", f"{ROLLOUT}.name", "vllm", "S"),
     Row("prompt builder", f"{ROLLOUT}.agent.agent_loop_manager_class",
-        "justrl.training.verl.agent_loop.AgentLoopManager", "D",
+        "justrl.training.verl.patches.AgentLoopManager", "D",
         "chosen by the tokenizer's tokens: verl chooses by model "
         "type and " "finds no " "`<|im_end|>` in " "DeepSeek's tokenizer",
         added=True),
     Row("weights to vLLM", f"{ROLLOUT}.engine_kwargs.vllm.worker_extension_cls",
-        "justrl.training.verl.weight_sockets.Receiver", "D",
+        "justrl.training.verl.patches.Receiver", "D",
         "through sockets of this attempt: in verl, two trainings on one node "
         "would " "share the " "names of " "sockets", added=True),
     Row("tensor parallel", f"{ROLLOUT}.tensor_model_parallel_size", 1, "S"),
@@ -127,10 +217,12 @@ RUN = (
     Row("base model", f"{MODEL}.path", lambda r: r.model, "P"),
     Row("no code of the base model's own", f"{MODEL}.trust_remote_code", False, "S", "verl's default"),
     Row("training data", "data.train_files", lambda r: r.train_file, "P"),
-    Row("validation data", "data.val_files", lambda r: r.validation_file, "D",
+    Row("validation data", "data.val_files", lambda r: r.train_file, "D",
         "verl opens it even if it never validates"),
     Row("validation rows", "data.val_max_samples", 1, "D", "one row is enough to open the file"),
-    Row("seed of the data order", "data.seed", data_seed, "D", "the authors set none; their verl used 1"),
+    Row("seed of the data order", "data.seed",
+        lambda r: r.seed if r.recipe.data_seed is None else r.recipe.data_seed, "D",
+        "the authors set none; their verl used 1"),
     Row("seed of the rollouts", f"{ROLLOUT}.seed", lambda r: r.seed + SEEDS_PER_STEP * r.start_step, "D",
         "verl adds the rank of the replica; each segment has its own seed, so that segments draw different numbers"),
     Row("seed of the mini-batches", f"{ACTOR}.data_loader_seed", lambda r: r.seed, "D",
@@ -193,7 +285,7 @@ SPEED = (
     Row("sequences at once", f"{ROLLOUT}.max_num_seqs", lambda r: r.engine.max_num_seqs, "D",
         "all rollouts of a step run from its start, with room for uneven replicas, "
         "if the " "cache " "holds a " "quarter of the maximum length of each"),
-    Row("longest sequence", f"{ROLLOUT}.max_model_len", lambda r: longest(r), "D",
+    Row("longest sequence", f"{ROLLOUT}.max_model_len", lambda r: r.recipe.longest, "D",
         "prompt and response, not the model's 131,072: smaller tables"),
     Row("chunked prefill", f"{ROLLOUT}.enable_chunked_prefill", True, "S", "verl's default"),
     Row("prefix cache", f"{ROLLOUT}.enable_prefix_caching", True, "D",
@@ -211,11 +303,12 @@ CPU = (
     Row("vLLM frees its memory", f"{ROLLOUT}.free_cache_engine", False, "D", "no GPU memory"),
     Row("vLLM sleeps", f"{ROLLOUT}.enable_sleep_mode", False, "D", added=True),
     Row("vLLM memory", f"{ROLLOUT}.gpu_memory_utilization", 0.1, "D"),
-    Row("prefill tokens", f"{ROLLOUT}.max_num_batched_tokens", lambda r: max(2048, longest(r)), "D"),
+    Row("prefill tokens", f"{ROLLOUT}.max_num_batched_tokens", lambda r: max(2048, r.recipe.longest),
+        "D"),
     Row("vLLM keeps weights for updates", f"{ROLLOUT}.engine_kwargs.vllm.worker_extension_cls",
-        "justrl.training.verl.vllm_cpu.WeightKeepingExtension", "D", added=True),
+        "justrl.training.verl.patches.WeightKeepingExtension", "D", added=True),
     Row("weight transfer", f"{ROLLOUT}.checkpoint_engine.update_weights_bucket_megabytes",
-        lambda r: transfer_mib(r.shape), "D", "on a CPU, each tensor must fit into it"),
+        lambda r: memory.transfer_mib(r.shape), "D", "on a CPU, each tensor must fit into it"),
     Row("agent workers", f"{ROLLOUT}.agent.num_workers", 1, "D"),
     Row("reward workers", "reward.num_workers", 1, "D"),
     Row("storage units", "transfer_queue.backend.SimpleStorage.num_data_storage_units", 1, "D"),
@@ -231,7 +324,7 @@ def rows(request: VerlRequest) -> Iterator[Row]:
     yield from SPEED
     if request.cpus is not None:
         yield Row("CPUs", "ray_kwargs.ray_init.num_cpus", request.cpus, "D", "from the allocation: Ray hangs without")
-    if request.on_cpu:
+    if request.hardware.on_cpu:
         yield from CPU
     for key, value in request.extra.items():
         yield Row("extra", key, value, "D")

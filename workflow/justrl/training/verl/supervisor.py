@@ -1,23 +1,30 @@
-"""Supervise a guarded trainer: forward requests to stop, end it if it makes no progress, report how it ended."""
+"""Supervise a guarded trainer: forward requests to stop, end it if it makes no progress, report how it ended.
+
+The report on a trainer without progress has the stacks of its processes, its last metrics and its memory.
+"""
 
 import collections
 import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from justrl.errors import UserError
+from justrl.hardware import machine
 from justrl.io import read_whole_lines
 from justrl.training.segment import stop_signals
 from justrl.training.verl import guard
-from justrl.training.verl.diagnosis import diagnose
+from justrl.training.verl.plugin import stack_file
 from justrl.training.verl.progress import STARTING, Progress
-from justrl.training.watchdog import START_SECONDS
+from justrl.training.watchdog import DUMP_SECONDS, STACK_SIGNAL, START_SECONDS
 
 # Time for the trainer to save after SIGTERM; Slurm kills it 30 s after SIGTERM (KillWait).
 TERM_GRACE_SECONDS = 22.0
@@ -143,7 +150,7 @@ class Supervisor:
         last = next(reversed(read_whole_lines(self.log)), None)
         progress = self.progress.last()
         report = diagnose(pid, self.attempt / "stacks", progress, last, idle)
-        (self.attempt / "hang.txt").write_text(report)
+        (self.attempt / "hang.txt").write_text(report, encoding="utf-8", errors="replace")
         print(report, file=sys.stderr, flush=True)
         where = f"in step {progress['step']}, phase {progress['phase']}" if progress else "before the first step"
         return (
@@ -186,3 +193,72 @@ def last_words(log: Path) -> str:
     errors = [error for error in errors if not error.startswith("ray.exceptions.")] or errors
     shown = "\n".join([*lines][-LINES_SHOWN:])
     return f"{errors[-1] if errors else lines[-1]}; the end of {log}:\n{shown}"
+
+
+def diagnose(root: int, stacks: Path, progress: dict, last_metrics: dict | None, idle_seconds: float) -> str:
+    """Describe the stuck processes of an attempt on this host: descendants of `root` and processes started by srun."""
+    pids = list(dict.fromkeys([*guard.descendants(root), *answering(stacks)]))
+    parts = [
+        f"no progress for {idle_seconds:.0f} s; last report: {progress or 'none'}",
+        f"last metrics: {last_metrics or 'none'}",
+        "GPU memory:\n" + gpu_memory(),
+        "processes:\n" + processes(pids),
+        dump_stacks(stacks),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def gpu_memory() -> str:
+    """Return the used and total memory and the load of each GPU of this node, or why they are unknown."""
+    try:
+        found = machine.gpus()
+    except machine.NoDriver as error:
+        return str(error)
+    lines = (f"{gpu.index}: {gpu.memory_used} of {gpu.memory} MiB used, load {gpu.load} %" for gpu in found)
+    return "\n".join(lines)
+
+
+def answering(stacks: Path) -> list[int]:
+    """Return the processes on this host that handle STACK_SIGNAL, which would kill any other.
+
+    They are the processes that have their stack file open.
+    """
+    prefix = f"{socket.gethostname()}-"
+    found = []
+    for file in stacks.resolve().glob(f"{prefix}*.txt"):
+        process = Path("/proc", file.stem.removeprefix(prefix))
+        with contextlib.suppress(OSError):
+            if any(link.readlink() == file for link in (process / "fd").iterdir()):
+                found.append(int(process.name))
+    return found
+
+
+def processes(pids: list[int]) -> str:
+    """Return pid, state, memory and title of each process."""
+    lines = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            memory = f"{process.memory_info().rss // 2**10:,} kB"
+            lines.append(f"{pid:>8} {process.status():<10} {memory:>16}  {_title(pid)}")
+    return "\n".join(lines)
+
+
+def dump_stacks(stacks: Path) -> str:
+    """Return the stacks of all threads of the attempt's processes on this host that handle STACK_SIGNAL."""
+    asked = answering(stacks)
+    for pid in asked:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, STACK_SIGNAL)
+    time.sleep(DUMP_SECONDS)
+    parts = []
+    for pid in asked:
+        text = stack_file(stacks, socket.gethostname(), pid).read_text()
+        parts.append(f"stacks of process {pid} ({_title(pid)}):\n{text}")
+    return "\n".join(parts) or "no process could be asked for its stack"
+
+
+def _title(pid: int) -> str:
+    with contextlib.suppress(psutil.Error):
+        return " ".join(psutil.Process(pid).cmdline())[:100]
+    return "gone"

@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from justrl.config import Hardware, RunDescription
+from justrl.config.schema import engine_problems
 from justrl.errors import UserError
 from justrl.hardware.machine import require_verl
 from justrl.io import atomic_write
 from justrl.models.shape import shape_of
 from justrl.training.verl import settings
-from justrl.training.verl.request import Row, VerlRequest, check_recipe
+from justrl.training.verl.settings import Row, VerlRequest
 
 # Groups that verl keeps so that old commands still work, but never reads.
 IGNORED_GROUPS = ("custom_reward_function", "reward_model", "sandbox_fusion")
+# verl's GRPO adds this constant to the standard deviation and offers no key for it (compute_grpo_outcome_advantage).
+VERL_ADVANTAGE_EPSILON = 1e-6
 
 
 def default_configuration():
@@ -55,9 +58,15 @@ def apply_row(configuration, row: Row, value: Any) -> None:
 def asked(request: VerlRequest) -> list[Row]:
     """Return the rows for `request` with their values; this does not need verl.
 
-    Raises UserError: a recipe that verl does not support.
+    Raises UserError: a recipe that verl does not support, or would interpret differently.
     """
-    check_recipe(request)
+    for problem in engine_problems("verl", request.recipe):
+        raise UserError(problem)
+    if (epsilon := request.recipe.advantage_epsilon) != VERL_ADVANTAGE_EPSILON:
+        raise UserError(
+            f"recipe.advantage_epsilon: verl has {VERL_ADVANTAGE_EPSILON} built in and no key for another, got "
+            f"{epsilon}; use `engine: reference` for that"
+        )
     return [replace(row, value=row.value_for(request)) for row in settings.rows(request)]
 
 
