@@ -21,7 +21,7 @@ from justrl import config
 from justrl.cli.options import HelpFormatter, number, whole
 from justrl.config import Hardware, Recipe, read_part
 from justrl.config import files as config_files
-from justrl.config.recipe_names import translate_override
+from justrl.config.names import translate_override
 from justrl.errors import UserError
 from justrl.hardware import machine
 from justrl.io import read_object, write_json

@@ -149,7 +149,7 @@ class Evaluation(Part):
     graders: list[Literal["strict", "paper", "paper_rules", "symbolic"]] = text(
         "Rule-based graders; each of them grades every completion.", min_length=1
     )
-    own_graders: dict[Name, OwnFunction] = text(
+    custom_graders: dict[Name, OwnFunction] = text(
         "Your own graders by name, in addition: Python functions that return whether a completion is correct.",
         default={},
     )

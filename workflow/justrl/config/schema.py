@@ -20,11 +20,12 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from justrl.config.custom_code import code_sha256
 from justrl.config.files import find
-from justrl.config.problems import HUB_ID, NAME, explain
+from justrl.config.names import HUB_ID, NAME, explain, with_todays_names
 from justrl.errors import UserError
 
 
@@ -115,10 +116,10 @@ class LocalModel(Part):
     context_length: Positive = text("Maximum sequence length in tokens (max_position_embeddings of its config.json).")
 
 
-class TaughtModel(Part):
+class TinyModel(Part):
     """A tiny model that the workflow creates and warm-starts (supervised training), for machines without a GPU."""
 
-    source: Literal["taught"] = text("Created by the workflow.")
+    source: Literal["tiny"] = text("Created by the workflow.")
     family: Literal["deepseek", "nemotron"] = text(
         "Model family to imitate: tokenizer, chat template, tied or untied embeddings."
     )
@@ -145,7 +146,7 @@ class TaughtModel(Part):
         return value
 
 
-Model = Annotated[HubModel | LocalModel | TaughtModel, Field(discriminator="source")]
+Model = Annotated[HubModel | LocalModel | TinyModel, Field(discriminator="source")]
 
 
 TaskSettings = dict[str, bool | int | float | str]
@@ -425,13 +426,24 @@ class RunDescription(Part):
     dataset: Dataset
     recipe: Recipe
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_version(cls, value: Any) -> Any:
+        return with_todays_names(value) if isinstance(value, Mapping) else value
 
-def completed(described: Mapping[str, Any]) -> dict[str, Any]:
-    """Add missing keys, with their defaults, to a run's description; return other documents unchanged."""
+
+def completed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Add keys that a run.json, or the one in a result's configuration, does not have yet, with their defaults.
+
+    Other documents only get today's names.
+    """
+    described = document.get("model")
+    if isinstance(described, Mapping) and "recipe" in described:
+        return with_todays_names(document) | {"model": completed(described)}
     try:
-        return RunDescription.model_validate(described).as_dict()
+        return RunDescription.model_validate(document).as_dict()
     except ValidationError:
-        return dict(described)
+        return with_todays_names(document)
 
 
 def read_part(part: type[AnyPart], content: str | Mapping, source: str | Path) -> AnyPart:

@@ -182,7 +182,7 @@ def train_supervised(model, tokenizer, settings: dict, seed: int, prompt_suffix:
 
 
 def make_model(settings: dict, seed: int, output: Path, threads: int, prompt_suffix: str = DEFAULT_SUFFIX) -> None:
-    """Build a Qwen2 from `settings` (the values of a `TaughtModel`), train it, and save it as a folder."""
+    """Build a Qwen2 from `settings` (the values of a `TinyModel`), train it, and save it as a folder."""
     import torch
 
     torch.set_num_threads(1)

@@ -104,7 +104,7 @@ def _training(
 
 def _slow_on_a_cpu(experiment: Experiment, run: str) -> bool:
     """True if a model of unknown speed is trained on a CPU: any model but those that the workflow makes itself."""
-    return not experiment.hardware.gpus and experiment.models[experiment.runs[run].model].source != "taught"
+    return not experiment.hardware.gpus and experiment.models[experiment.runs[run].model].source != "tiny"
 
 
 def _evaluation(

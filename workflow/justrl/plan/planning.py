@@ -335,14 +335,14 @@ def _evaluation_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dic
     }
 
 
-# The steps whose models are kept, by the value of `keep_exports`.
+# The steps whose models are kept, by the value of `keep_checkpoints`.
 EXPORTS = {"all": "segments", "evaluated": "evaluated checkpoints"}
 
 
 def _disk_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dict[str, Estimate]:
     state, export = costs.state_gb(shape.parameters), costs.export_gb(shape.parameters)
     segments = {"all": len(run.segment_ends), "evaluated": len(run.evaluated_steps)}
-    keep = experiment.keep_exports
+    keep = experiment.keep_checkpoints
     samples, _ = _evaluations(experiment, run)
     most = most_full_states()
     completions = costs.completions_gb(samples)
@@ -362,8 +362,8 @@ def _disk_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dict[str,
     other = "evaluated" if keep == "all" else "all"
     instead = total + (segments[other] - segments[keep]) * export.value
     return parts | {
-        "disk at most": Estimate(total, "GB", f"full states + exported models + completions, keep_exports: {keep}"),
-        "disk, other exports": Estimate(instead, "GB", f"with keep_exports: {other}, {segments[other]} models"),
+        "disk at most": Estimate(total, "GB", f"full states + exported models + completions, keep_checkpoints: {keep}"),
+        "disk, other exports": Estimate(instead, "GB", f"with keep_checkpoints: {other}, {segments[other]} models"),
     }
 
 

@@ -102,7 +102,7 @@ def _pattern(layout: Layout) -> re.Pattern[str]:
         rf"(golden|first_1000)/claims{page}",
         rf"compared/(?:{_any(experiment.compare)}){page}",
         rf"(figures|first_1000)/(?:{runs})/{figures}",
-        rf"figures/overlays/(?:{_any(experiment.overlays)}){page}",
+        rf"figures/overlays/(?:{_any(experiment.figures)}){page}",
         rf"first_1000/(?:{runs})/(metrics\.jsonl|run\.json)",
         rf"runs/(?:{runs})/({of_run})",
         rf"runs/(?:{runs})/segments/\d+/(model/.*|metrics\.jsonl|rollouts\.parquet)",

@@ -60,7 +60,7 @@ def segment_of(path: str, layout: Layout) -> tuple[str, int] | None:
 
 
 def check_kept(target: str, layout: Layout) -> None:
-    """Raise UserError if the model of a checkpoint was not kept or will not be (`keep_exports: evaluated`)."""
+    """Raise UserError if the model of a checkpoint was not kept or will not be (`keep_checkpoints: evaluated`)."""
     run, _, step = target.partition("@")
     if run not in layout.experiment.runs or not step.isdigit():
         return
@@ -70,12 +70,12 @@ def check_kept(target: str, layout: Layout) -> None:
     if (folder / NOT_KEPT).is_file():
         raise UserError(
             f"{target}: its model was not kept ({folder / NOT_KEPT}), {kept}: request one of these, or "
-            f"retrain with `keep_exports: all` after `justrl set-aside {run} --results {layout.root}`"
+            f"retrain with `keep_checkpoints: all` after `justrl set-aside {run} --results {layout.root}`"
         )
     if not layout.keeps_export(run, step) and not folder.is_dir():
         raise UserError(
-            f"{target}: `keep_exports: evaluated` will not keep its model, {kept}: ask for one of these, or set "
-            "`keep_exports: all`"
+            f"{target}: `keep_checkpoints: evaluated` will not keep its model, {kept}: ask for one of these, or set "
+            "`keep_checkpoints: all`"
         )
 
 

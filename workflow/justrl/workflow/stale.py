@@ -80,7 +80,7 @@ def _of_another_configuration(layout: Layout, path: Path) -> Iterator[str]:
         return
     name, benchmark, _ = of
     now = json.loads(json.dumps(layout.configuration(*of)))
-    changed = [key for key, _, _ in differences(config | {"model": completed(config.get("model") or {})}, now)]
+    changed = [key for key, _, _ in differences(completed(config), now)]
     if not changed:
         return
     yield str(path)
@@ -93,7 +93,7 @@ def _of_another_configuration(layout: Layout, path: Path) -> Iterator[str]:
     if "model" in parts and (name.endswith("@base") or name in layout.experiment.external):
         yield layout.target_model(layout.target(name))
     rules, *judged = layout.grades(*of)
-    if parts & {"graders", "own_graders"}:
+    if parts & {"graders", "custom_graders"}:
         yield rules
     if "model_grader" in parts:
         yield from judged

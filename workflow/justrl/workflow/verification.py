@@ -370,7 +370,7 @@ def _configuration_problems(now: Mapping[str, Any], result: Mapping[str, Any]) -
         yield "it does not record its configuration and inputs: delete and recompute it"
     elif made.get("config_sha256") != json_sha256(config):
         yield "its configuration was edited: the hash is of another"
-    elif changed := differences(config | {"model": completed(config.get("model") or {})}, now):
+    elif changed := differences(completed(config), now):
         yield f"it was computed with another configuration: {changed}"
 
 
