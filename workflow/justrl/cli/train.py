@@ -262,12 +262,12 @@ def check_node(request: SegmentRequest) -> None:
     Raises UserError that names each failed check and its remedy.
     """
     from justrl.hardware import checks
-    from justrl.preflight import preflight_checks
+    from justrl.preflight import experiment_checks
 
     written = WorkDir(request.work_dir).node
     if not request.hardware.gpus or request.hardware.gpu == "none" or written.is_file():
         return
-    found = preflight_checks.check_node(request.hardware, request.engine)
+    found = experiment_checks.check_node(request.hardware, request.engine)
     print(checks.table(found), file=sys.stderr, flush=True)
     if failed := [check for check in found if check.status == checks.FAILED]:
         raise UserError("; ".join(f"{check.name}: {check.found} ({check.remedy})" for check in failed))
