@@ -98,7 +98,7 @@ def failures():
     """Rule and logs of each failed job: the rule's own log and, on a queue, the queue's."""
     folder = getattr(workflow.executor_settings, "logdir", None)
     for job in workflow.scheduler.failed:
-        yield job.rule.name, [*job.log, *failed_jobs.queue_logs(folder, job.rule.name, job.wildcards)]
+        yield job.rule.name, [*job.log, *job_files.queue_logs(folder, job.rule.name, job.wildcards)]
 
 
 def timings_before(wildcards):

@@ -67,7 +67,7 @@ def started(arguments: argparse.Namespace) -> config.Experiment:
 
 def plan(arguments: argparse.Namespace) -> None:
     """Print the plan of every enabled run as a table or as JSON."""
-    from justrl.plan import backtest, detection, plan_tables, planning, rungs
+    from justrl.plan import backtest, detection, plan_tables, planning
 
     if arguments.backtest:
         print(json.dumps(backtest.as_dict(), indent=2) if arguments.json else backtest.render())
@@ -86,7 +86,7 @@ def plan(arguments: argparse.Namespace) -> None:
         terminal.say(detection.render_detection(loaded, arguments.detect, arguments.results, arguments.seeds))
         return
     if arguments.scales:
-        terminal.say(rungs.render_rungs(loaded))
+        terminal.say(plan_tables.render_scales(loaded))
         return
     made = planning.make_plan(loaded, arguments.gpu, arguments.nodes, arguments.measured)
     _show(arguments, made, lambda: plan_tables.render(made))

@@ -29,7 +29,7 @@ _OTHER_NAMES = {
 }
 # Names of a recipe's keys in other GRPO scripts, each with ours: for `JustRLGRPOTrainer`'s dictionary and overrides.
 RECIPE = {other: ours for ours, others in _OTHER_NAMES.items() for other in others.split()}
-# Names of versions up to 0.1, each with today's: keys of the configuration and, last, a value of `models.<name>.source`.
+# Names in versions up to 0.1, each with today's: keys of the configuration and a value of `models.<name>.source`.
 EARLIER = {
     "overlays": "figures",
     "keep_exports": "keep_checkpoints",

@@ -16,7 +16,7 @@ from justrl.config.layout import JUDGE, Layout
 from justrl.data.sources import changed_since
 from justrl.errors import UserError
 from justrl.io import read_json_object
-from justrl.workflow import config_snapshots, known_files
+from justrl.workflow import config_snapshots, run_state
 
 # Keys of a benchmark's entry that do not change its questions.
 FREE = ("label", "samples", "newer")
@@ -74,7 +74,7 @@ def _results(layout: Layout) -> Iterator[str]:
 
 def _of_another_configuration(layout: Layout, path: Path) -> Iterator[str]:
     """A result made under settings that have changed, with the files behind it that depend on these settings."""
-    of = known_files.result_of(layout, path)
+    of = run_state.result_of(layout, path)
     config = (read_json_object(path).get("provenance") or {}).get("config") if of else None
     if not of or not isinstance(config, dict):
         return

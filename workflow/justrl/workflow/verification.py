@@ -2,7 +2,7 @@
 
 Files that follow from other files are recomputed: scores from completions and verdicts, metrics from segments, and
 tables, claims and pages from those (`remaking`). Other files are compared with the records made when they were written
-(`records`). Files that the configuration does not know are listed (`known_files`).
+(`records`). Files that the configuration does not know are listed (`run_state`).
 """
 
 import functools
@@ -24,7 +24,7 @@ from justrl.report.cost import experiment_cost
 from justrl.report.provenance import code_sha256, collect_provenance
 from justrl.report.results import load_result
 from justrl.training.segment import NOT_KEPT, WorkDir, step_name
-from justrl.workflow import config_snapshots, known_files, records, remaking, run_state
+from justrl.workflow import config_snapshots, records, remaking, run_state
 from justrl.workflow.records import SMALL
 from justrl.workflow.remaking import differences
 
@@ -76,7 +76,7 @@ def verify(
     for name in whole.runs:
         for folder, problems, looked in records.state_problems(layout, name, states):
             checked.append(Verified(_below(folder, results), looked, problems))
-    for path, earlier in known_files.unknown_files(layout, results):
+    for path, earlier in run_state.unknown_files(layout, results):
         if earlier:
             checked.append(Verified(_below(path, results), f"of an earlier configuration, {earlier}"))
         else:
@@ -239,7 +239,7 @@ def _wrapped(problem: str) -> list[str]:
 def found_results(layout: Layout, results: Path) -> Iterator[Path]:
     """The existing result files, including other protocols, checkpoints and disabled runs."""
     for path in sorted([*results.glob("*.json"), *results.glob("*/*.json")]):
-        if known_files.result_of(layout, path):
+        if run_state.result_of(layout, path):
             yield path
 
 
@@ -350,7 +350,7 @@ def _result(layout: Layout, path: Path, results: Path, fingerprint, due: set[str
         samples = result.data["samples_per_question"]
     except (UserError, KeyError, TypeError) as error:
         return Verified(what, "", [f"it is not a complete result: {error!s:.200}"])
-    name, benchmark, protocol = known_files.result_of(layout, path) or ("", "", "")
+    name, benchmark, protocol = run_state.result_of(layout, path) or ("", "", "")
     found = f"avg@{samples} {average:.2%} by {result.headline}"
     problems = [
         *_configuration_problems(layout.configuration(name, benchmark, protocol), result.data),
