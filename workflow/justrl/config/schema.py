@@ -89,7 +89,8 @@ def text(description: str, **limits: Any) -> Any:
 LEAST_HANG_MINUTES = 30
 REVISION = "Commit of the hub repository; null: the latest commit of main, resolved at the first download."
 COLUMN = "Column with the {}; null: the first known name that exists (docs/change.md)."
-FROM_DISK = "File or folder, relative to the working directory or the repository."
+CONTEXT = "Maximum sequence length in tokens (max_position_embeddings of its config.json)."
+CONTAMINATED = "Remove questions that overlap with a benchmark."
 
 
 class Hub(Part):
@@ -99,21 +100,50 @@ class Hub(Part):
     offline: Switch = text("Never use the network.")
 
 
-class HubModel(Part):
-    """A model on the hub."""
+class HubSource(Part):
+    """A model or data on the hub."""
 
-    source: Literal["hub"] = text("The Hugging Face model hub.")
+    source: Literal["hub"] = text("The Hugging Face hub.")
     hub_id: HubId = text("Repository: owner/name.")
     revision: str | None = text(REVISION, default=None)
-    context_length: Positive = text("Maximum sequence length in tokens (max_position_embeddings of its config.json).")
 
 
-class LocalModel(Part):
+class LocalSource(Part):
+    """A file or folder on disk."""
+
+    source: Literal["local"] = text("A local file or folder.")
+    path: str = text("File or folder, relative to the working directory or the repository; it is copied.")
+
+
+class SumsSource(Part):
+    """Generated sums with exact answers."""
+
+    source: Literal["arithmetic"] = text("Generated.")
+    digits: Positive = text("Digits per operand.")
+    rows: Positive = text("Number of questions.")
+
+
+class TaskSource(Part):
+    """Generated questions of a reasoning-gym task (install with `make tasks`)."""
+
+    source: Literal["reasoning_gym"] = text("Generated.")
+    task: str = text("Name of the task, such as chain_sum.")
+    settings: dict[str, bool | int | float | str] = text(
+        "Settings of the task, such as {max_terms: 3}.", default_factory=dict
+    )
+    rows: Positive = text("Number of questions.")
+
+
+class HubModel(HubSource):
+    """A model on the hub."""
+
+    context_length: Positive = text(CONTEXT)
+
+
+class LocalModel(LocalSource):
     """A model folder on disk, in Hugging Face's layout."""
 
-    source: Literal["local"] = text("A local folder.")
-    path: str = text("Folder, relative to the working directory or the repository; it is copied.")
-    context_length: Positive = text("Maximum sequence length in tokens (max_position_embeddings of its config.json).")
+    context_length: Positive = text(CONTEXT)
 
 
 class TinyModel(Part):
@@ -149,9 +179,6 @@ class TinyModel(Part):
 Model = Annotated[HubModel | LocalModel | TinyModel, Field(discriminator="source")]
 
 
-TaskSettings = dict[str, bool | int | float | str]
-
-
 class TextDataset(Part):
     """Keys shared by training sets from the hub and from disk."""
 
@@ -161,42 +188,28 @@ class TextDataset(Part):
     remove_wrapper: Switch = text("Remove DAPO's own instruction around each question.", default=True)
     remove_duplicates: Switch = text("Remove duplicate questions.", default=True)
     remove_contradictions: Switch = text("Remove questions whose copies have different answers.", default=True)
-    remove_contaminated: Switch = text("Remove questions that overlap with a benchmark.", default=False)
+    remove_contaminated: Switch = text(CONTAMINATED, default=False)
 
 
-class HubDataset(TextDataset):
+class HubDataset(TextDataset, HubSource):
     """A training set on the hub."""
 
-    source: Literal["hub"] = text("The Hugging Face dataset hub.")
-    hub_id: HubId = text("Repository: owner/name.")
-    revision: str | None = text(REVISION, default=None)
 
-
-class LocalDataset(TextDataset):
+class LocalDataset(TextDataset, LocalSource):
     """A training set on disk: JSON lines, JSON, CSV or Parquet."""
 
-    source: Literal["local"] = text("A local file or folder.")
-    path: str = text(FROM_DISK)
 
-
-class ArithmeticDataset(Part):
+class ArithmeticDataset(SumsSource):
     """Generated sums with exact answers."""
 
-    source: Literal["arithmetic"] = text("Generated.")
-    digits: Positive = text("Digits per operand.")
     harder_share: Share = text("Share of sums with one more digit.")
-    rows: Positive = text("Number of questions.")
-    remove_contaminated: Switch = text("Remove questions that overlap with a benchmark.")
+    remove_contaminated: Switch = text(CONTAMINATED)
 
 
-class TaskDataset(Part):
+class TaskDataset(TaskSource):
     """Generated questions of a reasoning-gym task (install with `make tasks`)."""
 
-    source: Literal["reasoning_gym"] = text("Generated.")
-    task: str = text("Name of the task, such as chain_sum.")
-    settings: TaskSettings = text("Settings of the task, such as {max_terms: 3}.", default_factory=dict)
-    rows: Positive = text("Number of questions.")
-    remove_contaminated: Switch = text("Remove questions that overlap with a benchmark.")
+    remove_contaminated: Switch = text(CONTAMINATED)
 
 
 Dataset = Annotated[HubDataset | LocalDataset | ArithmeticDataset | TaskDataset, Field(discriminator="source")]
