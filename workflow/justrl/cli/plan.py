@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Callable
 
 from justrl import config
 from justrl.cli import terminal
@@ -89,11 +88,7 @@ def plan(arguments: argparse.Namespace) -> None:
         terminal.say(plan_tables.render_scales(loaded))
         return
     made = planning.make_plan(loaded, arguments.gpu, arguments.nodes, arguments.measured)
-    _show(arguments, made, lambda: plan_tables.render(made))
-
-
-def _show(arguments: argparse.Namespace, found: object, render: Callable[[], str]) -> None:
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(made, indent=2))
     else:
-        terminal.say(render())
+        terminal.say(plan_tables.render(made))

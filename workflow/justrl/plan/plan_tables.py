@@ -45,8 +45,10 @@ def render(plan: Mapping) -> str:
     for name, rows in plan["runs"].items():
         lines += ["", name]
         for quantity, row in rows.items():
-            label = LABELS.get(quantity, quantity)
-            lines.append(f"  {label:<22}{format_value(row['value']):>10} {row['unit']:<6} {_derived(row)}")
+            label, how = LABELS.get(quantity, quantity), row["how"]
+            if row["low"] is not None:
+                how = f"estimate, {format_value(row['low'])} to {format_value(row['high'])}: {how}"
+            lines.append(f"  {label:<22}{format_value(row['value']):>10} {row['unit']:<6} {how}")
         if plan["memory"][name]:
             lines += render_memory(plan["memory"][name])
     totals: dict[tuple[str, str], float] = {}
@@ -59,13 +61,6 @@ def render(plan: Mapping) -> str:
     lines += ["", f"all {count} runs" if count > 1 else "in total"]
     lines += [f"  {quantity:<22}{format_value(value):>10} {unit}" for (quantity, unit), value in totals.items()]
     return "\n".join(lines)
-
-
-def _derived(row: Mapping) -> str:
-    """The derivation of a figure, with the range if it is an estimate."""
-    if row["low"] is None:
-        return row["how"]
-    return f"estimate, {format_value(row['low'])} to {format_value(row['high'])}: {row['how']}"
 
 
 def render_memory(memory: Mapping) -> list[str]:
@@ -160,7 +155,7 @@ def render_scales(experiment: Experiment) -> str:
             "checks whether your installation reproduces the published scores of the released weights",
         ),
         (
-            ("one_gpu", GPU_ENVIRONMENT, *_of(one_gpu, make_plan(one_gpu))),
+            _whole("one_gpu", one_gpu, make_plan(one_gpu)),
             "snakemake --profile one_gpu",
             "shows whether a smaller version of the recipe improves the model",
         ),
@@ -170,7 +165,7 @@ def render_scales(experiment: Experiment) -> str:
             "shows whether reward, length and entropy change as published; `paper` resumes from it",
         ),
         (
-            ("paper", GPU_ENVIRONMENT, *_of(experiment, paper)),
+            _whole("paper", experiment, paper),
             "snakemake --profile slurm",
             "reproduces the paper, with a verdict on each of its claims",
         ),
@@ -193,6 +188,11 @@ def _line(row: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join(cells).rstrip()
 
 
+def _scale(name: str, hardware: str, gpu_hours: float, days: float, memory: str, disk: float) -> tuple[str, ...]:
+    """One row of the table of scales that need GPUs."""
+    return name, GPU_ENVIRONMENT, hardware, f"{gpu_hours:,.0f}", f"{days:.1f}", memory, f"{disk:,.0f} GB"
+
+
 def _golden(experiment: Experiment) -> tuple[str, ...]:
     """Every published model and the base models of their families, each on every benchmark, on one GPU."""
     evaluation, hardware = experiment.evaluation, experiment.hardware
@@ -204,49 +204,51 @@ def _golden(experiment: Experiment) -> tuple[str, ...]:
         found = [planning.shape_of_target(experiment, name) for name in names]
         shapes += [shape for shape in (*found, bases.get(family or "")) if shape]
     judged = evaluation.model_grader.enabled
-    hours = [costs.evaluation_gpu_hours(s, hardware.kind, answers, jobs, tokens, judged).value for s in shapes]
+    hours = sum(costs.evaluation_gpu_hours(s, hardware.kind, answers, jobs, tokens, judged).value for s in shapes)
     disk = sum(map(_model_gb, shapes)) + _judge_gb(experiment) + costs.completions_gb(answers * len(shapes))
-    return (
-        "golden",
-        GPU_ENVIRONMENT,
-        f"1 x {hardware.gpu}",
-        f"{sum(hours):,.0f}",
-        f"{sum(hours) / 24:.1f}",
-        "-",
-        f"{disk:,.0f} GB",
-    )
+    return _scale("golden", f"1 x {hardware.gpu}", hours, hours / 24, "-", disk)
 
 
 def _first_thousand(experiment: Experiment, paper: dict) -> tuple[str, ...]:
     """The segments that contain the first 1,000 steps of each run, and the evaluations of their checkpoints."""
-    hardware, evaluation, layout = experiment.hardware, experiment.evaluation, Layout(experiment)
+    hardware, evaluation = experiment.hardware, experiment.evaluation
     few = evaluation_samples(experiment, evaluation.validation_benchmarks, evaluation.protocol)
     tokens, jobs = experiment.protocols[evaluation.protocol].max_tokens, len(evaluation.validation_benchmarks)
-    seconds, evaluated, disk = 0.0, 0.0, _judge_gb(experiment)
-    bases = {}
-    for name, ends in layout.trainings("first_1000").items():
+    judged = evaluation.model_grader.enabled
+    seconds, evaluated, disk, bases = 0.0, 0.0, _judge_gb(experiment), {}
+    for name, ends in Layout(experiment).trainings("first_1000").items():
         run, shape = experiment.runs[name], shape_of_run(experiment, name)
         bases[run.model] = shape
         seconds += paper["runs"][name]["seconds per step"]["value"] * max(ends, default=0)
         checkpoints = 1 + sum(step <= 1000 for step in run.evaluated_steps) if run.evaluate else 0
-        evaluated += (
-            checkpoints
-            * costs.evaluation_gpu_hours(shape, hardware.kind, few, jobs, tokens, evaluation.model_grader.enabled).value
-        )
+        one = costs.evaluation_gpu_hours(shape, hardware.kind, few, jobs, tokens, judged).value
+        evaluated += checkpoints * one
         disk += planning.most_full_states() * costs.state_gb(shape.parameters).value
         disk += len(ends) * _model_gb(shape) + costs.completions_gb(checkpoints * few)
     disk += sum(map(_model_gb, bases.values()))
     hours = seconds / 3600
-    *_, memory, _ = _of(experiment, paper)
-    return (
-        "first_1000",
-        GPU_ENVIRONMENT,
-        _hardware(paper),
-        f"{hours * hardware.gpus + evaluated:,.0f}",
-        f"{hours / 24:.1f}",
-        memory,
-        f"{disk:,.0f} GB",
+    return _scale(
+        "first_1000", _hardware(paper), hours * hardware.gpus + evaluated, hours / 24, _peak_memory(paper), disk
     )
+
+
+def _whole(name: str, experiment: Experiment, plan: dict) -> tuple[str, ...]:
+    """All runs of an experiment, one after the other, with their evaluations."""
+
+    def total(quantity: str) -> float:
+        return sum(rows[quantity]["value"] for rows in plan["runs"].values() if quantity in rows)
+
+    bases = {experiment.runs[run].model: shape_of_run(experiment, run) for run in plan["runs"]}
+    disk = total("disk at most") + sum(map(_model_gb, bases.values())) + _judge_gb(experiment)
+    hours = total("training GPU hours") + total("evaluation GPU hours")
+    return _scale(name, _hardware(plan), hours, total("training"), _peak_memory(plan), disk)
+
+
+def _peak_memory(plan: dict) -> str:
+    """GiB of the fullest phase of any run."""
+    known = filter(None, plan["memory"].values())
+    fullest = [sum(phase.values()) for memory in known for phase in memory["phases"].values()]
+    return f"{max(fullest):.0f} GiB" if fullest else "-"
 
 
 def _model_gb(shape: ModelShape) -> float:
@@ -263,26 +265,6 @@ def _judge_gb(experiment: Experiment) -> float:
 def _hardware(plan: dict) -> str:
     hardware = plan["hardware"]
     return f"{hardware['nodes'] * hardware['gpus_per_node']} x {hardware['gpu']}"
-
-
-def _of(experiment: Experiment, plan: dict) -> tuple[str, ...]:
-    """Hardware, GPU hours, days with one run after the other, GiB of the fullest phase, disk."""
-
-    def total(quantity: str) -> float:
-        return sum(rows[quantity]["value"] for rows in plan["runs"].values() if quantity in rows)
-
-    fullest = [
-        sum(phase.values()) for memory in plan["memory"].values() if memory for phase in memory["phases"].values()
-    ]
-    bases = {experiment.runs[name].model: shape_of_run(experiment, name) for name in plan["runs"]}
-    disk = total("disk at most") + sum(map(_model_gb, bases.values())) + _judge_gb(experiment)
-    return (
-        _hardware(plan),
-        f"{total('training GPU hours') + total('evaluation GPU hours'):,.0f}",
-        f"{total('training'):.1f}",
-        f"{max(fullest):.0f} GiB" if fullest else "-",
-        f"{disk:,.0f} GB",
-    )
 
 
 def announce(

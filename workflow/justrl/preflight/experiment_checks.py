@@ -51,9 +51,7 @@ KNOWN_ANSWERS = (
 )
 
 
-def check_experiment(
-    experiment: Experiment, runs: Sequence[str], results: str | Path, profile: Path | None = None
-) -> list[Check]:
+def check_experiment(experiment: Experiment, runs: Sequence[str], results: str | Path) -> list[Check]:
     """All checks of the named runs, in the order in which failures would occur.
 
     They take seconds on a login node and write nothing.
@@ -73,7 +71,7 @@ def check_experiment(
     done.append(guarded("golden", lambda: check_golden(experiment, results)))
     for run in runs:
         done += [replace(check, found=f"{run}: {check.found}") for check in _check_run(experiment, run, results)]
-    resources = queue_checks.profile_resources(profile) if profile else queue_checks.profile_resources()
+    resources = queue_checks.profile_resources()
     try:
         done += queue_checks.check_queue(queue_checks.requests(experiment, runs, resources), resources)
     except UserError as error:
