@@ -17,8 +17,8 @@ from justrl.errors import UserError
 from justrl.models.shape import DEEPSEEK, shape_of
 from justrl.plan import costs
 from justrl.plan import planning as plan
+from justrl.plan.costs import LEAST, MOST, lengths_of, step_time
 from justrl.plan.plan_tables import announce
-from justrl.plan.step_time import LEAST, MOST, lengths_of, step_time
 
 
 @pytest.fixture(scope="module")

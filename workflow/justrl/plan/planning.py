@@ -13,8 +13,7 @@ from justrl.errors import UserError
 from justrl.hardware.memory_checks import check_memory, memory_job
 from justrl.models.shape import KNOWN, ModelShape, read_shape, shape_in, shape_of
 from justrl.plan import costs
-from justrl.plan.costs import Calibration, Estimate, estimated
-from justrl.plan.step_time import StepTime, cut_lengths, lengths_of, step_time
+from justrl.plan.costs import Calibration, Estimate, StepTime, cut_lengths, estimated, lengths_of, step_time
 
 # Ray, vLLM's start and compilation, loading the model, the first weight transfer.
 STARTUP_SECONDS = {"verl": 15 * 60, "reference": 3 * 60}

@@ -134,12 +134,14 @@ def text(shown: Started, others: Sequence[Started] = (), now: float | None = Non
     if shown.runs:
         lines += ["", render(shown.runs, now), ""]
     lines += [f"not started: {', '.join(shown.waiting)}"] if shown.waiting else []
-    lines += [evaluations(shown)] if shown.evaluations else []
-    lines += [f"curves:      {tensorboard(shown)}"] if shown.runs else []
+    if shown.evaluations:
+        parts = [f"{done} of {total} {target}" for target, (done, total) in shown.evaluations.items()]
+        lines.append("evaluations: " + ", ".join(parts).replace(" all", "", 1))
+    if shown.runs:
+        lines.append(f"curves:      tensorboard --logdir {shlex.quote(str(shown.results / 'runs'))}")
     for other in others:
-        lines.append(
-            f"also here:   {other.name}, {state(other, now)}: justrl status --results {_quoted(other.results)}"
-        )
+        place = shlex.quote(str(other.results))
+        lines.append(f"also here:   {other.name}, {state(other, now)}: justrl status --results {place}")
     return "\n".join(lines)
 
 
@@ -149,18 +151,3 @@ def state(started: Started, now: float | None = None) -> str:
     if started.running(now):
         return "running"
     return f"last changed {duration(max(0.0, now - started.touched))} ago"
-
-
-def evaluations(started: Started) -> str:
-    """Numbers of finished results, of the whole experiment and of its other targets."""
-    parts = [f"{done} of {total} {target}" for target, (done, total) in started.evaluations.items()]
-    return "evaluations: " + ", ".join(parts).replace(" all", "", 1)
-
-
-def tensorboard(started: Started) -> str:
-    """The command that shows the curves of all its runs in TensorBoard."""
-    return f"tensorboard --logdir {_quoted(started.results / 'runs')}"
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))

@@ -205,6 +205,14 @@ def result_of(layout: Layout, path: Path) -> tuple[str, str, str] | None:
     return (match["name"], match["benchmark"], protocol) if match and protocol in experiment.protocols else None
 
 
+def results_here(layout: Layout) -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """Yield each existing result file, also of disabled runs and of other protocols, with what `result_of` says."""
+    root = Path(layout.root)
+    for path in sorted([*root.glob("*.json"), *root.glob("*/*.json")]):
+        if of := result_of(layout, path):
+            yield path, of
+
+
 def _pattern(layout: Layout) -> re.Pattern[str]:
     """One regular expression for all paths, relative to the results, that an experiment may have."""
     experiment = layout.experiment

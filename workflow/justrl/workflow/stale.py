@@ -31,8 +31,9 @@ def to_make_again(layout: Layout, used: Container[str], accepted: bool) -> set[s
     them is `accepted`.
     """
     found = set(_edited_copies(layout))
-    for path in filter(used.__contains__, _results(layout)):
-        found |= set(_of_another_configuration(layout, Path(path)))
+    for path, of in run_state.results_here(layout):
+        if str(path) in used:
+            found |= set(_of_another_configuration(layout, path, of))
     if accepted:
         found |= {path for path, _ in stale_answers(layout, {}, used, ())}
     return {path for path in found if path in used}
@@ -67,16 +68,10 @@ def _rows(name: str, entry: LocalBenchmark) -> list[dict[str, Any]]:
         raise UserError(f"config: benchmarks.{name}: {error}") from None
 
 
-def _results(layout: Layout) -> Iterator[str]:
-    root = Path(layout.root)
-    yield from map(str, [*root.glob("*.json"), *root.glob("*/*.json")])
-
-
-def _of_another_configuration(layout: Layout, path: Path) -> Iterator[str]:
+def _of_another_configuration(layout: Layout, path: Path, of: tuple[str, str, str]) -> Iterator[str]:
     """A result made under settings that have changed, with the files behind it that depend on these settings."""
-    of = run_state.result_of(layout, path)
-    config = (read_json_object(path).get("provenance") or {}).get("config") if of else None
-    if not of or not isinstance(config, dict):
+    config = (read_json_object(path).get("provenance") or {}).get("config")
+    if not isinstance(config, dict):
         return
     name, benchmark, _ = of
     now = json.loads(json.dumps(layout.configuration(*of)))

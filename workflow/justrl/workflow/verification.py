@@ -68,9 +68,11 @@ def verify(
     # A finished experiment is complete if it has the pages of the version that made it.
     due -= {str(results / name) for name in LATER_PAGES if recorded and results / name not in recorded}
     checked = [_source(Path(folder), results, due) for folder in layout.hub_folders()]
-    checked += [_run(layout, name, results, due) for name in whole.runs if _is_due(layout, name)]
+    begun = [name for name, run_ in whole.runs.items() if run_.enabled or Path(layout.run_file(name)).is_file()]
+    checked += [_run(layout, name, results, due) for name in begun]
     fingerprint = functools.lru_cache(maxsize=None)(model_fingerprint)
-    paths = dict.fromkeys([*map(Path, layout.evaluation_results()), *found_results(layout, results)])
+    here = [path for path, _ in run_state.results_here(layout)]
+    paths = dict.fromkeys([*map(Path, layout.evaluation_results()), *here])
     checked += [_result(layout, path, results, fingerprint, due) for path in paths]
     checked += _pages(layout, results, run, recorded, due, {row.what for row in checked})
     for name in whole.runs:
@@ -221,31 +223,16 @@ def table(checked: Iterable[Verified]) -> str:
     lines = []
     for row in shown:
         lines.append(f"{row.word:<8}{row.what:<{width}}  {row.found}".rstrip())
-        lines += [line for problem in row.problems for line in _wrapped(problem)]
+        for problem in row.problems:
+            lines += textwrap.wrap(
+                problem, WIDTH, initial_indent=f"{'':<8}-> ", subsequent_indent=" " * 11, break_on_hyphens=False
+            )
     counts = {word: sum(row.word == word for row in rows) for word in ("ok", "WRONG", "MISSING", "not made")}
     said = {"ok": "correct", "WRONG": "wrong", "MISSING": "requested but missing"}
     said["not made"] = "not requested, not computed"
     total = ", ".join(f"{count:,} {said[word]}" for word, count in counts.items() if count)
     cut = [line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…" for line in lines]
     return "\n".join([*cut, total or "nothing found"])
-
-
-def _wrapped(problem: str) -> list[str]:
-    return textwrap.wrap(
-        problem, WIDTH, initial_indent=f"{'':<8}-> ", subsequent_indent=" " * 11, break_on_hyphens=False
-    )
-
-
-def found_results(layout: Layout, results: Path) -> Iterator[Path]:
-    """The existing result files, including other protocols, checkpoints and disabled runs."""
-    for path in sorted([*results.glob("*.json"), *results.glob("*/*.json")]):
-        if run_state.result_of(layout, path):
-            yield path
-
-
-def _is_due(layout: Layout, run: str) -> bool:
-    """True if a run is enabled or has started."""
-    return layout.experiment.runs[run].enabled or Path(layout.run_file(run)).is_file()
 
 
 def _source(folder: Path, results: Path, due: set[str]) -> Verified:
