@@ -423,8 +423,8 @@ def test_a_run_cannot_take_the_name_of_a_canary():
 def test_a_run_of_before_a_key_was_there_had_its_default(paper):
     described = paper.described("deepseek").as_dict()
     before = {**described, "recipe": {key: value for key, value in described["recipe"].items() if key != "data_seed"}}
-    assert experiment.completed(before) == described
-    assert experiment.completed({"recipe": {}}) == {"recipe": {}}
+    assert experiment.with_defaults(before) == described
+    assert experiment.with_defaults({"recipe": {}}) == {"recipe": {}}
 
 
 @pytest.mark.parametrize(
@@ -453,10 +453,14 @@ def test_what_an_earlier_version_wrote_is_read_with_todays_names():
     mini = experiment.load(["mini/experiment.yaml"])
     now = mini.described("mini").as_dict()
     before = {**now, "model": {**now["model"], "source": "taught"}}
-    assert experiment.completed(before) == experiment.read_part(experiment.RunDescription, before, "r").as_dict() == now
+    assert (
+        experiment.with_defaults(before)
+        == experiment.read_part(experiment.RunDescription, before, "r").as_dict()
+        == now
+    )
     result = {"model": before, "own_graders": {"mine": {}}}
-    assert experiment.completed(result) == {"model": now, "custom_graders": {"mine": {}}}
-    assert experiment.completed({"model": before["model"]}) == {"model": now["model"]}
+    assert experiment.with_defaults(result) == {"model": now, "custom_graders": {"mine": {}}}
+    assert experiment.with_defaults({"model": before["model"]}) == {"model": now["model"]}
 
 
 def test_the_configuration_of_an_earlier_start_is_read_with_todays_names(tmp_path):

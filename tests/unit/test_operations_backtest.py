@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from justrl.cli.main import main
-from justrl.config.gpu_specs import GPUS
+from justrl.config.hardware import GPUS
 from justrl.models.shape import DEEPSEEK, KNOWN
 from justrl.plan import backtest
 from justrl.plan.costs import CONSTANTS, LEAST, MOST, SIGMA, Lengths, Work, cut_lengths, lengths_of, step_time

@@ -11,7 +11,7 @@ import pytest
 from justrl import config as experiment
 from justrl.cli.main import main
 from justrl.config import files as config_files
-from justrl.config.gpu_specs import GPUS, find_gpu
+from justrl.config.hardware import GPUS, find_gpu
 from justrl.config.layout import Layout
 from justrl.errors import UserError
 from justrl.models.shape import DEEPSEEK, shape_of

@@ -24,6 +24,6 @@ from justrl.config.schema import (
     SeedRun,
     TinyModel,
     Tracker,
-    completed,
     read_part,
+    with_defaults,
 )

@@ -16,8 +16,7 @@ from pydantic import (
 
 from justrl.config.evaluation import PER_BENCHMARK, Benchmark, Canary, EvalProtocol, Evaluation
 from justrl.config.files import DEFAULT_CONFIG, merge, read
-from justrl.config.gpu_specs import find_gpu
-from justrl.config.hardware import Hardware, Plan
+from justrl.config.hardware import Hardware, Plan, find_gpu
 from justrl.config.names import EXPERIMENT_NAME, explain
 from justrl.config.schema import (
     PREPARED,
@@ -258,6 +257,9 @@ class Experiment(Part):
             yield f"evaluation.headline_grader: {headline} is not one of the enabled graders: {', '.join(graders)}"
         if self.experiment == "canary":
             yield "experiment: canary is the name reserved for results of `snakemake canary`; choose another name"
+        yield from self._contradictions_of_published_models()
+
+    def _contradictions_of_published_models(self) -> Iterator[str]:
         for name in self.external:
             if name in self.runs or name in self.models:
                 yield f"external.{name}: a run or model has this name; choose another name"

@@ -445,14 +445,14 @@ class RunDescription(Part):
         return with_todays_names(value) if isinstance(value, Mapping) else value
 
 
-def completed(document: Mapping[str, Any]) -> dict[str, Any]:
+def with_defaults(document: Mapping[str, Any]) -> dict[str, Any]:
     """Add keys that a run.json, or the one in a result's configuration, does not have yet, with their defaults.
 
     Other documents only get today's names.
     """
     described = document.get("model")
     if isinstance(described, Mapping) and "recipe" in described:
-        return with_todays_names(document) | {"model": completed(described)}
+        return with_todays_names(document) | {"model": with_defaults(described)}
     try:
         return RunDescription.model_validate(document).as_dict()
     except ValidationError:

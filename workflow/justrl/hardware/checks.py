@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from justrl.config import Hardware
-from justrl.config.gpu_specs import same_kind
+from justrl.config.hardware import same_kind
 from justrl.errors import UserError
 from justrl.hardware import machine
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from justrl.config import Hardware, Recipe, read_part
 from justrl.config.files import ROOT
-from justrl.config.gpu_specs import find_gpu
+from justrl.config.hardware import find_gpu
 from justrl.errors import UserError
 from justrl.models.shape import KNOWN
 from justrl.plan.costs import CONSTANTS, REST_SECONDS, Constants, Work, lengths_of, step_time, work_of

@@ -23,7 +23,7 @@ from statistics import NormalDist
 from typing import Literal
 
 from justrl.config import Hardware, Recipe
-from justrl.config.gpu_specs import Gpu
+from justrl.config.hardware import Gpu
 from justrl.errors import UserError
 from justrl.hardware.memory import settings_of
 from justrl.hardware.reference_memory import reference_job

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from justrl import config
 from justrl.config import Experiment
-from justrl.config.gpu_specs import GPUS
+from justrl.config.hardware import GPUS
 from justrl.config.layout import Layout
 from justrl.errors import UserError
 from justrl.hardware.checks import FAILED

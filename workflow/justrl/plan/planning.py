@@ -7,7 +7,7 @@ from pathlib import Path
 
 from justrl.config import LEAST_HANG_MINUTES, CanaryRun, Experiment, Hardware, Recipe, Run, SeedRun, read_part
 from justrl.config import files as config_files
-from justrl.config.gpu_specs import find_gpu
+from justrl.config.hardware import find_gpu
 from justrl.config.layout import Layout
 from justrl.errors import UserError
 from justrl.hardware.memory_checks import check_memory, memory_job

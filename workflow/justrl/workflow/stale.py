@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from justrl.config import LocalBenchmark, completed
+from justrl.config import LocalBenchmark, with_defaults
 from justrl.config.files import differences, find, in_words
 from justrl.config.layout import JUDGE, Layout
 from justrl.data.sources import changed_since
@@ -75,7 +75,7 @@ def _of_another_configuration(layout: Layout, path: Path, of: tuple[str, str, st
         return
     name, benchmark, _ = of
     now = json.loads(json.dumps(layout.configuration(*of)))
-    changed = [key for key, _, _ in differences(completed(config), now)]
+    changed = [key for key, _, _ in differences(with_defaults(config), now)]
     if not changed:
         return
     yield str(path)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from justrl.config import Experiment, LocalBenchmark, LocalDataset, completed
+from justrl.config import Experiment, LocalBenchmark, LocalDataset, with_defaults
 from justrl.config.files import differences, find, in_words
 from justrl.config.layout import JUDGE, Layout
 from justrl.data.contamination import TRAINED
@@ -40,7 +40,7 @@ def check_unchanged(experiment: Experiment, results: Path) -> None:
         steps = max([run_state.saved_step(folder), *run_state.finished_steps(folder)])
         if not written.is_file() or not steps:
             continue
-        found = differences(completed(_described_by(written)), experiment.described(name).as_dict())
+        found = differences(with_defaults(_described_by(written)), experiment.described(name).as_dict())
         changed = in_words(row for row in found if not f"{row[0]}.".startswith(EXECUTION))
         if changed:
             raise UserError(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from justrl.config import Experiment, completed
+from justrl.config import Experiment, with_defaults
 from justrl.config.layout import Layout
 from justrl.errors import UserError
 from justrl.evaluation.completions import model_fingerprint
@@ -268,7 +268,7 @@ def _run(layout: Layout, run: str, results: Path, due: set[str]) -> Verified:
 
 def _run_file_problems(path: Path, described: Mapping[str, Any]) -> Iterator[str]:
     try:
-        written = completed(read_object(path))
+        written = with_defaults(read_object(path))
     except FileNotFoundError:
         yield f"{path.name} is missing"
         return
@@ -357,7 +357,7 @@ def _configuration_problems(now: Mapping[str, Any], result: Mapping[str, Any]) -
         yield "it does not record its configuration and inputs: delete and recompute it"
     elif made.get("config_sha256") != json_sha256(config):
         yield "its configuration was edited: the hash is of another"
-    elif changed := differences(completed(config), now):
+    elif changed := differences(with_defaults(config), now):
         yield f"it was computed with another configuration: {changed}"
 
 
