@@ -124,8 +124,9 @@ def _sentence(problem: Mapping[str, Any], where: str, owner: type[BaseModel] | N
     kind, value = problem["type"], problem["input"]
     if kind == "extra_forbidden" and owner is not None:
         parent, _, name = where.rpartition(".")
-        meant = _meant(name, owner)
-        way = f": did you mean {meant}?" if meant else suggestion(name, owner.model_fields)
+        ours, recipe = RECIPE.get(name, name), owner.model_fields.get("recipe")
+        in_recipe = recipe is not None and any(ours in part.model_fields for part in _variants(recipe.annotation))
+        way = f": did you mean recipe.{ours}?" if in_recipe else suggestion(name, owner.model_fields)
         return f"unknown key {name} in {parent or 'the configuration'}{way}"
     meaning = f" ({field.description})" if field is not None and field.description else ""
     if kind == "missing":
@@ -146,15 +147,6 @@ def _sentence(problem: Mapping[str, Any], where: str, owner: type[BaseModel] | N
     return f"{where or 'top level'}: {message}, got {shown}{meaning}"
 
 
-def _meant(name: str, owner: type[BaseModel]) -> str | None:
-    """Return the key that the name is an alias of, or the key of the owner's recipe with this name."""
-    ours, recipe = RECIPE.get(name, name), owner.model_fields.get("recipe")
-    if ours in owner.model_fields:
-        return ours
-    known = _variants(recipe.annotation) if recipe else []
-    return f"recipe.{ours}" if any(ours in part.model_fields for part in known) else None
-
-
 def _place(root: type[BaseModel], location: tuple) -> tuple[str, type[BaseModel] | None, Any]:
     """Return a location's dotted key, the part that owns it, and its field if it is one."""
     node: Any = root
@@ -166,7 +158,8 @@ def _place(root: type[BaseModel], location: tuple) -> tuple[str, type[BaseModel]
             node = field.annotation if field is not None else None
             continue
         variants = _variants(node)
-        tagged = [v for v in variants if word in (v.__name__, *_sources(v))]
+        sources = {v: v.model_fields["source"].annotation for v in variants if "source" in v.model_fields}
+        tagged = [v for v in variants if word in (v.__name__, *typing.get_args(sources.get(v)))]
         if tagged:
             node = tagged[0]
         elif typing.get_origin(node) is dict:
@@ -184,8 +177,3 @@ def _variants(node: Any) -> list[type[BaseModel]]:
     if isinstance(node, type) and issubclass(node, BaseModel):
         return [node]
     return [part for inner in typing.get_args(node) if not isinstance(inner, str) for part in _variants(inner)]
-
-
-def _sources(variant: type[BaseModel]) -> tuple:
-    field = variant.model_fields.get("source")
-    return typing.get_args(field.annotation) if field else ()

@@ -88,12 +88,16 @@ def _check_run(experiment: Experiment, run: str, results: Path) -> list[Check]:
     if not folder.is_dir() or not data.is_file():
         later = "not downloaded yet; `snakemake data` downloads it, and the preflight rule checks it"
         return [memory, Check("model, prompts", SKIPPED, later)]
+    return [memory, *_check_inputs(folder, data, recipe, hardware, engine)]
+
+
+def _check_inputs(model: str | Path, data: str | Path, recipe: Recipe, hardware: Hardware, engine: str) -> list[Check]:
+    """The checks of a run's model folder and training data."""
     return [
-        memory,
-        guarded("model", lambda: check_model(folder, engine)),
-        guarded("weight transfer", lambda: memory_checks.check_weight_transfer(folder, hardware, engine)),
-        guarded("stop tokens", lambda: check_stops(folder)),
-        guarded("prompts", lambda: check_prompts(data, folder, recipe)),
+        guarded("model", lambda: check_model(model, engine)),
+        guarded("weight transfer", lambda: memory_checks.check_weight_transfer(model, hardware, engine)),
+        guarded("stop tokens", lambda: check_stops(model)),
+        guarded("prompts", lambda: check_prompts(data, model, recipe)),
     ]
 
 
@@ -120,10 +124,7 @@ def check_job(
         guarded("packages", lambda: checks.check_packages(engine)),
         guarded("disk", lambda: checks.check_disk(Path(output).parent, needed)),
         guarded("reward", lambda: check_reward(recipe.reward, data)),
-        guarded("model", lambda: check_model(model, engine)),
-        guarded("weight transfer", lambda: memory_checks.check_weight_transfer(model, hardware, engine)),
-        guarded("stop tokens", lambda: check_stops(model)),
-        guarded("prompts", lambda: check_prompts(data, model, recipe)),
+        *_check_inputs(model, data, recipe, hardware, engine),
         guarded("engine", lambda: _check_engine(engine, engine_config)),
     ]
 
