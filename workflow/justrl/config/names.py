@@ -158,8 +158,7 @@ def _place(root: type[BaseModel], location: tuple) -> tuple[str, type[BaseModel]
             node = field.annotation if field is not None else None
             continue
         variants = _variants(node)
-        sources = {v: v.model_fields["source"].annotation for v in variants if "source" in v.model_fields}
-        tagged = [v for v in variants if word in (v.__name__, *typing.get_args(sources.get(v)))]
+        tagged = [v for v in variants if word in (v.__name__, *_sources(v))]
         if tagged:
             node = tagged[0]
         elif typing.get_origin(node) is dict:
@@ -168,6 +167,11 @@ def _place(root: type[BaseModel], location: tuple) -> tuple[str, type[BaseModel]
         elif isinstance(word, int):
             words.append(str(word))
     return ".".join(words), owner, field
+
+
+def _sources(variant: type[BaseModel]) -> tuple:
+    field = variant.model_fields.get("source")
+    return typing.get_args(field.annotation) if field else ()
 
 
 def _variants(node: Any) -> list[type[BaseModel]]:

@@ -1,4 +1,4 @@
-"""What is in a results folder: the trained state of runs, and files that the configuration does not know.
+"""Contents of a results folder: the trained state of runs, and files that the configuration does not know.
 
 The latter are, for example, results of an earlier configuration.
 """
@@ -206,7 +206,7 @@ def result_of(layout: Layout, path: Path) -> tuple[str, str, str] | None:
 
 
 def results_here(layout: Layout) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """Yield each existing result file, also of disabled runs and of other protocols, with what `result_of` says."""
+    """Yield each existing result, also of disabled runs and other protocols: file; name, benchmark and protocol."""
     root = Path(layout.root)
     for path in sorted([*root.glob("*.json"), *root.glob("*/*.json")]):
         if of := result_of(layout, path):

@@ -1,7 +1,7 @@
 """Checks while Snakemake plans, before the first job: errors that can be refused early.
 
-What a trained run was made from is compared by content, because Snakemake does not notice a changed file behind an
-ancient() input: the identity in a run's segments and states records the hashes of its data and base model.
+The data and the base model of a trained run are compared by content, because Snakemake does not notice a changed file
+behind an ancient() input: the identity in a run's segments and states records the hashes of its data and base model.
 """
 
 import difflib
