@@ -101,7 +101,7 @@ onstart:
 
 # Snakemake prints each failed job's command and log before this, so the reason could be a hundred lines up.
 onerror:
-    print("", *failed_jobs.sentences(failures()), sep="\n", file=sys.stderr)
+    print("", *job_files.messages(failures()), sep="\n", file=sys.stderr)
 
 
 localrules:

@@ -29,7 +29,7 @@ import torch
 
 from justrl.config import Recipe, read_part
 from justrl.config import files as config_files
-from justrl.config.gpu_specs import find_gpu
+from justrl.config.hardware import find_gpu
 from justrl.errors import UserError
 from justrl.models.sampling import Sampling, SamplingRequest
 from justrl.models.shape import DEEPSEEK, ModelShape

@@ -37,7 +37,7 @@ wildcard_constraints:
     dataset=any_of(EXPERIMENT.datasets),
     benchmark=any_of(EXPERIMENT.benchmarks),
     protocol=any_of(EXPERIMENT.protocols),
-    overlay=any_of(EXPERIMENT.overlays),
+    overlay=any_of(EXPERIMENT.figures),
     pair=any_of(EXPERIMENT.compare),
     family=any_of(sorted({entry.family for entry in [*RUNS.values(), *EXPERIMENT.external.values()] if entry.family})),
     step=r"\d+",
@@ -98,7 +98,7 @@ def failures():
     """Rule and logs of each failed job: the rule's own log and, on a queue, the queue's."""
     folder = getattr(workflow.executor_settings, "logdir", None)
     for job in workflow.scheduler.failed:
-        yield job.rule.name, [*job.log, *failed_jobs.queue_logs(folder, job.rule.name, job.wildcards)]
+        yield job.rule.name, [*job.log, *job_files.queue_logs(folder, job.rule.name, job.wildcards)]
 
 
 def timings_before(wildcards):
@@ -224,9 +224,9 @@ def benchmark_options(wildcards):
 
 def grader_options(wildcards):
     """The rule-based graders and the user's own, with their files' hashes so that an edited grader runs again."""
-    own = {name: function.as_dict() for name, function in EVALUATION.own_graders.items()}
+    own = {name: function.as_dict() for name, function in EVALUATION.custom_graders.items()}
     named = ",".join(EVALUATION.graders)
-    return [named, "--own-graders", json.dumps(own, sort_keys=True)] if own else named
+    return [named, "--custom-graders", json.dumps(own, sort_keys=True)] if own else named
 
 
 def judge_options():

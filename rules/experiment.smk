@@ -22,10 +22,10 @@ from justrl.config import Experiment, outputs, paper, settings
 from justrl.config import files as config_files
 from justrl.config.layout import Layout
 from justrl.errors import UserError
-from justrl.plan import announcement, planning
-from justrl.status import failed_jobs
+from justrl.plan import plan_tables, planning
+from justrl.status import jobs as job_files
 from justrl.training import trackers
-from justrl.workflow import answer_pages, config_snapshots, made_from, paper_check, run_state, stale, start_checks
+from justrl.workflow import config_snapshots, paper_check, run_state, stale, start_checks
 
 # Key for the snapshot on a job's command line; each module of a workflow has its own name and configuration.
 FROZEN = "frozen_experiment" if HERE == workflow.basedir else f"frozen_experiment_{__name__}"
@@ -74,10 +74,10 @@ try:
         paper_check.check_paper(EXPERIMENT, RESULTS)
         start_checks.check_unchanged(EXPERIMENT, RESULTS)
         start_checks.check_local_files(ON_DISK)
-        if report_file := answer_pages.report_of(sys.argv):
+        if report_file := start_checks.report_of(sys.argv):
             start_checks.check_something_to_report(EXPERIMENT, RESULTS)
             # Variables for the start page (captions/workflow.rst).
-            workflow.config["answers"] = list(answer_pages.answer_pages(ON_DISK, report_file))
+            workflow.config["answers"] = list(start_checks.answer_pages(ON_DISK, report_file))
             workflow.config["stamp"] = paper.mark(LAYOUT.common_stamp)
         DOCUMENT = config_snapshots.document(config, LAYOUT)
         FILE = config_snapshots.file_of(DOCUMENT, RESULTS)
@@ -171,19 +171,19 @@ def before_the_first_job():
         segments = run_state.planned_segments(outputs_planned, ON_DISK)
         gpus = workflow.global_resources.get("gpu")
         start_checks.check_gpus_granted(EXPERIMENT, gpus and gpus.value, bool(segments))
-        made_from.check_trained_runs(ON_DISK, {run for run, _ in segments}, outputs_planned)
+        start_checks.check_trained_runs(ON_DISK, {run for run, _ in segments}, outputs_planned)
         entries, used = config.get("benchmarks", {}), used_files(workflow.dag)
         stale.check_answers(ON_DISK, entries, used, outputs_planned, accept)
         if jobs and not (workflow.dryrun or workflow.touch):
             check_interpreter({run for run, _ in segments}, outputs_planned)
-            made_from.keep_training_data(ON_DISK, outputs_planned)
+            start_checks.keep_training_data(ON_DISK, outputs_planned)
             config_snapshots.write(DOCUMENT, FILE)
             config_snapshots.note_asked(targets(), FILE)
         for line in start_checks.marked(segments, ON_DISK):
             logger.warning(line)
         for line in LAYOUT.golden_left_out() if "golden" in targets() else ():
             logger.info(line)
-        return announcement.announce(EXPERIMENT, segments, [job.outputs for job in jobs], ON_DISK)
+        return plan_tables.announce(EXPERIMENT, segments, [job.outputs for job in jobs], ON_DISK)
     except UserError as error:
         raise WorkflowError(str(error)) from None
 

@@ -48,14 +48,17 @@ rule teach_model:
     benchmark:
         "<timings>/teach_model/{model}.tsv"
     wildcard_constraints:
-        model=names_of(MODEL_SOURCES, "taught"),
+        model=names_of(MODEL_SOURCES, "tiny"),
     conda:
         "../envs/workflow.yaml"
     threads: HARDWARE.cpus_per_node
     resources:
         cpus_per_task=HARDWARE.cpus_per_node,
     params:
-        settings=lambda wildcards: json.dumps(MODEL_SOURCES[wildcards.model].as_dict(), sort_keys=True),
+        # With the earlier name of the source, because Snakemake creates a model again if a param has changed.
+        settings=lambda wildcards: json.dumps(
+            MODEL_SOURCES[wildcards.model].as_dict() | {"source": "taught"}, sort_keys=True
+        ),
         seed=EXPERIMENT.seed,
     shell:
         r"""

@@ -54,7 +54,7 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("verl_run")
     recipe = experiment.load().runs["deepseek"].recipe.as_dict() | RECIPE
     settings = {
-        "source": "taught", "family": "nemotron", "context_length": 128,
+        "source": "tiny", "family": "nemotron", "context_length": 128,
         "hidden_size": 64, "intermediate_size": 128, "layers": 2,
         "heads": 2, "key_value_heads": 1, "steps": 60, "batch_size": 32, "learning_rate": 4e-3, "digits": 1,
         "wrong_share": 0.4, "harder_share": 0.0, "slip_share": 0.1,

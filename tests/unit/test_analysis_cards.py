@@ -62,7 +62,7 @@ def test_a_model_card_says_to_the_hub_what_it_is_of_and_how_it_scored(tmp_path):
 
 
 def test_what_a_model_card_does_not_know_it_leaves_out_and_says_so(tmp_path):
-    taught = {"source": "taught"}
+    taught = {"source": "tiny"}
     card = model_card(tmp_path, *write_run(tmp_path, "mini", taught, {"source": "arithmetic"}))
     # Of a file of the user's no more is known than that it is not the hub's.
     head = card.content.partition("\n---")[0]

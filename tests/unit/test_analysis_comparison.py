@@ -139,7 +139,7 @@ def test_a_result_with_the_papers_values_gets_a_verdict(step):
         (of_deepseek(samples=8), "samples is 8 here and 32 in the paper"),
         (of_deepseek(asked={**QUESTIONS, "hub_id": "me/sums"}), "questions.hub_id is me/sums here"),
         (of_deepseek(0, model={**BASE, "hub_id": "me/other"}), "has another base model"),
-        (of_deepseek(0, model={"source": "taught"}), "has another base model"),
+        (of_deepseek(0, model={"source": "tiny"}), "has another base model"),
         (
             of_deepseek(model={**RUN, "recipe": {**RUN["recipe"], "loss": "gspo"}}),
             "recipe.loss is gspo here and vanilla",

@@ -1,6 +1,8 @@
 """The experiment's configuration: what the paper says, what is refused, and how overlays are merged."""
 
+import json
 import os
+import re
 from pathlib import Path
 
 import jsonschema
@@ -10,7 +12,7 @@ import yaml
 from justrl import config as experiment
 from justrl.config import files as config_files
 from justrl.errors import UserError
-from justrl.workflow import paper_check
+from justrl.workflow import config_snapshots, paper_check
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def test_ablations_change_only_what_the_paper_ablates(paper):
         ("evaluation.benchmarks=[aime, aimee]", "no benchmark aimee: did you mean aime"),
         ("evaluation.protocol=papr", "did you mean paper?"),
         ("evaluation.headline_grader=mode", "is not one of the enabled graders"),
-        ("models.deepseek.source=cloud", "'cloud' is not one of hub, local, taught"),
+        ("models.deepseek.source=cloud", "'cloud' is not one of hub, local, tiny"),
         ("hardware.gpus_per_node=7", "must be a multiple of the 7 GPUs"),
         ("seed", "write it as dotted.key=value"),
     ],
@@ -208,7 +210,7 @@ def test_the_schema_file_takes_the_papers_experiment_and_refuses_an_unknown_key(
     assert [error.validator for error in validator.iter_errors(unknown)] == ["additionalProperties"]
     for change in (
         {"experiment": "mini\n"},
-        {"overlays": {"both\n": []}},
+        {"figures": {"both\n": []}},
         {"models": {"deepseek": {"hub_id": "a/b\n"}}},
     ):
         assert not validator.is_valid(config_files.merge(config_files.read(), change)), change
@@ -394,7 +396,7 @@ def test_nodes_that_an_engine_would_leave_idle_are_not_asked_for():
     "change",
     [
         {"experiment": "mini\n"},
-        {"overlays": {"both\n": []}},
+        {"figures": {"both\n": []}},
         {"models": {"deepseek": {"hub_id": "../secret"}}},
         {"models": {"deepseek": {"hub_id": "owner/.."}}},
         {"evaluation": {"model_grader": {"model": "../secret"}}},
@@ -428,5 +430,56 @@ def test_a_run_cannot_take_the_name_of_a_canary():
 def test_a_run_of_before_a_key_was_there_had_its_default(paper):
     described = paper.described("deepseek").as_dict()
     before = {**described, "recipe": {key: value for key, value in described["recipe"].items() if key != "data_seed"}}
-    assert experiment.completed(before) == described
-    assert experiment.completed({"recipe": {}}) == {"recipe": {}}
+    assert experiment.with_defaults(before) == described
+    assert experiment.with_defaults({"recipe": {}}) == {"recipe": {}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overlays": {"both": []}}, "unknown key overlays in the configuration: it is called figures now"),
+        ({"keep_exports": "all"}, "unknown key keep_exports in the configuration: it is called keep_checkpoints now"),
+        (
+            {"evaluation": {"own_graders": {}}},
+            "unknown key own_graders in evaluation: it is called custom_graders now",
+        ),
+        ({"models": {"small": {"source": "taught"}}}, "'taught' is not one of hub, local, tiny: it is called tiny now"),
+    ],
+)
+def test_a_key_of_an_earlier_version_is_refused_with_its_name_today(changes, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        experiment.Experiment.from_mapping(config_files.merge(config_files.read(), changes))
+
+
+def test_an_override_of_an_earlier_key_is_refused_with_its_name_today():
+    with pytest.raises(UserError, match="unknown key 'keep_exports': it is called keep_checkpoints now"):
+        experiment.load(overrides=["keep_exports=all"])
+
+
+def test_what_an_earlier_version_wrote_is_read_with_todays_names():
+    mini = experiment.load(["mini/experiment.yaml"])
+    now = mini.described("mini").as_dict()
+    before = {**now, "model": {**now["model"], "source": "taught"}}
+    assert (
+        experiment.with_defaults(before)
+        == experiment.read_part(experiment.RunDescription, before, "r").as_dict()
+        == now
+    )
+    result = {"model": before, "own_graders": {"mine": {}}}
+    assert experiment.with_defaults(result) == {"model": now, "custom_graders": {"mine": {}}}
+    assert experiment.with_defaults({"model": before["model"]}) == {"model": now["model"]}
+
+
+def test_the_configuration_of_an_earlier_start_is_read_with_todays_names(tmp_path):
+    """The next start neither lists these names as changes nor writes another snapshot."""
+    config = config_files.read(["mini/experiment.yaml"])
+    before = {**config, "overlays": config["figures"], "keep_exports": config["keep_checkpoints"]}
+    before = {key: value for key, value in before.items() if key not in ("figures", "keep_checkpoints")}
+    before["models"] = config["models"] | {"tiny": {**config["models"]["tiny"], "source": "taught"}}
+    file = tmp_path / "experiments/0001.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"config": before, "segment_ends": {}}))
+    document = {"config": config, "segment_ends": {}}
+    assert config_snapshots.read(file)[0] == config
+    assert config_snapshots.file_of(document, tmp_path) == file
+    assert list(config_snapshots.changes(document, tmp_path)) == []

@@ -93,7 +93,7 @@ def test_tokens_that_engines_rely_on(tokenizer, tmp_path):
 
 
 SETTINGS = {
-    "source": "taught",
+    "source": "tiny",
     "family": "deepseek",
     "context_length": 64,
     "hidden_size": 16,

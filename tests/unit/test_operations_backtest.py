@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from justrl.cli.main import main
-from justrl.config.gpu_specs import GPUS
+from justrl.config.hardware import GPUS
 from justrl.models.shape import DEEPSEEK, KNOWN
 from justrl.plan import backtest
-from justrl.plan.step_time import CONSTANTS, LEAST, MOST, SIGMA, Lengths, Work, cut_lengths, lengths_of, step_time
+from justrl.plan.costs import CONSTANTS, LEAST, MOST, SIGMA, Lengths, Work, cut_lengths, lengths_of, step_time
 
 
 @pytest.fixture(scope="module")

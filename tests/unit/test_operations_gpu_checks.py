@@ -12,7 +12,7 @@ from justrl.cli import train
 from justrl.errors import UserError
 from justrl.hardware import checks, machine
 from justrl.hardware.checks import FAILED, OK, SKIPPED, WARNING, Check
-from justrl.preflight import preflight_checks
+from justrl.preflight import experiment_checks
 
 HARDWARE = config.load().hardware
 CARDS = [["NVIDIA H100 80GB HBM3", "9.0"]] * 8
@@ -147,10 +147,10 @@ def test_a_runs_first_job_looks_at_its_node_once(tmp_path, monkeypatch, capsys):
     without = HARDWARE.model_copy(update={"gpus_per_node": 0})
     train.check_node(SimpleNamespace(work_dir=tmp_path / "work", hardware=without, engine="verl"))
     passed = [Check("gpus", OK, "8 x a card")]
-    monkeypatch.setattr(preflight_checks, "check_node", lambda *_: passed)
+    monkeypatch.setattr(experiment_checks, "check_node", lambda *_: passed)
     train.check_node(request)
     assert json.loads((request.work_dir / "node.json").read_text())["checks"][0]["found"] == "8 x a card"
-    monkeypatch.setattr(preflight_checks, "check_node", lambda *_: 1 / 0)
+    monkeypatch.setattr(experiment_checks, "check_node", lambda *_: 1 / 0)
     train.check_node(request)
 
 

@@ -2,7 +2,7 @@
 
 import os
 
-from justrl.status.failed_jobs import queue_logs, sentences
+from justrl.status.jobs import messages, queue_logs
 
 
 def test_each_sentence_once_and_a_last_line_where_there_is_none(tmp_path):
@@ -18,7 +18,7 @@ def test_each_sentence_once_and_a_last_line_where_there_is_none(tmp_path):
         path[name].write_text(text)
     failed = [("train_segment", ["train", "queue"]), ("score", ["score"]), ("data", "a"), ("data", "b")]
     failed += [("figures", ["nowhere"]), ("all", [])]
-    assert sentences((rule, [path[name] for name in names]) for rule, names in failed) == [
+    assert messages((rule, [path[name] for name in names]) for rule, names in failed) == [
         "train_segment: no room for a state",
         "train_segment: *** JOB 8 CANCELLED DUE TO TIME LIMIT ***",
         f"score: KeyError: 'gold' (see {path['score']})",

@@ -12,7 +12,7 @@ from justrl.config.layout import Layout
 from justrl.data.contamination import TRAINED, compare_files
 from justrl.errors import UserError
 from justrl.io import file_sha256, weights_sha256
-from justrl.workflow import made_from
+from justrl.workflow import start_checks
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def trained(layout, tmp_path):
 
 
 def test_a_run_goes_on_with_what_it_was_trained_with(layout, trained):
-    made_from.check_trained_runs(layout, {"mini"}, ())
+    start_checks.check_trained_runs(layout, {"mini"}, ())
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -44,13 +44,13 @@ def test_a_changed_input_of_a_trained_run_is_refused_by_name(layout, trained, wh
     with pytest.raises(
         UserError, match=r"data/sums/tiny/train\.parquet has changed" if not which else r"models/tiny has changed"
     ):
-        made_from.check_trained_runs(layout, {"mini"}, ())
-    made_from.check_trained_runs(layout, set(), ())  # nothing of the run is trained by this start
+        start_checks.check_trained_runs(layout, {"mini"}, ())
+    start_checks.check_trained_runs(layout, set(), ())  # nothing of the run is trained by this start
 
 
 def test_a_base_model_is_not_made_again_under_a_trained_run(layout, trained):
     with pytest.raises(UserError, match=r"models/tiny would be created again, but run mini was trained from it"):
-        made_from.check_trained_runs(layout, set(), {layout.base_model("mini")})
+        start_checks.check_trained_runs(layout, set(), {layout.base_model("mini")})
 
 
 def test_training_data_stays_as_it_was_and_a_later_benchmark_is_reported(layout, trained, tmp_path):
@@ -63,7 +63,7 @@ def test_training_data_stays_as_it_was_and_a_later_benchmark_is_reported(layout,
     prepared.write_bytes(data.read_bytes())
     row = {"benchmark": "mine", "id": "1", "question": "What is 2+2?", "answer": "4"}
     parquet.write_table(pyarrow.Table.from_pylist([row]), later)
-    made_from.keep_training_data(layout, {str(data)})
+    start_checks.keep_training_data(layout, {str(data)})
     data.unlink()  # as Snakemake does before the job
     report = compare_files(prepared, [later], data.parent, remove=True)
     assert file_sha256(data) == before and (data.parent / TRAINED).is_file()

@@ -11,14 +11,14 @@ import pytest
 from justrl import config as experiment
 from justrl.cli.main import main
 from justrl.config import files as config_files
-from justrl.config.gpu_specs import GPUS, find_gpu
+from justrl.config.hardware import GPUS, find_gpu
 from justrl.config.layout import Layout
 from justrl.errors import UserError
 from justrl.models.shape import DEEPSEEK, shape_of
 from justrl.plan import costs
 from justrl.plan import planning as plan
-from justrl.plan.announcement import announce
-from justrl.plan.step_time import LEAST, MOST, lengths_of, step_time
+from justrl.plan.costs import LEAST, MOST, lengths_of, step_time
+from justrl.plan.plan_tables import announce
 
 
 @pytest.fixture(scope="module")

@@ -48,15 +48,18 @@ def commands(tmp_path, monkeypatch):
 def test_every_repository_of_the_paper_is_asked_for(config):
     wanted = experiment_checks.hub_repositories(config, ["deepseek", "nemotron"])
     assert len(wanted) == 2 + 1 + 9 + 1
-    assert ("datasets", "BytedTsinghua-SIA/DAPO-Math-17k", "65877096c24ffa7abc4e4fa5edb95cf3413a5674") in wanted
+    assert ("dataset", "BytedTsinghua-SIA/DAPO-Math-17k", "65877096c24ffa7abc4e4fa5edb95cf3413a5674") in wanted
 
 
 class Hub(BaseHTTPRequestHandler):
     missing = "no/such-id"
 
-    def do_HEAD(self):
+    def do_GET(self):
+        body = b'{"id": "a/b", "sha": "0"}'
         self.send_response(404 if "minervamath" in self.path else 200)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *_):
         pass

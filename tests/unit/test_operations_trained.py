@@ -72,7 +72,7 @@ def test_a_step_that_no_segment_ends_at_is_refused_with_the_nearest(tmp_path, st
 
 
 def test_exports_that_nobody_evaluates_can_be_dropped(tmp_path):
-    files = layout(tmp_path, 60, "keep_exports=evaluated")
+    files = layout(tmp_path, 60, "keep_checkpoints=evaluated")
     assert [end for end in files.segment_ends("deepseek") if files.keeps_export("deepseek", end)] == [
         120,
         240,
@@ -83,12 +83,12 @@ def test_exports_that_nobody_evaluates_can_be_dropped(tmp_path):
     assert all(layout(tmp_path, 60).keeps_export("deepseek", end) for end in files.segment_ends("deepseek"))
     run_state.check_kept("deepseek@120", files)
     run_state.check_kept("deepseek@base", files)
-    with pytest.raises(UserError, match=r"deepseek@60: `keep_exports: evaluated` will not keep its model"):
+    with pytest.raises(UserError, match=r"deepseek@60: `keep_checkpoints: evaluated` will not keep its model"):
         run_state.check_kept("deepseek@60", files)
 
 
 def test_a_dropped_model_is_refused_whatever_is_asked_for_today_and_a_kept_one_is_not(tmp_path):
-    files = layout(tmp_path, 60, "keep_exports=evaluated")
+    files = layout(tmp_path, 60, "keep_checkpoints=evaluated")
     model = tmp_path / "runs/deepseek/segments/60/model"
     model.mkdir(parents=True)
     run_state.check_kept("deepseek@60", files)  # kept, before the setting was changed
@@ -135,7 +135,7 @@ def test_a_dropped_export_is_a_note_that_survives_a_restart(tmp_path):
 
 
 def test_the_plan_shows_the_disk_with_and_without():
-    experiments = {keep: load(overrides=[f"keep_exports={keep}"]) for keep in ("all", "evaluated")}
+    experiments = {keep: load(overrides=[f"keep_checkpoints={keep}"]) for keep in ("all", "evaluated")}
     plans = {keep: plan_run(experiment, "deepseek", None) for keep, experiment in experiments.items()}
     most, less = (plans[keep]["disk at most"]["value"] for keep in ("all", "evaluated"))
     assert most > less

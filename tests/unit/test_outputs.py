@@ -56,7 +56,7 @@ def check(changes: dict) -> None:
         ({"external": {"model_grader": HUB}}, ("external.model_grader", "evaluation.model_grader")),
         ({"external": {"deepseek": HUB}}, ("external.deepseek",)),
         ({"models": {"raw": LOCAL}}, ("models.raw", "as it was downloaded", "results/x/data/dapo/raw")),
-        ({"runs": {"overlays": LIKE}}, ("runs.overlays", "the figures of `overlays`")),
+        ({"runs": {"overlays": LIKE}}, ("runs.overlays", "the figures of several runs")),
         ({"runs": {"canary_deepseek": LIKE}}, ("runs.canary_deepseek",)),
         ({"external": {"canary_deepseek": HUB}}, ("external.canary_deepseek", "runs.canary_deepseek")),
         ({"runs": {"mine": {**LIKE, "family": "canary"}}}, ("the family canary", "canaries")),
@@ -85,7 +85,7 @@ def test_two_things_at_one_path_are_refused_by_their_names(changes, names):
         {"runs": {"canary_birds": LIKE, "golden": LIKE, "samples": LIKE, "base": LIKE}},
         {"benchmarks": {"canary": SUMS, "golden": SUMS, "raw": SUMS, "models": SUMS}},
         {"models": {"prepared": LOCAL, "judge": LOCAL}, "external": {"samples": HUB, "first_1000": HUB}},
-        {"compare": {"overlays": ["deepseek", "nemotron"]}, "overlays": {"overlays": ["deepseek"]}},
+        {"compare": {"overlays": ["deepseek", "nemotron"]}, "figures": {"overlays": ["deepseek"]}},
         {"runs": {"a": {**LIKE, "seeds": [1, 2]}, "a_s3": LIKE}},
     ],
 )

@@ -124,7 +124,7 @@ FREE = {
     "fewer steps": {"runs": {"deepseek": {"steps": 600}}},
     "the last checkpoint that the paper reports": {"runs": {"deepseek": {"steps": 4860}}},
     "other jobs": {"runs": {"deepseek": {"segment_steps": 20, "evaluate_every": 100, "steps": 300}}},
-    "fewer runs": {"runs": {"nemotron": {"enabled": False}}, "overlays": {"models": []}},
+    "fewer runs": {"runs": {"nemotron": {"enabled": False}}, "figures": {"models": []}},
     "no evaluation": {"runs": {"nemotron": {"evaluate": False}}},
     "an ablation": {"runs": {"deepseek_overlong": {"enabled": True}}},
     "fewer benchmarks": {"evaluation": {"benchmarks": ["aime"], "validation_benchmarks": ["aime"]}},
@@ -137,10 +137,10 @@ FREE = {
     },
     "mirror": {"hub": {"mirror": "/somewhere", "offline": True}},
     "trackers": {"trackers": ["wandb"]},
-    "exports": {"keep_exports": "evaluated"},
+    "exports": {"keep_checkpoints": "evaluated"},
     "shards": {"evaluation": {"shards": 4, "together": True}},
     "own grader beside the others": {
-        "evaluation": {"own_graders": {"anywhere": {"file": "examples/my_grader.py", "function": "grade"}}}
+        "evaluation": {"custom_graders": {"anywhere": {"file": "examples/my_grader.py", "function": "grade"}}}
     },
     "another protocol by its name": {"protocols": {"greedy": {"max_tokens": 99}}},
     "folder": {"pathvars": {"results": "results/elsewhere"}},
@@ -150,7 +150,7 @@ FREE = {
         "models": {"other": {"source": "hub", "hub_id": "me/other", "context_length": 32768}},
         "runs": {"mine": {**OTHER_RUN, "model": "other", "family": "other"}},
     },
-    "figures and pairs": {"overlays": {"two": ["deepseek"]}, "compare": {"two": ["deepseek", "nemotron"]}},
+    "figures and pairs": {"figures": {"two": ["deepseek"]}, "compare": {"two": ["deepseek", "nemotron"]}},
 }
 
 

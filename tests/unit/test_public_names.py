@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import justrl
 from justrl import config
-from justrl.config import recipe_names
+from justrl.config import names
 from justrl.data.messages import DEFAULT_SUFFIX, build_messages
 from justrl.errors import UserError
 from justrl.training.reference.step import GRPOTrainer, RolloutBatch
@@ -213,7 +213,7 @@ def test_a_step_on_tensors_is_the_step_on_our_batch(tiny_qwen, rewards):
     assert theirs.train_step({**TENSORS, "rewards": rewards}) == metrics
     assert torch.equal(weights(model), weights(expected))
     assert not torch.equal(weights(model), weights(tiny_qwen))
-    recipe = config.load().recipe.model_copy(update=recipe_names.translate_recipe(SMALL))
+    recipe = config.load().recipe.model_copy(update=names.translate_recipe(SMALL))
     plain, room = trainer(tiny_qwen, recipe, GRPOTrainer)
     assert room.train_step(BATCH) == metrics
     assert torch.equal(weights(plain), weights(expected))
@@ -273,17 +273,17 @@ def test_a_batch_that_does_not_fit_is_refused(tiny_qwen, change, message):
     ],
 )
 def test_overrides_by_other_names_are_understood(given, ours):
-    assert recipe_names.translate_override(given) == ours
+    assert names.translate_override(given) == ours
 
 
 def test_an_override_that_is_a_bound_of_the_ratio_is_refused():
     with pytest.raises(UserError, match=r"clip_range_high 1\.28: give the distance from a ratio of 1"):
-        recipe_names.translate_override("clip_range_high=1.28")
+        names.translate_override("clip_range_high=1.28")
 
 
 def test_every_other_name_stands_for_a_key_of_the_configuration():
     recipe = config.load().as_dict()["recipe"]
-    assert set(recipe_names.RECIPE.values()) <= set(recipe) and not set(recipe_names.RECIPE) & set(recipe)
+    assert set(names.RECIPE.values()) <= set(recipe) and not set(names.RECIPE) & set(recipe)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ EXAMPLES = ("mine", "benchmark", "dataset", "model", "reward", "grader", "loss",
 SMALL = ["recipe={prompts_per_step: 8, mini_batch_prompts: 8, rollouts_per_prompt: 2, max_response_length: 24}"]
 SMALL += ["runs={mini: {steps: 2, segment_steps: 1, evaluate_every: 2}}", "protocols={paper: {max_tokens: 24}}"]
 OPTIONS = ["--profile", "mini", "--configfile", *(f"examples/{name}.yaml" for name in EXAMPLES)]
-OPTIONS += ["--config", "keep_exports=evaluated", *SMALL]
+OPTIONS += ["--config", "keep_checkpoints=evaluated", *SMALL]
 RESULT = "results/mine/my_sums_my_reward.json"
 
 

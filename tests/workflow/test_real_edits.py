@@ -39,7 +39,7 @@ evaluation:
   benchmarks: [sums_heldout, mine]
   validation_benchmarks: [sums_heldout, mine]
   graders: [strict, paper_rules]
-  own_graders: {anywhere: {file: examples/my_grader.py, function: grade}}
+  custom_graders: {anywhere: {file: examples/my_grader.py, function: grade}}
 hardware: {save_every: 2}
 """
 

@@ -95,7 +95,7 @@ def rungs(tmp_path_factory, make_workspace):
     for name, steps in (("first", 4), ("whole", 8)):
         runs = {"nemotron": {"enabled": False}, "deepseek": {**FEW, "steps": steps}}
         named = {"experiment": "tiny", "pathvars": {"results": "results/tiny"}}
-        overlays[name] = {**tiny, **named, "runs": runs, "overlays": {"models": []}}
+        overlays[name] = {**tiny, **named, "runs": runs, "figures": {"models": []}}
     for name, overlay in overlays.items():
         (copy.folder / f"tiny_{name}.yaml").write_text(yaml.safe_dump(overlay))
     return copy

@@ -21,14 +21,14 @@ CASES = {
     "one off": ((), {"runs": {"nemotron": OFF}}, "all", {"deepseek"}),
     "an ablation on": (
         (),
-        {"runs": {"nemotron": OFF, "deepseek_overlong": ON}, "overlays": {"a": ["deepseek", "deepseek_overlong"]}},
+        {"runs": {"nemotron": OFF, "deepseek_overlong": ON}, "figures": {"a": ["deepseek", "deepseek_overlong"]}},
         "all",
         {"deepseek", "deepseek_overlong"},
     ),
     "drawn with a run that is off": ((), {"runs": {"nemotron": OFF}}, "overlays/models", {"deepseek"}),
     "drawn, all off but two": (
         (),
-        {"overlays": {"a": ["deepseek_async", "deepseek", "nemotron"]}},
+        {"figures": {"a": ["deepseek_async", "deepseek", "nemotron"]}},
         "overlays/a",
         {"deepseek", "nemotron"},
     ),
@@ -52,13 +52,13 @@ CASES = {
     ),
     "seeds that are off": (
         (),
-        {"runs": {**SEEDS, "a": {**SEEDS["a"], **OFF}}, "compare": {"ab": ["a", "b"]}, "overlays": {"s": ["a", "b"]}},
+        {"runs": {**SEEDS, "a": {**SEEDS["a"], **OFF}}, "compare": {"ab": ["a", "b"]}, "figures": {"s": ["a", "b"]}},
         "all",
         {"deepseek", "nemotron", "b_s1"},
     ),
     "seeds, drawn": (
         (),
-        {"runs": {**SEEDS, "b": {**SEEDS["b"], **OFF}}, "overlays": {"s": ["a", "b"]}},
+        {"runs": {**SEEDS, "b": {**SEEDS["b"], **OFF}}, "figures": {"s": ["a", "b"]}},
         "overlays/s",
         {"a_s1", "a_s2"},
     ),
@@ -163,7 +163,7 @@ GONE = "runs: {deepseek: {enabled: false}, nemotron: {enabled: false}}\n"
             "golden",
             "of this experiment (qwen_half)",
         ),
-        ((), GONE, "results/figures/overlays/models.svg", "overlays.models: none of its runs is on"),
+        ((), GONE, "results/figures/overlays/models.svg", "figures.models: none of its runs is on"),
         (
             (),
             "compare: {o: [deepseek, deepseek_overlong]}\n",
@@ -213,13 +213,13 @@ def test_the_start_says_what_is_left_out(workspace):
     (workspace.folder / "left_out.yaml").write_text(
         "runs: {nemotron: {enabled: false}, deepseek_async: {enabled: true}}\n"
         "compare: {o: [deepseek, deepseek_overlong]}\n"
-        "overlays: {three: [deepseek, deepseek_async, nemotron]}\n"
+        "figures: {three: [deepseek, deepseek_async, nemotron]}\n"
     )
     status, output = workspace.dry_run("--configfile", "left_out.yaml", "--quiet", "rules")
     assert status == 0
     for line in (
-        "overlays.models is left out: nemotron is not enabled (runs.nemotron.enabled)",
-        "overlays.three shows only deepseek, deepseek_async: nemotron is not enabled (runs.nemotron.enabled)",
+        "figures.models is left out: nemotron is not enabled (runs.nemotron.enabled)",
+        "figures.three shows only deepseek, deepseek_async: nemotron is not enabled (runs.nemotron.enabled)",
         "compare.o is left out: deepseek_overlong is not enabled (runs.deepseek_overlong.enabled)",
     ):
         assert output.splitlines().count(line) == 1, line
@@ -240,7 +240,7 @@ def test_a_run_that_is_not_evaluated_is_trained_and_its_training_drawn(workspace
 def test_the_base_model_of_several_seeds_is_evaluated_once(workspace):
     name = "seeds.yaml"
     runs = {"deepseek": OFF, "nemotron": OFF, "a": {"like": "deepseek", **SHORT, "seeds": [1, 2, 3]}}
-    (workspace.folder / name).write_text(yaml.safe_dump({"runs": runs, "overlays": {"models": []}}))
+    (workspace.folder / name).write_text(yaml.safe_dump({"runs": runs, "figures": {"models": []}}))
     jobs = workspace.jobs("--configfile", name)
     # The base on nine benchmarks; of each seed the last checkpoint on nine, the one before on three.
     assert jobs["generate"] == jobs["grade"] == jobs["grade_by_model"] == 9 + 3 * (9 + 3)

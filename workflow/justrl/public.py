@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from justrl.config.recipe_names import translate_recipe
+from justrl.config.names import translate_recipe
 from justrl.data.messages import DEFAULT_SUFFIX, build_messages, question_of, user_content
 from justrl.errors import UserError
 from justrl.report.metrics import append_metrics, metrics_row
@@ -58,7 +58,7 @@ class JustRLGRPOTrainer:
     Args:
         model: a causal language model of transformers.
         optimizer: over `model.parameters()`.
-        config: recipe keys by our names or their aliases in `justrl.config.recipe_names` (`kl_coef`, ...).
+        config: recipe keys by our names or their aliases in `justrl.config.names` (`kl_coef`, ...).
             Missing keys have the paper's values, from config.yaml. A `Recipe` is used unchanged.
 
     Raises UserError: an unknown key, a KL or entropy term other than 0, or a value that the recipe does not allow.

@@ -21,7 +21,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 import bounded_configuration
 from justrl.plan.planning import duration
-from justrl.status import job_progress
+from justrl.status import jobs
 
 # Snakemake imports its plugins before it reads a configuration file.
 bounded_configuration.install()
@@ -47,11 +47,11 @@ class Job:
     log: Path | None
     begun: float = field(default_factory=time.time)
 
-    def how_far(self) -> job_progress.HowFar | None:
+    def how_far(self) -> jobs.JobProgress | None:
         """Return the job's progress, if its files contain it."""
         if self.metrics:
-            return job_progress.of_training(self.metrics, int(self.metrics.parent.name), time.time())
-        return job_progress.of_log(self.log, time.time() - self.begun) if self.log else None
+            return jobs.training_progress(self.metrics, int(self.metrics.parent.name), time.time())
+        return jobs.log_progress(self.log, time.time() - self.begun) if self.log else None
 
 
 class LogHandler(LogHandlerBase):

@@ -230,10 +230,10 @@ def _warm_start(parser: argparse.ArgumentParser) -> None:
 
 def warm_start(arguments: argparse.Namespace) -> None:
     """Warm-start a tiny Qwen2 by supervised training."""
-    from justrl.config import TaughtModel, read_part
+    from justrl.config import TinyModel, read_part
     from justrl.data.tiny_model import make_model
     from justrl.io import json_argument
 
-    given = {"source": "taught"} | json_argument(arguments.settings, "--settings")
-    settings = read_part(TaughtModel, given, "--settings").as_dict()
+    given = json_argument(arguments.settings, "--settings") | {"source": "tiny"}
+    settings = read_part(TinyModel, given, "--settings").as_dict()
     make_model(settings, arguments.seed, arguments.output, arguments.threads, arguments.prompt_suffix)

@@ -20,11 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--graders", help="comma-separated rule-based graders: strict,paper,paper_rules,symbolic")
     add(
-        "--own-graders",
+        "--custom-graders",
         metavar="JSON",
         default="{}",
         help='additional graders as Python functions: {"mine": {"file": "my_grader.py", "function": "grade"}}',
     )
+    # The name of the option in version 0.1.
+    parser.add_argument("--own-graders", dest="custom_graders", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     which.add_argument("--grader", choices=["model"], help="use a judge model")
     add("--output", type=Path, help="grades Parquet to write (default: print the summary only)")
     add_config_argument(parser)
@@ -88,8 +90,8 @@ def grade(arguments: argparse.Namespace) -> None:
             judged = grading.rejected_samples(samples, rules, arguments.rules)
     elif arguments.processes is not None:
         options = {name: {"processes": arguments.processes} for name in ("paper_rules", "symbolic")}
-    given = json_argument(arguments.own_graders, "--own-graders")
-    own = {name: read_part(OwnFunction, entry, f"--own-graders {name}") for name, entry in given.items()}
+    given = json_argument(arguments.custom_graders, "--custom-graders")
+    own = {name: read_part(OwnFunction, entry, f"--custom-graders {name}") for name, entry in given.items()}
     grades = grading.grade_samples(judged, graders, options, own)
     summary = grading.summarise(grades)
     print(grading.format_summary(summary))
@@ -97,7 +99,7 @@ def grade(arguments: argparse.Namespace) -> None:
         # The number of processes does not affect verdicts, so it is not recorded for rule graders.
         settings = {"graders": graders, "options": options if arguments.grader else {}}
         if own:
-            settings["own_graders"] = {name: function.as_dict() for name, function in own.items()}
+            settings["custom_graders"] = {name: function.as_dict() for name, function in own.items()}
         if arguments.grader:
             settings["after"] = arguments.rules if arguments.rejected_by else None
             settings["judge"] = {

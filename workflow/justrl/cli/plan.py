@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Callable
 
 from justrl import config
 from justrl.cli import terminal
@@ -67,7 +66,7 @@ def started(arguments: argparse.Namespace) -> config.Experiment:
 
 def plan(arguments: argparse.Namespace) -> None:
     """Print the plan of every enabled run as a table or as JSON."""
-    from justrl.plan import backtest, detection, plan_tables, planning, rungs
+    from justrl.plan import backtest, detection, plan_tables, planning
 
     if arguments.backtest:
         print(json.dumps(backtest.as_dict(), indent=2) if arguments.json else backtest.render())
@@ -86,14 +85,10 @@ def plan(arguments: argparse.Namespace) -> None:
         terminal.say(detection.render_detection(loaded, arguments.detect, arguments.results, arguments.seeds))
         return
     if arguments.scales:
-        terminal.say(rungs.render_rungs(loaded))
+        terminal.say(plan_tables.render_scales(loaded))
         return
     made = planning.make_plan(loaded, arguments.gpu, arguments.nodes, arguments.measured)
-    _show(arguments, made, lambda: plan_tables.render(made))
-
-
-def _show(arguments: argparse.Namespace, found: object, render: Callable[[], str]) -> None:
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(made, indent=2))
     else:
-        terminal.say(render())
+        terminal.say(plan_tables.render(made))

@@ -46,9 +46,9 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def _check_job(arguments: argparse.Namespace) -> list:
-    from justrl.preflight import preflight_checks
+    from justrl.preflight import experiment_checks
 
-    return preflight_checks.check_job(
+    return experiment_checks.check_job(
         config.read_part(config.RunDescription, read_object(arguments.run), arguments.run),
         arguments.model,
         arguments.data,
@@ -59,7 +59,7 @@ def _check_job(arguments: argparse.Namespace) -> list:
 
 
 def _check_experiment(arguments: argparse.Namespace) -> list:
-    from justrl.preflight import preflight_checks
+    from justrl.preflight import experiment_checks
 
     loaded = started(arguments)
     if arguments.offline:
@@ -73,7 +73,7 @@ def _check_experiment(arguments: argparse.Namespace) -> list:
             "no run is enabled in the configuration: set runs.NAME.enabled to true, or name a run with --run"
         )
     results = arguments.results or loaded.results
-    return preflight_checks.check_experiment(loaded, runs, results)
+    return experiment_checks.check_experiment(loaded, runs, results)
 
 
 def report(done: list, output: Path | None) -> int:

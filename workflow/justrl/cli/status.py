@@ -48,11 +48,11 @@ def show(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> str:
-    from justrl.status import run_status, started
+    from justrl.status import run_status
 
-    results = started.results_folder(arguments.results)
+    results = run_status.results_folder(arguments.results)
     given = config.load(arguments.config) if arguments.config else None
-    found = started.find(results, given)
+    found = run_status.find_experiments(results, given)
     if not found:
         return f"no experiment has been started in {results} yet: `snakemake --profile mini` starts the smallest one"
     first, *others = found
@@ -64,4 +64,4 @@ def _show(arguments: argparse.Namespace) -> str:
         first = replace(first, runs=[run for run in first.runs if run.name == arguments.run])
     if arguments.json:
         return json.dumps([{**asdict(run), "findings": run_status.findings(run)} for run in first.runs], indent=2)
-    return started.text(first, others)
+    return run_status.render_experiment(first, others)

@@ -21,7 +21,7 @@ from justrl import config
 from justrl.cli.options import add_subcommands, number, whole
 from justrl.config import Hardware, Recipe, RunDescription, read_part
 from justrl.config import files as config_files
-from justrl.config.recipe_names import translate_override
+from justrl.config.names import translate_override
 from justrl.errors import UserError
 from justrl.hardware import machine
 from justrl.io import read_object, write_json
@@ -208,12 +208,12 @@ def check_node(request: SegmentRequest) -> None:
     Raises UserError that names each failed check and its remedy.
     """
     from justrl.hardware import checks
-    from justrl.preflight import preflight_checks
+    from justrl.preflight import experiment_checks
 
     written = WorkDir(request.work_dir).node
     if not request.hardware.gpus or request.hardware.gpu == "none" or written.is_file():
         return
-    found = preflight_checks.check_node(request.hardware, request.engine)
+    found = experiment_checks.check_node(request.hardware, request.engine)
     print(checks.table(found), file=sys.stderr, flush=True)
     if failed := [check for check in found if check.status == checks.FAILED]:
         raise UserError("; ".join(f"{check.name}: {check.found} ({check.remedy})" for check in failed))

@@ -43,11 +43,11 @@ def experiment_of(arguments: argparse.Namespace) -> config.Experiment:
 def verify(arguments: argparse.Namespace) -> int:
     """Print one line per file, and a summary of the problems in one sentence."""
     from justrl.cli.main import main
-    from justrl.status import started
+    from justrl.status import run_status
     from justrl.workflow import verification
 
     given = arguments.config or arguments.set or any(arguments.results.glob("*_*.json"))
-    if not given and not started.is_started(arguments.results):
+    if not given and not run_status.is_started(arguments.results):
         print(f"no experiment has been started in {arguments.results} yet, so there is nothing to verify")
         return 0
     checked = verification.verify(experiment_of(arguments), arguments.results, main, arguments.states)

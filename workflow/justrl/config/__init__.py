@@ -1,5 +1,8 @@
 """The experiment as types, its files, and where each result goes."""
 
+# The other packages import these names from here.
+# ruff: noqa: F401
+
 from justrl.config.evaluation import PER_BENCHMARK, Benchmark, EvalProtocol, HubBenchmark, LocalBenchmark
 from justrl.config.experiment import Experiment, load, settings, spelled_out
 from justrl.config.hardware import EngineSettings, Hardware
@@ -19,41 +22,8 @@ from justrl.config.schema import (
     Run,
     RunDescription,
     SeedRun,
-    TaughtModel,
+    TinyModel,
     Tracker,
-    completed,
     read_part,
+    with_defaults,
 )
-
-__all__ = [
-    "AGGREGATION",
-    "LEAST_HANG_MINUTES",
-    "PER_BENCHMARK",
-    "PREPARED",
-    "Alarms",
-    "Benchmark",
-    "CanaryRun",
-    "EngineSettings",
-    "EvalProtocol",
-    "Experiment",
-    "Hardware",
-    "HubBenchmark",
-    "HubDataset",
-    "HubModel",
-    "LocalBenchmark",
-    "LocalDataset",
-    "LocalModel",
-    "OwnFunction",
-    "Part",
-    "Recipe",
-    "Run",
-    "RunDescription",
-    "SeedRun",
-    "TaughtModel",
-    "Tracker",
-    "completed",
-    "load",
-    "read_part",
-    "settings",
-    "spelled_out",
-]

@@ -2,22 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
 from justrl.config.schema import (
     COLUMN,
-    FROM_DISK,
     REVISION,
     HubId,
+    HubSource,
+    LocalSource,
     Name,
     Number,
     OwnFunction,
     Part,
     Positive,
+    SumsSource,
     Switch,
-    TaskSettings,
+    TaskSource,
     TopK,
     text,
 )
@@ -25,60 +25,46 @@ from justrl.errors import UserError
 
 LABEL = "Name in tables and figures (default: the name of the entry)."
 SAMPLES = "Answers sampled per question."
-NEWER = "Released after the models and the training data (marked in figures)."
 
 
-class HubBenchmark(Part):
+class TextBenchmark(Part):
+    """Keys shared by benchmarks from the hub and from disk."""
+
+    label: str = text(LABEL)
+    question_column: str | None = text(COLUMN.format("question"), default=None)
+    answer_column: str | None = text(COLUMN.format("gold answer"), default=None)
+    id_column: str | None = text("Column with a unique id; null: number the rows.", default=None)
+    samples: Positive = text(SAMPLES, default=4)
+    newer: Switch = text("Released after the models and the training data (marked in figures).", default=False)
+
+
+class HubBenchmark(TextBenchmark, HubSource):
     """A benchmark on the hub."""
 
-    label: str = text(LABEL)
-    source: Literal["hub"] = text("The Hugging Face dataset hub.")
-    hub_id: HubId = text("Repository: owner/name.")
     hub_config: str | None = text("Configuration (subset) of the dataset.", default=None)
-    revision: str | None = text(REVISION, default=None)
     split: str = text("Split to evaluate.", default="train")
-    question_column: str | None = text(COLUMN.format("question"), default=None)
-    answer_column: str | None = text(COLUMN.format("gold answer"), default=None)
-    id_column: str | None = text("Column with a unique id; null: number the rows.", default=None)
     rows: Positive = text("Number of questions; data with another number is rejected.")
-    samples: Positive = text(SAMPLES, default=4)
-    newer: Switch = text(NEWER, default=False)
 
 
-class LocalBenchmark(Part):
+class LocalBenchmark(TextBenchmark, LocalSource):
     """A benchmark on disk: JSON lines, JSON, CSV or Parquet."""
 
-    label: str = text(LABEL)
-    source: Literal["local"] = text("A local file or folder.")
-    path: str = text(FROM_DISK)
-    question_column: str | None = text(COLUMN.format("question"), default=None)
-    answer_column: str | None = text(COLUMN.format("gold answer"), default=None)
-    id_column: str | None = text("Column with a unique id; null: number the rows.", default=None)
     rows: Positive | None = text(
         "Number of questions; data with another number is rejected. null: any number.", default=None
     )
-    samples: Positive = text(SAMPLES, default=4)
-    newer: Switch = text(NEWER, default=False)
 
 
-class ArithmeticBenchmark(Part):
+class ArithmeticBenchmark(SumsSource):
     """Generated held-out sums."""
 
     label: str = text(LABEL)
-    source: Literal["arithmetic"] = text("Generated.")
-    digits: Positive = text("Digits per operand.")
-    rows: Positive = text("Number of questions.")
     samples: Positive = text(SAMPLES)
 
 
-class TaskBenchmark(Part):
+class TaskBenchmark(TaskSource):
     """Generated held-out questions of a reasoning-gym task."""
 
     label: str = text(LABEL)
-    source: Literal["reasoning_gym"] = text("Generated.")
-    task: str = text("Name of the task, such as chain_sum.")
-    settings: TaskSettings = text("Settings of the task, such as {max_terms: 3}.", default_factory=dict)
-    rows: Positive = text("Number of questions.")
     samples: Positive = text(SAMPLES)
 
 
@@ -149,7 +135,7 @@ class Evaluation(Part):
     graders: list[Literal["strict", "paper", "paper_rules", "symbolic"]] = text(
         "Rule-based graders; each of them grades every completion.", min_length=1
     )
-    own_graders: dict[Name, OwnFunction] = text(
+    custom_graders: dict[Name, OwnFunction] = text(
         "Your own graders by name, in addition: Python functions that return whether a completion is correct.",
         default={},
     )

@@ -16,9 +16,8 @@ from pydantic import (
 
 from justrl.config.evaluation import PER_BENCHMARK, Benchmark, Canary, EvalProtocol, Evaluation
 from justrl.config.files import DEFAULT_CONFIG, merge, read
-from justrl.config.gpu_specs import find_gpu
-from justrl.config.hardware import Hardware, Plan
-from justrl.config.problems import EXPERIMENT_NAME, explain
+from justrl.config.hardware import Hardware, Plan, find_gpu
+from justrl.config.names import EXPERIMENT_NAME, explain
 from justrl.config.schema import (
     PREPARED,
     Alarms,
@@ -64,12 +63,12 @@ class Experiment(Part):
     benchmarks: dict[Name, Benchmark] = text("Benchmarks by name.")
     protocols: dict[Name, EvalProtocol] = text("Sampling protocols of evaluation by name.")
     evaluation: Evaluation
-    overlays: dict[Name, list[str]] = text("Figures that show the training curves of several runs, by name.")
+    figures: dict[Name, list[str]] = text("Figures that show the training curves of several runs, by name.")
     compare: dict[Name, list[str]] = text(
         "Pairs of runs to compare, by name: second minus first, with intervals over seeds and questions."
     )
     canary: Canary
-    keep_exports: Literal["all", "evaluated"] = text(
+    keep_checkpoints: Literal["all", "evaluated"] = text(
         "Exported models to keep: all, or only those of evaluated checkpoints.", default="all"
     )
     hardware: Hardware
@@ -144,7 +143,7 @@ class Experiment(Part):
     def with_seeds(self) -> "Experiment":
         """Return the experiment with each run of several seeds replaced by one run `{run}_s{seed}` per seed.
 
-        Overlay figures with such a run show all of its trainings.
+        Figures of several runs with such a run show all of its trainings.
         """
         runs: dict[str, Run] = {}
         for name, run in self.runs.items():
@@ -159,11 +158,11 @@ class Experiment(Part):
                     f"config: runs.{name}.seeds: {taken[0]} is already the name of another run; choose another seed"
                 )
             runs |= each or {name: run}
-        overlays = {
-            overlay: [run for member in members for run in settings(runs).get(member, [member])]
-            for overlay, members in self.overlays.items()
+        figures = {
+            figure: [run for member in members for run in settings(runs).get(member, [member])]
+            for figure, members in self.figures.items()
         }
-        return self.model_copy(update={"runs": runs, "overlays": overlays})
+        return self.model_copy(update={"runs": runs, "figures": figures})
 
     def with_canaries(self) -> "Experiment":
         """Return the experiment with a short run `canary_{run}` for each enabled run (for its first seed, if several).
@@ -221,10 +220,10 @@ class Experiment(Part):
                 yield from _unknown(f"evaluation.{key}: no benchmark", benchmark, self.benchmarks)
             yield from _twice(f"evaluation.{key}", getattr(evaluation, key))
         yield from _twice("evaluation.graders", evaluation.graders)
-        for overlay, members in self.overlays.items():
+        for figure, members in self.figures.items():
             for member in members:
-                yield from _unknown(f"overlays.{overlay}: no run", member, self.runs)
-            yield from _twice(f"overlays.{overlay}", members)
+                yield from _unknown(f"figures.{figure}: no run", member, self.runs)
+            yield from _twice(f"figures.{figure}", members)
         for pair, both in self.compare.items():
             if len(both) != 2:
                 yield f"compare.{pair}: must name two runs, got {len(both)}: {', '.join(both)}"
@@ -243,9 +242,9 @@ class Experiment(Part):
                 f"({self.canary.segment_steps})"
             )
         yield from _unknown("evaluation.protocol: no protocol", evaluation.protocol, self.protocols)
-        graders: list[str] = [*evaluation.graders, *evaluation.own_graders]
-        for name in sorted(evaluation.own_graders.keys() & {"strict", "paper", "paper_rules", "symbolic", "model"}):
-            yield f"evaluation.own_graders.{name}: a grader of the package has this name; choose another name"
+        graders: list[str] = [*evaluation.graders, *evaluation.custom_graders]
+        for name in sorted(evaluation.custom_graders.keys() & {"strict", "paper", "paper_rules", "symbolic", "model"}):
+            yield f"evaluation.custom_graders.{name}: a grader of the package has this name; choose another name"
         if evaluation.model_grader.enabled:
             graders += ["model", "paper_rules+model"]
             if "paper_rules" not in graders:
@@ -259,6 +258,9 @@ class Experiment(Part):
             yield f"evaluation.headline_grader: {headline} is not one of the enabled graders: {', '.join(graders)}"
         if self.experiment == "canary":
             yield "experiment: canary is the name reserved for results of `snakemake canary`; choose another name"
+        yield from self._contradictions_of_published_models()
+
+    def _contradictions_of_published_models(self) -> Iterator[str]:
         for name in self.external:
             if name in self.runs or name in self.models:
                 yield f"external.{name}: a run or model has this name; choose another name"

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from justrl.config.recipe_names import RECIPE
-from justrl.errors import UserError, did_you_mean
+from justrl.config.names import suggestion
+from justrl.errors import UserError
 
 Config = dict[str, Any]
 
@@ -289,8 +289,7 @@ def apply_overrides(config: Mapping, overrides: Sequence[str], above: str = "") 
             if name not in node or not (last or isinstance(node[name], dict)):
                 optional = _optional([*above.split("."), *path[:depth]] if above else path[:depth])
                 if name not in optional:
-                    ours = RECIPE.get(name, name)
-                    near = f": did you mean {ours}?" if ours in optional else did_you_mean(name, [*node, *optional])
+                    near = suggestion(name, [*node, *optional])
                     raise UserError(f"override {override!r}: unknown key {name!r}{near}")
                 node[name] = {}
             if not last:

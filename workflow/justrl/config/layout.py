@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from justrl.config import Experiment, HubModel, LocalModel, SeedRun, TaughtModel, paper, settings
+from justrl.config import Experiment, HubModel, LocalModel, SeedRun, TinyModel, paper, settings
 from justrl.config.published import RELEASED
 from justrl.errors import UserError
 
@@ -40,7 +40,7 @@ class Layout:
     own_bases: Collection[str] = ()
 
     @property
-    def model_sources(self) -> dict[str, HubModel | LocalModel | TaughtModel]:
+    def model_sources(self) -> dict[str, HubModel | LocalModel | TinyModel]:
         """Every model by name with its source: base models, published models and the judge."""
         experiment, judge = self.experiment, self.experiment.evaluation.model_grader
         published: dict[str, HubModel | LocalModel] = {
@@ -104,7 +104,7 @@ class Layout:
         kind, _, name = target.rpartition("/")
         run, _, step = target.partition("@")
         if kind:
-            runs = self.experiment.overlays[name] if kind == "overlays" else self.pair_runs(name)
+            runs = self.experiment.figures[name] if kind == "overlays" else self.pair_runs(name)
         elif target in ("all", "first_1000"):
             runs = self.experiment.enabled
         elif target == "canary":
@@ -126,13 +126,13 @@ class Layout:
         Raises UserError: none of its runs is enabled.
         """
         runs = self.trainings(f"overlays/{overlay}")
-        if not runs and (members := self.experiment.overlays[overlay]):
-            raise UserError(f"overlays.{overlay}: none of its runs is on: set runs.{members[0]}.enabled to true")
+        if not runs and (members := self.experiment.figures[overlay]):
+            raise UserError(f"figures.{overlay}: none of its runs is on: set runs.{members[0]}.enabled to true")
         return [self.metrics(run) for run in runs]
 
     def drawn_overlays(self) -> list[str]:
         """Return the overlay figures to draw: at least two of their runs are enabled, or all that they name."""
-        overlays = self.experiment.overlays
+        overlays = self.experiment.figures
         on = {name: len(self.trainings(f"overlays/{name}")) for name in overlays}
         return [name for name, members in overlays.items() if on[name] and (on[name] > 1 or on[name] == len(members))]
 
@@ -143,11 +143,11 @@ class Layout:
     def left_out(self) -> Iterator[str]:
         """Yield a line for each figure and pair that names a disabled run, saying what is left out."""
         drawn, compared = self.drawn_overlays(), self.compared_pairs()
-        for overlay, members in self.experiment.overlays.items():
+        for overlay, members in self.experiment.figures.items():
             on = self.trainings(f"overlays/{overlay}")
             if off := [run for run in members if run not in on]:
                 what = f"shows only {', '.join(on)}" if overlay in drawn else "is left out"
-                yield f"overlays.{overlay} {what}: {_are_off(off)}"
+                yield f"figures.{overlay} {what}: {_are_off(off)}"
         for pair in self.experiment.compare:
             if pair not in compared:
                 off = [run for run in self.pair_runs(pair) if not self.may_train(run)]
@@ -210,7 +210,7 @@ class Layout:
 
     def keeps_export(self, run: str, step: int | str) -> bool:
         """Return whether the model at the end of a segment is kept."""
-        return self.experiment.keep_exports == "all" or int(step) in self.evaluated_steps(run)
+        return self.experiment.keep_checkpoints == "all" or int(step) in self.evaluated_steps(run)
 
     def start_step(self, run: str, step: int | str) -> int:
         """Return the start of the segment that ends at `step`; UserError, naming the nearest ends, if there is none."""
@@ -299,14 +299,14 @@ class Layout:
         else:
             model = self.model_sources[experiment.runs[run].model if step else run].as_dict()
         questions = experiment.benchmarks[benchmark].as_dict()
-        own = {grader: function.as_dict() for grader, function in evaluation.own_graders.items()}
+        own = {grader: function.as_dict() for grader, function in evaluation.custom_graders.items()}
         return {
             "experiment": self.stamp(name),
             "model": model,
             "questions": {key: value for key, value in questions.items() if key not in ("label", "samples", "newer")},
             "generation": self.generation(name, benchmark, protocol),
-            "graders": [*evaluation.graders, *evaluation.own_graders],
-            **({"own_graders": own} if own else {}),
+            "graders": [*evaluation.graders, *evaluation.custom_graders],
+            **({"custom_graders": own} if own else {}),
             "model_grader": evaluation.model_grader.as_dict(),
             "headline_grader": evaluation.headline_grader,
         }

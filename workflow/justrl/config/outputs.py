@@ -88,7 +88,7 @@ def _of_names(layout: Layout) -> Iterator[tuple[str, str]]:
     for key in ("models", "external"):
         for name in getattr(experiment, key):
             yield layout.model(name), f"{key}.{name}"
-    yield f"{root}/figures/overlays", "the figures of `overlays`"
+    yield f"{root}/figures/overlays", "the figures of several runs"
     yield f"{root}/golden/claims", "the claims of `snakemake golden`"
     for name, run in experiment.runs.items():
         yield f"{root}/figures/{name}", f"the figures of runs.{name}"

@@ -1,7 +1,7 @@
 """The paper's values, and how a run or a result differs from them.
 
 papers/justrl/paper.yaml holds the values. A configuration is compared with them at each start
-(`operations.paper_check`). Pages compare the contents of run.json and results, because a name alone proves nothing.
+(`workflow.paper_check`). Pages compare the contents of run.json and results, because a name alone proves nothing.
 """
 
 import re

@@ -20,11 +20,12 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from justrl.config.custom_code import code_sha256
 from justrl.config.files import find
-from justrl.config.problems import HUB_ID, NAME, explain
+from justrl.config.names import HUB_ID, NAME, explain, with_todays_names
 from justrl.errors import UserError
 
 
@@ -88,7 +89,8 @@ def text(description: str, **limits: Any) -> Any:
 LEAST_HANG_MINUTES = 30
 REVISION = "Commit of the hub repository; null: the latest commit of main, resolved at the first download."
 COLUMN = "Column with the {}; null: the first known name that exists (docs/change.md)."
-FROM_DISK = "File or folder, relative to the working directory or the repository."
+CONTEXT = "Maximum sequence length in tokens (max_position_embeddings of its config.json)."
+CONTAMINATED = "Remove questions that overlap with a benchmark."
 
 
 class Hub(Part):
@@ -98,27 +100,56 @@ class Hub(Part):
     offline: Switch = text("Never use the network.")
 
 
-class HubModel(Part):
-    """A model on the hub."""
+class HubSource(Part):
+    """A model or data on the hub."""
 
-    source: Literal["hub"] = text("The Hugging Face model hub.")
+    source: Literal["hub"] = text("The Hugging Face hub.")
     hub_id: HubId = text("Repository: owner/name.")
     revision: str | None = text(REVISION, default=None)
-    context_length: Positive = text("Maximum sequence length in tokens (max_position_embeddings of its config.json).")
 
 
-class LocalModel(Part):
+class LocalSource(Part):
+    """A file or folder on disk."""
+
+    source: Literal["local"] = text("A local file or folder.")
+    path: str = text("File or folder, relative to the working directory or the repository; it is copied.")
+
+
+class SumsSource(Part):
+    """Generated sums with exact answers."""
+
+    source: Literal["arithmetic"] = text("Generated.")
+    digits: Positive = text("Digits per operand.")
+    rows: Positive = text("Number of questions.")
+
+
+class TaskSource(Part):
+    """Generated questions of a reasoning-gym task (install with `make tasks`)."""
+
+    source: Literal["reasoning_gym"] = text("Generated.")
+    task: str = text("Name of the task, such as chain_sum.")
+    settings: dict[str, bool | int | float | str] = text(
+        "Settings of the task, such as {max_terms: 3}.", default_factory=dict
+    )
+    rows: Positive = text("Number of questions.")
+
+
+class HubModel(HubSource):
+    """A model on the hub."""
+
+    context_length: Positive = text(CONTEXT)
+
+
+class LocalModel(LocalSource):
     """A model folder on disk, in Hugging Face's layout."""
 
-    source: Literal["local"] = text("A local folder.")
-    path: str = text("Folder, relative to the working directory or the repository; it is copied.")
-    context_length: Positive = text("Maximum sequence length in tokens (max_position_embeddings of its config.json).")
+    context_length: Positive = text(CONTEXT)
 
 
-class TaughtModel(Part):
+class TinyModel(Part):
     """A tiny model that the workflow creates and warm-starts (supervised training), for machines without a GPU."""
 
-    source: Literal["taught"] = text("Created by the workflow.")
+    source: Literal["tiny"] = text("Created by the workflow.")
     family: Literal["deepseek", "nemotron"] = text(
         "Model family to imitate: tokenizer, chat template, tied or untied embeddings."
     )
@@ -145,10 +176,7 @@ class TaughtModel(Part):
         return value
 
 
-Model = Annotated[HubModel | LocalModel | TaughtModel, Field(discriminator="source")]
-
-
-TaskSettings = dict[str, bool | int | float | str]
+Model = Annotated[HubModel | LocalModel | TinyModel, Field(discriminator="source")]
 
 
 class TextDataset(Part):
@@ -160,42 +188,28 @@ class TextDataset(Part):
     remove_wrapper: Switch = text("Remove DAPO's own instruction around each question.", default=True)
     remove_duplicates: Switch = text("Remove duplicate questions.", default=True)
     remove_contradictions: Switch = text("Remove questions whose copies have different answers.", default=True)
-    remove_contaminated: Switch = text("Remove questions that overlap with a benchmark.", default=False)
+    remove_contaminated: Switch = text(CONTAMINATED, default=False)
 
 
-class HubDataset(TextDataset):
+class HubDataset(TextDataset, HubSource):
     """A training set on the hub."""
 
-    source: Literal["hub"] = text("The Hugging Face dataset hub.")
-    hub_id: HubId = text("Repository: owner/name.")
-    revision: str | None = text(REVISION, default=None)
 
-
-class LocalDataset(TextDataset):
+class LocalDataset(TextDataset, LocalSource):
     """A training set on disk: JSON lines, JSON, CSV or Parquet."""
 
-    source: Literal["local"] = text("A local file or folder.")
-    path: str = text(FROM_DISK)
 
-
-class ArithmeticDataset(Part):
+class ArithmeticDataset(SumsSource):
     """Generated sums with exact answers."""
 
-    source: Literal["arithmetic"] = text("Generated.")
-    digits: Positive = text("Digits per operand.")
     harder_share: Share = text("Share of sums with one more digit.")
-    rows: Positive = text("Number of questions.")
-    remove_contaminated: Switch = text("Remove questions that overlap with a benchmark.")
+    remove_contaminated: Switch = text(CONTAMINATED)
 
 
-class TaskDataset(Part):
+class TaskDataset(TaskSource):
     """Generated questions of a reasoning-gym task (install with `make tasks`)."""
 
-    source: Literal["reasoning_gym"] = text("Generated.")
-    task: str = text("Name of the task, such as chain_sum.")
-    settings: TaskSettings = text("Settings of the task, such as {max_terms: 3}.", default_factory=dict)
-    rows: Positive = text("Number of questions.")
-    remove_contaminated: Switch = text("Remove questions that overlap with a benchmark.")
+    remove_contaminated: Switch = text(CONTAMINATED)
 
 
 Dataset = Annotated[HubDataset | LocalDataset | ArithmeticDataset | TaskDataset, Field(discriminator="source")]
@@ -435,13 +449,24 @@ class RunDescription(Part):
     dataset: Dataset
     recipe: Recipe
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_version(cls, value: Any) -> Any:
+        return with_todays_names(value) if isinstance(value, Mapping) else value
 
-def completed(described: Mapping[str, Any]) -> dict[str, Any]:
-    """Add missing keys, with their defaults, to a run's description; return other documents unchanged."""
+
+def with_defaults(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Add keys that a run.json, or the one in a result's configuration, does not have yet, with their defaults.
+
+    Other documents only get today's names.
+    """
+    described = document.get("model")
+    if isinstance(described, Mapping) and "recipe" in described:
+        return with_todays_names(document) | {"model": with_defaults(described)}
     try:
-        return RunDescription.model_validate(described).as_dict()
+        return RunDescription.model_validate(document).as_dict()
     except ValidationError:
-        return dict(described)
+        return with_todays_names(document)
 
 
 def read_part(part: type[AnyPart], content: str | Mapping, source: str | Path) -> AnyPart:

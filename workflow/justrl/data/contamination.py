@@ -35,7 +35,7 @@ _SPELLINGS = (
     (re.compile(r"\\(?:ne|neq)(?![a-z])"), "≠"),
     (re.compile(r"[−–‐]"), "-"),
 )
-# The data that a run has trained with; `operations.made_from` keeps it there.
+# The data that a run has trained with; `workflow.start_checks` keeps it there.
 TRAINED = "trained.parquet"
 
 

@@ -332,7 +332,7 @@ def train_supervised(model, tokenizer, settings: dict, seed: int, prompt_suffix:
 
 
 def make_model(settings: dict, seed: int, output: Path, threads: int, prompt_suffix: str = DEFAULT_SUFFIX) -> None:
-    """Write the Qwen2 of `settings` (the values of a `TaughtModel`), trained, as a model folder.
+    """Write the Qwen2 of `settings` (the values of a `TinyModel`), trained, as a model folder.
 
     A model that this machine has trained before with the same settings, code and versions is copied from the cache:
     the folder JUSTRL_CACHE, by default ~/.cache/justrl; an empty value switches it off.

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from justrl.config import Hardware, Recipe
-from justrl.config.gpu_specs import same_kind
+from justrl.config.hardware import same_kind
 from justrl.errors import UserError
 from justrl.hardware import machine
 from justrl.hardware.memory import TIGHT, memory_job, transfer_mib

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from justrl.config import HubModel, LocalModel, TaughtModel
+from justrl.config import HubModel, LocalModel, TinyModel
 from justrl.config.files import find
 from justrl.io import read_json_object
 from justrl.models.folder import check_numbers
@@ -127,13 +127,13 @@ def shape_in(config: dict[str, Any]) -> ModelShape | None:
     return ModelShape(layers, width, intermediate, heads, key_value_heads, head_size, vocabulary, tied)
 
 
-def shape_of(model: HubModel | LocalModel | TaughtModel, folder: str | Path | None = None) -> ModelShape | None:
+def shape_of(model: HubModel | LocalModel | TinyModel, folder: str | Path | None = None) -> ModelShape | None:
     """Return the shape of a `models` entry: from its folder if it exists, else from known models; None if unknown."""
     if folder is not None and (found := read_shape(folder)):
         return found
     if isinstance(model, LocalModel):
         return read_shape(find(model.path))
-    if isinstance(model, TaughtModel):
+    if isinstance(model, TinyModel):
         size = model.hidden_size // model.heads
         feed_forward, key_values = model.intermediate_size, model.key_value_heads
         return ModelShape(

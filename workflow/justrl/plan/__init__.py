@@ -1,1 +1,1 @@
-"""What an experiment costs before it is started: time, memory, GPU hours."""
+"""Costs of an experiment, before it is started: time, memory, GPU hours."""

@@ -14,11 +14,10 @@ from typing import Any
 
 from justrl.config import Hardware, Recipe, read_part
 from justrl.config.files import ROOT
-from justrl.config.gpu_specs import find_gpu
+from justrl.config.hardware import find_gpu
 from justrl.errors import UserError
 from justrl.models.shape import KNOWN
-from justrl.plan.costs import work_of
-from justrl.plan.step_time import CONSTANTS, REST_SECONDS, Constants, Work, lengths_of, step_time
+from justrl.plan.costs import CONSTANTS, REST_SECONDS, Constants, Work, lengths_of, step_time, work_of
 
 FIGURES = ROOT / "bench" / "published_steps.csv"
 GUESS = Constants(0.8, 0.5, 0.4, 12.0, 1e-4, 5e-4, 8e-4)

@@ -57,55 +57,45 @@ def detect(
         seeds: trainings per setting.
     """
     evaluation = experiment.evaluation
+    trained = [result for result in results if not result.is_base]
     rows = []
     for name in evaluation.benchmarks:
         questions = question_count(experiment.benchmarks[name])
         samples = experiment.samples(name, evaluation.protocol)
-        mine = [result for result in results if result.benchmark == name and not result.is_base]
-        variances = [_sampling_variance(result) for result in mine]
-        known = [variance for variance in variances if variance is not None]
+        mine = [result for result in trained if result.benchmark == name]
+        known = [variance for variance in map(_sampling_variance, mine) if variance is not None]
         v = float(np.mean(known)) if known else BOUND
-        spread = _spread(mine, v / (questions * samples))
-        rows.append(_row(name, questions, samples, v, bool(known), spread, difference, seeds))
-    return [*rows, _average(rows, results, difference, seeds)]
-
-
-def _row(
-    name: str,
-    questions: int,
-    samples: int,
-    v: float,
-    measured: bool,
-    spread: float | None,
-    difference: float,
-    seeds: int,
-) -> Detection:
-    luck = 2 * (spread or 0.0) ** 2 / seeds
-    error = sqrt(2 * v / (questions * samples * seeds) + luck)
-    left = (difference / FOUND) ** 2 - luck
-    needed = ceil(2 * v / (questions * seeds * left)) if left > 0 else None
-    return Detection(name, questions, samples, v, measured, spread, FOUND * error, needed)
-
-
-def _average(rows: Sequence[Detection], results: Sequence[Result], difference: float, seeds: int) -> Detection:
-    """Analyse the unweighted mean of the benchmarks.
-
-    `samples` and `needed` are those of the first benchmark; the others change in proportion.
-    """
+        sampling = v / (questions * samples)
+        smallest, needed = _detectable(sampling, samples, spread := _spread(mine, sampling), difference, seeds)
+        rows.append(Detection(name, questions, samples, v, bool(known), spread, smallest, needed))
+    # The unweighted mean of the benchmarks; its samples are those of the first, the others change in proportion.
     sampling = sum(row.variance / (row.questions * row.samples) for row in rows) / len(rows) ** 2
-    spread = _spread_of_averages([result for result in results if not result.is_base], sampling)
-    luck = 2 * (spread or 0.0) ** 2 / seeds
-    left = (difference / FOUND) ** 2 - luck
-    return Detection(
+    spread = _spread_of_averages(trained, sampling)
+    smallest, needed = _detectable(sampling, rows[0].samples, spread, difference, seeds)
+    average = Detection(
         benchmark=AVERAGE,
         questions=sum(row.questions for row in rows),
         samples=rows[0].samples,
         variance=float(np.mean([row.variance for row in rows])),
         measured=all(row.measured for row in rows),
         spread=spread,
-        smallest=FOUND * sqrt(2 * sampling / seeds + luck),
-        needed=ceil(2 * sampling / seeds / left * rows[0].samples) if left > 0 else None,
+        smallest=smallest,
+        needed=needed,
     )
+    return [*rows, average]
+
+
+def _detectable(
+    sampling: float, samples: int, spread: float | None, difference: float, seeds: int
+) -> tuple[float, int | None]:
+    """The smallest difference that is detected, and the samples per question that detect `difference`.
+
+    `sampling` is the variance that the sampling of answers adds to one training's average.
+    """
+    luck = 2 * (spread or 0.0) ** 2 / seeds
+    left = (difference / FOUND) ** 2 - luck
+    needed = ceil(2 * sampling / seeds / left * samples) if left > 0 else None
+    return FOUND * sqrt(2 * sampling / seeds + luck), needed
 
 
 def _sampling_variance(result: Result) -> float | None:

@@ -7,15 +7,14 @@ from pathlib import Path
 
 from justrl.config import LEAST_HANG_MINUTES, CanaryRun, Experiment, Hardware, Recipe, Run, SeedRun, read_part
 from justrl.config import files as config_files
-from justrl.config.gpu_specs import find_gpu
+from justrl.config.hardware import find_gpu
 from justrl.config.layout import Layout
 from justrl.errors import UserError
 from justrl.hardware.checks import check_memory
 from justrl.hardware.memory import memory_job
 from justrl.models.shape import KNOWN, ModelShape, read_shape, shape_in, shape_of
 from justrl.plan import costs
-from justrl.plan.costs import Calibration, Estimate, estimated
-from justrl.plan.step_time import StepTime, cut_lengths, lengths_of, step_time
+from justrl.plan.costs import Calibration, Estimate, StepTime, cut_lengths, estimated, lengths_of, step_time
 
 # Ray, vLLM's start and compilation, loading the model, the first weight transfer.
 STARTUP_SECONDS = {"verl": 15 * 60, "reference": 3 * 60}
@@ -67,19 +66,14 @@ def calibration_of(experiment: Experiment, name: str, metrics: str | Path, hardw
     return costs.calibrate(metrics, estimate)
 
 
-def canary_record(experiment: Experiment, name: str) -> tuple[Path | None, Hardware | None]:
-    """A canary's metrics and the hardware it ran on; (None, None) if one is missing or the hardware record is newer."""
+def canary_calibration(experiment: Experiment, name: str) -> Calibration | None:
+    """The calibration from a run's canary; None without it, or if the record of its hardware is missing or newer."""
     layout = Layout(experiment, str(experiment.results))
     log, record = Path(layout.metrics(f"canary_{name}")), experiment.results / "hardware.json"
     if not log.is_file() or not record.is_file() or record.stat().st_mtime > log.stat().st_mtime:
-        return None, None
-    return log, read_part(Hardware, record.read_text(encoding="utf-8"), record)
-
-
-def canary_calibration(experiment: Experiment, name: str) -> Calibration | None:
-    """The calibration from a run's canary; None if the results folder has no record of the hardware it ran on."""
-    log, hardware = canary_record(experiment, name)
-    return calibration_of(experiment, name, log, hardware) if log and hardware else None
+        return None
+    hardware = read_part(Hardware, record.read_text(encoding="utf-8"), record)
+    return calibration_of(experiment, name, log, hardware)
 
 
 def expected_step_seconds(
@@ -250,7 +244,7 @@ def plan_run(
     run, hardware, shape = experiment.runs[name], experiment.hardware, shape_of_run(experiment, name)
     step = expected_step_seconds(experiment, name, measured, calibration)
     jobs = len(run.segment_ends)
-    around = around_hours(experiment, name, _segments(run))
+    around = around_hours(experiment, name, zip([0, *run.segment_ends], run.segment_ends, strict=False))
     how = f"{run.steps:,} steps x {step.value:,.1f} s + {around:,.1f} h of start-ups, saves and merges"
     whole = step.times(run.steps / 3600, "h", how).plus(around)
     asked = segment_runtime_minutes(experiment, name, measured) / 60
@@ -275,11 +269,6 @@ def plan_run(
         rows |= _evaluation_rows(experiment, run, shape) if run.evaluate else {}
     rows |= _disk_rows(experiment, run, shape)
     return {quantity: estimate.as_dict() for quantity, estimate in rows.items()}
-
-
-def _segments(run: Run) -> Iterable[tuple[int, int]]:
-    """First and last step of each segment of a run."""
-    return zip([0, *run.segment_ends], run.segment_ends, strict=False)
 
 
 def evaluation_samples(experiment: Experiment, benchmarks: Sequence[str], protocol: str) -> int:
@@ -336,14 +325,12 @@ def _evaluation_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dic
     }
 
 
-# The steps whose models are kept, by the value of `keep_exports`.
-EXPORTS = {"all": "segments", "evaluated": "evaluated checkpoints"}
-
-
 def _disk_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dict[str, Estimate]:
     state, export = costs.state_gb(shape.parameters), costs.export_gb(shape.parameters)
-    segments = {"all": len(run.segment_ends), "evaluated": len(run.evaluated_steps)}
-    keep = experiment.keep_exports
+    keep = experiment.keep_checkpoints
+    segments, checkpoints = len(run.segment_ends), len(run.evaluated_steps)
+    kept, of = (segments, "segments") if keep == "all" else (checkpoints, "evaluated checkpoints")
+    other, others = ("evaluated", checkpoints) if keep == "all" else ("all", segments)
     samples, _ = _evaluations(experiment, run)
     most = most_full_states()
     completions = costs.completions_gb(samples)
@@ -353,18 +340,15 @@ def _disk_rows(experiment: Experiment, run: Run, shape: ModelShape) -> dict[str,
             most * state.value, "GB", f"at most {most} at a time: {costs.KEPT_STATES} kept and 1 being written"
         ),
         "exported models": Estimate(
-            segments[keep] * export.value,
-            "GB",
-            f"{segments[keep]} {EXPORTS[keep]} x {export.value:.2f} GB, kept ({export.how})",
+            kept * export.value, "GB", f"{kept} {of} x {export.value:.2f} GB, kept ({export.how})"
         ),
         "completions": Estimate(completions, "GB", f"{samples:,} answers x 8,000 tokens x 4 characters / 3 compressed"),
     }
     total = parts["full states"].value + parts["exported models"].value + completions
-    other = "evaluated" if keep == "all" else "all"
-    instead = total + (segments[other] - segments[keep]) * export.value
+    instead = total + (others - kept) * export.value
     return parts | {
-        "disk at most": Estimate(total, "GB", f"full states + exported models + completions, keep_exports: {keep}"),
-        "disk, other exports": Estimate(instead, "GB", f"with keep_exports: {other}, {segments[other]} models"),
+        "disk at most": Estimate(total, "GB", f"full states + exported models + completions, keep_checkpoints: {keep}"),
+        "disk, other exports": Estimate(instead, "GB", f"with keep_checkpoints: {other}, {others} models"),
     }
 
 
@@ -379,14 +363,8 @@ def plan_memory(experiment: Experiment, name: str) -> dict | None:
     job = memory_job(hardware, run.engine, run.recipe, shape)
     if job is None:
         return None
-    settings = job.settings
-    check = check_memory(hardware, run.engine, run.recipe, shape)
-    return {
-        "check": check.as_dict(),
-        "settings": asdict(settings),
-        "card": job.card,
-        "phases": job.phases(settings),
-    }
+    check = check_memory(hardware, run.engine, run.recipe, shape).as_dict()
+    return {"check": check, "settings": asdict(job.settings), "card": job.card, "phases": job.phases(job.settings)}
 
 
 def on(hardware: Hardware, gpu: str | None = None, nodes: int | None = None, gpus: int | None = None) -> Hardware:
@@ -413,14 +391,11 @@ def make_plan(
     Raises:
         UserError: the GPU is not a known one, or the measured file has no timings.
     """
-    names = list(Layout(experiment).trainings())
-    corrections = {
-        name: calibration_of(experiment, name, measured, experiment.hardware) if measured else None for name in names
-    }
     hardware = on(experiment.hardware, gpu, nodes)
-    experiment = experiment.model_copy(update={"hardware": hardware})
-    runs = {
-        name: plan_run(experiment, name, None if corrections[name] else measured, corrections[name]) for name in names
-    }
-    memory = {name: plan_memory(experiment, name) for name in names}
+    there = experiment.model_copy(update={"hardware": hardware})
+    runs, memory = {}, {}
+    for name in Layout(experiment).trainings():
+        correction = calibration_of(experiment, name, measured, experiment.hardware) if measured else None
+        runs[name] = plan_run(there, name, None if correction else measured, correction)
+        memory[name] = plan_memory(there, name)
     return {"experiment": experiment.experiment, "hardware": hardware.as_dict(), "runs": runs, "memory": memory}

@@ -1,18 +1,24 @@
-"""Preflight checks of the experiment: hub, model folder, prompts, reward, engine."""
+"""Preflight checks of an experiment at the terminal, and of one run in its job.
+
+Those of this file are of the hub, the model folder, prompts, reward and engine.
+"""
 
 import json
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from justrl.config import Experiment, OwnFunction, Recipe, RunDescription
+import yaml
+
+from justrl.config import Experiment, Hardware, OwnFunction, Recipe, RunDescription
 from justrl.config.layout import Layout
 from justrl.errors import UserError
-from justrl.hardware.checks import FAILED, OK, SKIPPED, WARNING, Check
+from justrl.hardware import checks
+from justrl.hardware.checks import FAILED, OK, SKIPPED, WARNING, Check, guarded
 from justrl.io import read_json, read_json_object
 from justrl.models.chat_template import ChatTokenizer
 from justrl.models.folder import check_model_folder, check_weights
@@ -23,6 +29,9 @@ from justrl.models.sampling import (
     stop_token_ids,
     stop_tokens_by_source,
 )
+from justrl.models.shape import shape_of
+from justrl.plan import costs, planning
+from justrl.preflight import queue_checks
 
 # Number of training questions on whose answers a user's reward is tried.
 KNOWN_ROWS = 4
@@ -41,18 +50,127 @@ KNOWN_ANSWERS = (
 )
 
 
+def check_experiment(experiment: Experiment, runs: Sequence[str], results: str | Path) -> list[Check]:
+    """All checks of the named runs, in the order in which failures would occur.
+
+    They take seconds on a login node and write nothing.
+    """
+    results = Path(results)
+    done = [guarded("hub", lambda: check_hub(experiment, runs, results))]
+    done.append(guarded("disk", lambda: checks.check_disk(results, _planned_gb(experiment, runs))))
+    done.append(guarded("gpus", lambda: checks.check_gpus(experiment.hardware)))
+    for engine in sorted({experiment.runs[run].engine for run in runs}):
+        done.append(guarded("cores", partial(checks.check_cores, experiment.hardware, engine)))
+        done.append(guarded("packages", partial(checks.check_packages, engine)))
+        done += checks.check_card(experiment.hardware, engine)
+    rewards = {experiment.runs[run].recipe.reward: Layout(experiment, str(results)).training_data(run) for run in runs}
+    for reward, data in sorted(rewards.items(), key=str):
+        there = data if Path(data).is_file() else None
+        done.append(guarded("reward", partial(check_reward, reward, there)))
+    done.append(guarded("golden", lambda: check_golden(experiment, results)))
+    for run in runs:
+        done += [replace(check, found=f"{run}: {check.found}") for check in _check_run(experiment, run, results)]
+    resources = queue_checks.profile_resources()
+    try:
+        done += queue_checks.check_queue(queue_checks.requests(experiment, runs, resources), resources)
+    except UserError as error:
+        done.append(Check("slurm", FAILED, str(error)))
+    return done
+
+
+def _check_run(experiment: Experiment, run: str, results: Path) -> list[Check]:
+    recipe, engine, hardware = experiment.runs[run].recipe, experiment.runs[run].engine, experiment.hardware
+    layout = Layout(experiment, str(results))
+    folder, data = Path(layout.base_model(run)), Path(layout.training_data(run))
+    shape = planning.known_shape(experiment, run)
+    memory = guarded("memory", lambda: checks.check_memory(hardware, engine, recipe, shape))
+    if not folder.is_dir() or not data.is_file():
+        later = "not downloaded yet; `snakemake data` downloads it, and the preflight rule checks it"
+        return [memory, Check("model, prompts", SKIPPED, later)]
+    return [memory, *_check_inputs(folder, data, recipe, hardware, engine)]
+
+
+def _check_inputs(model: str | Path, data: str | Path, recipe: Recipe, hardware: Hardware, engine: str) -> list[Check]:
+    """The checks of a run's model folder and training data."""
+    return [
+        guarded("model", lambda: check_model(model, engine)),
+        guarded("weight transfer", lambda: checks.check_weight_transfer(model, hardware, engine)),
+        guarded("stop tokens", lambda: check_stops(model)),
+        guarded("prompts", lambda: check_prompts(data, model, recipe)),
+    ]
+
+
+def check_job(
+    run: RunDescription,
+    model: str | Path,
+    data: str | Path,
+    hardware: Hardware,
+    output: str | Path,
+    engine_config: Path | None,
+) -> list[Check]:
+    """The checks of a job before training: without a GPU, on the files that the workflow has made."""
+    recipe, engine = run.recipe, run.engine
+    shape = shape_of(run.model, model)
+    # The size of a model of unknown shape, from its weight files with two bytes per parameter.
+    weights = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
+    parameters = shape.parameters if shape else weights // 2
+    # The space that one segment adds to earlier ones.
+    needed = planning.most_full_states() * costs.state_gb(parameters).value + 2 * costs.export_gb(parameters).value
+    return [
+        guarded("run", lambda: check_run_file(run)),
+        guarded("cores", lambda: checks.check_cores(hardware, engine)),
+        guarded("memory", lambda: checks.check_memory(hardware, engine, recipe, shape)),
+        guarded("packages", lambda: checks.check_packages(engine)),
+        guarded("disk", lambda: checks.check_disk(Path(output).parent, needed)),
+        guarded("reward", lambda: check_reward(recipe.reward, data)),
+        *_check_inputs(model, data, recipe, hardware, engine),
+        guarded("engine", lambda: _check_engine(engine, engine_config)),
+    ]
+
+
+def check_node(hardware: Hardware, engine: str) -> list[Check]:
+    """The checks of the node that trains, which only its own job can make: GPUs and compilers."""
+    return [
+        guarded("gpus", lambda: checks.check_gpus(hardware)),
+        *checks.check_card(hardware, engine),
+        guarded("compilers", lambda: checks.check_compilers(engine, hardware)),
+    ]
+
+
+def _check_engine(engine: str, resolved: Path | None) -> Check:
+    if engine == "reference":
+        return Check("engine", OK, "not relevant for the reference engine")
+    if resolved is None or not resolved.is_file():
+        raise UserError(
+            "no resolved verl configuration; the rule resolve_verl_config writes it and checks that it composes"
+        )
+    groups = sorted(yaml.safe_load(resolved.read_text(encoding="utf-8")) or {})
+    if not {"actor_rollout_ref", "algorithm", "data", "trainer"} <= set(groups):
+        return Check(
+            "engine",
+            FAILED,
+            f"{resolved} has only {', '.join(groups)}",
+            f"delete {resolved} and run the preflight again",
+        )
+    return Check("engine", OK, f"verl: {resolved} composes ({len(groups)} groups)")
+
+
+def _planned_gb(experiment: Experiment, runs: Sequence[str]) -> float:
+    return sum(planning.plan_run(experiment, run, None)["disk at most"]["value"] for run in runs)
+
+
 def hub_repositories(experiment: Experiment, runs: Sequence[str]) -> list[tuple[str, str, str]]:
     """(kind, hub id, revision) of everything that the runs and their evaluation download."""
     models = {experiment.runs[run].model for run in runs}
     datasets = {experiment.runs[run].dataset for run in runs}
     evaluation = experiment.evaluation
-    entries: list[tuple[str, Any]] = [("models", experiment.models[name]) for name in sorted(models)]
-    entries += [("datasets", experiment.datasets[name]) for name in sorted(datasets)]
-    entries += [("datasets", experiment.benchmarks[name]) for name in evaluation.benchmarks]
+    entries: list[tuple[str, Any]] = [("model", experiment.models[name]) for name in sorted(models)]
+    entries += [("dataset", experiment.datasets[name]) for name in sorted(datasets)]
+    entries += [("dataset", experiment.benchmarks[name]) for name in evaluation.benchmarks]
     found = [(kind, e.hub_id, e.revision or "main") for kind, e in entries if e.source == "hub"]
     grader = evaluation.model_grader
     if grader.enabled:
-        found.append(("models", grader.model, grader.revision or "main"))
+        found.append(("model", grader.model, grader.revision or "main"))
     return found
 
 
@@ -79,7 +197,11 @@ def check_hub(experiment: Experiment, runs: Sequence[str], results: str | Path, 
 
 
 def _ask_hub(wanted: Sequence[tuple[str, str, str]], seconds: float) -> Check:
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     remedy = (
         "check network and proxy (HTTPS_PROXY), set HF_ENDPOINT to another hub, set hub.mirror to a local copy, "
         "or run `snakemake data` on a machine with network; `snakemake --profile mini` needs no hub"
@@ -87,28 +209,25 @@ def _ask_hub(wanted: Sequence[tuple[str, str, str]], seconds: float) -> Check:
 
     def ask(entry: tuple[str, str, str]) -> str | None:
         kind, hub_id, revision = entry
-        request = urllib.request.Request(f"{endpoint}/api/{kind}/{hub_id}/revision/{revision}", method="HEAD")
-        if os.environ.get("HF_TOKEN"):
-            request.add_header("Authorization", f"Bearer {os.environ['HF_TOKEN']}")
         try:
-            with urllib.request.urlopen(request, timeout=seconds):
-                return None
-        except urllib.error.HTTPError as error:
-            return f"{hub_id} at {revision}: HTTP {error.code}"
+            hub.repo_info(hub_id, repo_type=kind, revision=revision, timeout=seconds)
+        except HfHubHTTPError as error:
+            return f"{hub_id} at {revision}: HTTP {error.response.status_code}"
+        return None
 
     try:
         # Try only the first one: without a network, each of the others would wait for the same time-out.
         answers = [ask(wanted[0])]
         with ThreadPoolExecutor(8) as pool:
             answers += pool.map(ask, wanted[1:])
-    except (urllib.error.URLError, OSError) as error:
-        return Check("hub", FAILED, f"{endpoint} cannot be reached: {getattr(error, 'reason', error)}", remedy)
+    except (httpx.HTTPError, OSError) as error:
+        return Check("hub", FAILED, f"{hub.endpoint} cannot be reached: {str(error) or type(error).__name__}", remedy)
     problems = [answer for answer in answers if answer]
     if problems:
         return Check(
             "hub", FAILED, "; ".join(problems), "correct hub_id or revision in config.yaml (401: set HF_TOKEN)"
         )
-    return Check("hub", OK, f"all {len(wanted)} repositories and revisions exist at {endpoint}")
+    return Check("hub", OK, f"all {len(wanted)} repositories and revisions exist at {hub.endpoint}")
 
 
 def check_model(folder: str | Path, engine: str) -> Check:

@@ -1,1 +1,1 @@
-"""What runs of an experiment have done so far."""
+"""Progress of an experiment's runs, and messages of its failed jobs."""

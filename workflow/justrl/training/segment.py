@@ -244,7 +244,7 @@ class WorkDir:
             if request.keep_export:
                 write_model(folder / "model")
             else:
-                write_json(folder / "model" / NOT_KEPT, {"step": request.to_step, "why": "keep_exports: evaluated"})
+                write_json(folder / "model" / NOT_KEPT, {"step": request.to_step, "why": "keep_checkpoints: evaluated"})
             write_jsonl(folder / "metrics.jsonl", alarms.with_accepted(metrics, self.path))
             rollout_samples.join(self.rollouts, steps, folder / rollout_samples.FILE)
             files = {str(path.relative_to(folder)): file_sha256(path) for path in folder.rglob("*") if path.is_file()}

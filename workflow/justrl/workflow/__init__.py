@@ -1,1 +1,1 @@
-"""What Snakemake needs at each start, and what `justrl verify` checks afterwards."""
+"""Checks of the files that Snakemake needs at each start, and those of `justrl verify`."""

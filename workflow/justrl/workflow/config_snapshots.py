@@ -11,6 +11,7 @@ from typing import Any
 
 from justrl.config.files import differences, in_words
 from justrl.config.layout import Layout
+from justrl.config.names import with_todays_names
 from justrl.errors import UserError
 from justrl.io import read_json, read_whole_lines, write_json
 
@@ -38,12 +39,12 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """
     try:
         content = read_json(path)
-        return content["config"], content["segment_ends"]
+        return with_todays_names(content["config"]), content["segment_ends"]
     except FileNotFoundError:
         raise UserError(
             f"{path}, the configuration that this job was planned with, is missing: start Snakemake again"
         ) from None
-    except (UserError, KeyError, TypeError) as error:
+    except (UserError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}, the configuration of an earlier start, is damaged ({error!s:.100}): restore it, or "
             "start Snakemake again, which writes a new one"
@@ -61,8 +62,8 @@ def file_of(content: dict[str, Any], results: Path) -> Path:
 def saved(path: Path) -> dict[str, Any] | None:
     """The snapshot in a file; None if it cannot be read."""
     try:
-        read(path)
-        return read_json(path)
+        config, ends = read(path)
+        return {"config": config, "segment_ends": ends}
     except UserError:
         return None
 

@@ -1,7 +1,7 @@
 """Check that an experiment named `paper` is the paper's: its resolved configuration against papers/justrl/paper.yaml.
 
 All keys of the entries in that file are compared, including new keys; FREE lists those that may differ. Parts of the
-configuration that are not in the file (hardware, hub, seed, trackers, overlays, compare, canary, keep_exports) may
+configuration that are not in the file (hardware, hub, seed, trackers, figures, compare, canary, keep_checkpoints) may
 differ freely. So may an entry with a new name, which is not the paper's.
 """
 
@@ -20,7 +20,7 @@ FREE: dict[str, tuple[str, ...]] = {
     "runs": ("enabled", "evaluate", "segment_steps", "evaluate_every", "seed", "seeds", "recipe"),
     "external": ("enabled",),
     "benchmarks": ("label",),
-    "evaluation": ("benchmarks", "validation_benchmarks", "graders", "own_graders", "shards", "together"),
+    "evaluation": ("benchmarks", "validation_benchmarks", "graders", "custom_graders", "shards", "together"),
 }
 # A local source has a path instead of these keys.
 PLACE = ("source", "hub_id", "hub_config", "revision")

@@ -1,16 +1,25 @@
-"""The trained state of runs, read from their folders: segment ends, saved steps; moving a run away."""
+"""Contents of a results folder: the trained state of runs, and files that the configuration does not know.
+
+The latter are, for example, results of an earlier configuration.
+"""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from justrl.config import Experiment, SeedRun
-from justrl.config.layout import Layout
+from justrl.config.layout import FIGURES, Layout
+from justrl.config.outputs import FOLDERS
 from justrl.errors import UserError
 from justrl.io import read_object
 from justrl.training import run_lock
 from justrl.training.segment import NOT_KEPT, WorkDir, step_name
+from justrl.workflow import config_snapshots
 
+READ = (".json", ".jsonl", ".md", ".csv", ".html", ".svg", ".png", ".parquet")
+# Folders without results of the configuration: earlier runs, records, and folders that `justrl` manages itself.
+NOT_LOOKED_AT = ("experiments", "logs", "set_aside", "timings", "models")
+TOP = r"hardware\.json|checksums\.json|ro-crate-metadata\.json|(claims|provenance|summary)\.(html|json|md)"
 _STATE = re.compile(r"(?:global_)?step_(\d+)")
 
 
@@ -60,7 +69,7 @@ def segment_of(path: str, layout: Layout) -> tuple[str, int] | None:
 
 
 def check_kept(target: str, layout: Layout) -> None:
-    """Raise UserError if the model of a checkpoint was not kept or will not be (`keep_exports: evaluated`)."""
+    """Raise UserError if the model of a checkpoint was not kept or will not be (`keep_checkpoints: evaluated`)."""
     run, _, step = target.partition("@")
     if run not in layout.experiment.runs or not step.isdigit():
         return
@@ -70,12 +79,12 @@ def check_kept(target: str, layout: Layout) -> None:
     if (folder / NOT_KEPT).is_file():
         raise UserError(
             f"{target}: its model was not kept ({folder / NOT_KEPT}), {kept}: request one of these, or "
-            f"retrain with `keep_exports: all` after `justrl set-aside {run} --results {layout.root}`"
+            f"retrain with `keep_checkpoints: all` after `justrl set-aside {run} --results {layout.root}`"
         )
     if not layout.keeps_export(run, step) and not folder.is_dir():
         raise UserError(
-            f"{target}: `keep_exports: evaluated` will not keep its model, {kept}: ask for one of these, or set "
-            "`keep_exports: all`"
+            f"{target}: `keep_checkpoints: evaluated` will not keep its model, {kept}: ask for one of these, or set "
+            "`keep_checkpoints: all`"
         )
 
 
@@ -130,3 +139,112 @@ def set_aside(run: str, results: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
     return place
+
+
+def unknown_files(layout: Layout, results: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each unknown file or folder, and the name of the earlier snapshot that knew it, or an empty string."""
+    known = _pattern(layout)
+    earlier: dict[str, re.Pattern[str]] | None = None
+    named: set[Path] = set()
+    for path in _files(results):
+        name = path.relative_to(results).as_posix()
+        if known.fullmatch(name):
+            continue
+        earlier = _earlier(results) if earlier is None else earlier
+        of = next((start for start, pattern in earlier.items() if pattern.fullmatch(name)), None)
+        # An unknown run or target has many files: report its folder.
+        first = results.joinpath(*path.relative_to(results).parts[:2])
+        what = first if first.is_dir() and first.parent.name in ("runs", "evaluations", "benchmarks", "data") else path
+        if what not in named:
+            named.add(what)
+            yield what, of or ""
+
+
+def _files(results: Path) -> Iterator[Path]:
+    """The files that people read, of this experiment only: another experiment's folder may be inside this one."""
+    for path in sorted(results.iterdir()) if results.is_dir() else []:
+        if path.name.startswith(".") or path.name in NOT_LOOKED_AT:
+            continue
+        if path.is_file():
+            # Skip a user's own pages, such as a report, at the top; results and tables are JSON files.
+            yield from [path] if path.suffix == ".json" else []
+        elif path.name in FOLDERS or not config_snapshots.newest(path):
+            inside = (file for file in sorted(path.rglob("*")) if file.suffix in READ and file.is_file())
+            yield from (
+                file for file in inside if not any(part.startswith(".") for part in file.relative_to(results).parts)
+            )
+
+
+def _earlier(results: Path) -> dict[str, re.Pattern[str]]:
+    """The path patterns of earlier snapshots, by file name, the newest first."""
+    found = {}
+    for path in sorted(results.glob(f"{config_snapshots.FOLDER}/[0-9]*.json"), reverse=True):
+        try:
+            experiment = Experiment.from_mapping(config_snapshots.read(path)[0]).with_canaries()
+        except (UserError, OSError, KeyError, TypeError, ValueError):
+            continue
+        found[path.name] = _pattern(Layout(experiment, str(results)))
+    return found
+
+
+def _any(names: Iterable[str]) -> str:
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def result_pattern(experiment: Experiment) -> str:
+    """A regular expression for the names of results, without file ending: groups `benchmark` and `name`."""
+    runs, external = _any(experiment.runs), _any(experiment.external)
+    return rf"(?P<benchmark>{_any(experiment.benchmarks)})_(?P<name>(?:{runs})(?:@(?:\d+|base))?|{external})"
+
+
+def result_of(layout: Layout, path: Path) -> tuple[str, str, str] | None:
+    """The name, benchmark and protocol of the result at a path; None for other files."""
+    experiment = layout.experiment
+    match = re.fullmatch(rf"{result_pattern(experiment)}\.json", path.name)
+    protocol = experiment.evaluation.protocol if path.parent == Path(layout.root) else path.parent.name
+    return (match["name"], match["benchmark"], protocol) if match and protocol in experiment.protocols else None
+
+
+def results_here(layout: Layout) -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """Yield each existing result, also of disabled runs and other protocols: file; name, benchmark and protocol."""
+    root = Path(layout.root)
+    for path in sorted([*root.glob("*.json"), *root.glob("*/*.json")]):
+        if of := result_of(layout, path):
+            yield path, of
+
+
+def _pattern(layout: Layout) -> re.Pattern[str]:
+    """One regular expression for all paths, relative to the results, that an experiment may have."""
+    experiment = layout.experiment
+    result = re.sub(r"\?P<\w+>", "", result_pattern(experiment))
+    protocols, runs = _any(experiment.protocols), _any(experiment.runs)
+    names = [run.family for run in experiment.runs.values()]
+    names += [entry.family for entry in experiment.external.values() if entry.family]
+    families = _any(sorted(set(names)))
+    figures = rf"(?:{_any(FIGURES)})\.((narrow\.)?svg|png|json)"
+    target = rf"(?:{runs})@(?:\d+|base)|{_any(experiment.external)}"
+    page = r"\.(html|json|md|csv|(narrow\.)?svg|png)"
+    of_run = (
+        r"(run|health|preflight|verdict)\.json|verdict\.html|metrics\.jsonl|model_card\.md|rollouts\.html|verl\.yaml"
+    )
+    paths = [
+        TOP,
+        rf"((?:{protocols})/)?({result})\.json",
+        rf"((?:{protocols})/)?samples/({result})\.html",
+        rf"(comparison|golden)/(?:{families}){page}",
+        rf"(golden|first_1000)/claims{page}",
+        rf"compared/(?:{_any(experiment.compare)}){page}",
+        rf"(figures|first_1000)/(?:{runs})/{figures}",
+        rf"figures/overlays/(?:{_any(experiment.figures)}){page}",
+        rf"first_1000/(?:{runs})/(metrics\.jsonl|run\.json)",
+        rf"runs/(?:{runs})/({of_run})",
+        rf"runs/(?:{runs})/segments/\d+/(model/.*|metrics\.jsonl|rollouts\.parquet)",
+        rf"runs/(?:{runs})/work(?:/.*)",
+        rf"data/(?:{_any(experiment.datasets)})/raw/.*",
+        rf"data/(?:{_any(experiment.datasets)})/(?:{_any(experiment.models)})/(contamination{page}|train\.parquet"
+        r"|prepared/(data_card\.json|train\.parquet))",
+        rf"benchmarks/(?:{_any(experiment.benchmarks)})/(raw/.*|questions\.parquet)",
+        rf"evaluations/(?:{target})/(?:{_any(experiment.benchmarks)})/(?:{protocols})/"
+        r"(completions/.*|grades_(rules|model)\.parquet)",
+    ]
+    return re.compile("|".join(f"(?:{path})" for path in paths))

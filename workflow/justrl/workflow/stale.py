@@ -10,13 +10,13 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from justrl.config import LocalBenchmark, completed
+from justrl.config import LocalBenchmark, with_defaults
 from justrl.config.files import differences, find, in_words
 from justrl.config.layout import JUDGE, Layout
 from justrl.data.sources import changed_since
 from justrl.errors import UserError
 from justrl.io import read_json_object
-from justrl.workflow import config_snapshots, known_files
+from justrl.workflow import config_snapshots, run_state
 
 # Keys of a benchmark's entry that do not change its questions.
 FREE = ("label", "samples", "newer")
@@ -31,8 +31,9 @@ def to_make_again(layout: Layout, used: Container[str], accepted: bool) -> set[s
     them is `accepted`.
     """
     found = set(_edited_copies(layout))
-    for path in filter(used.__contains__, _results(layout)):
-        found |= set(_of_another_configuration(layout, Path(path)))
+    for path, of in run_state.results_here(layout):
+        if str(path) in used:
+            found |= set(_of_another_configuration(layout, path, of))
     if accepted:
         found |= {path for path, _ in stale_answers(layout, {}, used, ())}
     return {path for path in found if path in used}
@@ -67,20 +68,14 @@ def _rows(name: str, entry: LocalBenchmark) -> list[dict[str, Any]]:
         raise UserError(f"config: benchmarks.{name}: {error}") from None
 
 
-def _results(layout: Layout) -> Iterator[str]:
-    root = Path(layout.root)
-    yield from map(str, [*root.glob("*.json"), *root.glob("*/*.json")])
-
-
-def _of_another_configuration(layout: Layout, path: Path) -> Iterator[str]:
+def _of_another_configuration(layout: Layout, path: Path, of: tuple[str, str, str]) -> Iterator[str]:
     """A result made under settings that have changed, with the files behind it that depend on these settings."""
-    of = known_files.result_of(layout, path)
-    config = (read_json_object(path).get("provenance") or {}).get("config") if of else None
-    if not of or not isinstance(config, dict):
+    config = (read_json_object(path).get("provenance") or {}).get("config")
+    if not isinstance(config, dict):
         return
     name, benchmark, _ = of
     now = json.loads(json.dumps(layout.configuration(*of)))
-    changed = [key for key, _, _ in differences(config | {"model": completed(config.get("model") or {})}, now)]
+    changed = [key for key, _, _ in differences(with_defaults(config), now)]
     if not changed:
         return
     yield str(path)
@@ -93,7 +88,7 @@ def _of_another_configuration(layout: Layout, path: Path) -> Iterator[str]:
     if "model" in parts and (name.endswith("@base") or name in layout.experiment.external):
         yield layout.target_model(layout.target(name))
     rules, *judged = layout.grades(*of)
-    if parts & {"graders", "own_graders"}:
+    if parts & {"graders", "custom_graders"}:
         yield rules
     if "model_grader" in parts:
         yield from judged

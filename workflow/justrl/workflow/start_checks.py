@@ -1,6 +1,11 @@
-"""Checks while Snakemake plans, before the first job: errors that can be refused early."""
+"""Checks while Snakemake plans, before the first job: errors that can be refused early.
+
+The data and the base model of a trained run are compared by content, because Snakemake does not notice a changed file
+behind an ancient() input: the identity in a run's segments and states records the hashes of its data and base model.
+"""
 
 import difflib
+import os
 import shlex
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -8,13 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from justrl.config import Experiment, LocalBenchmark, LocalDataset, completed
+from justrl.config import Experiment, LocalBenchmark, LocalDataset, with_defaults
 from justrl.config.files import differences, find, in_words
 from justrl.config.layout import JUDGE, Layout
+from justrl.data.contamination import TRAINED
 from justrl.data.sources import changed_since
 from justrl.errors import UserError
-from justrl.io import is_hub_id, read_json_object, read_object
+from justrl.io import file_sha256, is_hub_id, link_file, read_json_object, read_object, weights_sha256
 from justrl.models.folder import check_files
 from justrl.models.sampling import require_backend
 from justrl.training import alarms, require_engine, trackers
@@ -33,7 +40,7 @@ def check_unchanged(experiment: Experiment, results: Path) -> None:
         steps = max([run_state.saved_step(folder), *run_state.finished_steps(folder)])
         if not written.is_file() or not steps:
             continue
-        found = differences(completed(_described_by(written)), experiment.described(name).as_dict())
+        found = differences(with_defaults(_described_by(written)), experiment.described(name).as_dict())
         changed = in_words(row for row in found if not f"{row[0]}.".startswith(EXECUTION))
         if changed:
             raise UserError(
@@ -289,3 +296,86 @@ def check_something_to_report(experiment: Experiment, results: Path) -> None:
             "add the profile of a finished experiment (`--profile mini`). For an unfinished experiment, "
             "list its finished files on the command line."
         )
+
+
+def identity(run: Path) -> dict[str, Any]:
+    """The identity recorded in the run's newest finished segment or state; {} if it has none."""
+    work = run / "work"
+    segments = sorted(work.glob("finished/step_*/segment.json"), reverse=True)
+    found = [read_json_object(file).get("identity") for file in segments]
+    states = sorted(work.glob("checkpoints/step_*/state.json"), reverse=True)
+    found += [read_json_object(file).get("identity") for file in states]
+    found.append(read_json_object(work / "checkpoints/identity.json"))
+    return next((known for known in found if isinstance(known, dict) and known), {})
+
+
+def check_trained_runs(layout: Layout, segments: Container[str], planned: Container[str]) -> None:
+    """Raise UserError if a trained run of `segments` would continue with other data or another base model.
+
+    Files that are `planned` will be recomputed by this start. Training data is then restored as it was
+    (`keep_training_data`). A base model from which a run has trained may not be recomputed.
+    """
+    for run in layout.experiment.runs:
+        known = identity(Path(layout.run(run)))
+        sources = [
+            ("train_file_sha256", layout.training_data(run), file_sha256),
+            ("base_model_sha256", layout.base_model(run), weights_sha256),
+        ]
+        for key, path, sha256 in sources if run in segments else ():
+            if known.get(key) and path not in planned and Path(path).exists() and sha256(path) != known[key]:
+                raise UserError(
+                    f"{path} has changed since run {run} trained with it (SHA-256 {sha256(path):.12}..., it was "
+                    f"{known[key]:.12}...): restore the file, or retrain the run after "
+                    f"`justrl set-aside {run} --results {layout.root}`"
+                )
+        model = layout.base_model(run)
+        if known and model in planned and Path(model).exists():
+            raise UserError(
+                f"{model} would be created again, but run {run} was trained from it: undo the change that "
+                f"causes this, or retrain the run after `justrl set-aside {run} --results {layout.root}`"
+            )
+
+
+def keep_training_data(layout: Layout, planned: Container[str]) -> None:
+    """Keep the training data of trained runs where the job that recomputes it will find it.
+
+    Benchmarks decide which questions are removed only until the first step is trained. Overlaps with benchmarks that
+    are added later are only reported.
+    """
+    for run in layout.experiment.runs:
+        data = Path(layout.training_data(run))
+        if str(data) in planned and data.is_file():
+            known = identity(Path(layout.run(run))).get("train_file_sha256")
+            kept = data.with_name(TRAINED)
+            if known == file_sha256(data) and not (kept.is_file() and file_sha256(kept) == known):
+                kept.unlink(missing_ok=True)
+                link_file(data, kept)
+
+
+def report_of(words: Sequence[str]) -> Path | None:
+    """The file to which a Snakemake command line writes a report; None if it writes none."""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        if option == "--report":
+            value = value if equals else after
+            return Path(value if value and not value.startswith("-") else "report.html")
+    return None
+
+
+def answer_pages(layout: Layout, report: Path) -> Iterator[tuple[str, str]]:
+    """For each existing page of answers, its link, relative to the report, and the link's text.
+
+    A report that embeds these pages would be ten times as large.
+    """
+    for page in map(Path, layout.sample_pages()):
+        if page.is_file():
+            yield quote(os.path.relpath(page, report.parent)), _link_text(page, layout)
+
+
+def _link_text(page: Path, layout: Layout) -> str:
+    if page.stem == "rollouts":
+        return f"{page.parent.name}, rollouts of its training"
+    benchmarks = layout.experiment.benchmarks
+    asked = max((name for name in benchmarks if page.stem.startswith(f"{name}_")), key=len)
+    name = page.stem.removeprefix(f"{asked}_").replace("@base", ", base model").replace("@", ", step ")
+    return f"{name}: {benchmarks[asked].label}"

@@ -2,7 +2,7 @@
 
 Files that follow from other files are recomputed: scores from completions and verdicts, metrics from segments, and
 tables, claims and pages from those (`remaking`). Other files are compared with the records made when they were written
-(`records`). Files that the configuration does not know are listed (`known_files`).
+(`records`). Files that the configuration does not know are listed (`run_state`).
 """
 
 import functools
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from justrl.config import Experiment, completed
+from justrl.config import Experiment, with_defaults
 from justrl.config.layout import Layout
 from justrl.errors import UserError
 from justrl.evaluation.completions import model_fingerprint
@@ -24,7 +24,7 @@ from justrl.report.cost import experiment_cost
 from justrl.report.provenance import code_sha256, collect_provenance
 from justrl.report.results import load_result
 from justrl.training.segment import NOT_KEPT, WorkDir, step_name
-from justrl.workflow import config_snapshots, known_files, records, remaking, run_state
+from justrl.workflow import config_snapshots, records, remaking, run_state
 from justrl.workflow.records import SMALL
 from justrl.workflow.remaking import differences
 
@@ -68,15 +68,17 @@ def verify(
     # A finished experiment is complete if it has the pages of the version that made it.
     due -= {str(results / name) for name in LATER_PAGES if recorded and results / name not in recorded}
     checked = [_source(Path(folder), results, due) for folder in layout.hub_folders()]
-    checked += [_run(layout, name, results, due) for name in whole.runs if _is_due(layout, name)]
+    begun = [name for name, run_ in whole.runs.items() if run_.enabled or Path(layout.run_file(name)).is_file()]
+    checked += [_run(layout, name, results, due) for name in begun]
     fingerprint = functools.lru_cache(maxsize=None)(model_fingerprint)
-    paths = dict.fromkeys([*map(Path, layout.evaluation_results()), *found_results(layout, results)])
+    here = [path for path, _ in run_state.results_here(layout)]
+    paths = dict.fromkeys([*map(Path, layout.evaluation_results()), *here])
     checked += [_result(layout, path, results, fingerprint, due) for path in paths]
     checked += _pages(layout, results, run, recorded, due, {row.what for row in checked})
     for name in whole.runs:
         for folder, problems, looked in records.state_problems(layout, name, states):
             checked.append(Verified(_below(folder, results), looked, problems))
-    for path, earlier in known_files.unknown_files(layout, results):
+    for path, earlier in run_state.unknown_files(layout, results):
         if earlier:
             checked.append(Verified(_below(path, results), f"of an earlier configuration, {earlier}"))
         else:
@@ -221,31 +223,16 @@ def table(checked: Iterable[Verified]) -> str:
     lines = []
     for row in shown:
         lines.append(f"{row.word:<8}{row.what:<{width}}  {row.found}".rstrip())
-        lines += [line for problem in row.problems for line in _wrapped(problem)]
+        for problem in row.problems:
+            lines += textwrap.wrap(
+                problem, WIDTH, initial_indent=f"{'':<8}-> ", subsequent_indent=" " * 11, break_on_hyphens=False
+            )
     counts = {word: sum(row.word == word for row in rows) for word in ("ok", "WRONG", "MISSING", "not made")}
     said = {"ok": "correct", "WRONG": "wrong", "MISSING": "requested but missing"}
     said["not made"] = "not requested, not computed"
     total = ", ".join(f"{count:,} {said[word]}" for word, count in counts.items() if count)
     cut = [line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…" for line in lines]
     return "\n".join([*cut, total or "nothing found"])
-
-
-def _wrapped(problem: str) -> list[str]:
-    return textwrap.wrap(
-        problem, WIDTH, initial_indent=f"{'':<8}-> ", subsequent_indent=" " * 11, break_on_hyphens=False
-    )
-
-
-def found_results(layout: Layout, results: Path) -> Iterator[Path]:
-    """The existing result files, including other protocols, checkpoints and disabled runs."""
-    for path in sorted([*results.glob("*.json"), *results.glob("*/*.json")]):
-        if known_files.result_of(layout, path):
-            yield path
-
-
-def _is_due(layout: Layout, run: str) -> bool:
-    """True if a run is enabled or has started."""
-    return layout.experiment.runs[run].enabled or Path(layout.run_file(run)).is_file()
 
 
 def _source(folder: Path, results: Path, due: set[str]) -> Verified:
@@ -281,7 +268,7 @@ def _run(layout: Layout, run: str, results: Path, due: set[str]) -> Verified:
 
 def _run_file_problems(path: Path, described: Mapping[str, Any]) -> Iterator[str]:
     try:
-        written = completed(read_object(path))
+        written = with_defaults(read_object(path))
     except FileNotFoundError:
         yield f"{path.name} is missing"
         return
@@ -350,7 +337,7 @@ def _result(layout: Layout, path: Path, results: Path, fingerprint, due: set[str
         samples = result.data["samples_per_question"]
     except (UserError, KeyError, TypeError) as error:
         return Verified(what, "", [f"it is not a complete result: {error!s:.200}"])
-    name, benchmark, protocol = known_files.result_of(layout, path) or ("", "", "")
+    name, benchmark, protocol = run_state.result_of(layout, path) or ("", "", "")
     found = f"avg@{samples} {average:.2%} by {result.headline}"
     problems = [
         *_configuration_problems(layout.configuration(name, benchmark, protocol), result.data),
@@ -370,7 +357,7 @@ def _configuration_problems(now: Mapping[str, Any], result: Mapping[str, Any]) -
         yield "it does not record its configuration and inputs: delete and recompute it"
     elif made.get("config_sha256") != json_sha256(config):
         yield "its configuration was edited: the hash is of another"
-    elif changed := differences(config | {"model": completed(config.get("model") or {})}, now):
+    elif changed := differences(with_defaults(config), now):
         yield f"it was computed with another configuration: {changed}"
 
 
