@@ -176,6 +176,8 @@ def before_the_first_job():
         stale.check_answers(ON_DISK, entries, used, outputs_planned, accept)
         if jobs and not (workflow.dryrun or workflow.touch):
             check_interpreter({run for run, _ in segments}, outputs_planned)
+            if workflow.local_exec:
+                start_checks.check_gpus_here(EXPERIMENT, bool(segments), outputs_planned)
             start_checks.keep_training_data(ON_DISK, outputs_planned)
             config_snapshots.write(DOCUMENT, FILE)
             config_snapshots.note_asked(targets(), FILE)

@@ -84,3 +84,20 @@ def test_a_local_models_folder_is_looked_at_before_anything_is_copied(tmp_path):
         layout = Layout(load([tmp_path / "own.yaml"]), str(tmp_path / "results"))
         with pytest.raises(UserError, match=rf"config: {key}\.path: .*chat_template\.jinja is a link out of"):
             start_checks.check_local_files(layout)
+
+
+@pytest.mark.parametrize(
+    ("here", "trained", "outputs", "named"),
+    [
+        ("0,1,2,3,4,5,6,7", True, ["completions/0-of-1.parquet"], None),
+        ("0", False, ["results/data/train.parquet"], None),
+        ("0", False, ["completions/0-of-1.parquet"], None),
+        ("0", True, [], "hardware.gpus_per_node is 8, but this machine shows 1 GPUs"),
+        ("", False, ["completions/0-of-1.parquet"], "hardware.gpus_per_evaluation is 1, but this machine shows 0 GPUs"),
+    ],
+)
+def test_a_start_that_uses_more_gpus_than_are_here_is_refused(here, trained, outputs, named, monkeypatch):
+    """The jobs would be refused one by one, after the downloads."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", here)
+    with pytest.raises(UserError, match=named) if named else nullcontext():
+        start_checks.check_gpus_here(load(), trained, outputs)

@@ -21,6 +21,7 @@ from justrl.config.layout import JUDGE, Layout
 from justrl.data.contamination import TRAINED
 from justrl.data.sources import changed_since
 from justrl.errors import UserError
+from justrl.hardware.machine import visible_devices
 from justrl.io import file_sha256, is_hub_id, link_file, read_json_object, read_object, weights_sha256
 from justrl.models.folder import check_files
 from justrl.models.sampling import require_backend
@@ -268,8 +269,30 @@ def check_installed(experiment: Experiment, trained: Iterable[str], outputs: Ite
     trackers.check_installed(experiment.trackers)
     for engine in sorted({experiment.runs[run].engine for run in trained}):
         require_engine(engine)
-    if any(Path(path).parent.name == "completions" for path in outputs):
+    if _sample_answers(outputs):
         require_backend(experiment.evaluation.backend)
+
+
+def _sample_answers(outputs: Iterable[str]) -> bool:
+    return any(Path(path).parent.name == "completions" for path in outputs)
+
+
+def check_gpus_here(experiment: Experiment, trained: bool, outputs: Iterable[str]) -> None:
+    """Raise UserError if a job that would run on this machine uses more GPUs than it has.
+
+    Args:
+        trained: whether any of the planned jobs trains.
+        outputs: the files of all planned jobs; those that sample answers are picked out.
+    """
+    hardware = experiment.hardware
+    uses = {"gpus_per_node": hardware.gpus_per_node * trained}
+    uses["gpus_per_evaluation"] = hardware.gpus_per_evaluation * _sample_answers(outputs)
+    here = len(visible_devices())
+    if too_many := [f"hardware.{key} is {count}" for key, count in uses.items() if count > here]:
+        raise UserError(
+            f"{' and '.join(too_many)}, but this machine shows {here} GPUs: set it to what is here (0: the CPU), or "
+            "run where they are (`--profile slurm`)"
+        )
 
 
 def check_gpus_granted(experiment: Experiment, granted: int | None, trained: bool) -> None:
