@@ -103,8 +103,7 @@ def process_dapo_dataset(
         raise UserError(f"no such file or folder: {dataset_name}; name a data set on the hub owner/name")
     source = local_source(dataset_name) if Path(dataset_name).exists() else None
     source = source or locate("dataset", str(dataset_name), revision, subset=subset, lock=lock, hub=hub)
-    place = dataset_name if Path(dataset_name).is_file() else source.folder
-    files = tables.find_data_files(place, subset, split)
+    files = tables.find_data_files(dataset_name if Path(dataset_name).is_file() else source.folder, subset, split)
     found, where = tables.column_names(files), str(files[0])
     question, answer = tables.pick_columns(found, question_column, answer_column, where)
     length = PromptLength(tokenizer) if tokenizer is not None else None
