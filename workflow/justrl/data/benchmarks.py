@@ -154,8 +154,7 @@ def format_benchmark(
         None if column is None else tables.match_column(column, found)
         for column in (question_column, answer_column, id_column)
     )
-    question = tables.pick_column(found, tables.QUESTION_COLUMNS, question_from, "question", where)
-    answer = tables.pick_column(found, tables.ANSWER_COLUMNS, answer_from, "answer", where)
+    question, answer = tables.pick_columns(found, question_from, answer_from, where)
     id_from = id_from or next(filter(None, (tables.match_column(known, found) for known in tables.ID_COLUMNS)), None)
     _check_count(tables.count_rows(files), rows, where)
     questions: list[str] = []

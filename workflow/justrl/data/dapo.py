@@ -103,20 +103,16 @@ def process_dapo_dataset(
         raise UserError(f"no such file or folder: {dataset_name}; name a data set on the hub owner/name")
     source = local_source(dataset_name) if Path(dataset_name).exists() else None
     source = source or locate("dataset", str(dataset_name), revision, subset=subset, lock=lock, hub=hub)
-    place = dataset_name if Path(dataset_name).is_file() else source.folder
-    files = tables.find_data_files(place, subset, split)
+    files = tables.find_data_files(dataset_name if Path(dataset_name).is_file() else source.folder, subset, split)
     found, where = tables.column_names(files), str(files[0])
-    question = tables.pick_column(found, tables.QUESTION_COLUMNS, question_column, "question", where)
-    answer = tables.pick_column(found, tables.ANSWER_COLUMNS, answer_column, "answer", where)
+    question, answer = tables.pick_columns(found, question_column, answer_column, where)
     length = PromptLength(tokenizer) if tokenizer is not None else None
 
     rows = Rows(separator + suffix, remove_wrapper)
     rows.read(files, question, answer, "data_source" if "data_source" in found else None, batch_size)
     golds = rows.count_golds()
     golds.check(where, MOST_UNUSABLE)
-    wrapper = rows.count_wrappers()
-    if remove_wrapper:
-        rows.check_wrapper(wrapper["remains"], where)
+    wrapper = rows.count_wrappers(where)
     kept, counts, conflicts = rows.choose(remove_duplicates, remove_contradictions)
     lengths = rows.prompt_lengths(kept, length, suffix, separator)
     in_limit = kept if lengths is None else kept[lengths <= max_prompt_length]
@@ -124,10 +120,7 @@ def process_dapo_dataset(
     if not len(in_limit):
         raise UserError(f"no question is left of {counts['in']} rows ({counts}, overlong {overlong})")
     output = Path(output_dir) / "train.parquet"
-    with atomic_write(output, "wb") as handle, pq.ParquetWriter(handle, TRAIN_SCHEMA) as writer:
-        for start in tqdm(range(0, len(in_limit), batch_size), desc="writing", mininterval=1.0):
-            part = in_limit[start : start + batch_size]
-            writer.write_table(rows.training_table(part, start, suffix, separator))
+    rows.write(output, in_limit, suffix, separator, batch_size)
 
     card = {
         "dataset": source.record() | {"split": split, "columns": {"question": question, "answer": answer}},
@@ -157,8 +150,7 @@ def look_at_dataset(entry: LocalDataset) -> str:
     """
     files = tables.find_data_files(find(entry.path), split=entry.split)
     found = tables.column_names(files)
-    question = tables.pick_column(found, tables.QUESTION_COLUMNS, entry.question_column, "question", str(files[0]))
-    answer = tables.pick_column(found, tables.ANSWER_COLUMNS, entry.answer_column, "answer", str(files[0]))
+    question, answer = tables.pick_columns(found, entry.question_column, entry.answer_column, str(files[0]))
     columns = list(dict.fromkeys(column.split(".")[0] for column in (question, answer)))
     table = next(tables.stream_tables(files, columns, batch_size=1000))
     tables.question_texts(tables.take_column(table, question))
@@ -267,18 +259,17 @@ class Rows:
                 counts.count(answer.gold.note, row + 1, answer.raw, many)
         return counts
 
-    def count_wrappers(self) -> dict[str, int]:
-        """Count the rows by how their question was wrapped, and those that keep parts of the wrapper (`remains`)."""
+    def count_wrappers(self, where: str) -> dict[str, int]:
+        """Count the rows by how their question was wrapped, and those that keep parts of the wrapper (`remains`).
+
+        Raises UserError if the wrapper is to be removed and parts of it remain in too many rows.
+        """
         counts = Counter({"full": 0, "partial": 0, "none": 0, "remains": 0})
         for question, many in zip(self._questions.facts, np.bincount(self.question).tolist(), strict=True):
             counts[KINDS[question.ends]] += many
             counts["remains"] += many * question.remains
-        return dict(counts)
-
-    def check_wrapper(self, remains: int, where: str) -> None:
-        """Raise UserError if parts of the wrapper remain in too many rows."""
-        rows = len(self.question)
-        if remains > _MOST_REMAINS * rows:
+        rows, remains = len(self.question), counts["remains"]
+        if self._remove_wrapper and remains > _MOST_REMAINS * rows:
             example = next(question.text for question in self._questions.facts if question.remains)
             raise UserError(
                 f"{where}: DAPO's instruction does not come off whole in {remains} of {rows} rows "
@@ -286,6 +277,7 @@ class Rows:
                 f"{example!r:.400}: repair the file, or keep the instruction (--keep-wrapper or "
                 "remove_wrapper: false)"
             )
+        return dict(counts)
 
     def choose(
         self, remove_duplicates: bool = True, remove_contradictions: bool = True
@@ -336,7 +328,13 @@ class Rows:
         prompts = [build_messages(self._questions.facts[number].text, suffix, separator) for number in numbers.tolist()]
         return np.array(length(prompts), np.int64)[place]
 
-    def training_table(self, chosen: np.ndarray, start: int, suffix: str, separator: str) -> pa.Table:
+    def write(self, output: Path, chosen: np.ndarray, suffix: str, separator: str, batch_size: int) -> None:
+        """Write the chosen rows, atomically."""
+        with atomic_write(output, "wb") as handle, pq.ParquetWriter(handle, TRAIN_SCHEMA) as writer:
+            for start in tqdm(range(0, len(chosen), batch_size), desc="writing", mininterval=1.0):
+                writer.write_table(self._training_table(chosen[start : start + batch_size], start, suffix, separator))
+
+    def _training_table(self, chosen: np.ndarray, start: int, suffix: str, separator: str) -> pa.Table:
         """Return chosen rows in verl's schema, numbered from `start`, with the prompts of `build_messages`."""
         many = len(chosen)
         questions = pa.array([self._text(row) for row in chosen.tolist()], pa.string())

@@ -330,6 +330,14 @@ def check_unique(names: Sequence[str]) -> None:
         raise UserError(f"the column {twice} is there twice: which one is meant?")
 
 
+def pick_columns(found: Sequence[str], question: str | None, answer: str | None, where: str) -> tuple[str, str]:
+    """Return the columns of question and answer: the requested ones, or those with a known name (`pick_column`)."""
+    return (
+        pick_column(found, QUESTION_COLUMNS, question, "question", where),
+        pick_column(found, ANSWER_COLUMNS, answer, "answer", where),
+    )
+
+
 def pick_column(found: Sequence[str], accepted: Sequence[str], asked: str | None, what: str, where: str) -> str:
     """Return the column of `what` ("question" or "answer"): the requested one, or the first with a known name.
 
