@@ -125,15 +125,7 @@ class TrainingLoop:
             )
         if name != "vllm" or self.world.size > 1:
             raise UserError(f"--rollouts must be transformers, or vllm in a single process; got {name!r}")
-        return VllmRollouts(
-            self.request.model_dir,
-            sampling,
-            save_weights=lambda folder: export_policy(self.model, self.request.model_dir, folder, recipe.dtype),
-            scratch=self.request.work_dir / "rollout_weights",
-            max_length=recipe.longest,
-            dtype=recipe.dtype,
-            batch_size=execution.rollout_batch_size,
-        )
+        return VllmRollouts(self.request, sampling, self.export)
 
     @property
     def step(self) -> int:
