@@ -94,7 +94,7 @@ class SegmentHooks(PPOTrainer):
         wait = buffer._wait_for_next_poll
 
         def wait_and_watch(partition_id: str, last_debug_time: float) -> float:
-            if self._progress.stop_requested():
+            if self._progress.stop.exists():
                 self._save_before_this_step()
             return wait(partition_id, last_debug_time)
 
@@ -199,7 +199,7 @@ class SegmentHooks(PPOTrainer):
         self._progress.report(self.global_steps, "update")
 
     def on_step_end(self):
-        if self._progress.stop_requested() and self._saved_step != self.global_steps:
+        if self._progress.stop.exists() and self._saved_step != self.global_steps:
             self._save_checkpoint()
         super().on_step_end()
         self._progress.report(self.global_steps, "log")

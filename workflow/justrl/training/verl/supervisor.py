@@ -94,7 +94,7 @@ class Supervisor:
         if hang and not self.is_done():
             raise UserError(hang)
         # Slurm's warning reaches only job steps: with more than one node, they request the stop, not this process.
-        if self.stopping or self.progress.stop_requested():
+        if self.stopping or self.progress.stop.exists():
             return True
         if problem := self.progress.problem():
             raise UserError(problem)
@@ -105,7 +105,7 @@ class Supervisor:
 
     def _on_stop(self, number: int, _frame) -> None:
         self.stopping = True
-        self.progress.ask_to_stop()
+        self.progress.stop.touch()
         if number == signal.SIGTERM:
             self.kill_at = time.monotonic() + TERM_GRACE_SECONDS
 
@@ -128,7 +128,7 @@ class Supervisor:
                 self.on_metrics()
             if self.kill_at is not None and time.monotonic() > self.kill_at:
                 return None
-            if self.progress.ended():
+            if self.progress.ended.exists():
                 ended_at = ended_at or time.monotonic()
                 if time.monotonic() - ended_at > ENDING_SECONDS:
                     return None
