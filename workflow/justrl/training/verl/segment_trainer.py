@@ -235,7 +235,7 @@ class SegmentHooks(PPOTrainer):
         rollout_samples.write(self._work.rollouts, self.global_steps, rows)
 
     def _read_rollouts(self, keys: list[str], partition: str) -> list[dict[str, Any]]:
-        """Return rollouts as rows of `kept_rollouts`."""
+        """Return rollouts as rows of `rollout_samples`."""
         fields = ["prompts", "responses", "rm_scores", "reward_model", "extra_fields"]
         data = tq.kv_batch_get(keys=keys, partition_id=partition, select_fields=fields)
         columns = [data[name].unbind() for name in fields[:3]] + [_listed(data[name]) for name in fields[3:]]
