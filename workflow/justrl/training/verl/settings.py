@@ -203,8 +203,8 @@ RUN = (
     Row("rollout engine", f"{ROLLOUT}.name", "vllm", "S"),
     Row("prompt builder", f"{ROLLOUT}.agent.agent_loop_manager_class",
         "justrl.training.verl.patches.AgentLoopManager", "D",
-        "chosen by the tokenizer's tokens: verl chooses by model type and finds no `<|im_end|>` in DeepSeek's tokenizer",
-        added=True),
+        "chosen by the tokenizer's tokens: verl chooses by model type and finds no `<|im_end|>` in "
+        "DeepSeek's tokenizer", added=True),
     Row("weights to vLLM", f"{ROLLOUT}.engine_kwargs.vllm.worker_extension_cls",
         "justrl.training.verl.patches.Receiver", "D",
         "through sockets of this attempt: in verl, two trainings on one node would share the names of sockets",
