@@ -26,19 +26,9 @@ LEFT_SECONDS = 60.0
 
 # Folder names that people use for models and data; none of them is an owner on the hub.
 _FOLDERS = {
-    "checkpoint",
-    "checkpoints",
-    "ckpt",
-    "ckpts",
-    "data",
-    "dataset",
-    "datasets",
-    "exports",
-    "home",
-    "mnt",
-    "model",
-}
-_FOLDERS |= {"models", "output", "outputs", "results", "runs", "saved_models", "scratch", "tmp", "weights", "work"}
+    "checkpoint", "checkpoints", "ckpt", "ckpts", "data", "dataset", "datasets", "exports", "home", "mnt", "model",
+    "models", "output", "outputs", "results", "runs", "saved_models", "scratch", "tmp", "weights", "work",
+}  # fmt: skip
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

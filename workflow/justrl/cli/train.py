@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from justrl import config
-from justrl.cli.options import add_subcommands, number, whole
+from justrl.cli.options import add_subcommands, chosen, number, whole
 from justrl.config import Hardware, Recipe, RunDescription, read_part
 from justrl.config import files as config_files
 from justrl.config.names import translate_override
@@ -63,13 +63,9 @@ def request_of(
         hardware=hardware.model_copy(update={"save_every": every, "hang_timeout_minutes": hang}),
         execution=Execution(
             threads=args.threads or machine.cpu_threads(hardware.cpus_per_node),
-            device=args.device,
-            log_every=args.log_every,
             rollouts=args.rollouts or hardware.rollouts,
-            rollout_batch_size=args.rollout_batch_size,
-            wait_for_owner_minutes=args.wait_for_owner_minutes,
-            keep_rollouts=args.keep_rollouts,
             trackers=tuple(dict.fromkeys(args.tracker or trackers)),
+            **chosen(args, "device", "log_every", "rollout_batch_size", "wait_for_owner_minutes", "keep_rollouts"),
         ),
         **segment,
     )
@@ -83,12 +79,8 @@ def segment_request(args: argparse.Namespace) -> SegmentRequest:
         read_part(RunDescription, read_object(args.run_file), args.run_file),
         read_part(Hardware, LOCAL_HARDWARE | given, args.hardware or "--hardware"),
         [name for name in os.environ.get(VARIABLE, "").split(",") if name],
-        start_step=args.start_step,
-        to_step=args.to_step,
-        work_dir=args.work_dir,
-        model_out=args.model_out,
-        metrics_out=args.metrics_out,
         keep_export=args.export == "kept",
+        **chosen(args, "start_step", "to_step", "work_dir", "model_out", "metrics_out"),
     )
 
 

@@ -101,7 +101,8 @@ def check_gpus(hardware: Hardware) -> Check:
     try:
         here = machine.gpus()
     except machine.NoDriver as error:
-        if "SLURM_JOB_ID" not in os.environ and slurm_answers():
+        # Outside a job on a cluster whose controller answers.
+        if "SLURM_JOB_ID" not in os.environ and run_command("sinfo", "--noheader")[0] == 0:
             return Check("gpus", SKIPPED, "no GPU on this login node; the run's first job checks the GPUs of its node")
         remedy = (
             "`snakemake --profile mini` runs without a GPU, `--profile slurm` on a cluster; on a machine with GPUs, "
@@ -298,8 +299,3 @@ def check_shared_memory(gpus: int, folder: str | Path = "/dev/shm", gb: float | 
     if size < LEAST_SHARED_GB:
         return Check("shared memory", FAILED, found, remedy)
     return Check("shared memory", WARNING if size < gpus * SHARED_GB_PER_GPU else OK, found, remedy)
-
-
-def slurm_answers() -> bool:
-    """True if this machine belongs to a Slurm cluster whose controller answers."""
-    return run_command("sinfo", "--noheader")[0] == 0

@@ -47,11 +47,7 @@ class Trackers:
         self._told = done
         self._board = SummaryWriter(str(request.work_dir / "tensorboard"), purge_step=done + 1)
         starts = {"wandb": _start_wandb, "trackio": _start_trackio}
-        where = zlib.crc32(str(request.work_dir.resolve()).encode())
-        settings = {"recipe": request.recipe.as_dict(), "seed": request.seed, "engine": request.engine}
-        self._runs = [
-            starts[name](request, f"{request.run}-{where:x}", settings) for name in request.execution.trackers
-        ]
+        self._runs = [starts[name](request) for name in request.execution.trackers]
 
     def tell(self, rows: Sequence[dict[str, Any]]) -> None:
         """Log those of these steps, in order, that were not logged before."""
@@ -73,17 +69,17 @@ class Trackers:
             finish()
 
 
-def _start_wandb(request: SegmentRequest, identity: str, settings: dict[str, Any]) -> Started:
+def _start_wandb(request: SegmentRequest) -> Started:
     import wandb
 
     try:
         run = wandb.init(
             dir=str(request.work_dir),
-            id=identity,
+            id=f"{request.run}-{zlib.crc32(str(request.work_dir.resolve()).encode()):x}",
             name=request.run,
             resume="allow",
             project=os.environ.get("WANDB_PROJECT", "justrl"),
-            config=settings,
+            config={"recipe": request.recipe.as_dict(), "seed": request.seed, "engine": request.engine},
         )
     except (wandb.errors.Error, OSError, ValueError) as error:
         raise UserError(
@@ -96,14 +92,15 @@ def _start_wandb(request: SegmentRequest, identity: str, settings: dict[str, Any
     return lambda values, step: run.log({**values, "step": step}), run.finish
 
 
-def _start_trackio(_request: SegmentRequest, identity: str, settings: dict[str, Any]) -> Started:
+def _start_trackio(request: SegmentRequest) -> Started:
     import trackio
 
+    name = f"{request.run}-{zlib.crc32(str(request.work_dir.resolve()).encode()):x}"
     run = trackio.init(
         project=os.environ.get("TRACKIO_PROJECT", "justrl"),
-        name=identity,
+        name=name,
         resume="allow",
-        config=settings,
+        config={"recipe": request.recipe.as_dict(), "seed": request.seed, "engine": request.engine},
         embed=False,
         auto_log_gpu=False,
         auto_log_cpu=False,

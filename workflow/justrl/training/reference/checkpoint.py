@@ -27,6 +27,8 @@ from justrl.training.segment import step_name, training_differences
 
 FORMAT = "justrl-reference-1"
 MANIFEST = "manifest.json"
+# The parts of a state in state.json and in tensors.pt.
+HEADER, TENSORS = ("step", "identity", "scheduler", "threads"), ("optimizer", "random")
 
 
 class RefusedCheckpoint(UserError):
@@ -114,9 +116,8 @@ def save_state(folder: Path, state: TrainingState, spare: Path | None = None) ->
         with atomic_folder(target, sync=True) as temporary:
             weights = {name: tensor.contiguous() for name, tensor in state.model.items()}
             save_file(weights, temporary / "model.safetensors")
-            torch.save({"optimizer": state.optimizer, "random": state.random}, temporary / "tensors.pt")
-            header = ("step", "identity", "scheduler", "threads")
-            write_json(temporary / "state.json", {name: getattr(state, name) for name in header})
+            torch.save({name: getattr(state, name) for name in TENSORS}, temporary / "tensors.pt")
+            write_json(temporary / "state.json", {name: getattr(state, name) for name in HEADER})
             write_jsonl(temporary / "metrics.jsonl", state.metrics)
             write_manifest(temporary)
     except Exception as error:
@@ -168,14 +169,10 @@ def load_state(folder: Path, identity: dict) -> TrainingState:
         raise RefusedCheckpoint(f"{folder}: it belongs to another training ({differing})")
     tensors = torch.load(folder / "tensors.pt", map_location="cpu", weights_only=True)
     return TrainingState(
-        step=header["step"],
         model=load_file(folder / "model.safetensors"),
-        optimizer=tensors["optimizer"],
-        scheduler=header["scheduler"],
-        identity=header["identity"],
         metrics=read_jsonl(folder / "metrics.jsonl"),
-        random=tensors["random"],
-        threads=header["threads"],
+        **{name: header[name] for name in HEADER},
+        **{name: tensors[name] for name in TENSORS},
     )
 
 

@@ -116,24 +116,11 @@ class TrainingLoop:
         )
         name = execution.rollouts
         if name == "transformers":
-            return TransformersRollouts(
-                self.model,
-                self.tokenizer,
-                sampling,
-                batch_size=execution.rollout_batch_size,
-                autocast=recipe.dtype == "bfloat16",
-            )
+            size, autocast = execution.rollout_batch_size, recipe.dtype == "bfloat16"
+            return TransformersRollouts(self.model, self.tokenizer, sampling, batch_size=size, autocast=autocast)
         if name != "vllm" or self.world.size > 1:
             raise UserError(f"--rollouts must be transformers, or vllm in a single process; got {name!r}")
-        return VllmRollouts(
-            self.request.model_dir,
-            sampling,
-            save_weights=lambda folder: export_policy(self.model, self.request.model_dir, folder, recipe.dtype),
-            scratch=self.request.work_dir / "rollout_weights",
-            max_length=recipe.longest,
-            dtype=recipe.dtype,
-            batch_size=execution.rollout_batch_size,
-        )
+        return VllmRollouts(self.request, sampling, self.export)
 
     @property
     def step(self) -> int:
@@ -173,19 +160,16 @@ class TrainingLoop:
         """Write the policy as a Hugging Face folder."""
         export_policy(self.model, self.request.model_dir, folder, self.recipe.dtype)
 
-    def slots(self) -> list[int]:
-        """Return this process's positions in a step's batch: an equal part of every mini-batch."""
-        mini = self.recipe.mini_batch_prompts
-        share = self.world.share(mini, "recipe.mini_batch_prompts")
-        starts = range(0, self.recipe.prompts_per_step, mini)
-        return [slot for start in starts for slot in range(start + share.start, start + share.stop)]
-
     def roll_out(self, step: int) -> tuple[list[Question], list[Completed]]:
         """Sample the responses to this process's questions of a step; responses to one question are adjacent."""
-        group, recipe = self.recipe.rollouts_per_prompt, self.recipe
+        recipe, mini = self.recipe, self.recipe.mini_batch_prompts
         order = self.request.seed if recipe.data_seed is None else recipe.data_seed
         chosen = step_questions(step, recipe.prompts_per_step, len(self.questions), order)
-        pairs = [(slot, sample) for slot in self.slots() for sample in range(group)]
+        # This process's positions in the step's batch: an equal part of every mini-batch.
+        share = self.world.share(mini, "recipe.mini_batch_prompts")
+        starts = range(0, recipe.prompts_per_step, mini)
+        slots = [slot for start in starts for slot in range(start + share.start, start + share.stop)]
+        pairs = [(slot, sample) for slot in slots for sample in range(recipe.rollouts_per_prompt)]
         questions = [self.questions[chosen[slot]] for slot, _ in pairs]
         seeds = [(self.request.seed, step, slot, sample) for slot, sample in pairs]
         return questions, self.backend.generate([question.prompt for question in questions], seeds)

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 
 from justrl.errors import UserError
+from justrl.hardware.memory import SHARE
 from justrl.models.sampling import Backend, Completed, Sampling, SamplingRequest, require_backend
 from justrl.models.transformers_backend import TransformersBackend
 from justrl.models.vllm_backend import VllmBackend
 from justrl.training.reward import question_row
+from justrl.training.segment import SegmentRequest
 
 
 @dataclass(frozen=True)
@@ -116,39 +118,27 @@ class VllmRollouts:
     training has the same distribution, not the same bits.
 
     Args:
-        model_dir: Hugging Face folder with the policy's configuration and tokenizer.
-        save_weights: writes the policy's current weights, in `dtype`, as a Hugging Face folder.
-        scratch: folder for those weights; on a RAM disk if there is one.
-        max_length: maximum tokens of prompt and response together.
-        memory_share: share of the GPU's memory for vLLM; the trainer needs the rest.
+        request: its base model has the policy's configuration and tokenizer; the weights go to its work directory.
+        save_weights: writes the policy's current weights, in the recipe's precision, as a Hugging Face folder.
     """
 
-    def __init__(
-        self,
-        model_dir: Path,
-        sampling: Sampling,
-        *,
-        save_weights: Callable[[Path], None],
-        scratch: Path,
-        max_length: int,
-        dtype: str,
-        batch_size: int | None = None,
-        memory_share: float = 0.4,
-    ):
+    def __init__(self, request: SegmentRequest, sampling: Sampling, save_weights: Callable[[Path], None]):
         # The engine runs in this process: it can load weights by a function call, and ends with the trainer.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        self._sampling, self._save_weights, self._scratch = sampling, save_weights, scratch
+        self._sampling, self._save_weights = sampling, save_weights
+        self._scratch = request.work_dir / "rollout_weights"
         require_backend("vllm")
         with _any_kernels():
             self._backend = VllmBackend(
-                model_dir,
+                request.model_dir,
                 revision=None,
-                dtype=dtype,
-                max_model_len=max_length,
+                dtype=request.recipe.dtype,
+                max_model_len=request.recipe.longest,
                 tensor_parallel_size=1,
                 seed=0,
-                batch_size=batch_size,
-                engine_options={"gpu_memory_utilization": memory_share},
+                batch_size=request.execution.rollout_batch_size,
+                # The trainer needs the rest of the GPU's memory.
+                engine_options={"gpu_memory_utilization": SHARE},
             )
 
     def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[Completed]:

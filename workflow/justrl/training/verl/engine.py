@@ -120,9 +120,8 @@ class Segment:
         if stopped:
             saved = checkpoints.states(self.work.checkpoints)
             raise SegmentInterrupted(
-                f"run {self.request.run}: stopped by a signal; saved up to step "
-                f"{saved[-1].step if saved else 0}, start "
-                "again to go on"
+                f"run {self.request.run}: stopped by a signal; saved up to step {saved[-1].step if saved else 0}, "
+                "start again to go on"
             )
         if not self._is_done():
             raise UserError(f"verl ended without reaching step {self.request.to_step}: see {supervisor.output}")

@@ -131,7 +131,7 @@ class Node:
         try:
             return self.lead(trainer)
         finally:
-            Progress.of_this_attempt().end()
+            Progress.of_this_attempt().ended.touch()
 
     def is_head(self) -> bool:
         """Return whether the head's address belongs to this node."""
@@ -234,7 +234,7 @@ def say(text: str) -> None:
 
 def ask_to_stop(*_) -> None:
     """Forward Slurm's warning: it signals job steps, but the supervisor runs in the batch script."""
-    Progress.of_this_attempt().ask_to_stop()
+    Progress.of_this_attempt().stop.touch()
 
 
 def main() -> int:

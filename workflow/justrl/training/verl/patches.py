@@ -1,4 +1,4 @@
-"""What is changed in verl 0.9.1's classes, why, and until which version; the resolved configuration names each class.
+"""Changes to classes of verl 0.9.1, each with its reason; the resolved configuration names the classes.
 
 1. `AgentLoopManager`: agent-loop workers with a prompt builder that fits the tokenizer. verl 0.9.1 uses its Qwen prompt
    builder for every model of type qwen2, and that builder needs `<|im_end|>`. DeepSeek's R1 distillations are of type

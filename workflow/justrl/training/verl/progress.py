@@ -30,10 +30,12 @@ class Progress:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.file = self.folder / "progress.json"
-        self.stop_file = self.folder / "stop"
         self.problem_file = self.folder / "problem.txt"
-        self.ended_file = self.folder / "ended"
         self.alarms_file = self.folder / "alarms.json"
+        # Made to ask the trainer to save at the next safe moment and end.
+        self.stop = self.folder / "stop"
+        # Made at the end of the trainer; with more than one node, srun may still wait for a lost node.
+        self.ended = self.folder / "ended"
 
     @classmethod
     def of_this_attempt(cls) -> "Progress":
@@ -67,19 +69,3 @@ class Progress:
         """Return the object that checks the trainer's steps and marks the run in the work directory."""
         told = read_json(self.alarms_file)
         return Watch(work, Alarms.model_validate(told["limits"]), told["rows"])
-
-    def ask_to_stop(self) -> None:
-        """Ask the trainer to save at the next safe moment and end."""
-        self.stop_file.touch()
-
-    def stop_requested(self) -> bool:
-        """Return whether the trainer should save and end."""
-        return self.stop_file.exists()
-
-    def end(self) -> None:
-        """Record the end of the trainer; with more than one node, srun may still wait for a lost node."""
-        self.ended_file.touch()
-
-    def ended(self) -> bool:
-        """Return whether the trainer has recorded its end."""
-        return self.ended_file.exists()

@@ -94,7 +94,7 @@ class SegmentHooks(PPOTrainer):
         wait = buffer._wait_for_next_poll
 
         def wait_and_watch(partition_id: str, last_debug_time: float) -> float:
-            if self._progress.stop_requested():
+            if self._progress.stop.exists():
                 self._save_before_this_step()
             return wait(partition_id, last_debug_time)
 
@@ -199,7 +199,7 @@ class SegmentHooks(PPOTrainer):
         self._progress.report(self.global_steps, "update")
 
     def on_step_end(self):
-        if self._progress.stop_requested() and self._saved_step != self.global_steps:
+        if self._progress.stop.exists() and self._saved_step != self.global_steps:
             self._save_checkpoint()
         super().on_step_end()
         self._progress.report(self.global_steps, "log")
@@ -235,7 +235,7 @@ class SegmentHooks(PPOTrainer):
         rollout_samples.write(self._work.rollouts, self.global_steps, rows)
 
     def _read_rollouts(self, keys: list[str], partition: str) -> list[dict[str, Any]]:
-        """Return rollouts as rows of `kept_rollouts`."""
+        """Return rollouts as rows of `rollout_samples`."""
         fields = ["prompts", "responses", "rm_scores", "reward_model", "extra_fields"]
         data = tq.kv_batch_get(keys=keys, partition_id=partition, select_fields=fields)
         columns = [data[name].unbind() for name in fields[:3]] + [_listed(data[name]) for name in fields[3:]]

@@ -194,8 +194,8 @@ RECIPE = (
     Row("validation top-p", f"{ROLLOUT}.val_kwargs.top_p", 0.9, "S", "not used"),
     Row("no validation inside the trainer", "trainer.test_freq", -1, "D",
         "the authors validate every 50 steps while 8 GPUs wait; here separate jobs run in parallel to the training"),
-    Row("no validation before "
-        "training", "trainer.val_before_train", False, "D", "a separate job " "evaluates the " "base model"),
+    Row("no validation before training", "trainer.val_before_train", False, "D",
+        "a separate job evaluates the base model"),
 )
 
 # How the engine runs: components chosen by the authors, and how a run is divided into segments.
@@ -203,13 +203,12 @@ RUN = (
     Row("rollout engine", f"{ROLLOUT}.name", "vllm", "S"),
     Row("prompt builder", f"{ROLLOUT}.agent.agent_loop_manager_class",
         "justrl.training.verl.patches.AgentLoopManager", "D",
-        "chosen by the tokenizer's tokens: verl chooses by model "
-        "type and " "finds no " "`<|im_end|>` in " "DeepSeek's tokenizer",
-        added=True),
+        "chosen by the tokenizer's tokens: verl chooses by model type and finds no `<|im_end|>` in "
+        "DeepSeek's tokenizer", added=True),
     Row("weights to vLLM", f"{ROLLOUT}.engine_kwargs.vllm.worker_extension_cls",
         "justrl.training.verl.patches.Receiver", "D",
-        "through sockets of this attempt: in verl, two trainings on one node "
-        "would " "share the " "names of " "sockets", added=True),
+        "through sockets of this attempt: in verl, two trainings on one node would share the names of sockets",
+        added=True),
     Row("tensor parallel", f"{ROLLOUT}.tensor_model_parallel_size", 1, "S"),
     Row("sequence parallel", f"{ACTOR}.ulysses_sequence_parallel_size", 1, "S"),
     Row("sharding", f"{ACTOR}.strategy", "fsdp2", "D",
@@ -266,8 +265,8 @@ SPEED = (
     Row("attention", f"{MODEL}.override_config.attn_implementation", lambda r: r.hardware.attention, "S",
         "verl's default; `hardware.attention: sdpa` does not need flash-attn and is slower", added=True),
     Row("packing", f"{MODEL}.use_remove_padding", True, "S", "no padding tokens are computed"),
-    Row("balanced ranks", "trainer.balance_batch", True, "S", "moves sequences between ranks; the average "
-        "over all " "ranks " "stays " "the same"),
+    Row("balanced ranks", "trainer.balance_batch", True, "S",
+        "moves sequences between ranks; the average over all ranks stays the same"),
     Row("parameters in main memory", f"{ACTOR}.fsdp_config.param_offload", lambda r: r.engine.offload_parameters, "S",
         "does not lower the peak memory"),
     Row("optimizer in main memory", f"{ACTOR}.fsdp_config.optimizer_offload", lambda r: r.engine.offload_optimizer, "S",
@@ -283,8 +282,8 @@ SPEED = (
     Row("vLLM frees its memory for the update", f"{ROLLOUT}.free_cache_engine", True, "S", "verl's default"),
     Row("prefill tokens", f"{ROLLOUT}.max_num_batched_tokens", 32768, "S", "per vLLM step"),
     Row("sequences at once", f"{ROLLOUT}.max_num_seqs", lambda r: r.engine.max_num_seqs, "D",
-        "all rollouts of a step run from its start, with room for uneven replicas, "
-        "if the " "cache " "holds a " "quarter of the maximum length of each"),
+        "all rollouts of a step run from its start, with room for uneven replicas, if the cache holds a quarter of the "
+        "maximum length of each"),
     Row("longest sequence", f"{ROLLOUT}.max_model_len", lambda r: r.recipe.longest, "D",
         "prompt and response, not the model's 131,072: smaller tables"),
     Row("chunked prefill", f"{ROLLOUT}.enable_chunked_prefill", True, "S", "verl's default"),

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -39,6 +40,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _ERROR = re.compile(r"(?:\([^()]*\) ?)?((?:\w+\.)*\w*(?:Error|Exception)(?:: .*)?)$")
 
 
+@dataclass
 class Supervisor:
     """One attempt to train a segment.
 
@@ -55,24 +57,19 @@ class Supervisor:
             processes end.
     """
 
-    def __init__(
-        self,
-        attempt: Path,
-        command: list[str],
-        variables: dict[str, str],
-        idle_seconds: float,
-        on_metrics: Callable[[], None],
-        log: Path,
-        is_done: Callable[[], bool],
-        on_look: Callable[[], None] = lambda: None,
-    ):
-        self.attempt, self.command, self.variables = attempt, command, variables
-        self.idle_seconds, self.on_metrics, self.log = idle_seconds, on_metrics, log
-        self.is_done, self.on_look = is_done, on_look
-        self.progress = Progress(attempt)
-        self.output = attempt / "launch.log"
-        self.kill_at: float | None = None
-        self.stopping = False
+    attempt: Path
+    command: list[str]
+    variables: dict[str, str]
+    idle_seconds: float
+    on_metrics: Callable[[], None]
+    log: Path
+    is_done: Callable[[], bool]
+    on_look: Callable[[], None] = lambda: None
+    kill_at: float | None = field(default=None, init=False)
+    stopping: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.progress, self.output = Progress(self.attempt), self.attempt / "launch.log"
 
     def run(self) -> bool:
         """Run the trainer to its end; return whether it was asked to stop.
@@ -97,7 +94,7 @@ class Supervisor:
         if hang and not self.is_done():
             raise UserError(hang)
         # Slurm's warning reaches only job steps: with more than one node, they request the stop, not this process.
-        if self.stopping or self.progress.stop_requested():
+        if self.stopping or self.progress.stop.exists():
             return True
         if problem := self.progress.problem():
             raise UserError(problem)
@@ -108,7 +105,7 @@ class Supervisor:
 
     def _on_stop(self, number: int, _frame) -> None:
         self.stopping = True
-        self.progress.ask_to_stop()
+        self.progress.stop.touch()
         if number == signal.SIGTERM:
             self.kill_at = time.monotonic() + TERM_GRACE_SECONDS
 
@@ -131,7 +128,7 @@ class Supervisor:
                 self.on_metrics()
             if self.kill_at is not None and time.monotonic() > self.kill_at:
                 return None
-            if self.progress.ended():
+            if self.progress.ended.exists():
                 ended_at = ended_at or time.monotonic()
                 if time.monotonic() - ended_at > ENDING_SECONDS:
                     return None
