@@ -40,7 +40,7 @@ def test_a_benchmark_and_a_grader_of_ones_own_are_in_the_result(mine):
     result = json.loads((mine.folder / RESULT).read_text())
     assert result["samples_per_question"] == 4
     assert set(result["graders"]) == {"strict", "paper_rules", "symbolic", "anywhere"}
-    grader = result["provenance"]["config"]["own_graders"]["anywhere"]
+    grader = result["provenance"]["config"]["custom_graders"]["anywhere"]
     assert grader["sha256"] == file_sha256(mine.folder / "examples/my_grader.py")
     source = json.loads((mine.folder / "results/mine/benchmarks/my_sums/raw/source.json").read_text())
     assert source["files"] == {"my_sums.jsonl": file_sha256(mine.folder / "examples/my_sums.jsonl")}
