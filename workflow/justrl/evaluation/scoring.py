@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from justrl.errors import UserError
 from justrl.evaluation import statistics
-from justrl.evaluation.completions import KEY, read_completions
+from justrl.evaluation.completions import KEY, check_made_with, read_completions
 from justrl.evaluation.generating import Question, benchmark_fingerprint, read_benchmark
 from justrl.evaluation.grading import MODEL, check_complete, count_outcomes, read_grades, rejected_samples, with_golds
-from justrl.evaluation.protocols import check_made_with
 
 if TYPE_CHECKING:
     import pandas
