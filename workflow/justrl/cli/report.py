@@ -533,8 +533,7 @@ def _page_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _write_samples(arguments: argparse.Namespace, found) -> None:
-    from justrl.report.samples import alarms
-    from justrl.report.samples_page import write_page
+    from justrl.report.samples import alarms, write_page
 
     limits = chosen(arguments, "answers", "characters")
     write_page(_outputs(arguments)[".html"], found, arguments.title, arguments.experiment, **limits)

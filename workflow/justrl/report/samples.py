@@ -1,10 +1,15 @@
-"""All answers for reading: the question, the answer, the verdict of each grader, and what looks wrong.
+"""The page of answers for reading: the question, the answer, the verdict of each grader, and what looks wrong.
+
+The page is one self-contained HTML file without network access. The answers are embedded as JSON; a script shows twenty
+at a time, so that thousands of long answers do not slow the page down. All text is inserted as text, so nothing that a
+model wrote becomes markup.
 
 An answer has marks (`MARKS`) by which readers can filter. An alarm is a sentence above the answers about a mark that
 many of them share. Marks and alarms are computed from all answers at full length, even if the page keeps fewer or
 shorter ones.
 """
 
+import json
 import re
 import zlib
 from collections.abc import Sequence
@@ -12,13 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from justrl.config import paper
 from justrl.errors import UserError
 from justrl.evaluation.completions import KEY, read_completions, read_table
 from justrl.evaluation.generating import read_benchmark
 from justrl.evaluation.grading import check_complete, read_grades, with_golds
+from justrl.report import html_tables
 
 if TYPE_CHECKING:
     import pandas
+    from markupsafe import Markup
 
 _LAST_WORD = re.compile(r"(\w+(?:\.\d+)?)\W*$")
 # The reference answer counts as present if it occurs within this many characters of the end.
@@ -26,6 +34,8 @@ NEAR_THE_END = 300
 # Default limits of a page: characters of all answers together, and answers.
 CHARACTERS = 3_000_000
 ANSWERS = 5_000
+# Of a shortened text, this share of the kept characters is from its end, where the answer is.
+END_SHARE = 2 / 3
 MARKS = {
     "wrong": ("not correct", "not correct according to the primary grader"),
     "disagree": ("graders disagree", "graders disagree on whether it is correct"),
@@ -275,3 +285,55 @@ def _by_sample(verdicts: "pandas.DataFrame", grader: str) -> dict[tuple[str, int
 
 def _whole(value: Any) -> int | None:
     return None if value is None or value != value else int(value)
+
+
+def write_page(
+    path: str | Path,
+    samples: Samples,
+    title: str,
+    experiment: str,
+    *,
+    answers: int = ANSWERS,
+    characters: int = CHARACTERS,
+) -> None:
+    """Write the answers as a page; all experiments except "paper" are labelled as such.
+
+    The page keeps at most `answers` answers and `characters` of their text. A sentence on it lists what was left out.
+    """
+    kept, left_out = keep_answers(samples.answers, answers)
+    lengths = [len(answer.text) for answer in kept]
+    limit = text_limit(lengths, characters)
+    notes = [*samples.notes, *([left_out] if left_out else [])]
+    if cut := sum(length > limit for length in lengths):
+        notes.append(
+            f"{cut:,} of {len(kept):,} answers are longer than {limit:,} characters and are here without their middle: "
+            f"--characters {sum(lengths)} keeps all; the files of the completions have them whole."
+        )
+    content = {
+        "graders": samples.graders,
+        "marks": [[name, label, meaning] for name, (label, meaning) in MARKS.items()],
+        "counts": {name: sum(name in answer.marks for answer in samples.answers) for name in MARKS},
+        "total": len(samples.answers),
+        "accuracy": accuracy(samples),
+        "alarms": alarms(samples),
+        "notes": notes,
+        "questions": samples.questions,
+        "answers": [_plain(answer, limit) for answer in kept],
+    }
+    html_tables.write_page(path, "samples.html", title=title, stamp=paper.mark(experiment), data=_script_json(content))
+
+
+def _script_json(value: Any) -> "Markup":
+    """JSON that is safe inside a script element: it cannot open or close an element or a comment."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _plain(answer: Answer, limit: int) -> list[Any]:
+    end = round(limit * END_SHARE)
+    whole = len(answer.text) <= limit
+    text = [answer.text] if whole else [answer.text[: limit - end], answer.text[len(answer.text) - end :]]
+    left = 0 if whole else len(answer.text) - limit
+    return [answer.question, answer.label, text, left, answer.tokens, answer.ended, answer.verdicts, answer.marks]
