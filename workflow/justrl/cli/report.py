@@ -172,8 +172,7 @@ def _forecast(parser: argparse.ArgumentParser) -> None:
 def forecast(arguments: argparse.Namespace) -> None:
     """Forecast the metrics of later steps, with an interval."""
     from justrl.io import write_json
-    from justrl.report.forecast import compute_of
-    from justrl.report.forecast_figure import forecast_series, forecasted, plot_forecast
+    from justrl.report.forecast import compute_of, forecast_series, forecasted, plot_forecast
     from justrl.report.metrics import merge_metrics, run_of
     from justrl.report.results import load_results
 
@@ -223,7 +222,7 @@ def _pass_at_k(parser: argparse.ArgumentParser) -> None:
 
 def pass_at_k(arguments: argparse.Namespace) -> None:
     """Plot pass@k against k, for base and trained models."""
-    from justrl.report.pass_at_k_figure import plot_pass_at_k
+    from justrl.report.accuracy_figures import plot_pass_at_k
 
     results, experiment = _results(arguments)
     _save(arguments, lambda: plot_pass_at_k(results, experiment, arguments.grader, arguments.title))
@@ -247,7 +246,7 @@ def comparison(arguments: argparse.Namespace) -> None:
         write_csv(cells, outputs[".csv"])
     if {".md", ".html"} & outputs.keys():
         from justrl.report import html_tables as tables
-        from justrl.report.comparison_tables import comparison_sections
+        from justrl.report.comparison import comparison_sections
 
         sections, title = comparison_sections(cells, results, family, experiment), f"{family}: {page_subject(cells)}"
         for ending, write in ((".md", tables.write_markdown), (".html", tables.write_html)):
@@ -383,8 +382,7 @@ def _provenance(parser: argparse.ArgumentParser) -> None:
 def provenance(arguments: argparse.Namespace) -> None:
     """Record how results were made: code, configuration, data, versions, hardware."""
     from justrl.config import Experiment
-    from justrl.report.cost import experiment_cost
-    from justrl.report.provenance import collect_provenance, write_provenance
+    from justrl.report.provenance import collect_provenance, experiment_cost, write_provenance
     from justrl.workflow.run_state import layout_of
 
     outputs = _outputs(arguments)

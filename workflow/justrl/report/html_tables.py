@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,33 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}".replace("-", "−")
 
 
+def points(value: float, digits: int = 1) -> str:
+    """Format a difference of fractions in percentage points, with its sign."""
+    return f"{100 * value:+.{digits}f}".replace("-", "−")
+
+
+def interval(of: Any) -> str:
+    """Format the ends `ci_low` and `ci_high`, fractions, of a value's interval in percent."""
+    return f"[{percent(of.ci_low)}, {percent(of.ci_high)}]"
+
+
+def table_row(*values: Any) -> list[Text]:
+    """A row from texts and other values, which are shown as they print."""
+    return [value if isinstance(value, Text) else Text(str(value)) for value in values]
+
+
+def text_table(title: str, columns: list[str], rows: Iterable[Iterable[Any]], lead: str = "") -> Section:
+    """A table of texts and other values."""
+    return Section(title, columns, [table_row(*row) for row in rows], lead, numeric=False)
+
+
+def write_tables(outputs: Mapping[str, Path], title: str, sections: Sequence[Section], experiment: str) -> None:
+    """Write the sections as .md and .html: the endings that are keys of `outputs`."""
+    for ending, write in ((".md", write_markdown), (".html", write_html)):
+        if ending in outputs:
+            write(outputs[ending], title, sections, experiment)
+
+
 def write_markdown(path: str | Path, title: str, sections: Sequence[Section], experiment: str) -> None:
     """Write the sections as GitHub-flavoured Markdown."""
     with atomic_write(path) as handle:
@@ -123,9 +150,16 @@ def write_page(path: str | Path, template: str, **values: Any) -> None:
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
 
-    # By html.escape, whose entities for quotation marks are those of all pages written so far: Jinja's are others.
-    escape = {"finalize": lambda value: value if isinstance(value, Markup) else Markup(html.escape(str(value)))}
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, keep_trailing_newline=True, **escape)
+    def escape(value: Any) -> Markup:
+        # Jinja's own entities for quotation marks are not those of html.escape, which all pages so far have.
+        return value if isinstance(value, Markup) else Markup(html.escape(str(value)))
+
+    options: dict[str, Any] = {
+        "autoescape": True,
+        "finalize": escape,
+        "trim_blocks": True,
+        "keep_trailing_newline": True,
+    }
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), **options)
     with atomic_write(path) as handle:
         handle.write(environment.get_template(template).render(values))

@@ -12,6 +12,7 @@ shorter ones.
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,8 +98,7 @@ def read_evaluation(
     from justrl.evaluation.scoring import add_combined  # loads SciPy: imported late so that --help stays fast
 
     name, asked = read_benchmark(benchmark)
-    samples, settings = read_completions(completions)
-    samples = with_golds(samples, settings, name, asked)
+    samples = with_golds(*read_completions(completions), name, asked)
     verdicts = add_combined(samples, read_grades(grades, samples)[0])
     graders = [str(grader) for grader in verdicts["grader"].unique()]
     for grader in graders:
@@ -128,10 +128,8 @@ def read_rollouts(paths: Sequence[str | Path]) -> Samples:
     """Read the saved rollouts of a training, in the order of its steps; a note names each missing file."""
     questions: dict[tuple[str, str], int] = {}
     answers: list[Answer] = []
-    absent = [str(path) for path in paths if not Path(path).is_file()]
-    for path in paths:
-        if str(path) in absent:
-            continue
+    absent = [path for path in paths if not Path(path).is_file()]
+    for path in (path for path in paths if path not in absent):
         for row in read_table(path, ROLLOUT_COLUMNS, "rollouts").to_pylist():
             question = questions.setdefault((row["prompt"], row["gold"]), len(questions))
             verdict = ("correct" if row["correct"] else "wrong", f"{row['reward']:+g}")
@@ -251,11 +249,11 @@ def keep_answers(answers: Sequence[Answer], most: int) -> tuple[list[Answer], st
     """Keep at most `most` answers, the first ones of every question; also returns a sentence on those left out."""
     if len(answers) <= most:
         return list(answers), ""
-    rank: dict[int, int] = {}
+    seen: Counter[int] = Counter()
     ranked = []
     for place, answer in enumerate(answers):
-        rank[answer.question] = rank.get(answer.question, 0) + 1
-        ranked.append((rank[answer.question], place))
+        seen[answer.question] += 1
+        ranked.append((seen[answer.question], place))
     places = sorted(place for _, place in sorted(ranked)[:most])
     sentence = (
         f"{len(answers) - most:,} of {len(answers):,} answers are left out (of each question the last ones): "

@@ -5,23 +5,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from justrl.config import paper
 from justrl.errors import UserError
 from justrl.report import figure_style as style
-from justrl.report.metrics import series
+from justrl.report.metrics import Rows, series
 
 DYNAMICS_CSV = Path(__file__).parents[1] / "published_dynamics.csv"
 
 # Two lines look like one if they differ by no more than this share of the axis: about a line's width.
 HAIR = 0.01
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -70,10 +68,8 @@ def plot_training(
         raise UserError(f"unknown panel {unknown[0]!r}: choose from {', '.join(PANELS)}")
     figure, axes = style.panel_grid(len(panels), (3.6, 2.75), 5.4, header=0.78 if len(runs) > 1 else 0.56)
     window = smoothing_window(runs)
-    dotted = []
-    for axis, name in zip(axes, panels, strict=True):
-        if _draw_panel(axis, PANELS[name], runs, window, experiment):
-            dotted.append(PANELS[name].metric)
+    drawn = zip(axes, (PANELS[name] for name in panels), strict=True)
+    dotted = [panel.metric for axis, panel in drawn if _draw_panel(axis, panel, runs, window, experiment)]
     steps = [row["step"] for rows in runs.values() for row in rows]
     subtitle = f"steps {min(steps):,} to {max(steps):,}"
     if experiment == paper.PAPER and (whole := paper.final_steps(paper.setting(next(iter(runs)))) or 0) > max(steps):
@@ -81,7 +77,9 @@ def plot_training(
     what = "Training" if "reward" in panels else "Diagnostics"
     style.add_header(figure, title or f"{what} of {style.joined(list(runs))}", experiment, subtitle)
     if len(runs) > 1:
-        _add_legend(figure, list(runs))
+        looks = [(style.COLORS[i % 7], style.DASHES[i % 7], label) for i, label in enumerate(runs)]
+        lines = [Line2D([], [], color=color, linestyle=dashes, label=label) for color, dashes, label in looks]
+        style.add_legend(figure, lines, top=0.52)
     footnote = "Each step" if window == 1 else f"Thin: each step. Thick: mean over {window} steps."
     for metric in dotted:
         footnote += f" Dotted: {metric} as the authors' code logs it."
@@ -185,15 +183,4 @@ def _draw_bands(axis: Axes, panel: Panel, last_step: int) -> None:
 
 @cache
 def _dynamics() -> tuple[dict[str, str], ...]:
-    with DYNAMICS_CSV.open(encoding="utf-8", newline="") as handle:
-        return tuple(csv.DictReader(handle))
-
-
-def _add_legend(figure: Figure, labels: Sequence[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=style.COLORS[i % 7], linestyle=style.DASHES[i % 7], label=label)
-        for i, label in enumerate(labels)
-    ]
-    style.add_legend(figure, handles, top=0.52)
+    return tuple(csv.DictReader(DYNAMICS_CSV.read_text(encoding="utf-8").splitlines()))

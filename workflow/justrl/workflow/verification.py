@@ -20,8 +20,7 @@ from justrl.evaluation.completions import model_fingerprint
 from justrl.evaluation.scoring import score_files
 from justrl.io import file_sha256, json_sha256, read_json, read_object, weights_sha256
 from justrl.models.downloads import check_download, read_record
-from justrl.report.cost import experiment_cost
-from justrl.report.provenance import code_sha256, collect_provenance
+from justrl.report.provenance import code_sha256, collect_provenance, experiment_cost
 from justrl.report.results import load_result
 from justrl.training.segment import NOT_KEPT, WorkDir, step_name
 from justrl.workflow import config_snapshots, known_files, records, remaking, run_state
