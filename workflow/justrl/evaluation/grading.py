@@ -187,8 +187,7 @@ def summarise(grades: "pandas.DataFrame") -> dict[str, dict[str, Any]]:
 
 def count_outcomes(outcomes: Iterable[str]) -> dict[str, int]:
     """Count each of the four outcomes, including zeros."""
-    counts = Counter(outcomes)
-    return {name: counts[name] for name in OUTCOMES}
+    return dict.fromkeys(OUTCOMES, 0) | Counter(outcomes)
 
 
 def format_summary(summary: dict[str, dict[str, Any]]) -> str:
@@ -221,12 +220,8 @@ def _grade_with(grader, name: str, samples: "pandas.DataFrame") -> "pandas.DataF
             bar.update(len(rows))
     if said:
         print(said, file=sys.stderr)
-    result = samples[KEY].reset_index(drop=True)
-    outcomes, extracted = zip(*verdicts, strict=True) if verdicts else ((), ())
-    result["grader"] = pandas.Series([name] * len(samples), dtype=object)
-    result["outcome"] = pandas.Series(outcomes, dtype=object)
-    result["extracted"] = pandas.Series(extracted, dtype=object)
-    return result
+    found = pandas.DataFrame(verdicts, columns=["outcome", "extracted"], dtype=object)
+    return pandas.concat([samples[KEY].reset_index(drop=True).assign(grader=name), found], axis=1)
 
 
 def _undecided(name: str, samples: "pandas.DataFrame", verdicts: list[tuple]) -> str | None:

@@ -1,6 +1,6 @@
 """Figures of accuracy: over the training steps, next to the published figures, and pass@k against k."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -38,7 +38,7 @@ def plot_checkpoints(
     family = family or next((r.data["published"]["family"] for r in results if r.data.get("published")), None)
     alike = experiment == paper.PAPER and not any(list(paper.result_differences(result.data)) for result in results)
     published = alike and bool(family and select_published(family))
-    entries = [(run, style.COLORS[i % 7], style.MARKERS[i % 7], True) for i, run in enumerate(runs)]
+    entries = _entries(runs)
     if published:
         entries.append(("published (JustRL paper)", style.INK, "D", False))
     header = 0.78 if len(entries) > 1 else 0.56
@@ -72,34 +72,17 @@ def _draw_line(axis: Axes, points: Sequence[Result], grader: str | None, index: 
     values, low, high = (100 * np.array([each[key] for each in averages]) for key in ("value", "ci_low", "ci_high"))
     # Shift the runs by about a hundredth of the axis, so that their error bars do not overlap.
     shift = (index - (count - 1) / 2) * 0.012 * max(1, max(steps))
-    axis.errorbar(
-        steps + shift,
-        values,
-        yerr=np.maximum(0.0, [values - low, high - values]),
-        color=style.COLORS[index % 7],
-        linestyle=style.DASHES[index % 7],
-        linewidth=1.4,
-        elinewidth=1.0,
-        marker=style.MARKERS[index % 7],
-        markersize=4.5,
-        zorder=3,
-    )
+    bars = np.maximum(0.0, [values - low, high - values])
+    sizes: dict[str, Any] = {"linewidth": 1.4, "elinewidth": 1.0, "markersize": 4.5}
+    axis.errorbar(steps + shift, values, yerr=bars, zorder=3, **sizes, **style.look(index))
 
 
 def _draw_published_steps(axis: Axes, family: str, benchmark: str) -> None:
     base, trained = (select_published(family, benchmark, kind, reevaluation=False) for kind in ("base", "justrl"))
-    figures = [*base, *trained]
-    axis.plot(
-        [figure.step or 0 for figure in figures],
-        [100 * figure.accuracy for figure in figures],
-        linestyle="",
-        marker="D",
-        markersize=4.5,
-        markerfacecolor="white",
-        markeredgecolor=style.INK,
-        markeredgewidth=1.0,
-        zorder=4,
-    )
+    steps = [figure.step or 0 for figure in (*base, *trained)]
+    values = [100 * figure.accuracy for figure in (*base, *trained)]
+    edge: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": style.INK, "markeredgewidth": 1.0}
+    axis.plot(steps, values, "D", markersize=4.5, zorder=4, **edge)
 
 
 @dataclass(frozen=True)
@@ -109,7 +92,7 @@ class Lane:
     label: str
     color: str
     marker: str
-    cells: Mapping[str, Sequence]
+    cells: Sequence
 
 
 def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = "") -> Figure:
@@ -135,9 +118,10 @@ def plot_comparison(cells: Sequence, family: str, experiment: str, title: str = 
             axis.axhspan(position - 0.5, position + 0.5, color="#F4F4F4", linewidth=0, zorder=0)
         for place, lane in enumerate(lanes):
             height = position + (place - (len(lanes) - 1) / 2) * pitch
-            found = lane.cells.get(name, [])
-            for cell in found if published else []:
-                _draw_published(axis, cell, height, pitch)
+            found = [cell for cell in lane.cells if cell.benchmark == name]
+            for cell in found:
+                if published and cell.published is not None:
+                    _draw_published(axis, cell, height, pitch)
             if found:
                 _draw_ours(axis, found[0], height, lane)
     axis.set_yticks(range(len(names)), [labels[name] for name in names])
@@ -165,23 +149,17 @@ def _lanes(cells: Sequence, whose: str) -> list[Lane]:
     for run, step in models:
         mine = [c for c in cells if (c.run, c.step) == (run, step)]
         graders = list(dict.fromkeys(c.grader for c in mine if c.headline))
-        if step != 0 and all(graded_by_model(grader) for grader in graders):
-            graders += [g for g in ("paper_rules",) if any(c.grader == g for c in mine)]
+        if step != 0 and all(map(graded_by_model, graders)) and any(c.grader == "paper_rules" for c in mine):
+            graders.append("paper_rules")
         for grader in graders:
-            by_benchmark: dict[str, list] = {}
-            for cell in mine:
-                if cell.grader == grader:
-                    by_benchmark.setdefault(cell.benchmark, []).append(cell)
             label = f"{whose}{model_label(run, step)}" + (f" ({grader})" if len(graders) > 1 else "")
             index = len([lane for lane in lanes if lane.color != style.MUTED])
             color, marker = (style.MUTED, "o") if step == 0 else (style.COLORS[index % 7], style.MARKERS[1 + index % 6])
-            lanes.append(Lane(label, color, marker, by_benchmark))
+            lanes.append(Lane(label, color, marker, [cell for cell in mine if cell.grader == grader]))
     return lanes
 
 
 def _draw_published(axis: Axes, cell, height: float, pitch: float) -> None:
-    if cell.published is None:
-        return
     value, ends = 100 * cell.published, [height - 0.5 * pitch, height + 0.5 * pitch]
     color = style.INK if cell.reference == "paper" else style.COLORS[3]
     axis.plot([value] * 2, ends, color=color, linewidth=2.0, solid_capstyle="butt", zorder=2)
@@ -193,17 +171,13 @@ def _draw_published(axis: Axes, cell, height: float, pitch: float) -> None:
 def _draw_ours(axis: Axes, cell, height: float, lane: Lane) -> None:
     low, high = 100 * cell.ci_low, 100 * cell.ci_high
     axis.plot([low, high], [height, height], color=lane.color, linewidth=1.3, solid_capstyle="butt", zorder=3)
-    axis.plot(
-        [100 * cell.value],
-        [height],
-        linestyle="",
-        marker=lane.marker,
-        markersize=6,
-        color=lane.color,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-        zorder=4,
-    )
+    edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+    axis.plot([100 * cell.value], [height], lane.marker, markersize=6, color=lane.color, zorder=4, **edge)
+
+
+def _entries(labels: Iterable[str]) -> list[tuple]:
+    """The legend's entry of each series."""
+    return [(label, style.COLORS[i % 7], style.MARKERS[i % 7], True) for i, label in enumerate(labels)]
 
 
 def _add_legend(figure: Figure, entries: Sequence[tuple], columns: int = 4, top: float = 0.56) -> None:
@@ -235,8 +209,7 @@ def plot_pass_at_k(results: Sequence[Result], experiment: str, grader: str | Non
     runs = style.joined(list(dict.fromkeys(result.run for result in drawable)))
     subtitle = f"grader: {grader or drawable[0].headline}"
     style.add_header(figure, title or f"pass@k of {runs}", experiment, subtitle)
-    labels = [model_label(*model) for model in models]
-    _add_legend(figure, [(label, style.COLORS[i % 7], style.MARKERS[i % 7], True) for i, label in enumerate(labels)])
+    _add_legend(figure, _entries(model_label(*model) for model in models))
     note = "Share of questions solved by at least one of k answers (unbiased estimate)."
     if any(result.scores(grader) for result in drawable):
         note += " Bars: 95% interval over questions."
@@ -254,16 +227,13 @@ def _draw_curve(axis: Axes, result: Result, grader: str | None, index: int, coun
     # Shift the lines by a few hundredths of a doubling of k, so that their error bars do not overlap.
     shift = 2 ** ((index - (count - 1) / 2) * 0.06)
     ks, values = [k * shift for k in curve], [100 * value for value in curve.values()]
-    color, dashes = style.COLORS[index % 7], style.DASHES[index % 7]
     powers = [position for position, k in enumerate(curve) if k & (k - 1) == 0]
-    axis.plot(
-        ks, values, color=color, linestyle=dashes, marker=style.MARKERS[index % 7], markersize=4.5, markevery=powers
-    )
+    axis.plot(ks, values, markersize=4.5, markevery=powers, **style.look(index))
     scores = result.scores(grader)
     if scores:
         ends = [pass_at_k_interval(scores, list(curve)[position]) for position in powers]
         low, high = ([100 * end for end in side] for side in zip(*ends, strict=True))
-        axis.vlines([ks[position] for position in powers], low, high, color=color, linewidth=1.0)
+        axis.vlines([ks[position] for position in powers], low, high, color=style.look(index)["color"], linewidth=1.0)
 
 
 def _finish(axis: Axes, results: Sequence[Result], grader: str | None) -> None:

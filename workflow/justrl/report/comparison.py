@@ -119,9 +119,7 @@ def _measured(result: Result, grader: str, family: str, experiment: str, referen
         label=benchmark_label(result),
         grader=grader,
         headline=grader == result.headline,
-        value=average["value"],
-        ci_low=average["ci_low"],
-        ci_high=average["ci_high"],
+        **{key: average[key] for key in ("value", "ci_low", "ci_high")},
         seed_error=_seed_error(result, grader),
         questions=int(result.data["n_questions"]),
         samples=int(result.data["samples_per_question"]),
@@ -249,8 +247,7 @@ def _average(nine: Sequence[Cell]) -> Cell:
         published_source=nine[0].published_source,
         difference=value - fmean(published),
     )
-    blocked = [cell for cell in nine if cell.verdict == "not comparable"]
-    if blocked:
+    if blocked := [cell for cell in nine if not _comparable(cell)]:
         return replace(average, note=f"{LABELS[blocked[0].benchmark]}: {blocked[0].note}")
     return _decide(average, nine[0].note)
 

@@ -12,11 +12,7 @@ from justrl.report.html_tables import Section, Text, percent, table_row, write_t
 
 NEWER = "newer than the weights"
 # How a benchmark question overlaps with the training set, strongest first; each question counts once.
-PARTS = (
-    ("the same question", "#0072B2"),
-    ("half of it or more", "#56B4E9"),
-    ("some words in a row", style.BAND),
-)
+PARTS = (("the same question", "#0072B2"), ("half of it or more", "#56B4E9"), ("some words in a row", style.BAND))
 
 
 def parts_of(counts: Mapping[str, int]) -> tuple[int, int, int]:

@@ -48,6 +48,11 @@ class _Margins:
 _MARGINS: WeakKeyDictionary[Figure, _Margins] = WeakKeyDictionary()
 
 
+def look(index: int) -> dict[str, Any]:
+    """Color, dash and marker of the series with this number."""
+    return {"color": COLORS[index % 7], "linestyle": DASHES[index % 7], "marker": MARKERS[index % 7]}
+
+
 @contextmanager
 def narrow() -> Iterator[None]:
     """Context manager: figures have one column of panels and the width of a phone's screen."""

@@ -96,8 +96,7 @@ class _FrontMatter(yaml.SafeDumper):
 
 
 _FrontMatter.add_representer(
-    str,
-    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "<" in text else None),
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "<" in text else None)
 )
 
 

@@ -179,10 +179,8 @@ def stands_near_the_end(gold: str, text: str) -> bool:
 
 def is_repeated(text: str) -> bool:
     """True if a text ends with the same piece at least five times, or if zlib compresses it to a tenth."""
-    if _ends_in_circles(text[-400:]):
-        return True
     data = text.encode("utf-8", "replace")
-    return len(data) >= 2000 and len(zlib.compress(data, 1)) * 10 < len(data)
+    return _ends_in_circles(text[-400:]) or (len(data) >= 2000 and len(zlib.compress(data, 1)) * 10 < len(data))
 
 
 def _ends_in_circles(text: str) -> bool:

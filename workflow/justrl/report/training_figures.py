@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -109,25 +110,21 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Mapping[str, Rows], window: int,
     last = max(rows[-1]["step"] for rows in runs.values())
     if experiment == "paper":
         _draw_bands(axis, panel, last)
-    drawn = 0
     as_published = []
     for index, rows in enumerate(runs.values()):
         steps, logged = series(rows, panel.metric)
         if not logged:
             continue
-        drawn += 1
         values = np.array(logged) * (100 if panel.percent else 1)
-        color, dashes = style.COLORS[index % 7], style.DASHES[index % 7]
+        look = style.look(index) | {"marker": "o" if len(values) < 10 else None}
+        color = look["color"]
         if window > 1:
             axis.plot(steps, values, color=color, linewidth=0.6, alpha=0.4 if len(runs) == 1 else 0.18)
-        marker = "o" if len(values) < 10 else None
-        axis.plot(
-            steps, moving_mean(values, window), color=color, linestyle=dashes, marker=marker, markersize=3.5, zorder=3
-        )
+        axis.plot(steps, moving_mean(values, window), markersize=3.5, zorder=3, **look)
         theirs = series(rows, panel.published)
         if theirs[1]:
             as_published.append((color, steps, moving_mean(values, window), theirs[0], moving_mean(theirs[1], window)))
-    if not drawn:
+    if not any(series(rows, panel.metric)[1] for rows in runs.values()):
         raise UserError(f"no run logged {panel.metric}: leave its panel out")
     low, high = axis.get_ylim()
     differs = any(
@@ -151,12 +148,9 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Mapping[str, Rows], window: int,
 def _draw_bands(axis: Axes, panel: Panel, last_step: int) -> None:
     for band in panel.bands:
         low, high = float(band["low"]), float(band["high"])
-        begin, end = {
-            "whole": (0.0, 1.0),
-            "start": (0.0, 0.3),
-            "late": (0.6, 1.0),
-            "from": (min(1.0, float(band["first_step"] or 0) / (1.01 * last_step)), 1.0),
-        }[band["extent"]]
+        after = min(1.0, float(band["first_step"] or 0) / (1.01 * last_step))
+        ends = {"whole": (0.0, 1.0), "start": (0.0, 0.3), "late": (0.6, 1.0), "from": (after, 1.0)}
+        begin, end = ends[band["extent"]]
         if begin >= 1.0:
             continue
         if low == high:
@@ -166,19 +160,11 @@ def _draw_bands(axis: Axes, panel: Panel, last_step: int) -> None:
         if band["label"]:
             left = band["extent"] in ("start", "whole")
             below = low == high and left
-            axis.annotate(
-                band["label"],
-                (begin if left else end, high),
-                xycoords=axis.get_yaxis_transform(),
-                xytext=(3 if left else -1, -3 if below else 2),
-                textcoords="offset points",
-                ha="left" if left else "right",
-                va="top" if below else "bottom",
-                fontsize=7.5,
-                color="#4A4A4A",
-                path_effects=style.halo(),
-                zorder=5,
-            )
+            place: dict[str, Any] = {"xy": (begin if left else end, high), "xycoords": axis.get_yaxis_transform()}
+            offset = {"xytext": (3 if left else -1, -3 if below else 2), "textcoords": "offset points"}
+            side = {"ha": "left" if left else "right", "va": "top" if below else "bottom"}
+            ink: dict[str, Any] = {"fontsize": 7.5, "color": "#4A4A4A", "path_effects": style.halo(), "zorder": 5}
+            axis.annotate(band["label"], **place, **offset, **side, **ink)
 
 
 @cache
