@@ -61,7 +61,7 @@ def test_paths_are_cut(given, expected):
 
 
 def test_command_is_shown_as_typed_without_absolute_paths():
-    shown = provenance.describe_command(["/a/justrl/analysis/__main__.py", "--out=/b/c.json", "/d/e f.json", "rel/x"])
+    shown = provenance.describe_command(["/a/justrl/report/__main__.py", "--out=/b/c.json", "/d/e f.json", "rel/x"])
     assert shown == "python -m justrl.report --out=c.json 'e f.json' rel/x"
 
 

@@ -154,12 +154,7 @@ def write_page(path: str | Path, template: str, **values: Any) -> None:
         # Jinja's own entities for quotation marks are not those of html.escape, which all pages so far have.
         return value if isinstance(value, Markup) else Markup(html.escape(str(value)))
 
-    options: dict[str, Any] = {
-        "autoescape": True,
-        "finalize": escape,
-        "trim_blocks": True,
-        "keep_trailing_newline": True,
-    }
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), **options)
+    loader = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=loader, autoescape=True, finalize=escape, trim_blocks=True, keep_trailing_newline=True)
     with atomic_write(path) as handle:
-        handle.write(environment.get_template(template).render(values))
+        handle.write(pages.get_template(template).render(values))
