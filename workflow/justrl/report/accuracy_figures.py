@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +13,14 @@ from justrl.config.published import select_published
 from justrl.errors import UserError
 from justrl.report import figure_style as style
 from justrl.report.html_tables import model_label
-from justrl.report.results import Result, benchmark_label, graded_by_model, ordered_benchmarks
+from justrl.report.results import (
+    Result,
+    benchmark_label,
+    experiment_of,
+    graded_by_model,
+    load_results,
+    ordered_benchmarks,
+)
 
 LEGEND_SPACING = {"handletextpad": 0.2, "columnspacing": 1.6}
 INTERVAL = "Bars: 95% interval over questions (bootstrap, clustered by question)."
@@ -226,3 +234,18 @@ def add_legend(figure: Figure, entries: Sequence[tuple], columns: int = 4, top: 
     for handle in handles:
         handle.set(linestyle="", markersize=5, markeredgewidth=1.1)
     style.add_legend(figure, handles, top, columns, **LEGEND_SPACING)
+
+
+def write_checkpoints(
+    outputs: Mapping[str, Path],
+    results: Sequence[Path],
+    benchmark_labels: Sequence[str] = (),
+    family: str | None = None,
+    grader: str | None = None,
+    experiment: str | None = None,
+    title: str = "",
+) -> None:
+    """Plot accuracy against the step of the checkpoint."""
+    loaded = load_results(results, benchmark_labels)
+    stamp = experiment or experiment_of(loaded)
+    style.save_figures(outputs, lambda: plot_checkpoints(loaded, stamp, family, grader, title))

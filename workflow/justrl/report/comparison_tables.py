@@ -1,11 +1,30 @@
 """Tables of a family's comparison page: our figures and the published ones, gains, graders, published tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from justrl.config import paper
 from justrl.config.published import BENCHMARKS, LABELS, final_step, published_steps, select_published
-from justrl.report.html_tables import Section, Text, grader_legend, model_label, percent
-from justrl.report.results import Result, graded_by_model, ordered_benchmarks
+from justrl.report import figure_style as style
+from justrl.report.accuracy_figures import plot_comparison
+from justrl.report.comparison import compare, page_subject, write_csv
+from justrl.report.html_tables import (
+    Section,
+    Text,
+    grader_legend,
+    model_label,
+    percent,
+    write_html,
+    write_markdown,
+)
+from justrl.report.results import (
+    Result,
+    experiment_of,
+    graded_by_model,
+    load_results,
+    ordered_benchmarks,
+    read_seeds,
+)
 
 MODEL_GRADED = ("minerva", "olympiad")
 
@@ -232,3 +251,25 @@ def _lookup(figures: Sequence, benchmark: str, step: int | None = None, model: s
             spread = "" if figure.std is None else f" ± {percent(figure.std)}"
             return percent(figure.accuracy, 1 if spread else 2) + spread
     return "–"
+
+
+def write_comparison(
+    outputs: Mapping[str, Path],
+    results: Sequence[Path],
+    family: str,
+    seeds: Sequence[str] = (),
+    benchmark_labels: Sequence[str] = (),
+    experiment: str | None = None,
+    title: str = "",
+) -> None:
+    """Compare our scores with the published ones of a family; `title` is the figure's."""
+    loaded = load_results(results, benchmark_labels)
+    stamp = experiment or experiment_of(loaded)
+    cells = compare(loaded, family, stamp, read_seeds(seeds).get(family))
+    if ".csv" in outputs:
+        write_csv(cells, outputs[".csv"])
+    heading = f"{family}: {page_subject(cells)}"
+    for ending, write in ((".md", write_markdown), (".html", write_html)):
+        if ending in outputs:
+            write(outputs[ending], heading, comparison_sections(cells, loaded, family, stamp), stamp)
+    style.save_figures(outputs, lambda: plot_comparison(cells, family, stamp, title))

@@ -1,6 +1,7 @@
 """pass@k against k: does training find answers that the base model never sampled, or only sample them more often?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,7 +12,7 @@ from justrl.evaluation.statistics import pass_at_k_interval
 from justrl.report import figure_style as style
 from justrl.report.accuracy_figures import add_legend
 from justrl.report.html_tables import model_label
-from justrl.report.results import Result, benchmark_label, ordered_benchmarks
+from justrl.report.results import Result, benchmark_label, experiment_of, load_results, ordered_benchmarks
 
 
 def plot_pass_at_k(results: Sequence[Result], experiment: str, grader: str | None = None, title: str = "") -> Figure:
@@ -77,3 +78,17 @@ def _finish(axis: Axes, label: str, results: Sequence[Result], grader: str | Non
     axis.set_xlabel("k")
     axis.margins(x=0.04, y=0.1)
     style.from_zero(axis)
+
+
+def write_pass_at_k(
+    outputs: Mapping[str, Path],
+    results: Sequence[Path],
+    benchmark_labels: Sequence[str] = (),
+    grader: str | None = None,
+    experiment: str | None = None,
+    title: str = "",
+) -> None:
+    """Plot pass@k against k, for base and trained models."""
+    loaded = load_results(results, benchmark_labels)
+    stamp = experiment or experiment_of(loaded)
+    style.save_figures(outputs, lambda: plot_pass_at_k(loaded, stamp, grader, title))

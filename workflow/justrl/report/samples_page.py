@@ -7,6 +7,7 @@ page down. All text is inserted as text, so nothing that a model wrote becomes m
 import html
 import json
 import re
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from justrl.report.samples import (
     accuracy,
     alarms,
     keep_answers,
+    read_evaluation,
+    read_rollouts,
     text_limit,
 )
 
@@ -88,3 +91,34 @@ def _plain(answer: Answer, limit: int) -> list[Any]:
     text = [answer.text] if whole else [answer.text[: limit - end], answer.text[len(answer.text) - end :]]
     left = 0 if whole else len(answer.text) - limit
     return [answer.question, answer.label, text, left, answer.tokens, answer.ended, answer.verdicts, answer.marks]
+
+
+def write_samples(
+    outputs: Mapping[str, Path],
+    completions: Sequence[Path],
+    grades: Sequence[Path],
+    benchmark: Path,
+    headline: str,
+    experiment: str,
+    title: str,
+    answers: int = ANSWERS,
+    characters: int = CHARACTERS,
+) -> list[str]:
+    """Write the page with the answers of an evaluation; return its alarms."""
+    samples = read_evaluation(completions, grades, benchmark, headline)
+    write_page(outputs[".html"], samples, title, experiment, answers=answers, characters=characters)
+    return [sentence for _, sentence in alarms(samples)]
+
+
+def write_rollouts(
+    outputs: Mapping[str, Path],
+    rollouts: Sequence[Path],
+    experiment: str,
+    title: str,
+    answers: int = ANSWERS,
+    characters: int = CHARACTERS,
+) -> list[str]:
+    """Write the page with the saved rollouts of a training; return its alarms."""
+    samples = read_rollouts(rollouts)
+    write_page(outputs[".html"], samples, title, experiment, answers=answers, characters=characters)
+    return [sentence for _, sentence in alarms(samples)]
