@@ -1,8 +1,9 @@
 """Figures of accuracy: over the training steps, next to the published figures, and pass@k against k."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,14 @@ from justrl.errors import UserError
 from justrl.evaluation.statistics import pass_at_k_interval
 from justrl.report import figure_style as style
 from justrl.report.html_tables import model_label
-from justrl.report.results import Result, benchmark_label, graded_by_model, ordered_benchmarks
+from justrl.report.results import (
+    Result,
+    benchmark_label,
+    experiment_of,
+    graded_by_model,
+    load_results,
+    ordered_benchmarks,
+)
 
 LEGEND_SPACING = {"handletextpad": 0.2, "columnspacing": 1.6}
 
@@ -247,3 +255,32 @@ def _finish(axis: Axes, results: Sequence[Result], grader: str | None) -> None:
     axis.set_xlabel("k")
     axis.margins(x=0.04, y=0.1)
     style.from_zero(axis)
+
+
+def write_checkpoints(
+    outputs: Mapping[str, Path],
+    results: Sequence[Path],
+    benchmark_labels: Sequence[str] = (),
+    family: str | None = None,
+    grader: str | None = None,
+    experiment: str | None = None,
+    title: str = "",
+) -> None:
+    """Plot accuracy against the step of the checkpoint."""
+    loaded = load_results(results, benchmark_labels)
+    stamp = experiment or experiment_of(loaded)
+    style.save_figures(outputs, lambda: plot_checkpoints(loaded, stamp, family, grader, title))
+
+
+def write_pass_at_k(
+    outputs: Mapping[str, Path],
+    results: Sequence[Path],
+    benchmark_labels: Sequence[str] = (),
+    grader: str | None = None,
+    experiment: str | None = None,
+    title: str = "",
+) -> None:
+    """Plot pass@k against k, for base and trained models."""
+    loaded = load_results(results, benchmark_labels)
+    stamp = experiment or experiment_of(loaded)
+    style.save_figures(outputs, lambda: plot_pass_at_k(loaded, stamp, grader, title))

@@ -18,10 +18,11 @@ from typing import Any
 from justrl import io
 from justrl.config import paper
 from justrl.config.published import FAMILIES, final_step, select_published
+from justrl.errors import UserError
 from justrl.report.comparison import AVERAGE, Cell, Z, compare, not_the_papers
 from justrl.report.html_tables import Section, Text, model_label, percent, points, table_row, write_tables
-from justrl.report.metrics import Rows, series
-from justrl.report.results import Result, benchmark_label
+from justrl.report.metrics import Rows, read_metrics, run_of, series
+from justrl.report.results import Result, benchmark_label, experiment_of, load_results, read_seeds
 
 HOLDS, NOISE, FAILS = "holds", "within noise", "does not hold"
 UNDECIDED, NOT_RUN = "undecided", "not run"
@@ -453,8 +454,26 @@ def claims_section(claims: Sequence[Claim], experiment: str) -> Section:
     return Section("Claims", ["Claim", "As published", "Here", "Verdict"], rows, lead, notes, numeric=False)
 
 
-def write_claims(claims: Sequence[Claim], experiment: str, outputs: Mapping[str, Path]) -> None:
-    """Write the claims as .json, .md and .html: the endings that are keys of `outputs`."""
+def write_claims(
+    outputs: Mapping[str, Path],
+    results: Sequence[Path] = (),
+    metrics: Sequence[Path] = (),
+    released: Sequence[str] = (),
+    seeds: Sequence[str] = (),
+    experiment: str | None = None,
+) -> list[str]:
+    """Check the claims of the paper against results and trainings; return a line for each."""
+    loaded = load_results(results)
+    if not loaded and not metrics:
+        raise UserError("no results and no metrics given to check the claims: give --results or --metrics")
+    trainings = {
+        str(run_of(path)["run"]): Training(read_metrics(path), io.read_json_object(path.with_name("run.json")))
+        for path in metrics
+    }
+    stamp = str(experiment or (experiment_of(loaded) if loaded else run_of(metrics[0])["experiment"]))
+    weights = dict(entry.split("=", 1) for entry in released)
+    claims = judge_claims(loaded, trainings, stamp, weights, read_seeds(seeds))
     if ".json" in outputs:
-        io.write_json(outputs[".json"], {"experiment": experiment, "claims": [asdict(claim) for claim in claims]})
-    write_tables(outputs, "Claims of the paper", [claims_section(claims, experiment)], experiment)
+        io.write_json(outputs[".json"], {"experiment": stamp, "claims": [asdict(claim) for claim in claims]})
+    write_tables(outputs, "Claims of the paper", [claims_section(claims, stamp)], stamp)
+    return [f"{claim.verdict:>13}  {claim.claim}{f' ({claim.evidence})' if claim.evidence else ''}" for claim in claims]

@@ -19,8 +19,26 @@ from statistics import fmean
 from justrl import io
 from justrl.config import paper
 from justrl.config.published import BENCHMARKS, LABELS, PublishedFigure, final_step, published_steps, select_published
-from justrl.report.html_tables import Section, Text, grader_legend, interval, model_label, percent, points, table_row
-from justrl.report.results import Result, benchmark_label, graded_by_model, ordered_benchmarks
+from justrl.report.html_tables import (
+    Section,
+    Text,
+    grader_legend,
+    interval,
+    model_label,
+    percent,
+    points,
+    table_row,
+    write_tables,
+)
+from justrl.report.results import (
+    Result,
+    benchmark_label,
+    experiment_of,
+    graded_by_model,
+    load_results,
+    ordered_benchmarks,
+    read_seeds,
+)
 
 AVERAGE = "average"
 GRADER_CAVEAT = "the paper used paper_rules+model, so part of the difference may come from the grader"
@@ -465,3 +483,26 @@ def _lookup(figures: Sequence, benchmark: str, step: int | None = None, model: s
             spread = "" if figure.std is None else f" ± {percent(figure.std)}"
             return percent(figure.accuracy, 1 if spread else 2) + spread
     return "–"
+
+
+def write_comparison(
+    outputs: Mapping[str, Path],
+    results: Sequence[Path],
+    family: str,
+    seeds: Sequence[str] = (),
+    benchmark_labels: Sequence[str] = (),
+    experiment: str | None = None,
+    title: str = "",
+) -> None:
+    """Compare our scores with the published ones of a family; `title` is the figure's."""
+    from justrl.report import figure_style as style
+    from justrl.report.accuracy_figures import plot_comparison
+
+    loaded = load_results(results, benchmark_labels)
+    stamp = experiment or experiment_of(loaded)
+    cells = compare(loaded, family, stamp, read_seeds(seeds).get(family))
+    if ".csv" in outputs:
+        write_csv(cells, outputs[".csv"])
+    heading = f"{family}: {page_subject(cells)}"
+    write_tables(outputs, heading, comparison_sections(cells, loaded, family, stamp), stamp)
+    style.save_figures(outputs, lambda: plot_comparison(cells, family, stamp, title))

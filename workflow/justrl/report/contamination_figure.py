@@ -7,8 +7,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from justrl.config.published import BENCHMARKS
+from justrl.errors import UserError
+from justrl.io import read_json_object
 from justrl.report import figure_style as style
 from justrl.report.html_tables import Section, Text, percent, table_row, write_tables
+from justrl.report.results import read_labels
 
 NEWER = "newer than the weights"
 # How a benchmark question overlaps with the training set, strongest first; each question counts once.
@@ -98,6 +101,24 @@ def card_section(card: Mapping[str, Any]) -> Section:
     return Section("Data card", ["Questions", "Count"], table, lead)
 
 
-def write_contamination(sections: Sequence[Section], experiment: str, outputs: Mapping[str, Path]) -> None:
-    """Write the tables as .md and .html: the endings that are keys of `outputs`."""
+def write_contamination(
+    outputs: Mapping[str, Path],
+    summary: Path,
+    card: Path | None = None,
+    newer: Sequence[str] = (),
+    benchmark_labels: Sequence[str] = (),
+    experiment: str = "paper",
+    title: str = "",
+) -> None:
+    """Show how many questions of each benchmark the training set contains; `newer` benchmarks are marked."""
+    content, labels = read_json_object(summary), read_labels(benchmark_labels)
+    if missing := {"ngram", "train_rows", "benchmarks"} - content.keys():
+        raise UserError(
+            f"{summary} is not a contamination.json: {min(missing)} is missing; make it with "
+            "`justrl data contamination`"
+        )
+    sections = [contamination_section(content, labels, newer)]
+    if card:
+        sections.append(card_section(read_json_object(card)))
     write_tables(outputs, "Benchmark questions in the training set", sections, experiment)
+    style.save_figures(outputs, lambda: plot_contamination(content, labels, newer, experiment, title))

@@ -1,7 +1,7 @@
 """Figure style: legible in print, safe for colour-blind readers, byte-identical on every run."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -215,3 +215,13 @@ def save_figure(figure: Figure, png: str | Path | None, svg: str | Path | None) 
         if path is not None:
             with atomic_write(path, "wb") as handle:
                 figure.savefig(handle, format=form, metadata=dict.fromkeys(left_out))
+
+
+def save_figures(outputs: Mapping[str, Path], draw: Callable[[], Figure]) -> None:
+    """Draw and save a figure as .png, .svg and .narrow.svg (for a phone): those that are keys of `outputs`."""
+    with house_style():
+        if {".png", ".svg"} & outputs.keys():
+            save_figure(draw(), outputs.get(".png"), outputs.get(".svg"))
+        if ".narrow.svg" in outputs:
+            with narrow():
+                save_figure(draw(), None, outputs[".narrow.svg"])

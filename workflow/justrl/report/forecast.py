@@ -7,8 +7,9 @@ its band, and the end held out from the fit.
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from matplotlib.figure import Figure
 from scipy.stats import f as f_distribution
 
 from justrl.errors import UserError
+from justrl.io import write_json
 from justrl.report import figure_style as style
-from justrl.report.metrics import Rows
+from justrl.report.metrics import Rows, merge_metrics, run_of
 from justrl.report.metrics import series as logged
-from justrl.report.results import Result, benchmark_label, ordered_benchmarks
+from justrl.report.results import Result, benchmark_label, load_results, ordered_benchmarks
 from justrl.report.training_figures import PANELS, moving_mean
 
 FEWEST = 8
@@ -309,3 +311,35 @@ def _draw(axis: Axes, series: Series, found: dict[str, Any], until: int, horizon
     axis.set_xlim(0, 1.02 * max(horizon, steps[-1] if len(steps) else 0))
     axis.margins(y=0.08)
     style.thousands(axis.xaxis)
+
+
+def write_forecast(
+    outputs: Mapping[str, Path],
+    metrics: Sequence[Path],
+    steps: int,
+    results: Sequence[Path] = (),
+    benchmark_labels: Sequence[str] = (),
+    until: int | None = None,
+    metric: str = "reward",
+    experiment: str | None = None,
+    title: str = "",
+) -> list[str]:
+    """Forecast the metrics of a run, or of its finished segments, at a later step; return a sentence for each."""
+    rows = merge_metrics(metrics)
+    path = metrics[0].absolute()
+    described = run_of(path.parents[2] / "metrics.jsonl" if path.parents[1].name == "segments" else path)
+    run, stamp = str(described["run"]), str(experiment or described["experiment"])
+    last = rows[-1]["step"]
+    until = min(last, until or (last if last < steps else steps // 2))
+    if not 1 <= until < steps:
+        raise UserError(f"--steps {steps} must lie beyond the last step to fit, which is {until} (--until)")
+    spent, unit = compute_of([row for row in rows if row["step"] <= until])
+    series = forecasted(rows, metric, load_results(results, benchmark_labels), run)
+    found = [(each, forecast_series(each, until, steps, spent)) for each in series]
+    if ".json" in outputs:
+        head = {"run": run, "experiment": stamp, "steps": steps, "until": until, "compute": unit}
+        write_json(outputs[".json"], {**head, "forecasts": {each.name: one for each, one in found}})
+    # Leave out panels with too few points, which show nothing else.
+    drawn = [pair for pair in found if pair[1]["verdict"] != "too_few"] or found[:1]
+    style.save_figures(outputs, lambda: plot_forecast(run, drawn, until, steps, stamp, title))
+    return [one["sentence"] for _, one in found]

@@ -9,11 +9,13 @@ small vocabulary has another scale of entropy, and only to the entropy as the au
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from math import isfinite, sqrt
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeGuard
 
 from justrl.config import Alarms
-from justrl.report.metrics import METRICS, Rows, series
+from justrl.io import write_json
+from justrl.report.metrics import METRICS, Rows, read_metrics, run_of, series
 from justrl.training import alarms
 
 # A policy becomes more certain as it learns: healthy small runs fall to a quarter of their initial entropy.
@@ -218,3 +220,10 @@ def _missing(rows: Rows) -> Iterator[Finding]:
     for name in METRICS:
         if count := sum(row.get(name) is None for row in rows):
             yield {"name": "missing", "metric": name, "steps": count, "sentence": f"{name} is missing at {count} steps"}
+
+
+def write_health(outputs: Mapping[str, Path], metrics: Path, experiment: str | None = None) -> list[str]:
+    """Summarize the health of a run: first and last metrics, and findings; return a sentence for each finding."""
+    report = summarize_run(read_metrics(metrics), str(experiment or run_of(metrics)["experiment"]))
+    write_json(outputs[".json"], report)
+    return [f"{finding['name']}: {finding['sentence']}" for finding in report["findings"]]

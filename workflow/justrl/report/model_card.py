@@ -14,11 +14,11 @@ import yaml
 from justrl.config import paper
 from justrl.config.files import read_card
 from justrl.errors import UserError
-from justrl.io import atomic_write
+from justrl.io import atomic_write, json_argument
 from justrl.report.comparison import compare, comparison_sections
 from justrl.report.html_tables import Section, markdown, table_row, text_table
-from justrl.report.metrics import series
-from justrl.report.results import Result, benchmark_label, experiment_of
+from justrl.report.metrics import read_metrics, series
+from justrl.report.results import Result, benchmark_label, experiment_of, load_results
 from justrl.training import alarms
 
 MADE_HERE = {
@@ -29,37 +29,37 @@ TAGS = ["justrl", "grpo", "reinforcement-learning", "math"]
 
 
 def write_model_card(
-    path: Path,
-    described: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    results: Sequence[Result],
+    outputs: Mapping[str, Path],
+    run: Path,
+    results: Sequence[Path],
     family: str,
     sources: Sequence[Path] = (),
+    benchmark_labels: Sequence[str] = (),
 ) -> None:
     """Write the card of the last checkpoint in `results`, which also contain its base model.
 
     Args:
-        described: the run's run.json.
-        rows: its metrics.
+        run: the run's run.json, next to its metrics.
         family: its published figures are shown next to the results.
         sources: folders of the base model and the data set; a README.md there names the licence.
 
     Raises UserError if no result is of a trained checkpoint of the run.
     """
-    run, experiment = str(described["run"]), experiment_of(results)
-    steps = [result.step for result in results if result.run == run and result.step]
+    described, loaded = json_argument(str(run), "--run"), load_results(results, benchmark_labels)
+    name, experiment = str(described["run"]), experiment_of(loaded)
+    steps = [result.step for result in loaded if result.run == name and result.step]
     if not steps:
-        raise UserError(f"a model card needs the results of a trained checkpoint of {run}: give them by --results")
-    last = [result for result in results if result.run == run and result.step == max(steps)]
-    cells = compare(results, family, experiment)
+        raise UserError(f"a model card needs the results of a trained checkpoint of {name}: give them by --results")
+    last = [result for result in loaded if result.run == name and result.step == max(steps)]
+    cells = compare(loaded, family, experiment)
     sections = [
-        _making(described, rows, sources, experiment),
+        _making(described, read_metrics(run.with_name("metrics.jsonl")), sources, experiment),
         _scoring(last),
-        *comparison_sections(cells, results, family, experiment),
+        *comparison_sections(cells, loaded, family, experiment),
     ]
-    title = f"{run}, step {max(steps):,}: {_source(described['model'])} trained by JustRL's recipe"
+    title = f"{name}, step {max(steps):,}: {_source(described['model'])} trained by JustRL's recipe"
     metadata = _metadata(described, last, sources, experiment)
-    with atomic_write(path) as handle:
+    with atomic_write(outputs[".md"]) as handle:
         handle.write(f"---\n{metadata}\n---\n\n{markdown(title, sections, experiment)}")
 
 

@@ -100,6 +100,17 @@ def read_labels(labels: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def read_seeds(words: Iterable[str]) -> dict[str, list[str]]:
+    """Parse RUN=NAME,NAME into the trainings of each run with several seeds."""
+    found = {}
+    for word in words:
+        run, equals, names = word.partition("=")
+        if not (run and equals and names):
+            raise UserError(f"--seeds takes RUN=NAME,NAME, got {word!r}")
+        found[run] = names.split(",")
+    return found
+
+
 def load_result(path: str | Path) -> Result:
     """Read one result file."""
     data = read_object(path)

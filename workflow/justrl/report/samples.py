@@ -13,7 +13,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -333,3 +333,34 @@ def _plain(answer: Answer, limit: int) -> list[Any]:
     text = [answer.text] if whole else [answer.text[: limit - end], answer.text[len(answer.text) - end :]]
     left = 0 if whole else len(answer.text) - limit
     return [answer.question, answer.label, text, left, answer.tokens, answer.ended, answer.verdicts, answer.marks]
+
+
+def write_samples(
+    outputs: Mapping[str, Path],
+    completions: Sequence[Path],
+    grades: Sequence[Path],
+    benchmark: Path,
+    headline: str,
+    experiment: str,
+    title: str,
+    answers: int = ANSWERS,
+    characters: int = CHARACTERS,
+) -> list[str]:
+    """Write the page with the answers of an evaluation; return its alarms."""
+    samples = read_evaluation(completions, grades, benchmark, headline)
+    write_page(outputs[".html"], samples, title, experiment, answers=answers, characters=characters)
+    return [sentence for _, sentence in alarms(samples)]
+
+
+def write_rollouts(
+    outputs: Mapping[str, Path],
+    rollouts: Sequence[Path],
+    experiment: str,
+    title: str,
+    answers: int = ANSWERS,
+    characters: int = CHARACTERS,
+) -> list[str]:
+    """Write the page with the saved rollouts of a training; return its alarms."""
+    samples = read_rollouts(rollouts)
+    write_page(outputs[".html"], samples, title, experiment, answers=answers, characters=characters)
+    return [sentence for _, sentence in alarms(samples)]

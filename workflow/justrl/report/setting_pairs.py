@@ -16,8 +16,8 @@ from justrl.errors import UserError
 from justrl.evaluation.seeds import TWO_SEEDS, SeedMean, difference_over_seeds, mean_over_seeds, seed_table
 from justrl.report import figure_style as style
 from justrl.report.html_tables import Section, Text, interval, percent, points, write_tables
-from justrl.report.metrics import Rows, series
-from justrl.report.results import Result, benchmark_label, ordered_benchmarks
+from justrl.report.metrics import Rows, read_metrics, run_of, series
+from justrl.report.results import Result, benchmark_label, experiment_of, load_results, ordered_benchmarks
 from justrl.report.training_figures import moving_mean, smoothing_window
 
 ONE_SEED = "With one seed, the variation between seeds is unknown."
@@ -177,15 +177,39 @@ def _draw_differences(axis: Axes, compared: Sequence[Compared]) -> None:
 
 
 def write_pair(
-    compared: Sequence[Compared],
-    first: Setting,
-    second: Setting,
-    paired: bool,
-    experiment: str,
     outputs: Mapping[str, Path],
-) -> None:
-    """Write the comparison as .json, .md and .html: the endings that are keys of `outputs`."""
-    title, section = f"{second.name} against {first.name}", pair_section(compared, first, second, paired)
+    first: str,
+    second: str,
+    results: Sequence[Path],
+    metrics: Sequence[Path] = (),
+    paired: bool = False,
+    benchmark_labels: Sequence[str] = (),
+    experiment: str | None = None,
+) -> list[str]:
+    """Compare two settings, each NAME=RUN,RUN, over seeds and questions; return a sentence for each benchmark."""
+    loaded = load_results(results, benchmark_labels)
+    stamp = experiment or experiment_of(loaded)
+    one, other = _setting(first), _setting(second)
+    paired = paired and len(one.runs) == len(other.runs)
+    compared = compare_settings(loaded, one, other, paired)
     if ".json" in outputs:
-        io.write_json(outputs[".json"], {"experiment": experiment, "benchmarks": [asdict(each) for each in compared]})
-    write_tables(outputs, title, [section], experiment)
+        io.write_json(outputs[".json"], {"experiment": stamp, "benchmarks": [asdict(each) for each in compared]})
+    title, section = f"{other.name} against {one.name}", pair_section(compared, one, other, paired)
+    write_tables(outputs, title, [section], stamp)
+    if {".svg", ".png"} & outputs.keys():
+        runs = {str(run_of(path)["run"]): read_metrics(path) for path in metrics}
+        if missing := [run for run in (*one.runs, *other.runs) if run not in runs]:
+            raise UserError(f"--metrics lacks those of {missing[0]}, which the figure needs: add its metrics.jsonl")
+        style.save_figures(outputs, lambda: plot_pair(compared, runs, one, other, stamp))
+    return [
+        f"{each.benchmark}: {100 * each.difference.value:+.1f} points [{100 * each.difference.ci_low:+.1f}, "
+        f"{100 * each.difference.ci_high:+.1f}], {each.verdict}"
+        for each in compared
+    ]
+
+
+def _setting(text: str) -> Setting:
+    name, equals, runs = text.partition("=")
+    if not (name and equals and runs):
+        raise UserError(f"--first and --second take NAME=RUN or NAME=RUN,RUN, got {text!r}")
+    return Setting(name, tuple(runs.split(",")))

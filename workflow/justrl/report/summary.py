@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from justrl.config import paper
-from justrl.io import atomic_write
+from justrl.io import atomic_write, read_json_object
 from justrl.report.comparison import AVERAGE, Cell, compare
 from justrl.report.html_tables import Section, Text, interval, percent, table_row, text_table, write_html
-from justrl.report.results import Result
+from justrl.report.results import Result, load_results
 
 # A sentence names at most this many benchmarks; the table has all.
 MOST = 3
@@ -88,8 +88,16 @@ def summary_sections(found: Sequence[Found]) -> list[Section]:
     return sections
 
 
-def write_summary(found: Sequence[Found], experiment: str, outputs: Mapping[str, Path]) -> None:
+def write_summary(
+    outputs: Mapping[str, Path],
+    experiment: str,
+    results: Sequence[Path] = (),
+    health: Sequence[Path] = (),
+    benchmark_labels: Sequence[str] = (),
+) -> list[str]:
     """Write the findings as .html (tables) and .txt (one sentence per run, its health below it)."""
+    conditions = {path.absolute().parent.name: read_json_object(path) for path in health}
+    found = find(load_results(results, benchmark_labels), conditions, experiment)
     if ".html" in outputs:
         write_html(outputs[".html"], "Findings", summary_sections(found), experiment)
     if ".txt" in outputs:
@@ -99,3 +107,4 @@ def write_summary(found: Sequence[Found], experiment: str, outputs: Mapping[str,
             lines += [each.sentence, *([f"  health: {each.health}"] if each.health else [])]
         with atomic_write(outputs[".txt"]) as handle:
             handle.write("\n".join(lines) + "\n")
+    return [each.sentence for each in found]

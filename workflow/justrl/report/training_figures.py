@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from justrl.config import paper
 from justrl.errors import UserError
 from justrl.report import figure_style as style
-from justrl.report.metrics import Rows, series
+from justrl.report.metrics import Rows, read_metrics, run_of, series
 
 DYNAMICS_CSV = Path(__file__).parents[1] / "published_dynamics.csv"
 
@@ -170,3 +170,24 @@ def _draw_bands(axis: Axes, panel: Panel, last_step: int) -> None:
 @cache
 def _dynamics() -> tuple[dict[str, str], ...]:
     return tuple(csv.DictReader(DYNAMICS_CSV.read_text(encoding="utf-8").splitlines()))
+
+
+def write_training(
+    outputs: Mapping[str, Path],
+    metrics: Sequence[Path],
+    labels: Sequence[str] = (),
+    panels: Sequence[str] = ("reward", "entropy", "length"),
+    experiment: str | None = None,
+    title: str = "",
+) -> None:
+    """Plot the metrics of one or more runs; `labels` are their names in the figure."""
+    described = [run_of(path) for path in metrics]
+    names = labels or [str(run["run"]) for run in described]
+    if len(names) != len(metrics):
+        raise UserError(f"--labels gives {len(names)} names for {len(metrics)} metrics files")
+    if len(set(names)) != len(names):
+        raise UserError(f"--labels must differ, got {' '.join(names)}")
+    stamps = [str(run["experiment"]) for run in described]
+    stamp = experiment or paper.together(stamps) or stamps[0]
+    runs = {name: read_metrics(path) for name, path in zip(names, metrics, strict=True)}
+    style.save_figures(outputs, lambda: plot_training(runs, stamp, panels, title))

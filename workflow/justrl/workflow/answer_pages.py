@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from justrl.config.layout import Layout
+from justrl.report import pages
 
 
 def report_of(words: Sequence[str]) -> Path | None:
@@ -20,7 +21,7 @@ def report_of(words: Sequence[str]) -> Path | None:
 
 def answer_pages(layout: Layout, report: Path) -> Iterator[tuple[str, str]]:
     """For each existing page of answers, its link, relative to the report, and the link's text."""
-    for page in map(Path, layout.sample_pages()):
+    for page in map(Path, pages.files(layout, "all", "samples", "rollouts")):
         if page.is_file():
             yield quote(os.path.relpath(page, report.parent)), _text(page, layout)
 

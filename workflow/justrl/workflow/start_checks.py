@@ -17,6 +17,7 @@ from justrl.errors import UserError
 from justrl.io import is_hub_id, read_json_object, read_object
 from justrl.models.folder import check_files
 from justrl.models.sampling import require_backend
+from justrl.report import pages
 from justrl.training import alarms, require_engine, trackers
 from justrl.training.segment import EXECUTION_KEYS
 from justrl.workflow import run_state
@@ -244,7 +245,9 @@ def _made_of(name: str, result: Path, layout: Layout) -> str:
 
 def unknown_target(target: str, rules: Iterable[str], layout: Layout) -> str:
     """The error message for an unknown target: the nearest file or rule, or where both are listed."""
-    files = [*layout.analysis_results(), *layout.evaluation_results(), *layout.golden_results(), *layout.downloads()]
+    results = [*layout.evaluation_results(), *layout.golden_evaluations(), *layout.downloads()]
+    made = [*pages.files(layout, "all"), *pages.files(layout, "golden"), f"{layout.root}/checksums.json"]
+    files = [*made, *results]
     known = files if "/" in target else [*rules, *files]
     close = difflib.get_close_matches(target, dict.fromkeys(known), n=1, cutoff=0.8)
     way = f"did you mean {close[0]}?" if close else "docs/results.md lists the files, `snakemake --list` the rules"
