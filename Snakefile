@@ -89,7 +89,7 @@ include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
-include: "rules/analyse.smk"
+include: "rules/report.smk"
 
 
 report: "workflow/captions/workflow.rst"
@@ -116,7 +116,7 @@ rule all:
     """Run everything: training, evaluation, figures, tables, provenance."""
     default_target: True
     input:
-        of(lambda: LAYOUT.wanted("all")),
+        of(lambda: pages.wanted(LAYOUT, "all")),
 
 
 rule data:
@@ -128,7 +128,7 @@ rule data:
 rule canary:
     """Train and evaluate a short trial of each enabled run; print the verdicts."""
     input:
-        of(lambda: LAYOUT.wanted("canary")),
+        of(lambda: pages.wanted(LAYOUT, "canary")),
         verdicts=of(LAYOUT.canary_verdicts),
     log:
         "<logs>/canary.log",
@@ -139,10 +139,10 @@ rule canary:
 rule golden:
     """Evaluate released weights and base models on all benchmarks, without training."""
     input:
-        of(lambda: LAYOUT.wanted("golden")),
+        of(lambda: pages.wanted(LAYOUT, "golden")),
 
 
 rule first_1000:
     """Train the first 1,000 steps of each enabled run; the full run resumes from them."""
     input:
-        of(lambda: LAYOUT.wanted("first_1000")),
+        of(lambda: pages.wanted(LAYOUT, "first_1000")),

@@ -83,7 +83,7 @@ def theirs(job: Any, backend: Any) -> Tokens:
     """One call with all requests, and one file at the end."""
     from vllm import SamplingParams
 
-    from justrl.evaluation.protocols import sample_seed
+    from justrl.evaluation.completions import sample_seed
     from justrl.models.sampling import chat_prompt, load_tokenizer
 
     tokenizer = load_tokenizer(job.model)

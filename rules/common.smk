@@ -1,7 +1,5 @@
 """Wildcard constraints and input functions, which call the layout. No rule is defined here."""
 
-import re
-
 RUNS = EXPERIMENT.runs
 EVALUATION = EXPERIMENT.evaluation
 HARDWARE = EXPERIMENT.hardware
@@ -21,29 +19,13 @@ def pool_cores():
     return 4 if cores is None else max(1, min(4, cores // 2))
 
 
-def any_of(names):
-    """A wildcard constraint that matches exactly these names; without names, nothing."""
-    return "|".join(map(re.escape, names)) or "(?!)"
-
-
 def names_of(entries, source):
     """A wildcard constraint that matches the entries from one source."""
     return any_of(name for name, entry in entries.items() if entry.source == source)
 
 
 wildcard_constraints:
-    run=any_of(RUNS),
-    model=any_of(MODEL_SOURCES),
-    dataset=any_of(EXPERIMENT.datasets),
-    benchmark=any_of(EXPERIMENT.benchmarks),
-    protocol=any_of(EXPERIMENT.protocols),
-    overlay=any_of(EXPERIMENT.figures),
-    pair=any_of(EXPERIMENT.compare),
-    family=any_of(sorted({entry.family for entry in [*RUNS.values(), *EXPERIMENT.external.values()] if entry.family})),
-    step=r"\d+",
-    shard=r"\d+",
-    name=rf"(?:{any_of(RUNS)})(?:@(?:\d+|base))?|{any_of(EXPERIMENT.external)}",
-    target=rf"(?:{any_of(RUNS)})@\d+|(?:{any_of([*RUNS, *settings(RUNS)])})@base|{any_of(EXPERIMENT.external)}",
+    **outputs.wildcards(LAYOUT),
 
 
 def of(function, *names):
@@ -78,13 +60,6 @@ target_model = of(lambda target: run_state.check_kept(target, ON_DISK) or LAYOUT
 export_of = of(lambda run, step: "kept" if LAYOUT.keeps_export(run, step) else "dropped", "run", "step")
 completions_of = of(LAYOUT.completions, "target", "benchmark", "protocol")
 samples_of = of(EXPERIMENT.samples, "benchmark", "protocol")
-experiment_of = LAYOUT.stamp
-checkpoint_results = of(LAYOUT.progress_results, "run")
-base_and_last_results = of(LAYOUT.base_and_last, "run")
-overlay_metrics = of(LAYOUT.overlay_metrics, "overlay")
-family_results = of(LAYOUT.family_results, "family")
-card_sources = of(LAYOUT.card_sources, "run")
-run_steps = of(lambda run: RUNS[run].steps, "run")
 
 
 def run_file(wildcards):
@@ -172,25 +147,6 @@ def scored_grades(wildcards):
     return LAYOUT.grades(wildcards.name, wildcards.benchmark, wildcards.get("protocol", EVALUATION.protocol))
 
 
-def pair_options(wildcards):
-    """Options for the two sides of a comparison: their trainings, and whether these share their seeds."""
-    found, (first, second) = settings(RUNS), EXPERIMENT.compare[wildcards.pair]
-    words = [f"--{side}={name}={','.join(found[name])}" for side, name in (("first", first), ("second", second))]
-    seeds = [[EXPERIMENT.described(run).seed for run in found[name]] for name in (first, second)]
-    return words + (["--paired"] if seeds[0] == seeds[1] else [])
-
-
-def seed_options(wildcards):
-    """The trainings of each run with several seeds."""
-    words = [f"{setting}={','.join(runs)}" for setting, runs in settings(RUNS).items() if runs != [setting]]
-    return ["--seeds", *words] if words else []
-
-
-def benchmark_labels(wildcards):
-    """The names of benchmarks in figures and tables."""
-    return [f"{name}={entry.label}" for name, entry in EXPERIMENT.benchmarks.items()]
-
-
 def hub_options(subset=None):
     """Options of every command that may download: subset of the dataset, mirror, offline mode."""
     hub = EXPERIMENT.hub
@@ -240,3 +196,41 @@ def family_option(wildcards):
     """The option with the family of published figures to show next to a result, if there is one."""
     family = LAYOUT.family(wildcards.name)
     return ["--family", family] if family else []
+
+
+def for_page(page, function, layout=LAYOUT):
+    """An input function or param that calls a function of the table of pages."""
+    return of(lambda *values: function(layout, **dict(zip(page.wildcards, values))), *page.wildcards)
+
+
+def page_inputs(page):
+    """The inputs of a page's rule, by name."""
+    found = {name: for_page(page, function) for name, function in {**page.inputs, **page.after}.items()}
+    return {name: ancient(function) if name in page.ancient else function for name, function in found.items()}
+
+
+def page_outputs(page):
+    """The files of a page, marked for the report."""
+    for ending in page.endings:
+        path, mark = f"<results>/{page.path}{ending}", page.marks.get(ending) if page.reported(LAYOUT) else None
+        caption = mark and f"../workflow/captions/{mark.caption}.rst"
+        yield report(path, caption=caption, category=mark.category, labels=mark.labels) if mark else path
+
+
+def page_options(page):
+    """The options of a page's command, as params: after a change, the page is written again."""
+    return {name: for_page(page, function, ON_DISK) for name, function in {**page.options, **page.beside}.items()}
+
+
+def page_command(page):
+    """A param: the command that writes a page."""
+
+    def command(wildcards, input, output):
+        files = {name: getattr(input, name) for name in page.inputs}
+        listed = {name: shlex.join([file] if isinstance(file, str) else file) for name, file in files.items()}
+        given = [f"--{name} @<(listed {names})" for name, names in listed.items()]
+        options = {name: function(wildcards) for name, function in page_options(page).items()}
+        words = shlex.join([*pages.words(options), "--output", *output])
+        return " ".join(["python -m justrl report", page.command, *given, words])
+
+    return command

@@ -179,7 +179,7 @@ rule score:
     params:
         config=result_json,
         headline=EVALUATION.headline_grader,
-        experiment=lambda wildcards: experiment_of(wildcards.name),
+        experiment=lambda wildcards: LAYOUT.stamp(wildcards.name),
         family=family_option,
     shell:
         r"""

@@ -21,8 +21,10 @@ from snakemake.settings.enums import Quietness
 from justrl.config import Experiment, outputs, paper, settings
 from justrl.config import files as config_files
 from justrl.config.layout import Layout
+from justrl.config.outputs import any_of
 from justrl.errors import UserError
 from justrl.plan import plan_tables, planning
+from justrl.report import pages
 from justrl.status import jobs as job_files
 from justrl.training import trackers
 from justrl.workflow import config_snapshots, paper_check, run_state, stale, start_checks

@@ -10,7 +10,7 @@ from justrl.config.files import ROOT
 from justrl.config.layout import Layout
 from justrl.errors import UserError
 from justrl.io import read_json, write_json, write_jsonl
-from justrl.report import cost
+from justrl.report import provenance
 
 HUB = {"source": "hub", "hub_id": "someone/base", "revision": "c" * 40}
 BENCHMARKS = ("aime", "math500")
@@ -103,7 +103,7 @@ def attempt(step, how="finished", gpus=8):
     ],
 )
 def test_interruptions_are_those_that_the_work_folder_tells(layout, attempts, survived):
-    assert cost.training(layout, "mini", attempts)["interruptions"] == survived
+    assert provenance.training_cost(layout, "mini", attempts)["interruptions"] == survived
 
 
 def test_an_accepted_alarm_is_on_the_model_card(tmp_path):
@@ -114,24 +114,24 @@ def test_an_accepted_alarm_is_on_the_model_card(tmp_path):
 
 
 def test_gpu_hours_are_those_of_the_steps_or_not_known(layout):
-    facts = cost.training(layout, "mini", [attempt(30), attempt(60)])
+    facts = provenance.training_cost(layout, "mini", [attempt(30), attempt(60)])
     seconds = [row["step_seconds"] for row in metrics_rows(60)]
     assert facts["gpu_hours"] == pytest.approx(8 * sum(seconds) / 3600, abs=1e-4)
-    moved = cost.training(layout, "mini", [attempt(30), attempt(60, gpus=4)])
+    moved = provenance.training_cost(layout, "mini", [attempt(30), attempt(60, gpus=4)])
     assert moved["gpu_hours"] == "not known: trained on 4 and 8 GPUs"
     rows = [row | {"step_seconds": None if row["step"] == 7 else 1.0} for row in metrics_rows(60)]
     write_jsonl(layout.metrics("mini"), rows)
-    untimed = cost.training(layout, "mini", [attempt(60)])
+    untimed = provenance.training_cost(layout, "mini", [attempt(60)])
     assert untimed["gpu_hours"].startswith("not known: 1 of 60 steps")
     assert untimed["hours"] == "not measured"
 
 
 def test_evaluation_without_timings_is_not_measured(layout, tmp_path):
-    assert cost.evaluation(layout, tmp_path / "timings", [])["gpu_hours"] == "not measured"
+    assert provenance.evaluation_cost(layout, tmp_path / "timings", [])["gpu_hours"] == "not measured"
 
 
 def test_the_provenance_has_the_cost_of_its_experiment(layout, tmp_path):
-    found = cost.experiment_cost(layout, tmp_path / "timings")
+    found = provenance.experiment_cost(layout, tmp_path / "timings")
     assert found["trainings"]["mini"]["steps"] == 60 and found["evaluations"]["jobs"] == "not measured"
     config = tmp_path / "config.json"
     write_json(config, layout.experiment.as_dict())

@@ -13,8 +13,7 @@ from analysis_examples import NINE, PROTOCOL, result
 from justrl.config import load, published
 from justrl.errors import UserError
 from justrl.io import write_json
-from justrl.report.comparison import compare
-from justrl.report.comparison_tables import comparison_sections
+from justrl.report.comparison import compare, comparison_sections
 from justrl.report.html_tables import write_html, write_markdown
 from justrl.report.results import Result, experiment_of, load_result, load_results
 

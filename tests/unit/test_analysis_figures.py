@@ -13,9 +13,8 @@ from justrl.cli.main import main
 from justrl.errors import UserError
 from justrl.io import write_json, write_jsonl
 from justrl.report import figure_style as style
-from justrl.report.accuracy_figures import plot_checkpoints, plot_comparison
+from justrl.report.accuracy_figures import plot_checkpoints, plot_comparison, plot_pass_at_k
 from justrl.report.comparison import compare
-from justrl.report.pass_at_k_figure import plot_pass_at_k
 from justrl.report.results import load_results
 from justrl.report.training_figures import moving_mean, plot_training, smoothing_window
 

@@ -9,8 +9,7 @@ from analysis_examples import result
 
 from justrl.io import read_json_object, write_json, write_jsonl
 from justrl.report import figure_style as style
-from justrl.report.forecast import compute_at, compute_of, forecast
-from justrl.report.forecast_figure import Series, forecast_series, plot_forecast
+from justrl.report.forecast import Series, compute_at, compute_of, forecast, forecast_series, plot_forecast
 
 SEEDS = 40
 

@@ -17,7 +17,7 @@ from justrl.config.files import ROOT
 from justrl.errors import UserError
 from justrl.io import json_sha256, read_json, write_json
 from justrl.report import provenance
-from justrl.report.provenance_tables import provenance_sections
+from justrl.report.provenance import provenance_sections
 
 
 def test_record_holds_versions_seeds_and_sources_and_no_path(tmp_path):

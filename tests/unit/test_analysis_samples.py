@@ -14,8 +14,7 @@ from justrl.evaluation.completions import COLUMNS, make_table, read_completions
 from justrl.evaluation.generating import Question
 from justrl.evaluation.grading import grade_samples, with_golds, write_grades
 from justrl.io import write_parquet
-from justrl.report.samples import Answer, Samples, alarms, is_repeated, mark, read_evaluation, read_rollouts
-from justrl.report.samples_page import write_page
+from justrl.report.samples import Answer, Samples, alarms, is_repeated, mark, read_evaluation, read_rollouts, write_page
 from justrl.training import rollout_samples
 
 HOSTILE = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(2)> & @@STAMP@@ \u2028 \\boxed{7}"

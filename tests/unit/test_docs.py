@@ -16,6 +16,7 @@ import yaml
 import justrl
 from documentation import PAGES, PROGRAMS, ROOT, blocks, commands, inline, links, of_program, shown_files
 from documentation import anchors as anchors_of
+from justrl.report import pages
 
 
 def load_generator():
@@ -124,6 +125,8 @@ def test_every_result_file_is_explained():
             for suffix in suffixes[1].split(",") if suffixes else [""]:
                 one = path.replace(suffixes[0], suffix) if suffixes else path
                 explained.append(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(one)) + (".*" if one.endswith("/") else "$"))
+    for path in [f"{page.path}{ending}" for page in pages.PAGES for ending in page.endings]:
+        assert any(re.match(pattern, re.sub(r"\{\w+\}", "x", path)) for pattern in explained), path
     for rules in (ROOT / "rules").glob("*.smk"):
         for output in re.findall(r"^    output:\n(.*?)\n    \w+:", rules.read_text(), re.M | re.S):
             for path in re.findall(r'"<results>/([^"]+)"', output):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from justrl import config as experiment
 from justrl.config import PER_BENCHMARK, EvalProtocol, read_part
 from justrl.errors import UserError
-from justrl.evaluation.protocols import load_protocol, sample_seed
+from justrl.evaluation.completions import load_protocol, sample_seed
 
 FIELDS = {"temperature": 0.7, "top_p": 0.9, "max_tokens": 64, "prompt_separator": " ", "prompt_suffix": "Box it."}
 

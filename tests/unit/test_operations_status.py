@@ -290,7 +290,7 @@ def test_without_training_the_evaluations_of_a_target_are_counted(tmp_path):
     config_snapshots.write(paper, tmp_path / "experiments" / "0001.json")
     layout = Layout(config.load().with_canaries(), str(tmp_path))
     (tmp_path / "canary").mkdir()
-    for file in (layout.golden_evaluations()[-1], layout.canary_results()[0]):
+    for file in (layout.golden_evaluations()[-1], layout.canary_evaluations()[0]):
         (tmp_path / file).write_text("{}")
     shown = status("--results", tmp_path)
     assert "not started: deepseek, nemotron" in shown

@@ -25,7 +25,7 @@ HEAVY = {
 }
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["data", "prepare"], ["report", "training"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["data", "prepare"]])
 def test_help_needs_no_heavy_import(command):
     # torch, transformers and SymPy take seconds to import; asking for help must not.
     code = (

@@ -66,8 +66,8 @@ def generate_benchmarks(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"--benchmark names {len(files)} files: give --output as many files, and --samples one number or as many"
         )
+    from justrl.evaluation.completions import load_protocol
     from justrl.evaluation.generating import GenerationJob, generate, read_benchmark
-    from justrl.evaluation.protocols import load_protocol
 
     protocol_name, protocol = load_protocol(arguments.protocol)
     for (benchmark, questions), output, count in zip(map(read_benchmark, files), outputs, samples, strict=True):

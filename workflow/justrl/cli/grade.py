@@ -70,9 +70,8 @@ def grade(arguments: argparse.Namespace) -> None:
     if arguments.grader and not arguments.model:
         raise UserError("--grader model needs --model, the judge's folder or hub id")
     from justrl.evaluation import grading
-    from justrl.evaluation.completions import model_fingerprint, read_completions
+    from justrl.evaluation.completions import check_made_with, model_fingerprint, read_completions
     from justrl.evaluation.generating import read_benchmark
-    from justrl.evaluation.protocols import check_made_with
     from justrl.io import json_argument, write_json
     from justrl.models.folder import revision_of
 

@@ -21,14 +21,26 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help raises an error if nobody reads it; argparse itself ignores a closed pipe."""
+    """A parser whose help raises an error if nobody reads it; argparse itself ignores a closed pipe.
+
+    `describe` adds the options of a sub-command once it is used.
+    """
+
+    describe: Describe | None = None
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse a command line after adding the options."""
+        describe, self.describe = self.describe, None
+        if describe:
+            describe(self)
+        return super().parse_known_args(args, namespace)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if message:
             (file or sys.stderr).write(message)
 
 
-def add_subcommands(parser: argparse.ArgumentParser, commands: Mapping[Callable[..., Any], Describe]) -> None:
+def add_subcommands(parser: argparse.ArgumentParser, commands: Mapping[Callable[..., Any], Describe]) -> Any:
     """Add sub-commands named after the functions they call, with the first line of their docstrings as help.
 
     Python removes docstrings with -OO; the name is then the help.
@@ -36,13 +48,18 @@ def add_subcommands(parser: argparse.ArgumentParser, commands: Mapping[Callable[
     group = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for call, describe in commands.items():
         name = call.__name__.replace("_", "-")
-        text = (inspect.getdoc(call) or name).splitlines()[0]
-        brief = text[:1].lower() + text[1:].removesuffix(".")
-        subcommand = group.add_parser(
-            name, help=brief, description=terminal.paragraphs(text), formatter_class=HelpFormatter, allow_abbrev=False
-        )
-        describe(subcommand)
-        subcommand.set_defaults(call=call)
+        add_subcommand(group, name, (inspect.getdoc(call) or name).splitlines()[0], call, describe)
+    return group
+
+
+def add_subcommand(group: Any, name: str, text: str, call: Callable[..., Any], describe: Describe) -> None:
+    """Add a sub-command; `describe` adds its options when it is used, so it may import much."""
+    brief = (text[:1].lower() + text[1:].removesuffix(".")).replace("%", "%%")
+    subcommand = group.add_parser(
+        name, help=brief, description=terminal.paragraphs(text), formatter_class=HelpFormatter, allow_abbrev=False
+    )
+    subcommand.describe = describe
+    subcommand.set_defaults(call=call)
 
 
 def whole(least: int) -> Callable[[str], int]:

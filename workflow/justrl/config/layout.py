@@ -16,9 +16,6 @@ from justrl.config import Experiment, HubModel, LocalModel, SeedRun, TinyModel, 
 from justrl.config.published import RELEASED
 from justrl.errors import UserError
 
-FIGURES = ("training", "forecast", "diagnostics", "checkpoints", "pass_at_k")
-# Figures that need no evaluation result.
-OF_TRAINING = ("training", "diagnostics")
 JUDGE = "model_grader"
 # Sources of files that the workflow copies instead of creating them.
 TAKEN = ("hub", "local")
@@ -72,11 +69,6 @@ class Layout:
         """Return a run's training questions, formatted and filtered for its base model."""
         entry = self.experiment.runs[run]
         return f"{self.root}/data/{entry.dataset}/{entry.model}/train.parquet"
-
-    def contamination(self, run: str) -> str:
-        """Return the figure of the overlap between a run's training set and the benchmarks."""
-        entry = self.experiment.runs[run]
-        return f"{self.root}/data/{entry.dataset}/{entry.model}/contamination.svg"
 
     def raw_benchmark(self, benchmark: str) -> str:
         """Return the folder of a benchmark as downloaded or generated."""
@@ -444,11 +436,6 @@ class Layout:
         """Return the results of every published model, and of the base models of their families."""
         return [file for family in self.golden_families() for file in self.golden_family(family)]
 
-    def golden_results(self) -> list[str]:
-        """Return the files of `snakemake golden`: does this installation reproduce the published table?"""
-        pages = [f"{self.root}/golden/{family}.html" for family in self.golden_families() if family]
-        return [*self.golden_evaluations(), *pages, f"{self.root}/golden/claims.html"]
-
     def first_thousand_ends(self, run: str) -> list[int]:
         """Return the ends of the segments that contain a run's first 1,000 steps, or all of a shorter run."""
         ends = [end for end in self.segment_ends(run) if end <= self.experiment.runs[run].steps]
@@ -469,12 +456,6 @@ class Layout:
         early = [name for name in names if not name.partition("@")[2].isdigit() or int(name.partition("@")[2]) <= 1000]
         return [file for name in early for file in self.results(name, few)]
 
-    def first_thousand_results(self) -> list[str]:
-        """Return the files of `snakemake first_1000`: what must be visible by then."""
-        names = [(run, figure) for run in self.trainings("first_1000") for figure in ("training", "forecast")]
-        files = [f"{self.root}/first_1000/{run}/{figure}.svg" for run, figure in names]
-        return [*self.first_thousand_evaluations(), *files, f"{self.root}/first_1000/claims.html"]
-
     def released(self) -> dict[str, str]:
         """Map each family of the paper to our name for the weights that its authors released."""
         return {
@@ -483,59 +464,9 @@ class Layout:
             if entry.model and entry.model in RELEASED
         }
 
-    def figures(self, runs: Iterable[str], protocol: str) -> list[str]:
-        """Return the figures of runs evaluated under a protocol; with one sample per question, without pass@k."""
-        single = self.experiment.protocols[protocol].samples == 1
-        figures = [name for name in FIGURES if not (single and name == "pass_at_k")]
-        return [
-            f"{self.root}/figures/{run}/{figure}.svg"
-            for run in runs
-            for figure in (figures if self.experiment.runs[run].evaluate else OF_TRAINING)
-        ]
-
-    def health(self, runs: Iterable[str]) -> list[str]:
-        """Return the health summaries of runs."""
-        return [f"{self.run(run)}/health.json" for run in runs]
-
-    def sample_pages(self) -> list[str]:
-        """Return the pages of answers to read, of bases, last checkpoints and published models, and saved rollouts."""
-        experiment = self.experiment
-        names = [name for run in self.evaluated for name in (f"{run}@base", run)]
-        names += experiment.enabled_external
-        files = [
-            f"{self.root}/samples/{asked}_{name}.html" for name in names for asked in experiment.evaluation.benchmarks
-        ]
-        if not experiment.hardware.rollouts_kept:
-            return files
-        return files + [f"{self.run(run)}/rollouts.html" for run in experiment.enabled]
-
-    def pages(self) -> list[str]:
-        """Return figures, tables, model cards and provenance of the enabled runs."""
-        experiment = self.experiment
-        files = self.figures(experiment.enabled, experiment.evaluation.protocol) + self.health(experiment.enabled)
-        files += [f"{self.root}/figures/overlays/{name}.svg" for name in self.drawn_overlays()]
-        files += [f"{self.root}/comparison/{family}.html" for family in self.families()]
-        files += [f"{self.root}/compared/{pair}.html" for pair in self.compared_pairs()]
-        files += dict.fromkeys(self.contamination(run) for run in experiment.enabled)
-        files += [f"{self.run(run)}/model_card.md" for run in self.evaluated]
-        files += self.sample_pages()
-        return [*files, *(f"{self.root}/{page}.html" for page in ("summary", "claims", "provenance"))]
-
-    def analysis_results(self) -> list[str]:
-        """Return all pages of the enabled runs, and the file with size and hash of every file."""
-        return [*self.pages(), f"{self.root}/checksums.json"]
-
-    def canary_results(self) -> list[str]:
-        """Return the files of `snakemake canary`: every rule of the DAG, on a few short steps of each enabled run."""
-        runs = list(self.trainings("canary"))
-        evaluated = [run for run in runs if self.experiment.runs[run].evaluate]
-        files = [file for run in evaluated for file in self.results(run, [])]
-        files += dict.fromkeys(self.contamination(run) for run in runs)
-        files += [f"{self.root}/canary/samples/{self.experiment.canary.benchmark}_{run}.html" for run in evaluated]
-        if self.experiment.hardware.rollouts_kept:
-            files += [f"{self.run(run)}/rollouts.html" for run in runs]
-        files += [f"{self.root}/comparison/canary.html"] if evaluated else []
-        return [*files, *self.figures(runs, "canary"), *self.health(runs), *self.canary_verdicts(".html")]
+    def canary_evaluations(self) -> list[str]:
+        """Return the result files of the canaries."""
+        return [file for run in self.trainings("canary") for file in self.canary_result(run)]
 
     def canary_verdicts(self, ending: str = ".json") -> list[str]:
         """Return the verdicts of the canaries."""
@@ -555,27 +486,6 @@ class Layout:
         found |= {f"recipe.{key}": [there[key], here[key]] for key in here}
         changed = {key: pair for key, pair in found.items() if pair[0] != pair[1]}
         return {"steps": own.steps, "segment_steps": own.segment_steps, "changed": changed}
-
-    def wanted(self, target: str) -> list[str]:
-        """Return the files of a target: all, canary, golden or first_1000.
-
-        Raises UserError: nothing that the target needs is enabled.
-        """
-        experiment = self.experiment
-        if target == "golden" and not self.golden_families():
-            trained = ", ".join(dict.fromkeys(experiment.runs[run].model for run in experiment.enabled))
-            raise UserError(
-                f"golden: no model under `external` ({', '.join(experiment.external)}) belongs to a base "
-                f"model of this experiment ({trained}): start it without this profile or overlay, or add "
-                "a model without a family under `external`"
-            )
-        if target != "golden" and not experiment.enabled and not (target == "all" and experiment.enabled_external):
-            first = next(iter(experiment.runs), "NAME")
-            raise UserError(f"{target}: no run is enabled, so there is nothing to do: set runs.{first}.enabled to true")
-        if target == "all":
-            return [*self.evaluation_results(), *self.analysis_results()]
-        made = {"canary": self.canary_results, "golden": self.golden_results, "first_1000": self.first_thousand_results}
-        return made[target]()
 
 
 def _are_off(runs: Sequence[str]) -> str:

@@ -1,10 +1,11 @@
 """Every output path of an experiment and its producer, to check that no path has two producers."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 
+from justrl.config import settings
 from justrl.config.layout import JUDGE, Layout
 from justrl.errors import UserError
 
@@ -55,6 +56,34 @@ def check_folder(given: str, here: Path) -> None:
         raise UserError(
             f"config: pathvars.results: {given!r} {wrong}; name a folder that is for results alone, as results/mine"
         )
+
+
+def any_of(names: Iterable[str]) -> str:
+    """A regular expression that matches exactly these names; without names, nothing."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def wildcards(layout: Layout) -> dict[str, str]:
+    """A regular expression for the values of each wildcard in the rules' paths."""
+    experiment = layout.experiment
+    runs, external = any_of(experiment.runs), any_of(experiment.external)
+    families = {run.family for run in experiment.runs.values()} | {
+        entry.family for entry in experiment.external.values()
+    }
+    return {
+        "run": runs,
+        "model": any_of(layout.model_sources),
+        "dataset": any_of(experiment.datasets),
+        "benchmark": any_of(experiment.benchmarks),
+        "protocol": any_of(experiment.protocols),
+        "overlay": any_of(experiment.figures),
+        "pair": any_of(experiment.compare),
+        "family": any_of(sorted(filter(None, families))),
+        "step": r"\d+",
+        "shard": r"\d+",
+        "name": rf"(?:{runs})(?:@(?:\d+|base))?|{external}",
+        "target": rf"(?:{runs})@\d+|(?:{any_of([*experiment.runs, *settings(experiment.runs)])})@base|{external}",
+    }
 
 
 def check_paths(layout: Layout) -> None:

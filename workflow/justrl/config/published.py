@@ -1,9 +1,11 @@
 """The published figures, read from `published_results.csv`, the only file that contains them."""
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PUBLISHED_CSV = Path(__file__).parents[1] / "published_results.csv"
 FAMILIES = ("deepseek", "nemotron")
@@ -47,20 +49,15 @@ class PublishedFigure:
 @cache
 def load_published(path: Path = PUBLISHED_CSV) -> tuple[PublishedFigure, ...]:
     """Return every published figure, in the file's order, as fractions."""
-    with Path(path).open(encoding="utf-8", newline="") as handle:
-        return tuple(
-            PublishedFigure(
-                family=row["family"],
-                kind=row["kind"],
-                model=row["model"],
-                step=int(row["step"]) if row["step"] else None,
-                benchmark=row["benchmark"],
-                accuracy=round(float(row["accuracy_percent"]) / 100, 6),
-                std=round(float(row["std_percent"]) / 100, 6) if row["std_percent"] else None,
-                source=row["source"],
-            )
-            for row in csv.DictReader(handle)
-        )
+    rows: Iterable[dict[str, Any]] = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+    figures = []
+    for row in rows:
+        row["step"] = int(row["step"]) if row["step"] else None
+        for key in ("accuracy", "std"):
+            percent = row.pop(f"{key}_percent")
+            row[key] = round(float(percent) / 100, 6) if percent else None
+        figures.append(PublishedFigure(**row))
+    return tuple(figures)
 
 
 def select_published(

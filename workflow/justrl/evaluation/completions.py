@@ -1,21 +1,22 @@
-"""The completions file: one row per sample, with the settings that generated it.
+"""The completions file: one row per sample, with the protocol and the other settings that generated it.
 
-The settings are JSON in the Parquet schema's metadata, under `justrl`. Two files belong together if and only if the
-fingerprints of their settings agree. A shard's number is not one of the settings.
+The settings are JSON in the Parquet schema's metadata, under `justrl`. Two files belong together if and only if their
+settings agree (`differing`). A shard's number is not one of the settings.
 """
 
 import hashlib
 import json
-import re
 import shutil
 import sys
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from justrl.config import EvalProtocol, read_part
 from justrl.errors import UserError
-from justrl.io import json_sha256, write_parquet
+from justrl.evaluation.released import read_released
+from justrl.io import json_argument, json_sha256, write_parquet
 
 if TYPE_CHECKING:
     import pandas
@@ -43,9 +44,24 @@ COLUMNS = {
 GOLD = "answer"
 # Columns that need a value in every row of a completions or benchmark file.
 TEXTS = {"benchmark", "question_id", "question", GOLD, "completion"}
-# `thunlp/JustRL`'s released generations: {task}_t{temperature}_p{top_p}_n{n}-MNT{max_tokens}.jsonl
-_RELEASED_NAME = re.compile(r"(?P<task>.+)_t(?P<t>[\d.]+)_p(?P<p>[\d.]+)_n(?P<n>\d+)-MNT(?P<max>\d+)\.jsonl$")
-_RELEASED_BENCHMARKS = {"aime24": "aime", "math-500": "math500", "olympiad-bench": "olympiad"}
+Read = TypeVar("Read")
+
+
+def load_protocol(text: str) -> tuple[str, EvalProtocol]:
+    """Read a protocol and its name from a JSON file, or from inline JSON (text that begins with a brace)."""
+    fields = json_argument(text, "--protocol")
+    name = fields.pop("name", "custom" if text.lstrip().startswith("{") else Path(text).stem)
+    return name, read_part(EvalProtocol, fields, f"protocol {name}")
+
+
+def sample_seed(seed: int, run: str, benchmark: str, question_id: str, sample_index: int) -> int:
+    """The random seed of one sample, 63 bits, derived only from the sample's identity.
+
+    So shards, batch sizes, request order and reruns don't change it, and no two samples share a seed. (The authors'
+    script draws unseeded numbers and uses the same one for every question of a pass.)
+    """
+    key = json.dumps([seed, run, benchmark, question_id, sample_index], ensure_ascii=False)
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
 
 
 def fingerprint(value: Any) -> str:
@@ -53,15 +69,42 @@ def fingerprint(value: Any) -> str:
     return json_sha256(value)[:16]
 
 
-def comparable(settings: dict[str, Any]) -> dict[str, Any]:
+def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that determine the completions: all except the versions and machines that generated them."""
     return {key: value for key, value in settings.items() if key != "environments"}
 
 
-def made_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two files have the same settings, ignoring settings that an earlier version did not record."""
-    recorded = LATER - (LATER & one.keys() & other.keys())
-    return all(one.get(key) == other.get(key) for key in (one.keys() | other.keys()) - recorded)
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings with different values, by key (`protocol.temperature`), as (value in one, value in other).
+
+    Not compared are the versions and machines that generated the completions, nor settings that one of the two, from an
+    earlier version, did not record.
+    """
+    a, b = (
+        {**comparable(each), **{f"protocol.{key}": value for key, value in (each.get("protocol") or {}).items()}}
+        for each in (one, other)
+    )
+    keys = [key for key in {**b, **a} if key != "protocol" and not (key in LATER and (key in a) != (key in b))]
+    return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
+
+
+def check_made_with(settings: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise UserError unless the completions' settings match every requested one; other settings are not compared.
+
+    For the authors' released completions, only the settings in their file names are compared. The error names both
+    values.
+    """
+    protocol, made = asked.get("protocol") or {}, settings.get("protocol") or {}
+    wanted = {*asked, *(f"protocol.{key}" for key in protocol)}
+    if settings.get("source") == "released":
+        wanted &= {*settings, *(f"protocol.{key}" for key in made if key != "name")}
+    different = {key: pair for key, pair in differing(settings, asked).items() if key in wanted}
+    if different:
+        there, here = (", ".join(f"{key} {pair[side]!r}" for key, pair in different.items()) for side in (0, 1))
+        raise UserError(
+            f"the completions were made with {there}, but --config requires {here}: give other "
+            "completions, or change --config"
+        )
 
 
 def model_fingerprint(model_dir: str | Path) -> str:
@@ -100,8 +143,24 @@ def table_settings(path: str | Path) -> dict[str, Any]:
     """The settings in the metadata of one of our Parquet files; {} if it has none."""
     from pyarrow import parquet
 
-    metadata = parquet.read_schema(path).metadata or {}
-    return json.loads(metadata.get(METADATA_KEY, b"{}"))
+    return _settings_in(parquet.read_schema(path))
+
+
+def _settings_in(schema: "pyarrow.Schema") -> dict[str, Any]:
+    return json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+
+
+def read_unless_damaged(read: Callable[[Path], Read], path: Path) -> Read | None:
+    """Read a Parquet file; None, with a message, if a failed disk or node left it damaged."""
+    import pyarrow
+
+    try:
+        return read(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # a disk error, not bad content
+            raise
+        print(f"{path} is damaged and is generated again: {error!s:.200}", file=sys.stderr, flush=True)
+        return None
 
 
 class PartStore:
@@ -131,25 +190,20 @@ class PartStore:
     def read(self) -> tuple[dict[tuple[str, int], dict], list[dict[str, str]]]:
         """The finished rows by (question id, sample index), and the distinct environments that generated them.
 
-        An unreadable part, such as one left by a failed disk or node, is deleted: its samples are generated again.
+        A damaged part is deleted: its samples are generated again.
         """
-        import pyarrow
         from pyarrow import parquet
 
         rows: dict[tuple[str, int], dict] = {}
         environments: list[dict[str, str]] = []
-        for path in sorted(self.folder.glob("part-*.parquet")) if self.folder.is_dir() else []:
-            try:
-                found, made_by = parquet.read_table(path).to_pylist(), table_settings(path).get("environments", [])
-            except (pyarrow.ArrowException, OSError) as error:
-                if getattr(error, "errno", None):  # a disk error, not bad content
-                    raise
-                print(f"{path} is damaged and is generated again: {error!s:.200}", file=sys.stderr, flush=True)
+        for path in sorted(self.folder.glob("part-*.parquet")):
+            found = read_unless_damaged(parquet.read_table, path)
+            if found is None:
                 path.unlink()
                 continue
-            for row in found:
+            for row in found.to_pylist():
                 rows.setdefault((row["question_id"], row["sample_index"]), row)
-            _add_new(environments, made_by)
+            _add_new(environments, _settings_in(found.schema).get("environments", []))
         return rows, environments
 
     def remove(self) -> None:
@@ -175,27 +229,23 @@ def read_completions(paths: Sequence[str | Path]) -> tuple["pandas.DataFrame", d
     if not paths:
         raise UserError("no completions file was given")
     frames: list[pandas.DataFrame] = []
-    settings: dict[str, Any] = {}
-    first: Path | None = None
+    settings: dict[str, Any] | None = None
     environments: list[dict[str, str]] = []
     for path in map(Path, paths):
         if path.suffix == ".jsonl":
-            frame, found = _read_released(path)
+            rows, found = read_released(path)
+            frame = pandas.DataFrame(rows, columns=[*COLUMNS, GOLD])
         else:
             frame = read_table(path, COLUMNS, "completions", optional=(GOLD,)).to_pandas()
             found = table_settings(path)
+        if settings is None:
+            settings = comparable(found)
+        elif different := differing(found, settings):
+            keys = ", ".join(sorted(different))
+            raise UserError(f"{path} and {paths[0]} were made with different settings: they differ in {keys}")
         _add_new(environments, found.get("environments", []))
-        found = comparable(found)
-        if first is not None and not made_alike(found, settings):
-            different = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
-            raise UserError(
-                f"{path} and {first} were made with different settings: they differ in {', '.join(different)}"
-            )
-        if first is None:
-            settings, first = found, path
         frames.append(frame)
-    with_golds = all(GOLD in frame for frame in frames)
-    wanted = [*COLUMNS, *([GOLD] if with_golds else [])]
+    wanted = [*COLUMNS, *([GOLD] if all(GOLD in frame for frame in frames) else [])]
     samples = pandas.concat([frame[wanted] for frame in frames], ignore_index=True)
     twice = samples[samples.duplicated(KEY)]
     if len(twice):
@@ -204,21 +254,7 @@ def read_completions(paths: Sequence[str | Path]) -> tuple["pandas.DataFrame", d
             f"{len(twice)} samples occur twice in the given files, the first being {row.benchmark} question "
             f"{row.question_id} sample {row.sample_index}: give each shard once"
         )
-    return samples.sort_values(KEY, ignore_index=True), {**settings, "environments": environments}
-
-
-def match_questions(samples: "pandas.DataFrame", questions: Sequence) -> "pandas.DataFrame":
-    """Replace the authors' question numbers in released samples by the ids of our benchmark.
-
-    Questions are matched by their text, ignoring white space, since the hub's copies may have another order.
-    """
-    ids = {" ".join(question.question.split()): question.id for question in questions}
-    found = samples["question"].map(lambda text: ids.get(" ".join(text.split())))
-    unknown = samples[found.isna()]
-    if len(unknown):
-        row = unknown.iloc[0]
-        raise UserError(f"the benchmark has no question like number {row.question_id} of {row.benchmark}: other data?")
-    return samples.assign(question_id=found).sort_values(KEY, ignore_index=True)
+    return samples.sort_values(KEY, ignore_index=True), {**(settings or {}), "environments": environments}
 
 
 def digest(samples: "pandas.DataFrame") -> str:
@@ -259,64 +295,3 @@ def read_table(path: str | Path, columns: Iterable[str], kind: str, optional: Se
             row = table.column(column).is_null().to_pylist().index(True) + 1
             raise UserError(f"{path} has no {column} in {empty} of {table.num_rows} rows, the first of them row {row}")
     return table.select(columns)
-
-
-def _read_released(path: Path) -> tuple["pandas.DataFrame", dict[str, Any]]:
-    """Read one of the authors' JSONL files: {example_id, prompt, answer, seed, response} per line.
-
-    A question's samples are numbered by the first appearance of their seed in the file. Boxes and dollar signs are
-    removed from reference answers, as for every benchmark here.
-    """
-    import pandas
-
-    from justrl.data.golds import clean_gold
-
-    if not path.is_file():
-        raise UserError(f"no such completions file: {path}")
-    rows: list[dict[str, Any]] = []
-    order: dict[int, int] = {}
-    match = _RELEASED_NAME.search(path.name)
-    task = match["task"].lower() if match else path.stem.lower()
-    benchmark = _RELEASED_BENCHMARKS.get(task, task)
-    with path.open("rb") as handle:
-        for number, line in enumerate(handle, 1):
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line)
-                seed = int(item["seed"])
-                if not all(isinstance(item[key], str) for key in ("prompt", "answer", "response")):
-                    raise TypeError("prompt, answer and response must be text")
-                rows.append(
-                    {
-                        "benchmark": benchmark,
-                        "question_id": str(item["example_id"]),
-                        "sample_index": order.setdefault(seed, len(order)),
-                        "seed": seed,
-                        "question": _without_suffix(item["prompt"]),
-                        GOLD: clean_gold(item["answer"]),
-                        "prompt": item["prompt"],
-                        "completion": item["response"],
-                        "token_count": None,
-                        "finish_reason": None,
-                        "model": path.parent.name,
-                        "model_revision": None,
-                    }
-                )
-            except (KeyError, ValueError, TypeError, RecursionError) as error:
-                raise UserError(
-                    f"{path}, line {number} is not of the released form "
-                    f"(example_id, prompt, answer, seed, response): {type(error).__name__} {error}"
-                ) from None
-    if not rows:
-        raise UserError(f"{path} holds no completions")
-    settings: dict[str, Any] = {"source": "released", "model": path.parent.name}
-    if match:
-        sampling = {"temperature": float(match["t"]), "top_p": float(match["p"]), "max_tokens": int(match["max"])}
-        settings["protocol"] = {"name": "released", **sampling, "samples": int(match["n"])}
-    return pandas.DataFrame(rows, columns=[*COLUMNS, GOLD]), settings
-
-
-def _without_suffix(prompt: str) -> str:
-    """The question of a released prompt: the text before the instruction that the authors append after one space."""
-    return prompt.rpartition(" Please reason step by step")[0] or prompt

@@ -16,7 +16,6 @@ from typing import Any
 from justrl.config import EvalProtocol
 from justrl.errors import UserError
 from justrl.evaluation import completions
-from justrl.evaluation.protocols import sample_seed
 from justrl.io import write_parquet
 from justrl.models import load_backend
 from justrl.models import sampling as backends
@@ -124,15 +123,18 @@ def generate(job: GenerationJob, backend: backends.Backend | None = None) -> Pat
         job = replace(job, model_revision=job.model_revision or revision_of(job.model))
     revision = None if Path(job.model).is_dir() else job.model_revision
     tokenizer = backends.load_tokenizer(job.model, revision)
-    plan = _plan_samples(job, pairs, tokenizer)
+    prompts = [backends.chat_prompt(tokenizer, job.protocol.user_message(each.question)) for each in job.questions]
+    plan = _plan_samples(job, pairs, prompts, tokenizer)
     longest = max((len(sample.prompt_token_ids) for sample in plan), default=1)
     max_model_len = longest + job.protocol.max_tokens
     backends.check_model_length(job.model, max_model_len, revision)
     stops = backends.stop_token_ids(job.model, tokenizer, revision)
-    settings = _settings(job, samples, stops) | {"prompts": _prompts_sha256(job, tokenizer)}
-    if job.output.is_file() and completions.made_alike(_settings_of(job.output) or {}, settings):
-        _say(f"{job.output} already exists, made with the same settings")
-        return job.output
+    settings = _settings(job, samples, stops, prompts)
+    if job.output.is_file():
+        there = completions.read_unless_damaged(completions.table_settings, job.output)
+        if there and not completions.differing(there, settings):
+            _say(f"{job.output} already exists, made with the same settings")
+            return job.output
     store = completions.PartStore(job.output, settings)
     for folder in store.others():
         _say(f"{folder} contains parts made with other settings: they are kept and not used")
@@ -163,44 +165,27 @@ def generate(job: GenerationJob, backend: backends.Backend | None = None) -> Pat
     return job.output
 
 
-def _settings_of(output: Path) -> dict[str, Any] | None:
-    """The settings of an existing completions file; None, with a message, if it is damaged."""
-    import pyarrow
-
-    try:
-        return completions.comparable(completions.table_settings(output))
-    except (pyarrow.ArrowException, OSError) as error:
-        if getattr(error, "errno", None):
-            raise
-        _say(f"{output} is damaged and is generated again: {error!s:.200}")
-        return None
-
-
-def _plan_samples(job: GenerationJob, pairs: Sequence[tuple[int, int]], tokenizer) -> list[_Sample]:
-    prompts: dict[int, tuple[str, list[int]]] = {}
+def _plan_samples(
+    job: GenerationJob, pairs: Sequence[tuple[int, int]], prompts: Sequence[str], tokenizer
+) -> list[_Sample]:
+    # The chat template has already written every special token.
+    tokens = {place: tokenizer.encode(prompts[place], add_special_tokens=False) for place in {p for p, _ in pairs}}
     plan = []
-    for position, index in pairs:
-        question = job.questions[position]
-        if position not in prompts:
-            text = backends.chat_prompt(tokenizer, job.protocol.user_message(question.question))
-            # The chat template has already written every special token.
-            prompts[position] = text, tokenizer.encode(text, add_special_tokens=False)
-        seed = sample_seed(job.seed, job.run, job.benchmark, question.id, index)
-        plan.append(_Sample(question, index, *prompts[position], seed))
+    for place, index in pairs:
+        question = job.questions[place]
+        seed = completions.sample_seed(job.seed, job.run, job.benchmark, question.id, index)
+        plan.append(_Sample(question, index, prompts[place], tokens[place], seed))
     return plan
 
 
-def _prompts_sha256(job: GenerationJob, tokenizer) -> str:
-    """The SHA-256 of all questions' prompts as sent to the model, including those of other shards."""
+def _settings(job: GenerationJob, samples: int, stops: tuple[int, ...], prompts: Sequence[str]) -> dict[str, Any]:
+    """All settings that determine the completions: not the shard, nor settings that only affect speed.
+
+    `prompts` are those of all questions as sent to the model, including those of other shards.
+    """
     digest = hashlib.sha256()
-    for question in job.questions:
-        text = backends.chat_prompt(tokenizer, job.protocol.user_message(question.question)).encode()
-        digest.update(b"%d\n%b" % (len(text), text))
-    return digest.hexdigest()
-
-
-def _settings(job: GenerationJob, samples: int, stops: tuple[int, ...]) -> dict[str, Any]:
-    """All settings that determine the completions: not the shard, nor settings that only affect speed."""
+    for text in prompts:
+        digest.update(b"%d\n%b" % (len(text.encode()), text.encode()))
     return {
         "benchmark": job.benchmark,
         "questions": len(job.questions),
@@ -214,6 +199,7 @@ def _settings(job: GenerationJob, samples: int, stops: tuple[int, ...]) -> dict[
         "model_fingerprint": completions.model_fingerprint(job.model),
         "backend": job.backend,
         "dtype": job.dtype,
+        "prompts": digest.hexdigest(),
     }
 
 
@@ -236,30 +222,28 @@ def _generate_missing(
     flushed = time.monotonic()
     try:
         for completed in _with_progress(backend.generate(requests), job, len(missing), total):
-            rows.append(_row(job, missing[int(completed.id)], completed))
+            sample = missing[int(completed.id)]
+            rows.append(
+                {
+                    "benchmark": job.benchmark,
+                    "question_id": sample.question.id,
+                    "sample_index": sample.index,
+                    "seed": sample.seed,
+                    "question": sample.question.question,
+                    "prompt": sample.prompt,
+                    "completion": completed.text,
+                    "token_count": completed.token_count,
+                    "finish_reason": completed.finish_reason,
+                    "model": job.model_name or job.model,
+                    "model_revision": job.model_revision,
+                }
+            )
             if len(rows) >= FLUSH_REQUESTS or time.monotonic() - flushed >= FLUSH_SECONDS:
                 store.add(rows, backend.environment)
                 rows, flushed = [], time.monotonic()
     finally:
         # Also after an error or an interrupt: finished rows are saved.
         store.add(rows, backend.environment)
-
-
-def _row(job: GenerationJob, sample: _Sample, completed: backends.Completed) -> dict:
-    values = (
-        job.benchmark,
-        sample.question.id,
-        sample.index,
-        sample.seed,
-        sample.question.question,
-        sample.prompt,
-        completed.text,
-        completed.token_count,
-        completed.finish_reason,
-        job.model_name or job.model,
-        job.model_revision,
-    )
-    return dict(zip(completions.COLUMNS, values, strict=True))
 
 
 def _with_progress(

@@ -4,6 +4,7 @@ A grader that crashes is an error with the sample's name, never a `wrong`. A sam
 `timeout`. An answer cut off inside its last box is `unparsed` for `strict` and `symbolic`.
 """
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from justrl.config import OwnFunction
 from justrl.errors import UserError
-from justrl.evaluation.completions import GOLD, KEY, METADATA_KEY, digest, match_questions, read_table, table_settings
+from justrl.evaluation.completions import GOLD, KEY, METADATA_KEY, digest, read_table, table_settings
+from justrl.evaluation.released import match_questions
 from justrl.io import write_parquet
 
 if TYPE_CHECKING:
@@ -133,8 +135,6 @@ def write_grades(
     grades: "pandas.DataFrame", path: str | Path, samples: "pandas.DataFrame", settings: dict[str, Any]
 ) -> None:
     """Write grades as Parquet, with the digest of their completions and the graders' settings."""
-    import json
-
     import pyarrow
 
     kinds = {"sample_index": pyarrow.int32()}
@@ -153,7 +153,10 @@ def read_grades(paths: Sequence[str | Path], samples: "pandas.DataFrame") -> tup
     """
     expected, frames, settings = digest(samples), [], []
     for path in map(Path, paths):
-        frame = _read_grades_file(path)
+        frame = read_table(path, COLUMNS, "grades").to_pandas()
+        strange = frame[~frame["outcome"].isin(OUTCOMES)]
+        if len(strange):
+            raise UserError(f"{path}: outcome {strange.iloc[0].outcome!r} is none of {', '.join(OUTCOMES)}")
         found = table_settings(path)
         if found.get("completions") != expected:
             raise UserError(
@@ -184,8 +187,7 @@ def summarise(grades: "pandas.DataFrame") -> dict[str, dict[str, Any]]:
 
 def count_outcomes(outcomes: Iterable[str]) -> dict[str, int]:
     """Count each of the four outcomes, including zeros."""
-    counts = Counter(outcomes)
-    return {name: counts[name] for name in OUTCOMES}
+    return dict.fromkeys(OUTCOMES, 0) | Counter(outcomes)
 
 
 def format_summary(summary: dict[str, dict[str, Any]]) -> str:
@@ -218,12 +220,8 @@ def _grade_with(grader, name: str, samples: "pandas.DataFrame") -> "pandas.DataF
             bar.update(len(rows))
     if said:
         print(said, file=sys.stderr)
-    result = samples[KEY].reset_index(drop=True)
-    outcomes, extracted = zip(*verdicts, strict=True) if verdicts else ((), ())
-    result["grader"] = pandas.Series([name] * len(samples), dtype=object)
-    result["outcome"] = pandas.Series(outcomes, dtype=object)
-    result["extracted"] = pandas.Series(extracted, dtype=object)
-    return result
+    found = pandas.DataFrame(verdicts, columns=["outcome", "extracted"], dtype=object)
+    return pandas.concat([samples[KEY].reset_index(drop=True).assign(grader=name), found], axis=1)
 
 
 def _undecided(name: str, samples: "pandas.DataFrame", verdicts: list[tuple]) -> str | None:
@@ -269,14 +267,6 @@ def _grade_chunk(grader, name: str, rows: "pandas.DataFrame") -> list:
     ends = zip(grades, rows["completion"], reasons, strict=True)
     # The box before the one that was cut off may be an intermediate step instead of the answer.
     return [Grade(Outcome.UNPARSED) if why == "length" and cut_in_box(text) else grade for grade, text, why in ends]
-
-
-def _read_grades_file(path: Path) -> "pandas.DataFrame":
-    frame = read_table(path, COLUMNS, "grades").to_pandas()
-    strange = frame[~frame["outcome"].isin(OUTCOMES)]
-    if len(strange):
-        raise UserError(f"{path}: outcome {strange.iloc[0].outcome!r} is none of {', '.join(OUTCOMES)}")
-    return frame
 
 
 def _concat(frames: Iterable["pandas.DataFrame"]) -> "pandas.DataFrame":

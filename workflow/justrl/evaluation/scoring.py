@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from justrl.errors import UserError
 from justrl.evaluation import statistics
-from justrl.evaluation.completions import KEY, read_completions
+from justrl.evaluation.completions import KEY, check_made_with, read_completions
 from justrl.evaluation.generating import Question, benchmark_fingerprint, read_benchmark
 from justrl.evaluation.grading import MODEL, check_complete, count_outcomes, read_grades, rejected_samples, with_golds
-from justrl.evaluation.protocols import check_made_with
 
 if TYPE_CHECKING:
     import pandas
@@ -48,18 +47,8 @@ def score_files(
     samples = with_golds(samples, settings, questions_of, questions)
     verdicts, grading = read_grades(grades, samples)
     kind, step = kind_and_step(settings.get("run", name))
-    result = score(
-        samples,
-        settings,
-        verdicts,
-        questions_of,
-        questions,
-        name=name,
-        experiment=experiment,
-        headline=headline,
-        step=step,
-        seed=settings.get("seed", 0),
-    )
+    named = {"name": name, "experiment": experiment, "headline": headline, "seed": settings.get("seed", 0)}
+    result = score(samples, settings, verdicts, questions_of, questions, step=step, **named)
     return {**result, "published": published_figures(family, kind, questions_of, step)}, settings, grading
 
 
@@ -103,7 +92,8 @@ def score(
     graders = [str(grader) for grader in grades["grader"].unique()]
     if headline not in graders:
         raise UserError(f"the primary grader {headline} has no verdicts: choose one of {', '.join(graders)}")
-    tables = {grader: _Verdicts(samples, grades, grader, questions) for grader in graders}
+    found = {grader: _of_grader(samples, grades, grader, questions, seed) for grader in graders}
+    lengths, ends = samples["token_count"], samples["finish_reason"]
     return {
         "experiment": experiment,
         "name": name,
@@ -112,15 +102,13 @@ def score(
         "step": step,
         "protocol": settings.get("protocol", {}),
         "headline_grader": headline,
-        "graders": {grader: _statistics(table, per_question, seed) for grader, table in tables.items()},
+        "graders": {grader: values for grader, (values, _) in found.items()},
         "n_questions": len(questions),
         "samples_per_question": per_question,
-        "length": None if samples["token_count"].isna().any() else statistics.length_summary(samples["token_count"]),
-        "truncated_fraction": (
-            None if samples["finish_reason"].isna().any() else statistics.truncated_fraction(samples["finish_reason"])
-        ),
+        "length": None if lengths.isna().any() else statistics.length_summary(lengths),
+        "truncated_fraction": None if ends.isna().any() else statistics.truncated_fraction(ends),
         "per_question": [
-            {"id": question.id, "scores": {grader: table.scores[row] for grader, table in tables.items()}}
+            {"id": question.id, "scores": {grader: scores[row] for grader, (_, scores) in found.items()}}
             for row, question in enumerate(questions)
         ],
     }
@@ -184,36 +172,29 @@ def add_combined(samples: "pandas.DataFrame", grades: "pandas.DataFrame", after:
     return pandas.concat([grades[grades["grader"] != MODEL], both[grades.columns]], ignore_index=True)
 
 
-class _Verdicts:
-    """One grader's grades as matrices [question][sample] in the benchmark's order."""
-
-    def __init__(self, samples: "pandas.DataFrame", grades: "pandas.DataFrame", grader: str, questions):
-        rows = grades[grades["grader"] == grader]
-        check_complete(samples, rows, grader)
-        self.outcomes = count_outcomes(rows["outcome"])
-        self.scores = [[int(value == "correct") for value in row] for row in _by_question(rows, questions, "outcome")]
-        self.answers = [
-            [value if isinstance(value, str) else None for value in row]
-            for row in _by_question(rows, questions, "extracted")
-        ]
-
-
-def _statistics(table: _Verdicts, per_question: int, seed: int) -> dict[str, Any]:
-    solve_none, solve_all = statistics.solve_counts(table.scores)
-    return {
-        "avg_at_k": asdict(statistics.avg_at_k(table.scores, seed=seed)),
-        "pass_at_k": {str(k): value for k, value in statistics.pass_at_k_curve(table.scores).items()},
-        "maj_at_k": statistics.maj_at_k(table.answers, table.scores),
-        "outcomes": table.outcomes,
+def _of_grader(
+    samples: "pandas.DataFrame", grades: "pandas.DataFrame", grader: str, questions: Sequence[Question], seed: int
+) -> tuple[dict[str, Any], list[list[int]]]:
+    """The statistics of one grader's grades, and its scores [question][sample] in the benchmark's order."""
+    rows = grades[grades["grader"] == grader]
+    check_complete(samples, rows, grader)
+    ids = [question.id for question in questions]
+    outcomes, extracted = (
+        rows.pivot(index="question_id", columns="sample_index", values=column).loc[ids].to_numpy()
+        for column in ("outcome", "extracted")
+    )
+    scores = (outcomes == "correct").astype(int).tolist()
+    answers = [[value if isinstance(value, str) else None for value in row] for row in extracted]
+    solve_none, solve_all = statistics.solve_counts(scores)
+    found = {
+        "avg_at_k": asdict(statistics.avg_at_k(scores, seed=seed)),
+        "pass_at_k": {str(k): value for k, value in statistics.pass_at_k_curve(scores).items()},
+        "maj_at_k": statistics.maj_at_k(answers, scores),
+        "outcomes": count_outcomes(rows["outcome"]),
         "solve_none": solve_none,
         "solve_all": solve_all,
     }
-
-
-def _by_question(rows: "pandas.DataFrame", questions: Sequence[Question], column: str) -> list[list]:
-    """Return a column as one list per question, in the benchmark's order, sorted by sample index."""
-    groups = rows.sort_values("sample_index").groupby("question_id", sort=False)[column].agg(list)
-    return [groups[question.id] for question in questions]
+    return found, scores
 
 
 def sample_lines(samples: "pandas.DataFrame", grades: "pandas.DataFrame") -> list[dict[str, Any]]:
@@ -250,10 +231,6 @@ def published_figures(family: str | None, kind: str, benchmark: str, step: int |
     if family is None:
         return None
     found = select_published(family, benchmark, "base" if kind == "base" else "justrl")
-    entries = [
-        {"model": entry.model, "step": entry.step, "accuracy": entry.accuracy, "std": entry.std, "source": entry.source}
-        for entry in found
-    ]
-    if not entries:
-        return None
-    return {"family": family, "kind": kind, "our_step": step, "figures": entries}
+    keys = ("model", "step", "accuracy", "std", "source")
+    figures = [{key: getattr(entry, key) for key in keys} for entry in found]
+    return {"family": family, "kind": kind, "our_step": step, "figures": figures} if figures else None

@@ -9,7 +9,7 @@ compared with the prediction interval of one more training, because the publishe
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
@@ -18,13 +18,12 @@ from typing import Any
 from justrl import io
 from justrl.config import paper
 from justrl.config.published import FAMILIES, final_step, select_published
-from justrl.report import html_tables as tables
+from justrl.errors import UserError
 from justrl.report.comparison import AVERAGE, Cell, Z, compare, not_the_papers
-from justrl.report.html_tables import Section, Text, model_label, percent
-from justrl.report.metrics import series
-from justrl.report.results import Result, benchmark_label
+from justrl.report.html_tables import Section, Text, model_label, percent, points, table_row, write_tables
+from justrl.report.metrics import Rows, read_metrics, run_of, series
+from justrl.report.results import Result, benchmark_label, experiment_of, load_results, read_seeds
 
-Rows = Sequence[Mapping[str, Any]]  # of metrics, one row per step
 HOLDS, NOISE, FAILS = "holds", "within noise", "does not hold"
 UNDECIDED, NOT_RUN = "undecided", "not run"
 
@@ -83,10 +82,8 @@ def judge_claims(
     """
     if paper.experiment_of(experiment) != paper.PAPER:
         results, trainings = (), {}
-    each = {
-        name: list((seeds or {}).get(name, [name]))
-        for name in (*FAMILIES, *(run for pair in ABLATIONS for run in pair[:2]))
-    }
+    names = (*FAMILIES, *(run for pair in ABLATIONS for run in pair[:2]))
+    each = {name: list((seeds or {}).get(name, [name])) for name in names}
     claims = []
     for family in FAMILIES:
         runs = [*each[family], *([released[family]] if family in released else [])]
@@ -97,9 +94,8 @@ def judge_claims(
         claims += [_headline(ours, family), _gain(usable, family, each[family], ours.missing or reason)]
         claims += _margins(ours, family)
     for family in FAMILIES:
-        claims += _dynamics(
-            family, {run: trainings[run] for run in each[family] if run in trainings}, len(each[family])
-        )
+        of_family = {run: trainings[run] for run in each[family] if run in trainings}
+        claims += _dynamics(family, of_family, len(each[family]))
     for worse, better, what, published in ABLATIONS:
         usable, reason = _usable(results, FAMILIES[0], [*each[worse], *each[better]])
         claims.append(_ablation(usable, each, worse, better, what, published, reason))
@@ -127,13 +123,22 @@ def _by_interval(low: float, high: float) -> str:
     return HOLDS if low > 0 else FAILS if high < 0 else NOISE
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:+.2f}".replace("-", "−")
+def _measured(claim: Claim, evidence: str, low: float, high: float, unit: int = 100) -> Claim:
+    """The claim with the verdict that the interval of its evidence gives; fractions become points."""
+    return replace(claim, evidence=evidence, low=unit * low, high=unit * high, verdict=_by_interval(low, high))
 
 
 def _binomial(accuracies: Mapping[str, float]) -> float:
     """Upper bound of the standard error of a mean over benchmarks."""
     return sqrt(sum(p * (1 - p) / ANSWERS[name] for name, p in accuracies.items())) / len(accuracies)
+
+
+def _published_difference(more: Mapping[str, float], less: Mapping[str, float], digits: int) -> tuple[str, str]:
+    """The difference of two published averages with its distance from 0, for readers; and the verdict on it."""
+    value = fmean(more.values()) - fmean(less.values())
+    error = sqrt(_binomial(more) ** 2 + _binomial(less) ** 2)
+    text = f"{points(value, 2)} points, z = {value / error:.{digits}f}"
+    return text, _by_interval(value - Z * error, value + Z * error)
 
 
 def _published(family: str, **which: Any) -> dict[str, float]:
@@ -171,7 +176,7 @@ class _Averages:
 def _our_averages(cells: Sequence[Cell], runs: Sequence[str]) -> _Averages:
     """The averages of our last checkpoint with all nine benchmarks, one per training if there are several."""
     ours = [cell for cell in cells if cell.benchmark == AVERAGE and cell.reference == "paper" and cell.step != 0]
-    if len(runs) == 1 or not any(cell.run in runs for cell in ours):
+    if not any(cell.run in runs for cell in ours):
         last = max(ours, key=lambda cell: cell.step or 0, default=None)
         there = len({cell.benchmark for cell in cells if cell.step != 0} & ANSWERS.keys())
         return _Averages([last]) if last else _Averages(missing=f"{there} of nine benchmarks" if there else "")
@@ -203,14 +208,14 @@ def _headline(ours: _Averages, family: str) -> Claim:
     theirs = fmean(_published(family, kind="justrl", step=final_step(family)).values())
     claim = Claim("Results", f"{family}: {percent(theirs, 2)}% on average over the nine benchmarks")
     if not ours.cells:
-        return _with(claim, evidence=ours.missing)
+        return replace(claim, evidence=ours.missing)
     evidence, half = f"{ours.words}: {percent(ours.mean, 2)}%", ours.half(one_more=True)
     if half is None:
         reason = next(cell.note for cell in ours.cells if cell.tolerance is None or cell.seed_error is None)
-        return _with(claim, evidence=f"{evidence}; not comparable: {reason}")
+        return replace(claim, evidence=f"{evidence}; not comparable: {reason}")
     low, high = ours.mean - half, ours.mean + half
     verdict, found = (FAILS, "below") if high < theirs else (HOLDS, "above" if low > theirs else "agrees")
-    return _with(claim, evidence=f"{evidence} ({found})", low=100 * low, high=100 * high, verdict=verdict)
+    return replace(claim, evidence=f"{evidence} ({found})", low=100 * low, high=100 * high, verdict=verdict)
 
 
 def _gain(results: Sequence[Result], family: str, runs: Sequence[str], missing: str) -> Claim:
@@ -218,29 +223,15 @@ def _gain(results: Sequence[Result], family: str, runs: Sequence[str], missing: 
 
     `missing` is the reason why our gain is not available.
     """
-    before, after = (
-        _published(family, kind="base"),
-        _published(family, kind="justrl", step=final_step(family)),
-    )
-    gain, error = fmean(after.values()) - fmean(before.values()), sqrt(_binomial(before) ** 2 + _binomial(after) ** 2)
+    before, after = _published(family, kind="base"), _published(family, kind="justrl", step=final_step(family))
     claim = Claim(
-        "Results",
-        f"{family}: training raises the average",
-        f"{_points(gain)} points, z = {gain / error:.1f}",
-        _by_interval(gain - Z * error, gain + Z * error),
-        missing,
+        "Results", f"{family}: training raises the average", *_published_difference(after, before, 1), missing
     )
     gains = _gains_over_seeds(results, runs) if len(runs) > 1 else _gains(results)
     if gains is None:
         return claim
     words, mean, low, high = gains
-    return _with(
-        claim,
-        evidence=f"{_points(mean)} points on the same questions{words}",
-        low=100 * low,
-        high=100 * high,
-        verdict=_by_interval(low, high),
-    )
+    return _measured(claim, f"{points(mean, 2)} points on the same questions{words}", low, high)
 
 
 def _gains(results: Sequence[Result]) -> tuple[str, float, float, float] | None:
@@ -285,26 +276,14 @@ def _margins(ours: _Averages, family: str) -> Iterator[Claim]:
     theirs = _published(family, kind="justrl", step=final_step(family))
     for system in NAMED[family]:
         other = _published(family, kind="other", model=system)
-        margin = fmean(theirs.values()) - fmean(other.values())
-        error = sqrt(_binomial(theirs) ** 2 + _binomial(other) ** 2)
-        claim = Claim(
-            "Margins",
-            f"{family}: above {system}",
-            f"{_points(margin)} points, z = {margin / error:.2f}",
-            _by_interval(margin - Z * error, margin + Z * error),
-            evidence=ours.missing,
-        )
+        published = _published_difference(theirs, other, 2)
+        claim = Claim("Margins", f"{family}: above {system}", *published, ours.missing)
         half = ours.half() if ours.cells else None
         if half is not None:
             mine = ours.mean - fmean(other.values())
             half = sqrt(half**2 + (Z * _binomial(other)) ** 2)
-            claim = _with(
-                claim,
-                evidence=f"{_points(mine)} points: {ours.words} against their published average",
-                low=100 * (mine - half),
-                high=100 * (mine + half),
-                verdict=_by_interval(mine - half, mine + half),
-            )
+            evidence = f"{points(mine, 2)} points: {ours.words} against their published average"
+            claim = _measured(claim, evidence, mine - half, mine + half)
         yield claim
 
 
@@ -321,14 +300,14 @@ def _dynamics(family: str, trainings: Mapping[str, Training], wanted: int) -> li
     ]
     differ = [paper.in_words(paper.run_differences({**each.described, "run": run})) for run, each in trainings.items()]
     if reason := next(filter(None, differ), ""):
-        return [_with(claim, evidence=f"not comparable: {reason}") for claim in claims]
+        return [replace(claim, evidence=f"not comparable: {reason}") for claim in claims]
     runs = [training.rows for training in trainings.values() if training.rows]
     if not runs:
         return claims
     last = min(rows[-1]["step"] for rows in runs)
     if last < BY_STEP or len(runs) < wanted:
         text = f"step {last:,} of {BY_STEP:,}" if last < BY_STEP else f"{len(runs)} of {wanted} seeds"
-        return [_with(claim, evidence=text, verdict=UNDECIDED) for claim in claims]
+        return [replace(claim, evidence=text, verdict=UNDECIDED) for claim in claims]
     judges = (_reward_rises, _length_falls, _entropy_keeps)
     return [judge(claim, runs) for judge, claim in zip(judges, claims, strict=True)]
 
@@ -360,7 +339,7 @@ def _reward_rises(claim: Claim, runs: Sequence[Rows]) -> Claim:
     _, low, high = _interval(gains, errors)
     before, after = (fmean(mean for mean, _ in part) for part in (first, end))
     evidence = f"{before:+.2f} over the first {WINDOW} steps, {after:+.2f} over the last of {last:,}".replace("-", "−")
-    return _with(claim, evidence=evidence + _of_seeds(runs), low=low, high=high, verdict=_by_interval(low, high))
+    return _measured(claim, evidence + _of_seeds(runs), low, high, unit=1)
 
 
 def _length_falls(claim: Claim, runs: Sequence[Rows]) -> Claim:
@@ -371,7 +350,7 @@ def _length_falls(claim: Claim, runs: Sequence[Rows]) -> Claim:
     near = low <= LENGTHS[1] and high >= LENGTHS[0]
     evidence = f"{first:,.0f} tokens over the first {WINDOW} steps, {mean:,.0f} up to step {BY_STEP:,}"
     verdict = HOLDS if inside else NOISE if near else FAILS
-    return _with(claim, evidence=evidence + _of_seeds(runs), low=low, high=high, verdict=verdict)
+    return replace(claim, evidence=evidence + _of_seeds(runs), low=low, high=high, verdict=verdict)
 
 
 def _entropy_keeps(claim: Claim, runs: Sequence[Rows]) -> Claim:
@@ -381,7 +360,7 @@ def _entropy_keeps(claim: Claim, runs: Sequence[Rows]) -> Claim:
         ends = range(WINDOW, rows[-1]["step"] + 1, WINDOW)
         own = [mean for mean, _ in (_around(rows, name, end) for end in ends) if mean == mean]
         if not own:
-            return _with(claim, evidence=f"{name} was not logged", verdict=UNDECIDED)
+            return replace(claim, evidence=f"{name} was not logged", verdict=UNDECIDED)
         sick = sick or min(own) <= COLLAPSED or max(own) > EXPLODED * own[0]
         means += own
     within = fmean(ENTROPIES[0] <= mean <= ENTROPIES[1] for mean in means)
@@ -389,7 +368,7 @@ def _entropy_keeps(claim: Claim, runs: Sequence[Rows]) -> Claim:
         f"means over {WINDOW} steps between {min(means):.2f} and {max(means):.2f}, {within:.0%} of them in 1.0-1.6"
     )
     evidence += f", of {len(runs)} seeds" if len(runs) > 1 else ""
-    return _with(claim, evidence=evidence, low=min(means), high=max(means), verdict=FAILS if sick else HOLDS)
+    return replace(claim, evidence=evidence, low=min(means), high=max(means), verdict=FAILS if sick else HOLDS)
 
 
 def _ablation(
@@ -417,13 +396,8 @@ def _ablation(
     counts = [len(each[better]), len(each[worse])]
     seeds = f" ({counts[0]} and {counts[1]} seeds)" if max(counts) > 1 else ""
     seeds += f" ({TWO_SEEDS})" if min(counts) == 2 else ""
-    return _with(
-        claim,
-        evidence=f"{better} {_points(value)} points above {worse} at step {steps[-1]:,}{seeds}",
-        low=100 * low,
-        high=100 * high,
-        verdict=_by_interval(low, high),
-    )
+    evidence = f"{better} {points(value, 2)} points above {worse} at step {steps[-1]:,}{seeds}"
+    return _measured(claim, evidence, low, high)
 
 
 def _difference(first: Sequence[Any], second: Sequence[Any]) -> tuple[float, float, float]:
@@ -447,12 +421,8 @@ def _one_recipe(trainings: Mapping[str, Training | None]) -> Claim:
     first, second = (dict(training.described.get("recipe") or {}) for training in known)
     differ = sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
     if differ:
-        return _with(claim, evidence=f"the runs differ in {', '.join(differ)}", verdict=FAILS)
-    return _with(claim, evidence=f"{len(first)} values of run.json are equal", verdict=HOLDS)
-
-
-def _with(claim: Claim, **changes: Any) -> Claim:
-    return Claim(**(asdict(claim) | changes))
+        return replace(claim, evidence=f"the runs differ in {', '.join(differ)}", verdict=FAILS)
+    return replace(claim, evidence=f"{len(first)} values of run.json are equal", verdict=HOLDS)
 
 
 def claims_section(claims: Sequence[Claim], experiment: str) -> Section:
@@ -461,13 +431,14 @@ def claims_section(claims: Sequence[Claim], experiment: str) -> Section:
     for claim in claims:
         interval = "" if claim.low is None or claim.high is None else f"[{claim.low:,.2f}, {claim.high:,.2f}]"
         published = ((claim.published_verdict, claim.published_verdict),) if claim.published_verdict else ()
+        evidence, verdict = Text(claim.evidence or "–", interval.replace("-", "−")), (claim.verdict, claim.verdict)
         rows.append(
-            [
+            table_row(
                 Text(claim.claim, claim.group),
                 Text(claim.published or "–", "", published),
-                Text(claim.evidence or "–", interval.replace("-", "−")),
-                Text("", "", ((claim.verdict, claim.verdict),)),
-            ]
+                evidence,
+                Text("", "", (verdict,)),
+            )
         )
     lead = (
         "The claims of the paper (arXiv 2512.16649), with the published numbers, our numbers and a verdict "
@@ -483,10 +454,26 @@ def claims_section(claims: Sequence[Claim], experiment: str) -> Section:
     return Section("Claims", ["Claim", "As published", "Here", "Verdict"], rows, lead, notes, numeric=False)
 
 
-def write_claims(claims: Sequence[Claim], experiment: str, outputs: Mapping[str, Path]) -> None:
-    """Write the claims as .json, .md and .html: the endings that are keys of `outputs`."""
+def write_claims(
+    outputs: Mapping[str, Path],
+    results: Sequence[Path] = (),
+    metrics: Sequence[Path] = (),
+    released: Sequence[str] = (),
+    seeds: Sequence[str] = (),
+    experiment: str | None = None,
+) -> list[str]:
+    """Check the claims of the paper against results and trainings; return a line for each."""
+    loaded = load_results(results)
+    if not loaded and not metrics:
+        raise UserError("no results and no metrics given to check the claims: give --results or --metrics")
+    trainings = {
+        str(run_of(path)["run"]): Training(read_metrics(path), io.read_json_object(path.with_name("run.json")))
+        for path in metrics
+    }
+    stamp = str(experiment or (experiment_of(loaded) if loaded else run_of(metrics[0])["experiment"]))
+    weights = dict(entry.split("=", 1) for entry in released)
+    claims = judge_claims(loaded, trainings, stamp, weights, read_seeds(seeds))
     if ".json" in outputs:
-        io.write_json(outputs[".json"], {"experiment": experiment, "claims": [asdict(claim) for claim in claims]})
-    for ending, write in ((".md", tables.write_markdown), (".html", tables.write_html)):
-        if ending in outputs:
-            write(outputs[ending], "Claims of the paper", [claims_section(claims, experiment)], experiment)
+        io.write_json(outputs[".json"], {"experiment": stamp, "claims": [asdict(claim) for claim in claims]})
+    write_tables(outputs, "Claims of the paper", [claims_section(claims, stamp)], stamp)
+    return [f"{claim.verdict:>13}  {claim.claim}{f' ({claim.evidence})' if claim.evidence else ''}" for claim in claims]

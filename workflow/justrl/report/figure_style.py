@@ -1,7 +1,7 @@
 """Figure style: legible in print, safe for colour-blind readers, byte-identical on every run."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -30,39 +30,6 @@ STAMP = "#B3261E"
 # Inches below the axes for one line of small print.
 FOOTER = 0.26
 
-RC = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": INK,
-    # Names may contain dollar signs that do not start a formula.
-    "text.parse_math": False,
-    "axes.edgecolor": "#8A8A8A",
-    "axes.labelcolor": INK,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.7,
-    "xtick.color": "#8A8A8A",
-    "ytick.color": "#8A8A8A",
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "legend.handlelength": 2.2,
-    "lines.linewidth": 1.8,
-    "savefig.dpi": 200,
-    "svg.hashsalt": "justrl",
-    "svg.fonttype": "path",
-}
-
-
 # A one-column figure for a phone: its width in inches, and the characters per line of title, subtitle and small print.
 NARROW = 3.7
 LETTERS = {"title": 36, "subtitle": 58, "footer": 66}
@@ -81,6 +48,11 @@ class _Margins:
 _MARGINS: WeakKeyDictionary[Figure, _Margins] = WeakKeyDictionary()
 
 
+def look(index: int) -> dict[str, Any]:
+    """Color, dash and marker of the series with this number."""
+    return {"color": COLORS[index % 7], "linestyle": DASHES[index % 7], "marker": MARKERS[index % 7]}
+
+
 @contextmanager
 def narrow() -> Iterator[None]:
     """Context manager: figures have one column of panels and the width of a phone's screen."""
@@ -96,7 +68,7 @@ def house_style() -> Iterator[None]:
     """Context manager: draw and save in this style; matplotlib's global settings are restored afterwards."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(RC)
+        matplotlib.rc_file(Path(__file__).with_name("figures.mplstyle"), use_default_template=False)
         yield
 
 
@@ -114,11 +86,9 @@ def new_figure(width: float, height: float, header: float = 0.62, footer: float 
 def _grow(figure: Figure, above: float = 0.0, below: float = 0.0) -> None:
     """Make a narrow figure taller, without changing the height of its axes."""
     margins = _MARGINS[figure]
-    margins.header, margins.footer, margins.grown = (
-        margins.header + above,
-        margins.footer + below,
-        margins.grown + above,
-    )
+    margins.header += above
+    margins.grown += above
+    margins.footer += below
     height = figure.get_figheight() + above + below
     figure.set_figheight(height)
     engine = figure.get_layout_engine()
@@ -152,25 +122,15 @@ def panel_grid(count: int, panel: tuple[float, float], narrowest: float, header:
 
 def add_legend(figure: Figure, handles: list, top: float, columns: int = 4, **spacing: float) -> None:
     """Add a legend at the left, `top` inches below the figure's upper edge."""
+    common: dict[str, Any] = {"handles": handles, "loc": "upper left", "borderaxespad": 0, **spacing}
+    columns = min(columns, len(handles))
     if margins := _MARGINS.get(figure):
         top += margins.grown
-        _grow(figure, above=0.19 * (len(handles) - ceil(len(handles) / min(columns, len(handles)))))
-        figure.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=(0.04, -top),
-            bbox_transform=_from_top(figure),
-            borderaxespad=0,
-            fontsize=8,
-            **spacing,
-        )
+        _grow(figure, above=0.19 * (len(handles) - ceil(len(handles) / columns)))
+        figure.legend(bbox_to_anchor=(0.04, -top), bbox_transform=_from_top(figure), fontsize=8, **common)
         return
     width, height = figure.get_size_inches()
-    place = (0.04 / width, 1 - top / height)
-    columns = min(columns, len(handles))
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=place, ncols=columns, borderaxespad=0, fontsize=8.5, **spacing
-    )
+    figure.legend(bbox_to_anchor=(0.04 / width, 1 - top / height), ncols=columns, fontsize=8.5, **common)
 
 
 def add_header(figure: Figure, title: str, experiment: str, subtitle: str = "") -> None:
@@ -251,9 +211,17 @@ def joined(names: list[str]) -> str:
 
 def save_figure(figure: Figure, png: str | Path | None, svg: str | Path | None) -> None:
     """Write the figure atomically, without dates or versions, so that equal input gives equal bytes."""
-    if png is not None:
-        with atomic_write(png, "wb") as handle:
-            figure.savefig(handle, format="png", metadata={"Software": None})
-    if svg is not None:
-        with atomic_write(svg, "wb") as handle:
-            figure.savefig(handle, format="svg", metadata={"Date": None, "Creator": None})
+    for path, form, left_out in ((png, "png", ("Software",)), (svg, "svg", ("Date", "Creator"))):
+        if path is not None:
+            with atomic_write(path, "wb") as handle:
+                figure.savefig(handle, format=form, metadata=dict.fromkeys(left_out))
+
+
+def save_figures(outputs: Mapping[str, Path], draw: Callable[[], Figure]) -> None:
+    """Draw and save a figure as .png, .svg and .narrow.svg (for a phone): those that are keys of `outputs`."""
+    with house_style():
+        if {".png", ".svg"} & outputs.keys():
+            save_figure(draw(), outputs.get(".png"), outputs.get(".svg"))
+        if ".narrow.svg" in outputs:
+            with narrow():
+                save_figure(draw(), None, outputs[".narrow.svg"])

@@ -9,11 +9,13 @@ small vocabulary has another scale of entropy, and only to the entropy as the au
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from math import isfinite, sqrt
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeGuard
 
 from justrl.config import Alarms
-from justrl.report.metrics import METRICS, series
+from justrl.io import write_json
+from justrl.report.metrics import METRICS, Rows, read_metrics, run_of, series
 from justrl.training import alarms
 
 # A policy becomes more certain as it learns: healthy small runs fall to a quarter of their initial entropy.
@@ -27,23 +29,25 @@ LEAST_STEPS = 20
 # This many consecutive steps without a learning signal cannot be chance.
 STUCK_STEPS = 5
 LEAST_REWARD = -1.0
+Finding = dict[str, Any]
 FINITE = ("reward_mean", "accuracy", "entropy", "policy_loss", "grad_norm", "approx_kl", "response_length_mean")
 
 
-def summarize_run(rows: Sequence[Mapping[str, Any]], experiment: str) -> dict[str, Any]:
+def summarize_run(rows: Rows, experiment: str) -> dict[str, Any]:
     """Start, end and extremes of each metric, the list of findings, and the run's health in one line."""
     window = max(1, len(rows) // 10)
     metrics = {}
     for name in METRICS:
         steps, values = series(rows, name)
         if values:
+            low, high = min(values), max(values)
             metrics[name] = {
                 "start": fmean(values[:window]),
                 "end": fmean(values[-window:]),
-                "lowest": min(values),
-                "lowest_step": steps[values.index(min(values))],
-                "highest": max(values),
-                "highest_step": steps[values.index(max(values))],
+                "lowest": low,
+                "lowest_step": steps[values.index(low)],
+                "highest": high,
+                "highest_step": steps[values.index(high)],
             }
     findings = [
         *(finding for stuck in STUCK for finding in _stuck(rows, *stuck)),
@@ -71,13 +75,10 @@ def problems(findings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [finding["sentence"] for finding in findings if finding["name"] != "missing"]
 
 
-def verdict(rows: Sequence[Mapping[str, Any]], sentences: Sequence[str]) -> str:
+def verdict(rows: Rows, sentences: Sequence[str]) -> str:
     """The problems of a run, or else whether it has enough steps to be called good."""
-    if sentences:
-        return "; ".join(sentences)
-    if len(rows) < LEAST_STEPS:
-        return f"too early to judge: {len(rows)} of {LEAST_STEPS} steps needed"
-    return "good"
+    early = f"too early to judge: {len(rows)} of {LEAST_STEPS} steps needed"
+    return "; ".join(sentences) or (early if len(rows) < LEAST_STEPS else "good")
 
 
 def _no_group_differs(row: Mapping[str, Any]) -> bool:
@@ -95,10 +96,6 @@ def _no_group_differs(row: Mapping[str, Any]) -> bool:
     return row.get("accuracy") in (0, 1)
 
 
-def _gradient_is_zero(row: Mapping[str, Any]) -> bool:
-    return row.get("grad_norm") == 0
-
-
 def _sampler_differs(row: Mapping[str, Any]) -> bool:
     """True if the difference exceeds the default limit of the alarm; the limit in a recipe is not considered."""
     limit = Alarms().probs_difference
@@ -110,14 +107,15 @@ def _reward_is_least(row: Mapping[str, Any]) -> bool:
     return row.get("accuracy") == 0 or (_number(reward) and reward <= LEAST_REWARD)
 
 
-STUCK: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], str], ...] = (
+Condition = Callable[[Mapping[str, Any]], bool]
+STUCK: tuple[tuple[str, Condition, str], ...] = (
     (
         "no_difference",
         _no_group_differs,
         "all answers of each group have the same reward, so the model cannot learn; check whether the "
         "questions are too hard or too easy for this model, and whether the verifier finds the answers",
     ),
-    ("zero_gradient", _gradient_is_zero, "the gradient is zero, so the weights do not change"),
+    ("zero_gradient", lambda row: row.get("grad_norm") == 0, "the gradient is zero, so the weights do not change"),
     (
         "probs_difference",
         _sampler_differs,
@@ -132,9 +130,7 @@ STUCK: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], str], ...] = (
 )
 
 
-def _stuck(
-    rows: Sequence[Mapping[str, Any]], name: str, holds: Callable[[Mapping[str, Any]], bool], what: str
-) -> Iterator[dict[str, Any]]:
+def _stuck(rows: Rows, name: str, holds: Condition, what: str) -> Iterator[Finding]:
     """Find a condition that held in at least STUCK_STEPS consecutive steps: from which step on, and for how long."""
     spells = [list(spell) for held, spell in groupby(rows, holds) if held]
     spells = [spell for spell in spells if len(spell) >= STUCK_STEPS]
@@ -152,7 +148,7 @@ def _stuck(
     yield {"name": name, "first_step": first, "last_step": last, "steps": steps, "now": now, "sentence": sentence}
 
 
-def _non_finite(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _non_finite(rows: Rows) -> Iterator[Finding]:
     """The first step with a value that is NaN, infinite or null (as JSON writes both)."""
     bad = [(row["step"], [name for name in FINITE if name in row and not _number(row[name])]) for row in rows]
     found = [(step, names) for step, names in bad if names]
@@ -166,9 +162,9 @@ def _number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and isfinite(value)
 
 
-def _entropy(metrics: Mapping[str, Mapping[str, float]], experiment: str) -> list[dict[str, Any]]:
+def _entropy(metrics: Mapping[str, Mapping[str, float]], experiment: str) -> Iterator[Finding]:
     if "entropy" not in metrics:
-        return []
+        return
     start, end = metrics["entropy"]["start"], metrics["entropy"]["end"]
     as_published = metrics.get("entropy_as_published", {}).get("end")
     as_theirs = experiment == "paper" and as_published is not None and as_published <= PAPER_COLLAPSE
@@ -179,58 +175,55 @@ def _entropy(metrics: Mapping[str, Mapping[str, float]], experiment: str) -> lis
             + ": the policy generates nearly the same answer every time; check the length penalty, the "
             "verifier and the learning rate"
         )
-        return [{"name": "entropy_collapse", "start": start, "end": end, "sentence": sentence}]
-    if end > EXPLOSION_FACTOR * start:
+        yield {"name": "entropy_collapse", "start": start, "end": end, "sentence": sentence}
+    elif end > EXPLOSION_FACTOR * start:
         sentence = (
             f"entropy rose from {start:.3g} to {end:.3g}: the policy drifts towards noise; check the gradient "
             "norm, the clip range and whether rollouts use the current weights"
         )
-        return [{"name": "entropy_explosion", "start": start, "end": end, "sentence": sentence}]
-    return []
+        yield {"name": "entropy_explosion", "start": start, "end": end, "sentence": sentence}
 
 
-def _reward(rows: Sequence[Mapping[str, Any]], window: int) -> list[dict[str, Any]]:
+def _reward(rows: Rows, window: int) -> Iterator[Finding]:
     _, values = series(rows, "reward_mean")
     if len(values) < LEAST_STEPS:
-        return []
+        return
     window = max(2, window)
     first, last = values[:window], values[-window:]
     gain = fmean(last) - fmean(first)
     error = sqrt((stdev(first) ** 2 + stdev(last) ** 2) / window)
     if gain > 2 * error and gain > 0:
-        return []
+        return
     sentence = (
         f"reward went from {fmean(first):.3g} to {fmean(last):.3g}, no rise beyond its noise ({2 * error:.2g}); "
         "check that the verifier can see the answers (truncation, prompt suffix) and that groups differ in reward"
     )
-    return [{"name": "reward_flat", "start": fmean(first), "end": fmean(last), "sentence": sentence}]
+    yield {"name": "reward_flat", "start": fmean(first), "end": fmean(last), "sentence": sentence}
 
 
-def _truncation(metrics: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+def _truncation(metrics: Mapping[str, Mapping[str, float]]) -> Iterator[Finding]:
     if "response_clip_ratio" not in metrics or metrics["response_clip_ratio"]["end"] <= TRUNCATION_LIMIT:
-        return []
+        return
     start, end = metrics["response_clip_ratio"]["start"], metrics["response_clip_ratio"]["end"]
     sentence = f"{end:.0%} of the responses at the end run into the length limit and cannot be rewarded"
-    return [{"name": "truncation", "start": start, "end": end, "sentence": sentence}]
+    yield {"name": "truncation", "start": start, "end": end, "sentence": sentence}
 
 
-def _accepted(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _accepted(rows: Rows) -> Iterator[Finding]:
     """The alarms that ended the training and were accepted by hand."""
-    return [
-        {
-            "name": "accepted_alarm",
-            "alarm": name,
-            "first_step": step,
-            "sentence": f"alarm {name} ended the training before step {step}, which went on after somebody accepted it",
-        }
-        for name, step in alarms.accepted_in(rows).items()
-    ]
+    for name, step in alarms.accepted_in(rows).items():
+        sentence = f"alarm {name} ended the training before step {step}, which went on after somebody accepted it"
+        yield {"name": "accepted_alarm", "alarm": name, "first_step": step, "sentence": sentence}
 
 
-def _missing(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    missing = {name: sum(row.get(name) is None for row in rows) for name in METRICS}
-    return [
-        {"name": "missing", "metric": name, "steps": count, "sentence": f"{name} is missing at {count} steps"}
-        for name, count in missing.items()
-        if count
-    ]
+def _missing(rows: Rows) -> Iterator[Finding]:
+    for name in METRICS:
+        if count := sum(row.get(name) is None for row in rows):
+            yield {"name": "missing", "metric": name, "steps": count, "sentence": f"{name} is missing at {count} steps"}
+
+
+def write_health(outputs: Mapping[str, Path], metrics: Path, experiment: str | None = None) -> list[str]:
+    """Summarize the health of a run: first and last metrics, and findings; return a sentence for each finding."""
+    report = summarize_run(read_metrics(metrics), str(experiment or run_of(metrics)["experiment"]))
+    write_json(outputs[".json"], report)
+    return [f"{finding['name']}: {finding['sentence']}" for finding in report["findings"]]

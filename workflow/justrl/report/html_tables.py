@@ -2,9 +2,10 @@
 
 import html
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from justrl.config.paper import mark
 from justrl.io import atomic_write
@@ -69,6 +70,33 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}".replace("-", "−")
 
 
+def points(value: float, digits: int = 1) -> str:
+    """Format a difference of fractions in percentage points, with its sign."""
+    return f"{100 * value:+.{digits}f}".replace("-", "−")
+
+
+def interval(of: Any) -> str:
+    """Format the ends `ci_low` and `ci_high`, fractions, of a value's interval in percent."""
+    return f"[{percent(of.ci_low)}, {percent(of.ci_high)}]"
+
+
+def table_row(*values: Any) -> list[Text]:
+    """A row from texts and other values, which are shown as they print."""
+    return [value if isinstance(value, Text) else Text(str(value)) for value in values]
+
+
+def text_table(title: str, columns: list[str], rows: Iterable[Iterable[Any]], lead: str = "") -> Section:
+    """A table of texts and other values."""
+    return Section(title, columns, [table_row(*row) for row in rows], lead, numeric=False)
+
+
+def write_tables(outputs: Mapping[str, Path], title: str, sections: Sequence[Section], experiment: str) -> None:
+    """Write the sections as .md and .html: the endings that are keys of `outputs`."""
+    for ending, write in ((".md", write_markdown), (".html", write_html)):
+        if ending in outputs:
+            write(outputs[ending], title, sections, experiment)
+
+
 def write_markdown(path: str | Path, title: str, sections: Sequence[Section], experiment: str) -> None:
     """Write the sections as GitHub-flavoured Markdown."""
     with atomic_write(path) as handle:
@@ -112,67 +140,21 @@ def _plain_text(text: str) -> str:
     return _MARKUP.sub(r"\\\g<0>", text).replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
 
 
-STYLESHEET = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; color: #222; background: #fff;
-  max-width: 88rem; margin: 2rem auto; padding: 0 1.5rem; }
-h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .3rem; }
-p.lead { color: #555; max-width: 62rem; margin: .2rem 0 .8rem; }
-p.stamp { display: inline-block; color: #b3261e; border: 1px solid #b3261e; border-radius: 4px; padding: .1rem .6rem;
-  margin: .3rem 0; font-size: .9rem; position: sticky; top: .3rem; z-index: 1; background: #fff; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .38rem .85rem; vertical-align: top; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: .3rem; }
-thead th { border-top: 2px solid #222; border-bottom: 1px solid #222; font-weight: 600; }
-tbody td { border-bottom: 1px solid #e6e6e6; } tbody tr:last-child td { border-bottom: 2px solid #222; }
-td small { display: block; color: #6b6b6b; font-size: .8rem; }
-td small[class] { font-weight: 600; }
-td small.agrees, td small.holds { color: #00664b; } td small.above, td small.higher { color: #005a8e; }
-td small.below, td small.does, td small.lower { color: #a34700; }
-table.text th, table.text td { text-align: left; white-space: normal; }
-ul.notes { color: #555; font-size: .88rem; padding-left: 1.1rem; margin: .6rem 0; }
-@media (max-width: 700px) { body { margin: 1rem auto; padding: 0 .8rem; font-size: 14px; }
-  th, td { padding: .3rem .5rem; } td:first-child { white-space: normal; min-width: 9rem; }
-  table.text { font-size: .88rem; } table.text th, table.text td { min-width: 4.2rem; padding: .3rem .25rem; }
-  table.text td:first-child { min-width: 6.5rem; } }
-@media print { body { margin: 0; max-width: none; } h2 { break-after: avoid; } table { break-inside: avoid; } }
-"""
-
-
 def write_html(path: str | Path, title: str, sections: Sequence[Section], experiment: str) -> None:
     """Write the sections as one HTML page without external files."""
-    parts = [
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{html.escape(title)}</title>\n<style>{STYLESHEET}</style>\n</head>\n<body>",
-        f"<h1>{html.escape(title)}</h1>",
-    ]
-    if stamp := mark(experiment):
-        parts.append(f'<p class="stamp">{html.escape(stamp)}</p>')
-    leads: set[str] = set()
-    for section in sections:
-        parts.append(f"<h2>{html.escape(section.title)}</h2>")
-        if section.lead and section.lead not in leads:
-            parts.append(f'<p class="lead">{html.escape(section.lead)}</p>')
-            leads.add(section.lead)
-        parts.append(_html_table(section))
-        if section.notes:
-            notes = "".join(f"<li>{html.escape(note)}</li>" for note in section.notes)
-            parts.append(f'<ul class="notes">{notes}</ul>')
-    parts.append("</body>\n</html>")
+    write_page(path, "page.html", title=title, stamp=mark(experiment), sections=sections)
+
+
+def write_page(path: str | Path, template: str, **values: Any) -> None:
+    """Write a page from a template in this folder. Every value is escaped, except those of type Markup."""
+    from jinja2 import Environment, FileSystemLoader
+    from markupsafe import Markup
+
+    def escape(value: Any) -> Markup:
+        # Jinja's own entities for quotation marks are not those of html.escape, which all pages so far have.
+        return value if isinstance(value, Markup) else Markup(html.escape(str(value)))
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=loader, autoescape=True, finalize=escape, trim_blocks=True, keep_trailing_newline=True)
     with atomic_write(path) as handle:
-        handle.write("\n".join(parts) + "\n")
-
-
-def _html_table(section: Section) -> str:
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in section.columns)
-    rows = "\n".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in section.rows)
-    opening = "<table>" if section.numeric else '<table class="text">'
-    return f'<div class="scroll">{opening}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
-
-
-def _html_cell(text: Text) -> str:
-    lines = [f"<small>{html.escape(text.note)}</small>"] if text.note else []
-    lines += [f'<small class="{html.escape(kind)}">{html.escape(label)}</small>' for label, kind in text.verdicts]
-    return f"<td>{html.escape(text.main)}{''.join(lines)}</td>"
+        handle.write(pages.get_template(template).render(values))

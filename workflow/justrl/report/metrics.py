@@ -10,6 +10,8 @@ from justrl.config import paper
 from justrl.errors import UserError
 from justrl.io import read_json_object, read_whole_lines, write_jsonl
 
+Rows = Sequence[Mapping[str, Any]]  # one row per step
+
 # The required names: every engine logs these at every step.
 METRICS = (
     "reward_mean",
@@ -119,7 +121,7 @@ def merge_metrics(paths: Sequence[str | Path], first_step: int = 1) -> list[dict
     return merged
 
 
-def series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+def series(rows: Rows, name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one metric, without the steps at which it is absent, null, NaN or infinite."""
     numbers = ((row["step"], row.get(name)) for row in rows)
     pairs = [(step, float(value)) for step, value in numbers if isinstance(value, int | float) and math.isfinite(value)]

@@ -14,12 +14,11 @@ import yaml
 from justrl.config import paper
 from justrl.config.files import read_card
 from justrl.errors import UserError
-from justrl.io import atomic_write
-from justrl.report.comparison import compare
-from justrl.report.comparison_tables import comparison_sections
-from justrl.report.html_tables import Section, Text, markdown
-from justrl.report.metrics import series
-from justrl.report.results import Result, benchmark_label, experiment_of
+from justrl.io import atomic_write, json_argument
+from justrl.report.comparison import compare, comparison_sections
+from justrl.report.html_tables import Section, markdown, table_row, text_table
+from justrl.report.metrics import read_metrics, series
+from justrl.report.results import Result, benchmark_label, experiment_of, load_results
 from justrl.training import alarms
 
 MADE_HERE = {
@@ -30,39 +29,38 @@ TAGS = ["justrl", "grpo", "reinforcement-learning", "math"]
 
 
 def write_model_card(
-    path: Path,
-    described: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    results: Sequence[Result],
+    outputs: Mapping[str, Path],
+    run: Path,
+    results: Sequence[Path],
     family: str,
     sources: Sequence[Path] = (),
+    benchmark_labels: Sequence[str] = (),
 ) -> None:
     """Write the card of the last checkpoint in `results`, which also contain its base model.
 
     Args:
-        described: the run's run.json.
-        rows: its metrics.
+        run: the run's run.json, next to its metrics.
         family: its published figures are shown next to the results.
         sources: folders of the base model and the data set; a README.md there names the licence.
 
     Raises UserError if no result is of a trained checkpoint of the run.
     """
-    run, experiment = str(described["run"]), experiment_of(results)
-    steps = [result.step for result in results if result.run == run and result.step]
+    described, loaded = json_argument(str(run), "--run"), load_results(results, benchmark_labels)
+    name, experiment = str(described["run"]), experiment_of(loaded)
+    steps = [result.step for result in loaded if result.run == name and result.step]
     if not steps:
-        raise UserError(f"a model card needs the results of a trained checkpoint of {run}: give them by --results")
-    last = [result for result in results if result.run == run and result.step == max(steps)]
-    cells = compare(results, family, experiment)
+        raise UserError(f"a model card needs the results of a trained checkpoint of {name}: give them by --results")
+    last = [result for result in loaded if result.run == name and result.step == max(steps)]
+    cells = compare(loaded, family, experiment)
     sections = [
-        _making(described, rows, sources, experiment),
+        _making(described, read_metrics(run.with_name("metrics.jsonl")), sources, experiment),
         _scoring(last),
-        *comparison_sections(cells, results, family, experiment),
+        *comparison_sections(cells, loaded, family, experiment),
     ]
-    title = f"{run}, step {max(steps):,}: {_source(described['model'])} trained by JustRL's recipe"
-    with atomic_write(path) as handle:
-        handle.write(
-            f"---\n{_metadata(described, last, sources, experiment)}\n---\n\n{markdown(title, sections, experiment)}"
-        )
+    title = f"{name}, step {max(steps):,}: {_source(described['model'])} trained by JustRL's recipe"
+    metadata = _metadata(described, last, sources, experiment)
+    with atomic_write(outputs[".md"]) as handle:
+        handle.write(f"---\n{metadata}\n---\n\n{markdown(title, sections, experiment)}")
 
 
 def _metadata(described: Mapping[str, Any], last: Sequence[Result], sources: Sequence[Path], experiment: str) -> str:
@@ -71,7 +69,6 @@ def _metadata(described: Mapping[str, Any], last: Sequence[Result], sources: Seq
 
     model, dataset = described["model"], described["dataset"]
     found = licence(sources[0]) if sources else None
-    name = f"{described['experiment']}-{described['run']}"
     data = ModelCardData(
         base_model=model.get("hub_id"),
         datasets=[dataset["hub_id"]] if dataset.get("hub_id") else None,
@@ -80,7 +77,7 @@ def _metadata(described: Mapping[str, Any], last: Sequence[Result], sources: Seq
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=[*TAGS, "not-a-paper-result"] if paper.mark(experiment) else TAGS,
-        model_name=name,
+        model_name=f"{described['experiment']}-{described['run']}",
         eval_results=[EvalResult(**_evaluation(result, grader)) for result in last for grader in result.graders],
     )
     comments = []
@@ -98,16 +95,14 @@ class _FrontMatter(yaml.SafeDumper):
     """YAML dumper that quotes strings with "<", so that no name becomes an HTML tag where a reader shows it as text."""
 
 
+_FrontMatter.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "<" in text else None)
+)
+
+
 def _yaml(values: Mapping[str, Any]) -> str:
     text = yaml.dump(values, Dumper=_FrontMatter, sort_keys=False, allow_unicode=True)
     return text.strip().replace("<", "\\x3C")
-
-
-def _scalar(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "<" in text else None)
-
-
-_FrontMatter.add_representer(str, _scalar)
 
 
 def _evaluation(result: Result, grader: str) -> dict[str, Any]:
@@ -150,29 +145,27 @@ def _making(
     data = _source(described["dataset"])
     if len(sources) > 1 and (terms := licence(sources[1])):
         data += f" (licence by its own card: {terms})"
+    reward = f"{rewards[0]:+.2f} at the first step, {rewards[-1]:+.2f} at the last" if rewards else "not logged"
     values = {
         "Base model": _source(described["model"]),
         "Questions": data,
         "Engine": described["engine"],
         "Seed": described["seed"],
         "Steps": f"{len(rows):,}" + (f" of the paper's {whole:,}" if whole and len(rows) < whole else ""),
-        "Mean reward": f"{rewards[0]:+.2f} at the first step, {rewards[-1]:+.2f} at the last"
-        if rewards
-        else "not logged",
+        "Mean reward": reward,
         **({"Accepted alarms": accepted} if (accepted := alarms.accepted_in_words(rows)) else {}),
         **{name: json.dumps(value) for name, value in described["recipe"].items()},
     }
-    cells = [[Text(name), Text(str(value))] for name, value in values.items()]
     lead = "Trained on these questions with this recipe; the names are the keys of the workflow's configuration."
-    return Section("Training", ["What", "Value"], cells, lead, numeric=False)
+    return text_table("Training", ["What", "Value"], values.items(), lead)
 
 
 def _scoring(last: Sequence[Result]) -> Section:
-    rows = [
-        [Text(benchmark_label(result)), Text(f"{result.data['n_questions']:,} × {result.data['samples_per_question']}")]
-        + [Text(str(result.data["protocol"].get(key, "–"))) for key in ("temperature", "top_p", "max_tokens")]
-        for result in last
-    ]
+    rows = []
+    for result in last:
+        size = f"{result.data['n_questions']:,} × {result.data['samples_per_question']}"
+        sampling = (result.data["protocol"].get(key, "–") for key in ("temperature", "top_p", "max_tokens"))
+        rows.append(table_row(benchmark_label(result), size, *sampling))
     columns = ["Benchmark", "Questions × samples", "Temperature", "top-p", "Tokens at most"]
     suffix = last[0].data["protocol"].get("prompt_suffix", "")
     return Section("Evaluation", columns, rows, f"Each question ends with “{suffix}” in the model's own chat template.")

@@ -1,10 +1,12 @@
-"""Provenance of a result: code, configuration, data, software and hardware, without paths or host names."""
+"""Provenance of a result: code, configuration, data, software, hardware and cost, without paths or host names."""
 
+import csv
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -12,9 +14,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from justrl.config.layout import Layout
 from justrl.errors import UserError
+from justrl.evaluation.completions import comparable
 from justrl.hardware import machine
 from justrl.io import file_sha256, json_sha256, read_object, write_json
+from justrl.report.html_tables import Section, text_table, write_tables
+from justrl.report.metrics import read_metrics, series
+from justrl.report.results import load_result
+from justrl.training.segment import WorkDir
+
+NOT_MEASURED = "not measured"
+NO_COMMIT: dict[type[Exception], str] = {
+    FileNotFoundError: "git is not installed",
+    subprocess.TimeoutExpired: "git did not answer",
+    subprocess.CalledProcessError: "the package does not run from a git checkout",
+}
 
 PACKAGES = (
     "torch", "transformers", "tokenizers", "vllm", "verl", "ray", "flash-attn", "math-verify", "sympy", "datasets",
@@ -47,7 +62,7 @@ def collect_provenance(
         "packages": package_versions(packages),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "hardware": hardware(),
+        "hardware": {"cpu": _cpu_model(), "cores": machine.usable_cores(), "memory_gib": _memory_gib(), "gpus": gpus()},
     }
 
 
@@ -73,7 +88,7 @@ def result_provenance(
         "inputs": {
             kind: [{"file": path.name, "sha256": file_sha256(path)} for path in paths] for kind, paths in files.items()
         },
-        "generation": {key: value for key, value in settings.items() if key != "environments"},
+        "generation": comparable(settings),
         "generated_with": settings.get("environments", []),
         "grading": list(grading),
         "packages": package_versions(),
@@ -96,12 +111,8 @@ def code_version(folder: Path) -> dict[str, Any]:
         _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
         commit = _git(folder, "rev-parse", "HEAD").strip()
         dirty = bool(_git(folder, "status", "--porcelain", "--untracked-files=no").strip())
-    except FileNotFoundError:
-        return {"commit": "unknown", "dirty": None, "reason": "git is not installed"}
-    except subprocess.TimeoutExpired:
-        return {"commit": "unknown", "dirty": None, "reason": "git did not answer"}
-    except subprocess.CalledProcessError:
-        return {"commit": "unknown", "dirty": None, "reason": "the package does not run from a git checkout"}
+    except tuple(NO_COMMIT) as error:
+        return {"commit": "unknown", "dirty": None, "reason": NO_COMMIT[type(error)]}
     return {"commit": commit, "dirty": dirty}
 
 
@@ -114,11 +125,6 @@ def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def hardware() -> dict[str, Any]:
-    """Processor, cores this process may use, memory and GPUs of the machine."""
-    return {"cpu": _cpu_model(), "cores": machine.usable_cores(), "memory_gib": _memory_gib(), "gpus": gpus()}
 
 
 def gpus() -> list[dict[str, str]]:
@@ -156,8 +162,8 @@ def describe_command(arguments: Sequence[str]) -> str:
     cut = []
     for argument in rest:
         option, equals, value = argument.partition("=")
-        value_cut = without_paths(value) if equals and option.startswith("--") else value
-        cut.append(f"{option}={value_cut}" if equals and option.startswith("--") else without_paths(argument))
+        named = equals and option.startswith("--")
+        cut.append(f"{option}={without_paths(value)}" if named else without_paths(argument))
     return shlex.join([*head, *cut])
 
 
@@ -211,12 +217,117 @@ def _memory_gib() -> int | None:
         return None
 
 
+def experiment_cost(layout: Layout, timings: Path) -> dict[str, Any]:
+    """The cost of each finished training and of the evaluations; `timings` has Snakemake's time of each job."""
+    runs = [run for run in layout.experiment.enabled if Path(layout.metrics(run)).is_file()]
+    results = [path for path in map(Path, layout.evaluation_results()) if path.is_file()]
+    folders = {run: WorkDir(Path(layout.run(run)) / "work") for run in runs}
+    trainings = {run: training_cost(layout, run, folder.read_attempts()) for run, folder in folders.items()}
+    return {"trainings": trainings, "evaluations": evaluation_cost(layout, timings, results)}
+
+
+def training_cost(layout: Layout, run: str, attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Duration, GPU hours and interruptions of a run; `attempts` are the records of the run's work folder.
+
+    GPU hours are those of the steps in the metrics. They exclude start-ups and steps that an interruption lost.
+    """
+    rows = read_metrics(layout.metrics(run))
+    _, seconds = series(rows, "step_seconds")
+    gpus = sorted({attempt["gpus"] for attempt in attempts} or {layout.experiment.hardware.gpus})
+    hours: Any = round(sum(seconds) / 3600, 4)
+    cost: Any = round(sum(seconds) / 3600 * gpus[0], 4)
+    if len(gpus) > 1:
+        cost = f"not known: trained on {' and '.join(map(str, gpus))} GPUs"
+    if len(seconds) < len(rows):
+        hours, cost = NOT_MEASURED, f"not known: {len(rows) - len(seconds)} of {len(rows)} steps have no time"
+    ends = {int(Path(path).parent.name) for path in layout.all_segments(run)}
+    return {"steps": len(rows), "hours": hours, "gpu_hours": cost, **_interruptions(attempts, ends)}
+
+
+def _interruptions(attempts: Sequence[Mapping[str, Any]], segments: set[int]) -> dict[str, Any]:
+    """Number of attempts, and of those that did not finish, by outcome; notes if only some segments were recorded."""
+    if not attempts:
+        return {"attempts": "not recorded", "interruptions": "not recorded"}
+    ways = Counter(attempt.get("how", "killed") for attempt in attempts)
+    broken = ", ".join(f"{ways[way]} {way}" for way in ("stopped", "killed", "failed") if ways[way])
+    recorded = segments & {attempt["to_step"] for attempt in attempts if attempt.get("how") == "finished"}
+    part = "" if recorded == segments else f"; of {len(recorded)} of {len(segments)} segments"
+    count = len(attempts) - ways["finished"]
+    return {"attempts": len(attempts), "interruptions": f"{count} ({broken}){part}" if broken or part else 0}
+
+
+def evaluation_cost(layout: Layout, timings: Path, results: Iterable[Path]) -> dict[str, Any]:
+    """Time to generate answers and query the judge for these results; of each job, only the attempt that finished."""
+    targets = tuple({f"{layout.target(load_result(path).data['name'])}_" for path in results})
+    timed = (path for rule in ("generate", "grade_by_model") for path in (timings / rule).glob("*.tsv"))
+    files = [path for path in timed if path.name.startswith(targets)]
+    if not files:
+        return {"jobs": NOT_MEASURED, "hours": NOT_MEASURED, "gpu_hours": NOT_MEASURED}
+    seconds = []
+    for path in files:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        seconds += [float(row["s"]) for row in csv.DictReader(lines, delimiter="\t")]
+    hours = sum(seconds) / 3600
+    gpu_hours = round(hours * layout.experiment.hardware.gpus_per_evaluation, 4)
+    return {"jobs": len(files), "hours": round(hours, 4), "gpu_hours": gpu_hours}
+
+
 def write_provenance(record: Mapping[str, Any], experiment: str, outputs: Mapping[str, Path]) -> None:
     """Write a provenance record: `outputs` maps file endings, `.json` and `.html` (a page of the report), to files."""
     if ".json" in outputs:
         write_json(outputs[".json"], {"experiment": experiment, **record})
-    if ".html" in outputs:
-        from justrl.report.html_tables import write_html
-        from justrl.report.provenance_tables import provenance_sections
+    write_tables(outputs, "Provenance", provenance_sections(record), experiment)
 
-        write_html(outputs[".html"], "Provenance", provenance_sections(record), experiment)
+
+def provenance_sections(record: Mapping[str, Any]) -> list[Section]:
+    """The report itself, the data sets and models, the evaluations, the cost, the packages."""
+    code, computer = record["code"], record["hardware"]
+    commit = code["commit"] + (" with uncommitted changes" if code.get("dirty") else "")
+    names = [gpu["name"] for gpu in computer["gpus"]]
+    values = {
+        "Time (UTC)": record["time"],
+        "Code": commit + (f" ({code['reason']})" if code.get("reason") else ""),
+        "Configuration (SHA-256)": record["config_sha256"] or "–",
+        "Seeds": ", ".join(f"{name} {seed}" for name, seed in record["seeds"].items()) or "–",
+        "Python": record["python"],
+        "System": record["system"],
+        "Processor": f"{computer['cpu']}, {computer['cores']} cores",
+        "Memory": "–" if computer["memory_gib"] is None else f"{computer['memory_gib']} GiB",
+        "GPUs": ", ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names)) or "none",
+    }
+    sections = [text_table("This report", ["What", "Value"], values.items())]
+    if record["sources"]:
+        keys = (("hub_id", "name", "id"), ("kind",), ("revision",), ("origin", "source"))
+        rows = [[_first(source, *each) for each in keys] for source in record["sources"]]
+        sections.append(text_table("Data sets and models", ["Id", "Kind", "Revision", "From"], rows))
+    if record["evaluations"]:
+        sections.append(_evaluation_section(record["evaluations"]))
+    if "cost" in record:
+        kinds = {f"training of {run}": values for run, values in record["cost"]["trainings"].items()}
+        kinds["evaluations"] = record["cost"]["evaluations"]
+        facts = ("hours", "gpu_hours", "steps", "attempts", "interruptions")
+        rows = [[what, *(values.get(key, "–") for key in facts)] for what, values in kinds.items()]
+        columns = ["What", "Hours", "GPU hours", "Steps", "Attempts", "Interruptions"]
+        sections.append(text_table("Cost", columns, rows))
+    packages = record["packages"].items()
+    return [*sections, text_table("Packages of the report's environment", ["Package", "Version"], packages)]
+
+
+def _evaluation_section(evaluations) -> Section:
+    """One row per model, protocol and backend, because its benchmarks differ only in their questions."""
+    groups: dict[tuple, list[Mapping[str, Any]]] = {}
+    for entry in evaluations:
+        model = _first(entry, "model_revision", "model_fingerprint")
+        key = (entry["name"], model, entry["protocol"], entry["backend"], entry["seed"])
+        groups.setdefault(key, []).append(entry)
+    rows = []
+    for (name, model, protocol, backend, seed), entries in groups.items():
+        answers = sum((entry["questions"] or 0) * (entry["samples"] or 0) for entry in entries)
+        values = (name, model, protocol, backend, seed, len(entries), f"{answers:,}")
+        rows.append(["–" if value is None else value for value in values])
+    columns = ["Model", "Revision or fingerprint", "Protocol", "Backend", "Seed", "Benchmarks", "Answers"]
+    return text_table("Evaluations", columns, rows)
+
+
+def _first(mapping: Mapping[str, Any], *keys: str) -> str:
+    return next((str(mapping[key]) for key in keys if mapping.get(key) not in (None, "")), "–")

@@ -36,9 +36,7 @@ class Result:
     @property
     def graders(self) -> list[str]:
         """The graders of the result, the primary one first."""
-        return sorted(
-            self.data["graders"], key=lambda name: (name != self.headline, list(self.data["graders"]).index(name))
-        )
+        return sorted(self.data["graders"], key=lambda name: name != self.headline)
 
     def average(self, grader: str | None = None) -> dict[str, Any]:
         """avg@k of a grader (default: the primary one): value, ci_low, ci_high, seed_std; fractions."""
@@ -94,14 +92,23 @@ def graded_by_model(grader: str) -> bool:
 
 def read_labels(labels: Iterable[str]) -> dict[str, str]:
     """Parse NAME=TEXT into names of benchmarks for readers; a UserError shows text of another form."""
-    return dict(_label(text) for text in labels)
+    found = {}
+    for text in labels:
+        name, _, found[name] = text.partition("=")
+        if not (name and found[name]):
+            raise UserError(f"--benchmark-labels takes NAME=TEXT, got {text!r}")
+    return found
 
 
-def _label(text: str) -> tuple[str, str]:
-    name, equals, label = text.partition("=")
-    if not (name and equals and label):
-        raise UserError(f"--benchmark-labels takes NAME=TEXT, got {text!r}")
-    return name, label
+def read_seeds(words: Iterable[str]) -> dict[str, list[str]]:
+    """Parse RUN=NAME,NAME into the trainings of each run with several seeds."""
+    found = {}
+    for word in words:
+        run, equals, names = word.partition("=")
+        if not (run and equals and names):
+            raise UserError(f"--seeds takes RUN=NAME,NAME, got {word!r}")
+        found[run] = names.split(",")
+    return found
 
 
 def load_result(path: str | Path) -> Result:
@@ -116,12 +123,10 @@ def load_result(path: str | Path) -> Result:
         )
     run, _, suffix = str(data["name"]).partition("@")
     step = data.get("step")
-    if suffix == "base" or step == "base":
-        step = 0
-    elif step is None and suffix:
+    if step is None and suffix:
         step = suffix
     try:
-        step = None if step is None else int(step)
+        step = None if step is None else 0 if "base" in (suffix, step) else int(step)
     except ValueError:
         raise UserError(f"{path}: step {step!r} is neither a number nor 'base'") from None
     return Result(run=run, step=step, benchmark=data["benchmark"], data=data)

@@ -1,24 +1,33 @@
-"""All answers for reading: the question, the answer, the verdict of each grader, and what looks wrong.
+"""The page of answers for reading: the question, the answer, the verdict of each grader, and what looks wrong.
+
+The page is one self-contained HTML file without network access. The answers are embedded as JSON; a script shows twenty
+at a time, so that thousands of long answers do not slow the page down. All text is inserted as text, so nothing that a
+model wrote becomes markup.
 
 An answer has marks (`MARKS`) by which readers can filter. An alarm is a sentence above the answers about a mark that
 many of them share. Marks and alarms are computed from all answers at full length, even if the page keeps fewer or
 shorter ones.
 """
 
+import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from justrl.config import paper
 from justrl.errors import UserError
 from justrl.evaluation.completions import KEY, read_completions, read_table
 from justrl.evaluation.generating import read_benchmark
 from justrl.evaluation.grading import check_complete, read_grades, with_golds
+from justrl.report import html_tables
 
 if TYPE_CHECKING:
     import pandas
+    from markupsafe import Markup
 
 _LAST_WORD = re.compile(r"(\w+(?:\.\d+)?)\W*$")
 # The reference answer counts as present if it occurs within this many characters of the end.
@@ -26,6 +35,8 @@ NEAR_THE_END = 300
 # Default limits of a page: characters of all answers together, and answers.
 CHARACTERS = 3_000_000
 ANSWERS = 5_000
+# Of a shortened text, this share of the kept characters is from its end, where the answer is.
+END_SHARE = 2 / 3
 MARKS = {
     "wrong": ("not correct", "not correct according to the primary grader"),
     "disagree": ("graders disagree", "graders disagree on whether it is correct"),
@@ -87,8 +98,7 @@ def read_evaluation(
     from justrl.evaluation.scoring import add_combined  # loads SciPy: imported late so that --help stays fast
 
     name, asked = read_benchmark(benchmark)
-    samples, settings = read_completions(completions)
-    samples = with_golds(samples, settings, name, asked)
+    samples = with_golds(*read_completions(completions), name, asked)
     verdicts = add_combined(samples, read_grades(grades, samples)[0])
     graders = [str(grader) for grader in verdicts["grader"].unique()]
     for grader in graders:
@@ -118,10 +128,8 @@ def read_rollouts(paths: Sequence[str | Path]) -> Samples:
     """Read the saved rollouts of a training, in the order of its steps; a note names each missing file."""
     questions: dict[tuple[str, str], int] = {}
     answers: list[Answer] = []
-    absent = [str(path) for path in paths if not Path(path).is_file()]
-    for path in paths:
-        if str(path) in absent:
-            continue
+    absent = [path for path in paths if not Path(path).is_file()]
+    for path in (path for path in paths if path not in absent):
         for row in read_table(path, ROLLOUT_COLUMNS, "rollouts").to_pylist():
             question = questions.setdefault((row["prompt"], row["gold"]), len(questions))
             verdict = ("correct" if row["correct"] else "wrong", f"{row['reward']:+g}")
@@ -171,10 +179,8 @@ def stands_near_the_end(gold: str, text: str) -> bool:
 
 def is_repeated(text: str) -> bool:
     """True if a text ends with the same piece at least five times, or if zlib compresses it to a tenth."""
-    if _ends_in_circles(text[-400:]):
-        return True
     data = text.encode("utf-8", "replace")
-    return len(data) >= 2000 and len(zlib.compress(data, 1)) * 10 < len(data)
+    return _ends_in_circles(text[-400:]) or (len(data) >= 2000 and len(zlib.compress(data, 1)) * 10 < len(data))
 
 
 def _ends_in_circles(text: str) -> bool:
@@ -241,11 +247,11 @@ def keep_answers(answers: Sequence[Answer], most: int) -> tuple[list[Answer], st
     """Keep at most `most` answers, the first ones of every question; also returns a sentence on those left out."""
     if len(answers) <= most:
         return list(answers), ""
-    rank: dict[int, int] = {}
+    seen: Counter[int] = Counter()
     ranked = []
     for place, answer in enumerate(answers):
-        rank[answer.question] = rank.get(answer.question, 0) + 1
-        ranked.append((rank[answer.question], place))
+        seen[answer.question] += 1
+        ranked.append((seen[answer.question], place))
     places = sorted(place for _, place in sorted(ranked)[:most])
     sentence = (
         f"{len(answers) - most:,} of {len(answers):,} answers are left out (of each question the last ones): "
@@ -275,3 +281,86 @@ def _by_sample(verdicts: "pandas.DataFrame", grader: str) -> dict[tuple[str, int
 
 def _whole(value: Any) -> int | None:
     return None if value is None or value != value else int(value)
+
+
+def write_page(
+    path: str | Path,
+    samples: Samples,
+    title: str,
+    experiment: str,
+    *,
+    answers: int = ANSWERS,
+    characters: int = CHARACTERS,
+) -> None:
+    """Write the answers as a page; all experiments except "paper" are labelled as such.
+
+    The page keeps at most `answers` answers and `characters` of their text. A sentence on it lists what was left out.
+    """
+    kept, left_out = keep_answers(samples.answers, answers)
+    lengths = [len(answer.text) for answer in kept]
+    limit = text_limit(lengths, characters)
+    notes = [*samples.notes, *([left_out] if left_out else [])]
+    if cut := sum(length > limit for length in lengths):
+        notes.append(
+            f"{cut:,} of {len(kept):,} answers are longer than {limit:,} characters and are here without their middle: "
+            f"--characters {sum(lengths)} keeps all; the files of the completions have them whole."
+        )
+    content = {
+        "graders": samples.graders,
+        "marks": [[name, label, meaning] for name, (label, meaning) in MARKS.items()],
+        "counts": {name: sum(name in answer.marks for answer in samples.answers) for name in MARKS},
+        "total": len(samples.answers),
+        "accuracy": accuracy(samples),
+        "alarms": alarms(samples),
+        "notes": notes,
+        "questions": samples.questions,
+        "answers": [_plain(answer, limit) for answer in kept],
+    }
+    html_tables.write_page(path, "samples.html", title=title, stamp=paper.mark(experiment), data=_script_json(content))
+
+
+def _script_json(value: Any) -> "Markup":
+    """JSON that is safe inside a script element: it cannot open or close an element or a comment."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _plain(answer: Answer, limit: int) -> list[Any]:
+    end = round(limit * END_SHARE)
+    whole = len(answer.text) <= limit
+    text = [answer.text] if whole else [answer.text[: limit - end], answer.text[len(answer.text) - end :]]
+    left = 0 if whole else len(answer.text) - limit
+    return [answer.question, answer.label, text, left, answer.tokens, answer.ended, answer.verdicts, answer.marks]
+
+
+def write_samples(
+    outputs: Mapping[str, Path],
+    completions: Sequence[Path],
+    grades: Sequence[Path],
+    benchmark: Path,
+    headline: str,
+    experiment: str,
+    title: str,
+    answers: int = ANSWERS,
+    characters: int = CHARACTERS,
+) -> list[str]:
+    """Write the page with the answers of an evaluation; return its alarms."""
+    samples = read_evaluation(completions, grades, benchmark, headline)
+    write_page(outputs[".html"], samples, title, experiment, answers=answers, characters=characters)
+    return [sentence for _, sentence in alarms(samples)]
+
+
+def write_rollouts(
+    outputs: Mapping[str, Path],
+    rollouts: Sequence[Path],
+    experiment: str,
+    title: str,
+    answers: int = ANSWERS,
+    characters: int = CHARACTERS,
+) -> list[str]:
+    """Write the page with the saved rollouts of a training; return its alarms."""
+    samples = read_rollouts(rollouts)
+    write_page(outputs[".html"], samples, title, experiment, answers=answers, characters=characters)
+    return [sentence for _, sentence in alarms(samples)]

@@ -3,21 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from justrl import io
 from justrl.errors import UserError
 from justrl.evaluation.seeds import TWO_SEEDS, SeedMean, difference_over_seeds, mean_over_seeds, seed_table
 from justrl.report import figure_style as style
-from justrl.report import html_tables as tables
-from justrl.report.html_tables import Section, Text, percent
-from justrl.report.metrics import series
-from justrl.report.results import Result, benchmark_label, ordered_benchmarks
-from justrl.report.training_figures import Rows, moving_mean, smoothing_window
+from justrl.report.html_tables import Section, Text, interval, percent, points, write_tables
+from justrl.report.metrics import Rows, read_metrics, run_of, series
+from justrl.report.results import Result, benchmark_label, experiment_of, load_results, ordered_benchmarks
+from justrl.report.training_figures import moving_mean, smoothing_window
 
 ONE_SEED = "With one seed, the variation between seeds is unknown."
 
@@ -55,7 +56,7 @@ def compare_settings(results: Sequence[Result], first: Setting, second: Setting,
     for benchmark in ordered_benchmarks(results):
         sides = [[last.get((run, benchmark)) for run in side.runs] for side in (first, second)]
         found = [[result for result in side if result is not None] for side in sides]
-        if any(len(side) != len(kept) for side, kept in zip(sides, found, strict=True)):
+        if found != sides:
             continue
         if len({tuple(result.question_ids()) for side in found for result in side}) != 1:
             raise UserError(
@@ -89,19 +90,10 @@ def pair_section(compared: Sequence[Compared], first: Setting, second: Setting, 
     rows = []
     for each in compared:
         difference = each.difference
-        points = f"{100 * difference.value:+.1f}".replace("-", "−")
-        interval = f"[{percent(difference.ci_low)}, {percent(difference.ci_high)}]"
-        rows.append(
-            [
-                Text(each.label, f"{difference.questions} questions"),
-                *(
-                    Text(percent(m.value), f"[{percent(m.ci_low)}, {percent(m.ci_high)}]")
-                    for m in (each.first, each.second)
-                ),
-                Text(points, interval, ((each.verdict, each.verdict),)),
-                Text(_error(difference.seed_error), f"questions {_error(difference.question_error)}"),
-            ]
-        )
+        means = (Text(percent(mean.value), interval(mean)) for mean in (each.first, each.second))
+        change = Text(points(difference.value), interval(difference), ((each.verdict, each.verdict),))
+        errors = Text(_error(difference.seed_error), f"questions {_error(difference.question_error)}")
+        rows.append([Text(each.label, f"{difference.questions} questions"), *means, change, errors])
     seeds = " and ".join(f"{len(side.runs)} of {side.name}" for side in (first, second))
     lead = (
         f"The last checkpoints of {seeds} on the same questions, graded by {compared[0].grader}, in "
@@ -138,11 +130,7 @@ def plot_pair(
             axes[0].fill_between(shared, smooth.min(0), smooth.max(0), color=color, alpha=0.18, linewidth=0)
         places = np.arange(len(compared)) + (index - 0.5) * 0.18
         means = [each.first if index == 0 else each.second for each in compared]
-        low = [100 * (m.value - m.ci_low) for m in means]
-        high = [100 * (m.ci_high - m.value) for m in means]
-        axes[1].errorbar(
-            [100 * m.value for m in means], places, xerr=[low, high], fmt=style.MARKERS[index], color=color, capsize=2.5
-        )
+        axes[1].errorbar(**_bars(means), y=places, fmt=style.MARKERS[index], color=color, capsize=2.5)
     axes[0].set_title("Mean reward")
     axes[0].set_xlabel("Training step")
     axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -152,35 +140,32 @@ def plot_pair(
     _draw_differences(axes[2], compared)
     axes[2].set_title(f"{second.name} − {first.name} (points)")
     style.add_header(figure, f"{second.name} against {first.name}", experiment, f"{len(runs)} trainings")
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=style.COLORS[i], marker=style.MARKERS[i], label=side.name)
-        for i, side in enumerate((first, second))
-    ]
+    looks = zip((first, second), style.COLORS, style.MARKERS, strict=False)
+    handles = [Line2D([], [], color=color, marker=marker, label=side.name) for side, color, marker in looks]
     style.add_legend(figure, handles, top=0.52)
-    many = max(len(first.runs), len(second.runs)) > 1
-    style.add_footer(
-        figure,
-        "Band: range over seeds. Bars: 95% interval over seeds and questions."
-        if many
-        else "Bars: 95% interval over questions.",
-    )
+    footer = "Bars: 95% interval over questions."
+    if max(len(first.runs), len(second.runs)) > 1:
+        footer = "Band: range over seeds. Bars: 95% interval over seeds and questions."
+    style.add_footer(figure, footer)
     return figure
+
+
+def _bars(means: Sequence[SeedMean]) -> dict[str, Any]:
+    """The places of means in percent and their intervals, for `errorbar`."""
+    low, high = [100 * (m.value - m.ci_low) for m in means], [100 * (m.ci_high - m.value) for m in means]
+    return {"x": [100 * m.value for m in means], "xerr": [low, high]}
 
 
 def _draw_differences(axis: Axes, compared: Sequence[Compared]) -> None:
     """Draw second minus first on each benchmark, with a line at zero and the verdict above each point."""
-    differences = [each.difference for each in compared]
-    means = [100 * it.value for it in differences]
-    bars = [[100 * (it.value - it.ci_low) for it in differences], [100 * (it.ci_high - it.value) for it in differences]]
     places = range(len(compared))
     axis.axvline(0, color=style.MUTED, linewidth=1)
-    axis.errorbar(means, places, xerr=bars, fmt="D", color=style.INK, capsize=2.5)
+    bars = _bars([each.difference for each in compared])
+    axis.errorbar(**bars, y=places, fmt="D", color=style.INK, capsize=2.5)
     for place, each in enumerate(compared):
         axis.annotate(
             each.verdict,
-            (means[place], place),
+            (bars["x"][place], place),
             (0, 7),
             textcoords="offset points",
             ha="center",
@@ -192,17 +177,39 @@ def _draw_differences(axis: Axes, compared: Sequence[Compared]) -> None:
 
 
 def write_pair(
-    compared: Sequence[Compared],
-    first: Setting,
-    second: Setting,
-    paired: bool,
-    experiment: str,
     outputs: Mapping[str, Path],
-) -> None:
-    """Write the comparison as .json, .md and .html: the endings that are keys of `outputs`."""
-    title, section = f"{second.name} against {first.name}", pair_section(compared, first, second, paired)
+    first: str,
+    second: str,
+    results: Sequence[Path],
+    metrics: Sequence[Path] = (),
+    paired: bool = False,
+    benchmark_labels: Sequence[str] = (),
+    experiment: str | None = None,
+) -> list[str]:
+    """Compare two settings, each NAME=RUN,RUN, over seeds and questions; return a sentence for each benchmark."""
+    loaded = load_results(results, benchmark_labels)
+    stamp = experiment or experiment_of(loaded)
+    one, other = _setting(first), _setting(second)
+    paired = paired and len(one.runs) == len(other.runs)
+    compared = compare_settings(loaded, one, other, paired)
     if ".json" in outputs:
-        io.write_json(outputs[".json"], {"experiment": experiment, "benchmarks": [asdict(each) for each in compared]})
-    for ending, write in ((".md", tables.write_markdown), (".html", tables.write_html)):
-        if ending in outputs:
-            write(outputs[ending], title, [section], experiment)
+        io.write_json(outputs[".json"], {"experiment": stamp, "benchmarks": [asdict(each) for each in compared]})
+    title, section = f"{other.name} against {one.name}", pair_section(compared, one, other, paired)
+    write_tables(outputs, title, [section], stamp)
+    if {".svg", ".png"} & outputs.keys():
+        runs = {str(run_of(path)["run"]): read_metrics(path) for path in metrics}
+        if missing := [run for run in (*one.runs, *other.runs) if run not in runs]:
+            raise UserError(f"--metrics lacks those of {missing[0]}, which the figure needs: add its metrics.jsonl")
+        style.save_figures(outputs, lambda: plot_pair(compared, runs, one, other, stamp))
+    return [
+        f"{each.benchmark}: {100 * each.difference.value:+.1f} points [{100 * each.difference.ci_low:+.1f}, "
+        f"{100 * each.difference.ci_high:+.1f}], {each.verdict}"
+        for each in compared
+    ]
+
+
+def _setting(text: str) -> Setting:
+    name, equals, runs = text.partition("=")
+    if not (name and equals and runs):
+        raise UserError(f"--first and --second take NAME=RUN or NAME=RUN,RUN, got {text!r}")
+    return Setting(name, tuple(runs.split(",")))

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from justrl.config import paper
-from justrl.io import atomic_write
-from justrl.report import html_tables as tables
+from justrl.io import atomic_write, read_json_object
 from justrl.report.comparison import AVERAGE, Cell, compare
-from justrl.report.html_tables import Section, Text, percent
-from justrl.report.results import Result
+from justrl.report.html_tables import Section, Text, interval, percent, table_row, text_table, write_html
+from justrl.report.results import Result, load_results
 
 # A sentence names at most this many benchmarks; the table has all.
 MOST = 3
@@ -35,7 +34,7 @@ class Found:
             if left := len(self.cells) - len(parts):
                 parts.append(f"{left} more benchmark{'s' if left > 1 else ''}")
         if not parts and self.reward:
-            parts = [f"mean reward {_signed(self.reward[0])} to {_signed(self.reward[1])}"]
+            parts = [f"mean reward {self.reward[0]:+.2f} to {self.reward[1]:+.2f}".replace("-", "−")]
         steps = f" in {self.steps:,} step{'s' if self.steps > 1 else ''}" if self.steps else ""
         return f"{self.name} – {'; '.join(parts) or 'not evaluated'}{steps}"
 
@@ -54,22 +53,14 @@ def _found(name: str, results: Sequence[Result], health: Mapping[str, Any] | Non
     trained = [cell for cell in cells if cell.step != 0] or cells
     last = max((cell.step or 0 for cell in trained), default=0)
     after = {cell.benchmark: cell for cell in trained if (cell.step or 0) == last}
-    before = {cell.benchmark: cell for cell in cells if cell.step == 0 and last}
-    rows = {benchmark: (_of_one_grader(before.get(benchmark), cell), cell) for benchmark, cell in after.items()}
+    # Only a base model under the same grader shows what the training changed.
+    before = {(cell.benchmark, cell.grader): cell for cell in cells if cell.step == 0 and last}
+    rows = {benchmark: (before.get((benchmark, cell.grader)), cell) for benchmark, cell in after.items()}
     if health is None:
         return Found(name, last or None, rows)
     reward = health["metrics"].get("reward_mean")
-    return Found(
-        name,
-        int(health["last_step"]),
-        rows,
-        str(health["health"]),
-        (reward["start"], reward["end"]) if reward else None,
-    )
-
-
-def _of_one_grader(before: Cell | None, after: Cell) -> Cell | None:
-    return before if before and before.grader == after.grader else None
+    ends = (reward["start"], reward["end"]) if reward else None
+    return Found(name, int(health["last_step"]), rows, str(health["health"]), ends)
 
 
 def _in_words(before: Cell | None, after: Cell) -> str:
@@ -78,39 +69,37 @@ def _in_words(before: Cell | None, after: Cell) -> str:
     published = (
         f" (paper: {percent(after.published)}%)" if after.published and after.verdict != "not comparable" else ""
     )
-    interval = f"[{percent(after.ci_low)}, {percent(after.ci_high)}]"
-    return f"{after.label}: {start}{percent(after.value)}% {interval}{published}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+    return f"{after.label}: {start}{percent(after.value)}% {interval(after)}{published}"
 
 
 def summary_sections(found: Sequence[Found]) -> list[Section]:
     """A table of every run and benchmark."""
     rows = []
     for each in found:
-        facts = [f"{each.steps:,} steps"] if each.steps else []
+        run = Text(each.name, f"{each.steps:,} steps" if each.steps else "")
         for before, after in each.cells.values():
-            start = (
-                Text(percent(before.value), f"[{percent(before.ci_low)}, {percent(before.ci_high)}]")
-                if before
-                else None
-            )
-            end = Text(percent(after.value), f"[{percent(after.ci_low)}, {percent(after.ci_high)}]")
-            rows.append([Text(each.name, ", ".join(facts)), Text(after.label), start or Text("–"), end])
+            both = (Text(percent(cell.value), interval(cell)) if cell else "–" for cell in (before, after))
+            rows.append(table_row(run, after.label, *both))
     lead = "Accuracy (avg@k) in percent under the primary grader, with a 95% interval over questions."
     sections = [Section("Accuracy", ["Run", "Benchmark", "Base model", "Trained"], rows, lead)] if rows else []
-    told = [[Text(each.name), Text(each.health)] for each in found if each.health]
+    told = [(each.name, each.health) for each in found if each.health]
     if told:
-        sections.append(Section("Health of the training", ["Run", "Health"], told, numeric=False))
+        sections.append(text_table("Health of the training", ["Run", "Health"], told))
     return sections
 
 
-def write_summary(found: Sequence[Found], experiment: str, outputs: Mapping[str, Path]) -> None:
+def write_summary(
+    outputs: Mapping[str, Path],
+    experiment: str,
+    results: Sequence[Path] = (),
+    health: Sequence[Path] = (),
+    benchmark_labels: Sequence[str] = (),
+) -> list[str]:
     """Write the findings as .html (tables) and .txt (one sentence per run, its health below it)."""
+    conditions = {path.absolute().parent.name: read_json_object(path) for path in health}
+    found = find(load_results(results, benchmark_labels), conditions, experiment)
     if ".html" in outputs:
-        tables.write_html(outputs[".html"], "Findings", summary_sections(found), experiment)
+        write_html(outputs[".html"], "Findings", summary_sections(found), experiment)
     if ".txt" in outputs:
         stamp = paper.mark(experiment)
         lines = [f"{stamp[0].upper()}{stamp[1:]}."] if stamp else []
@@ -118,3 +107,4 @@ def write_summary(found: Sequence[Found], experiment: str, outputs: Mapping[str,
             lines += [each.sentence, *([f"  health: {each.health}"] if each.health else [])]
         with atomic_write(outputs[".txt"]) as handle:
             handle.write("\n".join(lines) + "\n")
+    return [each.sentence for each in found]

@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from justrl.config import paper
 from justrl.errors import UserError
 from justrl.report import figure_style as style
-from justrl.report.metrics import series
+from justrl.report.metrics import Rows, read_metrics, run_of, series
 
 DYNAMICS_CSV = Path(__file__).parents[1] / "published_dynamics.csv"
 
 # Two lines look like one if they differ by no more than this share of the axis: about a line's width.
 HAIR = 0.01
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,8 @@ def plot_training(
         raise UserError(f"unknown panel {unknown[0]!r}: choose from {', '.join(PANELS)}")
     figure, axes = style.panel_grid(len(panels), (3.6, 2.75), 5.4, header=0.78 if len(runs) > 1 else 0.56)
     window = smoothing_window(runs)
-    dotted = []
-    for axis, name in zip(axes, panels, strict=True):
-        if _draw_panel(axis, PANELS[name], runs, window, experiment):
-            dotted.append(PANELS[name].metric)
+    drawn = zip(axes, (PANELS[name] for name in panels), strict=True)
+    dotted = [panel.metric for axis, panel in drawn if _draw_panel(axis, panel, runs, window, experiment)]
     steps = [row["step"] for rows in runs.values() for row in rows]
     subtitle = f"steps {min(steps):,} to {max(steps):,}"
     if experiment == paper.PAPER and (whole := paper.final_steps(paper.setting(next(iter(runs)))) or 0) > max(steps):
@@ -81,7 +78,9 @@ def plot_training(
     what = "Training" if "reward" in panels else "Diagnostics"
     style.add_header(figure, title or f"{what} of {style.joined(list(runs))}", experiment, subtitle)
     if len(runs) > 1:
-        _add_legend(figure, list(runs))
+        looks = [(style.COLORS[i % 7], style.DASHES[i % 7], label) for i, label in enumerate(runs)]
+        lines = [Line2D([], [], color=color, linestyle=dashes, label=label) for color, dashes, label in looks]
+        style.add_legend(figure, lines, top=0.52)
     footnote = "Each step" if window == 1 else f"Thin: each step. Thick: mean over {window} steps."
     for metric in dotted:
         footnote += f" Dotted: {metric} as the authors' code logs it."
@@ -111,25 +110,21 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Mapping[str, Rows], window: int,
     last = max(rows[-1]["step"] for rows in runs.values())
     if experiment == "paper":
         _draw_bands(axis, panel, last)
-    drawn = 0
     as_published = []
     for index, rows in enumerate(runs.values()):
         steps, logged = series(rows, panel.metric)
         if not logged:
             continue
-        drawn += 1
         values = np.array(logged) * (100 if panel.percent else 1)
-        color, dashes = style.COLORS[index % 7], style.DASHES[index % 7]
+        look = style.look(index) | {"marker": "o" if len(values) < 10 else None}
+        color = look["color"]
         if window > 1:
             axis.plot(steps, values, color=color, linewidth=0.6, alpha=0.4 if len(runs) == 1 else 0.18)
-        marker = "o" if len(values) < 10 else None
-        axis.plot(
-            steps, moving_mean(values, window), color=color, linestyle=dashes, marker=marker, markersize=3.5, zorder=3
-        )
+        axis.plot(steps, moving_mean(values, window), markersize=3.5, zorder=3, **look)
         theirs = series(rows, panel.published)
         if theirs[1]:
             as_published.append((color, steps, moving_mean(values, window), theirs[0], moving_mean(theirs[1], window)))
-    if not drawn:
+    if not any(series(rows, panel.metric)[1] for rows in runs.values()):
         raise UserError(f"no run logged {panel.metric}: leave its panel out")
     low, high = axis.get_ylim()
     differs = any(
@@ -153,12 +148,9 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Mapping[str, Rows], window: int,
 def _draw_bands(axis: Axes, panel: Panel, last_step: int) -> None:
     for band in panel.bands:
         low, high = float(band["low"]), float(band["high"])
-        begin, end = {
-            "whole": (0.0, 1.0),
-            "start": (0.0, 0.3),
-            "late": (0.6, 1.0),
-            "from": (min(1.0, float(band["first_step"] or 0) / (1.01 * last_step)), 1.0),
-        }[band["extent"]]
+        after = min(1.0, float(band["first_step"] or 0) / (1.01 * last_step))
+        ends = {"whole": (0.0, 1.0), "start": (0.0, 0.3), "late": (0.6, 1.0), "from": (after, 1.0)}
+        begin, end = ends[band["extent"]]
         if begin >= 1.0:
             continue
         if low == high:
@@ -168,32 +160,39 @@ def _draw_bands(axis: Axes, panel: Panel, last_step: int) -> None:
         if band["label"]:
             left = band["extent"] in ("start", "whole")
             below = low == high and left
-            axis.annotate(
-                band["label"],
-                (begin if left else end, high),
-                xycoords=axis.get_yaxis_transform(),
-                xytext=(3 if left else -1, -3 if below else 2),
-                textcoords="offset points",
-                ha="left" if left else "right",
-                va="top" if below else "bottom",
-                fontsize=7.5,
-                color="#4A4A4A",
-                path_effects=style.halo(),
-                zorder=5,
-            )
+            look: dict[str, Any] = {
+                "xy": (begin if left else end, high),
+                "xycoords": axis.get_yaxis_transform(),
+                "xytext": (3 if left else -1, -3 if below else 2),
+                "textcoords": "offset points",
+                "ha": "left" if left else "right",
+                "va": "top" if below else "bottom",
+                "path_effects": style.halo(),
+            }
+            axis.annotate(band["label"], fontsize=7.5, color="#4A4A4A", zorder=5, **look)
 
 
 @cache
 def _dynamics() -> tuple[dict[str, str], ...]:
-    with DYNAMICS_CSV.open(encoding="utf-8", newline="") as handle:
-        return tuple(csv.DictReader(handle))
+    return tuple(csv.DictReader(DYNAMICS_CSV.read_text(encoding="utf-8").splitlines()))
 
 
-def _add_legend(figure: Figure, labels: Sequence[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=style.COLORS[i % 7], linestyle=style.DASHES[i % 7], label=label)
-        for i, label in enumerate(labels)
-    ]
-    style.add_legend(figure, handles, top=0.52)
+def write_training(
+    outputs: Mapping[str, Path],
+    metrics: Sequence[Path],
+    labels: Sequence[str] = (),
+    panels: Sequence[str] = ("reward", "entropy", "length"),
+    experiment: str | None = None,
+    title: str = "",
+) -> None:
+    """Plot the metrics of one or more runs; `labels` are their names in the figure."""
+    described = [run_of(path) for path in metrics]
+    names = labels or [str(run["run"]) for run in described]
+    if len(names) != len(metrics):
+        raise UserError(f"--labels gives {len(names)} names for {len(metrics)} metrics files")
+    if len(set(names)) != len(names):
+        raise UserError(f"--labels must differ, got {' '.join(names)}")
+    stamps = [str(run["experiment"]) for run in described]
+    stamp = experiment or paper.together(stamps) or stamps[0]
+    runs = {name: read_metrics(path) for name, path in zip(names, metrics, strict=True)}
+    style.save_figures(outputs, lambda: plot_training(runs, stamp, panels, title))

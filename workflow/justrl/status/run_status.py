@@ -345,7 +345,7 @@ def _evaluations(layout: Layout) -> Iterator[tuple[str, tuple[int, int]]]:
     """Finished and total results of each target; a target with results of its own is listed once one of them exists."""
     targets = {
         "all": layout.evaluation_results(),
-        "canary": [file for file in layout.canary_results() if file.endswith(".json") and "/canary/" in file],
+        "canary": layout.canary_evaluations(),
         "golden": layout.golden_evaluations(),
         "first_1000": layout.first_thousand_evaluations(),
     }

@@ -15,6 +15,7 @@ from justrl.config.layout import JUDGE, Layout
 from justrl.errors import UserError
 from justrl.io import file_sha256, read_json, read_object, read_whole_lines, write_json
 from justrl.models.folder import check_download, read_record
+from justrl.report import pages
 from justrl.report.provenance import code_sha256
 from justrl.training.reference.checkpoint import MANIFEST, list_states
 from justrl.training.segment import WorkDir
@@ -52,7 +53,7 @@ def _finished_files(layout: Layout) -> set[tuple[Path, str]]:
         root / "hardware.json",
         *map(Path, layout.evaluation_results()),
     }
-    for page in map(Path, layout.pages()):
+    for page in map(Path, pages.files(layout, "all")):
         # Includes the .md and .json of an .html, and the .png and .narrow.svg of an .svg.
         files |= {path for path in page.parent.iterdir() if path.stem in (page.stem, f"{page.stem}.narrow")}
     folders = {layout.model(name) for name in experiment.enabled_external}

@@ -10,21 +10,20 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from justrl.config import settings
 from justrl.config.layout import Layout
 from justrl.errors import UserError
 from justrl.io import file_sha256, read_json, read_json_object
+from justrl.report.pages import PAGES, words
 
 # Numbers from other versions of the same libraries may differ in the last digits.
 CLOSE = 1e-9
 # The overlap of larger training sets with the benchmarks is not recomputed, since that takes minutes.
 SMALL_TRAINING_SET = 2**23
-SIDES = ("first", "second")
 # The data of a page of answers.
 ANSWERS = re.compile(r'<script id="data" type="application/json">(.*?)</script>', re.DOTALL)
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
@@ -62,48 +61,21 @@ class Remade:
 
 
 def remade_files(layout: Layout) -> Iterator[Remade]:
-    """Every command with existing outputs, with the options that its rule gives it (rules/analyse.smk, data.smk)."""
-    everything = (*_runs(layout), *_data(layout), *_comparisons(layout), *_claims(layout), *_samples(layout))
+    """Every command with existing outputs, with the options that its rule gives it (rules/report.smk, data.smk)."""
+    everything = (*_metrics(layout), *_overlaps(layout), *_pages(layout))
     return (made for made in everything if made.here())
 
 
-def _made(files: Iterable[str], command: str, inputs: Mapping[str, Sequence[str]], *words: str) -> Remade:
-    given = [word for option, paths in inputs.items() for word in ([option] if option else []) + list(paths)]
-    every = tuple(Path(path) for paths in inputs.values() for path in paths)
-    return Remade(tuple(map(Path, files)), ("report", command, *given, *words), every)
-
-
-def _labels(layout: Layout) -> list[str]:
-    return ["--benchmark-labels", *(f"{name}={entry.label}" for name, entry in layout.experiment.benchmarks.items())]
-
-
-def _seeds(layout: Layout) -> list[str]:
-    found = settings(layout.experiment.runs).items()
-    words = [f"{setting}={','.join(runs)}" for setting, runs in found if runs != [setting]]
-    return ["--seeds", *words] if words else []
-
-
-def _runs(layout: Layout) -> Iterator[Remade]:
-    """Metrics, health, forecast, model card and the page of rollouts of each run."""
-    labels = _labels(layout)
+def _metrics(layout: Layout) -> Iterator[Remade]:
+    """Metrics of each run and of its first 1,000 steps, and verdicts of canaries."""
     for run, entry in layout.experiment.runs.items():
-        folder, metrics = layout.run(run), layout.metrics(run)
-        yield _made([metrics], "metrics", {"": layout.all_segments(run)})
-        yield _made([f"{folder}/health.json"], "health", {"--metrics": [metrics]})
-        forecast = {"--metrics": [metrics], "--results": layout.progress_results(run) if entry.evaluate else []}
-        steps = ["--steps", str(entry.steps)]
-        yield _made([f"{layout.root}/figures/{run}/forecast.json"], "forecast", forecast, *labels, *steps)
-        inputs = {"--run": [layout.run_file(run)], "--results": layout.base_and_last(run) if entry.evaluate else []}
-        inputs["--sources"] = layout.card_sources(run)
-        yield _made([f"{folder}/model_card.md"], "model-card", inputs, "--family", str(entry.family), *labels)
+        for metrics, segments in (
+            (layout.metrics(run), layout.all_segments(run)),
+            (layout.first_thousand_metrics(run), layout.first_thousand_segments(run)),
+        ):
+            yield Remade((Path(metrics),), ("report", "metrics", *segments), tuple(map(Path, segments)))
         if entry.canary:
-            yield _verdict(folder, metrics, layout.run_file(run), layout.canary_result(run))
-        title = ["--experiment", layout.stamp(run), "--title", f"Rollouts of {run}"]
-        yield _made([f"{folder}/rollouts.html"], "rollouts", {"--rollouts": layout.rollouts(run)}, *title)
-        early = layout.first_thousand_metrics(run)
-        yield _made([early], "metrics", {"": layout.first_thousand_segments(run)})
-        first = {"--metrics": [early], "--results": []}
-        yield _made([f"{layout.root}/first_1000/{run}/forecast.json"], "forecast", first, *labels, *steps)
+            yield _verdict(layout.run(run), layout.metrics(run), layout.run_file(run), layout.canary_result(run))
 
 
 def _verdict(folder: str, metrics: str, run_file: str, result: Sequence[str]) -> Remade:
@@ -115,81 +87,35 @@ def _verdict(folder: str, metrics: str, run_file: str, result: Sequence[str]) ->
     return Remade((Path(f"{folder}/verdict.json"), Path(f"{folder}/verdict.html")), tuple(words), inputs)
 
 
-def _data(layout: Layout) -> Iterator[Remade]:
-    """The overlap of each training set with the benchmarks."""
+def _overlaps(layout: Layout) -> Iterator[Remade]:
+    """The overlap of each small training set with the benchmarks."""
     experiment = layout.experiment
-    newer = [name for name, entry in experiment.benchmarks.items() if getattr(entry, "newer", False)]
     for run in {layout.training_data(run): run for run in experiment.runs}.values():
-        folder = str(Path(layout.training_data(run)).parent)
-        summary, prepared = f"{folder}/contamination.json", f"{folder}/prepared/train.parquet"
-        inputs = {"--summary": [summary], "--card": [f"{folder}/prepared/data_card.json"]}
-        words = ["--newer", *newer, *_labels(layout), "--experiment", experiment.experiment]
-        yield _made([f"{folder}/contamination.{form}" for form in ("html", "md")], "contamination", inputs, *words)
-        if not Path(prepared).is_file() or Path(prepared).stat().st_size > SMALL_TRAINING_SET:
+        folder = Path(layout.training_data(run)).parent
+        prepared = folder / "prepared/train.parquet"
+        if not prepared.is_file() or prepared.stat().st_size > SMALL_TRAINING_SET:
             continue
         benchmarks = [layout.questions(name) for name in experiment.evaluation.benchmarks]
         remove = ["--remove"] if experiment.datasets[experiment.runs[run].dataset].remove_contaminated else []
         yield Remade(
-            (Path(summary), Path(folder) / "contamination.csv"),
-            ("data", "contamination", "--train", prepared, "--benchmarks", *benchmarks, *remove),
-            (Path(prepared), *map(Path, benchmarks)),
+            (folder / "contamination.json", folder / "contamination.csv"),
+            ("data", "contamination", "--train", str(prepared), "--benchmarks", *benchmarks, *remove),
+            (prepared, *map(Path, benchmarks)),
             "--output-dir",
         )
 
 
-def _comparisons(layout: Layout) -> Iterator[Remade]:
-    experiment, root = layout.experiment, layout.root
-    families = [run.family for run in experiment.runs.values()]
-    families += [entry.family for entry in experiment.external.values() if entry.family]
-    for family in sorted(set(families)):
-        both = {"comparison": layout.family_results(family), "golden": layout.golden_family(family)}
-        for folder, results in both.items():
-            if results:
-                files = [f"{root}/{folder}/{family}.{form}" for form in ("csv", "md", "html")]
-                words = ["--family", family, *_labels(layout), *_seeds(layout)]
-                yield _made(files, "comparison", {"--results": results}, *words)
-    found = settings(experiment.runs)
-    for pair, names in experiment.compare.items():
-        files = [f"{root}/compared/{pair}.{form}" for form in ("json", "md", "html")]
-        seeds = [[experiment.described(run).seed for run in found[name]] for name in names]
-        options = [f"--{side}={name}={','.join(found[name])}" for side, name in zip(SIDES, names, strict=True)]
-        words = [*options, *(["--paired"] if seeds[0] == seeds[1] else []), *_labels(layout)]
-        yield _made(files, "pair", {"--results": layout.pair_results(pair)}, *words)
-
-
-def _claims(layout: Layout) -> Iterator[Remade]:
-    kinds = {
-        "claims": (layout.evaluation_results(), [layout.metrics(run) for run in layout.trainings("all")]),
-        "golden/claims": (layout.golden_evaluations(), []),
-        "first_1000/claims": (
-            layout.first_thousand_evaluations(),
-            [layout.first_thousand_metrics(run) for run in layout.trainings("first_1000")],
-        ),
-    }
-    released = [f"{family}={name}" for family, name in layout.released().items()]
-    words = ["--released", *released, "--experiment", layout.experiment.experiment, *_seeds(layout)]
-    for name, (results, metrics) in kinds.items():
-        files = [f"{layout.root}/{name}.{form}" for form in ("json", "md", "html")]
-        yield _made(files, "claims", {"--results": results, "--metrics": metrics}, *words)
-
-
-def _samples(layout: Layout) -> Iterator[Remade]:
-    """The existing pages of answers, under any protocol."""
-    experiment, root = layout.experiment, Path(layout.root)
-    for path in sorted([*root.glob("samples/*.html"), *root.glob("*/samples/*.html")]):
-        protocol = experiment.evaluation.protocol if path.parent.parent == root else path.parent.parent.name
-        benchmark = next((name for name in experiment.benchmarks if path.stem.startswith(f"{name}_")), None)
-        name = path.stem.removeprefix(f"{benchmark}_")
-        if benchmark is None or protocol not in experiment.protocols:
-            continue
-        if name.partition("@")[0] not in experiment.runs and name not in experiment.external:
-            continue
-        of = (name, benchmark, protocol)
-        inputs = {"--completions": layout.completions(*of), "--grades": layout.grades(*of)}
-        inputs["--benchmark"] = [layout.questions(benchmark)]
-        words = ["--headline", experiment.evaluation.headline_grader, "--experiment", layout.stamp(name)]
-        title = f"Answers of {name} to {experiment.benchmarks[benchmark].label}"
-        yield _made([str(path)], "samples", inputs, *words, "--title", title)
+def _pages(layout: Layout) -> Iterator[Remade]:
+    """The existing pages of every kind."""
+    for page in PAGES:
+        for names, files in page.existing(layout):
+            given = {name: function(layout, **names) for name, function in {**page.inputs, **page.beside}.items()}
+            after = [function(layout, **names) for function in page.after.values()]
+            options = {name: function(layout, **names) for name, function in page.options.items()}
+            inputs = [
+                file for each in (*given.values(), *after) for file in (each if isinstance(each, list) else [each])
+            ]
+            yield Remade(tuple(files), ("report", page.command, *words(given | options)), tuple(map(Path, inputs)))
 
 
 def problems_of(

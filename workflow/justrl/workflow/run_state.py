@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from justrl.config import Experiment, SeedRun
-from justrl.config.layout import FIGURES, Layout
-from justrl.config.outputs import FOLDERS
+from justrl.config import Experiment, SeedRun, outputs
+from justrl.config.layout import Layout
 from justrl.errors import UserError
 from justrl.io import read_object
+from justrl.report import pages
 from justrl.training import run_lock
 from justrl.training.segment import NOT_KEPT, WorkDir, step_name
 from justrl.workflow import config_snapshots
@@ -19,7 +19,8 @@ from justrl.workflow import config_snapshots
 READ = (".json", ".jsonl", ".md", ".csv", ".html", ".svg", ".png", ".parquet")
 # Folders without results of the configuration: earlier runs, records, and folders that `justrl` manages itself.
 NOT_LOOKED_AT = ("experiments", "logs", "set_aside", "timings", "models")
-TOP = r"hardware\.json|checksums\.json|ro-crate-metadata\.json|(claims|provenance|summary)\.(html|json|md)"
+# The endings of a page in this version and in earlier ones.
+PAGE = r"\.(html|json|md|csv|(narrow\.)?svg|png)"
 _STATE = re.compile(r"(?:global_)?step_(\d+)")
 
 
@@ -168,7 +169,7 @@ def _files(results: Path) -> Iterator[Path]:
         if path.is_file():
             # Skip a user's own pages, such as a report, at the top; results and tables are JSON files.
             yield from [path] if path.suffix == ".json" else []
-        elif path.name in FOLDERS or not config_snapshots.newest(path):
+        elif path.name in outputs.FOLDERS or not config_snapshots.newest(path):
             inside = (file for file in sorted(path.rglob("*")) if file.suffix in READ and file.is_file())
             yield from (
                 file for file in inside if not any(part.startswith(".") for part in file.relative_to(results).parts)
@@ -187,20 +188,16 @@ def _earlier(results: Path) -> dict[str, re.Pattern[str]]:
     return found
 
 
-def _any(names: Iterable[str]) -> str:
-    return "|".join(map(re.escape, names)) or "(?!)"
-
-
-def result_pattern(experiment: Experiment) -> str:
+def result_pattern(layout: Layout) -> str:
     """A regular expression for the names of results, without file ending: groups `benchmark` and `name`."""
-    runs, external = _any(experiment.runs), _any(experiment.external)
-    return rf"(?P<benchmark>{_any(experiment.benchmarks)})_(?P<name>(?:{runs})(?:@(?:\d+|base))?|{external})"
+    known = outputs.wildcards(layout)
+    return f"(?P<benchmark>{known['benchmark']})_(?P<name>{known['name']})"
 
 
 def result_of(layout: Layout, path: Path) -> tuple[str, str, str] | None:
     """The name, benchmark and protocol of the result at a path; None for other files."""
     experiment = layout.experiment
-    match = re.fullmatch(rf"{result_pattern(experiment)}\.json", path.name)
+    match = re.fullmatch(rf"{result_pattern(layout)}\.json", path.name)
     protocol = experiment.evaluation.protocol if path.parent == Path(layout.root) else path.parent.name
     return (match["name"], match["benchmark"], protocol) if match and protocol in experiment.protocols else None
 
@@ -215,36 +212,20 @@ def results_here(layout: Layout) -> Iterator[tuple[Path, tuple[str, str, str]]]:
 
 def _pattern(layout: Layout) -> re.Pattern[str]:
     """One regular expression for all paths, relative to the results, that an experiment may have."""
-    experiment = layout.experiment
-    result = re.sub(r"\?P<\w+>", "", result_pattern(experiment))
-    protocols, runs = _any(experiment.protocols), _any(experiment.runs)
-    names = [run.family for run in experiment.runs.values()]
-    names += [entry.family for entry in experiment.external.values() if entry.family]
-    families = _any(sorted(set(names)))
-    figures = rf"(?:{_any(FIGURES)})\.((narrow\.)?svg|png|json)"
-    target = rf"(?:{runs})@(?:\d+|base)|{_any(experiment.external)}"
-    page = r"\.(html|json|md|csv|(narrow\.)?svg|png)"
-    of_run = (
-        r"(run|health|preflight|verdict)\.json|verdict\.html|metrics\.jsonl|model_card\.md|rollouts\.html|verl\.yaml"
-    )
+    known = {name: f"(?:{pattern})" for name, pattern in outputs.wildcards(layout).items()}
+    run, benchmark, protocol, data = known["run"], known["benchmark"], known["protocol"], f"data/{known['dataset']}"
     paths = [
-        TOP,
-        rf"((?:{protocols})/)?({result})\.json",
-        rf"((?:{protocols})/)?samples/({result})\.html",
-        rf"(comparison|golden)/(?:{families}){page}",
-        rf"(golden|first_1000)/claims{page}",
-        rf"compared/(?:{_any(experiment.compare)}){page}",
-        rf"(figures|first_1000)/(?:{runs})/{figures}",
-        rf"figures/overlays/(?:{_any(experiment.figures)}){page}",
-        rf"first_1000/(?:{runs})/(metrics\.jsonl|run\.json)",
-        rf"runs/(?:{runs})/({of_run})",
-        rf"runs/(?:{runs})/segments/\d+/(model/.*|metrics\.jsonl|rollouts\.parquet)",
-        rf"runs/(?:{runs})/work(?:/.*)",
-        rf"data/(?:{_any(experiment.datasets)})/raw/.*",
-        rf"data/(?:{_any(experiment.datasets)})/(?:{_any(experiment.models)})/(contamination{page}|train\.parquet"
-        r"|prepared/(data_card\.json|train\.parquet))",
-        rf"benchmarks/(?:{_any(experiment.benchmarks)})/(raw/.*|questions\.parquet)",
-        rf"evaluations/(?:{target})/(?:{_any(experiment.benchmarks)})/(?:{protocols})/"
+        *(rf"{page.pattern(layout)}{PAGE}" for page in pages.PAGES),
+        rf"(hardware|checksums|ro-crate-metadata)\.json|provenance{PAGE}",
+        rf"({protocol}/)?{result_pattern(layout)}\.json",
+        rf"first_1000/{run}/(metrics\.jsonl|run\.json)",
+        rf"runs/{run}/((run|preflight|verdict)\.json|verdict\.html|metrics\.jsonl|verl\.yaml)",
+        rf"runs/{run}/segments/\d+/(model/.*|metrics\.jsonl|rollouts\.parquet)",
+        rf"runs/{run}/work(?:/.*)",
+        rf"{data}/raw/.*",
+        rf"{data}/{known['model']}/(train\.parquet|prepared/(data_card\.json|train\.parquet))",
+        rf"benchmarks/{benchmark}/(raw/.*|questions\.parquet)",
+        rf"evaluations/{known['target']}/{benchmark}/{protocol}/"
         r"(completions/.*|grades_(rules|model)\.parquet)",
     ]
-    return re.compile("|".join(f"(?:{path})" for path in paths))
+    return re.compile("|".join(re.sub(r"\?P<\w+>", "?:", path) for path in paths))

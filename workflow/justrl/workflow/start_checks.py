@@ -25,6 +25,7 @@ from justrl.hardware.machine import visible_devices
 from justrl.io import file_sha256, is_hub_id, link_file, read_json_object, read_object, weights_sha256
 from justrl.models.folder import check_files
 from justrl.models.sampling import require_backend
+from justrl.report import pages
 from justrl.training import alarms, require_engine, trackers
 from justrl.training.segment import EXECUTION_KEYS
 from justrl.workflow import run_state
@@ -252,7 +253,9 @@ def _made_of(name: str, result: Path, layout: Layout) -> str:
 
 def unknown_target(target: str, rules: Iterable[str], layout: Layout) -> str:
     """The error message for an unknown target: the nearest file or rule, or where both are listed."""
-    files = [*layout.analysis_results(), *layout.evaluation_results(), *layout.golden_results(), *layout.downloads()]
+    results = [*layout.evaluation_results(), *layout.golden_evaluations(), *layout.downloads()]
+    made = [*pages.files(layout, "all"), *pages.files(layout, "golden"), f"{layout.root}/checksums.json"]
+    files = [*made, *results]
     known = files if "/" in target else [*rules, *files]
     close = difflib.get_close_matches(target, dict.fromkeys(known), n=1, cutoff=0.8)
     way = f"did you mean {close[0]}?" if close else "docs/results.md lists the files, `snakemake --list` the rules"
@@ -390,7 +393,7 @@ def answer_pages(layout: Layout, report: Path) -> Iterator[tuple[str, str]]:
 
     A report that embeds these pages would be ten times as large.
     """
-    for page in map(Path, layout.sample_pages()):
+    for page in map(Path, pages.files(layout, "all", "samples", "rollouts")):
         if page.is_file():
             yield quote(os.path.relpath(page, report.parent)), _link_text(page, layout)
 

@@ -20,8 +20,8 @@ from justrl.evaluation.completions import model_fingerprint
 from justrl.evaluation.scoring import score_files
 from justrl.io import file_sha256, json_sha256, read_json, read_object, weights_sha256
 from justrl.models.folder import check_download, read_record
-from justrl.report.cost import experiment_cost
-from justrl.report.provenance import code_sha256, collect_provenance
+from justrl.report import pages
+from justrl.report.provenance import code_sha256, collect_provenance, experiment_cost
 from justrl.report.results import load_result
 from justrl.training.segment import NOT_KEPT, WorkDir, step_name
 from justrl.workflow import config_snapshots, records, remaking, run_state
@@ -98,7 +98,7 @@ def _asked(layout: Layout, results: Path) -> set[str]:
             files |= set(layout.downloads()) if target == "data" else {str(results / target)}
             continue
         try:
-            files |= {*layout.wanted(target), *layout.hub_folders()}
+            files |= {*pages.wanted(layout, target), *layout.hub_folders()}
         except UserError:
             continue
         files |= {layout.metrics(run) for run in layout.trainings(target)} if target in ("all", "canary") else set()
@@ -155,7 +155,7 @@ def _pages(
             yield Verified(_below(path, results), "", wrong, absent=not path.is_file())
     for path, missing in sorted(stale - {(path, gone) for path, gone in stale if path in problems}):
         yield Verified(_below(path, results), f"not compared: {_below(missing, results)} does not exist")
-    for path in map(Path, {**dict.fromkeys(layout.analysis_results()), **dict.fromkeys(sorted(due))}):
+    for path in map(Path, dict.fromkeys([*pages.files(layout, "all"), f"{results}/{records.NAME}", *sorted(due)])):
         if not path.exists() and path not in problems and _below(path, results) not in checked:
             yield _absent(path, results, due)
 
