@@ -1,4 +1,4 @@
-"""Read the experiment, compare it with earlier starts, save it for the jobs, and print the cost before the first.
+"""Read the experiment, compare it with earlier starts, save it for the jobs, and print the cost before the first job.
 
 A start reads config.yaml, the profile's overlay, `--configfile` and `--config`. Its jobs, which may wait for days, read
 the snapshot that the start saved with the results, <results>/experiments/, and no file that may have been edited since.

@@ -140,7 +140,7 @@ class Evaluation(Part):
         default={},
     )
     model_grader: ModelGrader
-    headline_grader: str = text("Primary grader, whose avg@k tables and figures show first.")
+    headline_grader: str = text("Primary grader: tables and figures show its avg@k first.")
 
 
 class Canary(Part):

@@ -266,7 +266,7 @@ class Alarms(Part):
 
     probs_difference: Annotated[Number, Field(gt=0)] | None = text(
         "Limit on the mean difference between a token's probability in the sampler and in the trainer "
-        "(rollout_probs_diff_mean). If it is higher or not a number, the trainer does not train what was sampled. "
+        "(rollout_probs_diff_mean). If it is higher or not a number, sampler and trainer have different policies. "
         "Published bfloat16 runs have 0.004 to 0.007 (verl#7749, verl-omni#637).",
         default=0.05,
     )
@@ -278,12 +278,12 @@ class Alarms(Part):
     )
     truncated: Share | None = text(
         "Limit on the share of answers truncated at the length limit. Above 0.9, on average less than one answer in a "
-        "group of 8 is complete, and the reward mainly favours ending at all.",
+        "group of 8 is complete, and the reward mainly rewards an end before the limit.",
         default=0.9,
     )
     truncated_steps: Positive = text("Consecutive steps above the limit that raise the alarm.", default=3)
     answers: Positive = text(
-        "Minimum number of answers in those steps for the last two alarms. A model with 1% accuracy gives this many "
+        "Minimum number of answers in the steps that raise `least_reward` or `truncated`. A model with 1% accuracy gives this many "
         "wrong answers in a row once in 23,000 times.",
         default=1000,
     )

@@ -1,4 +1,4 @@
-"""Run a command so that nothing of it outlives it: no process, no shared-memory segment, no temporary folder.
+"""Run a command and remove everything that it leaves: processes, shared-memory segments, temporary folders.
 
 `python -m justrl.training.verl.guard --record FILE --make-scratch --watch-stdin -- COMMAND ...`
 

@@ -146,7 +146,7 @@ RECIPE = (
     Row("learning rate", f"{ACTOR}.optim.lr", of("learning_rate"), "P"),
     Row("schedule", f"{ACTOR}.optim.lr_scheduler_type", "constant", "P"),
     Row("warm-up steps", f"{ACTOR}.optim.lr_warmup_steps", of("warmup_steps"), "S",
-        "linear from 0, used by the first step, as in the authors' version"),
+        "linear; the first step has learning rate 0, as in the authors' version"),
     Row("weight decay", f"{ACTOR}.optim.weight_decay", of("weight_decay"), "S"),
     Row("Adam betas", f"{ACTOR}.optim.betas", of("adam_betas"), "S", "verl's default"),
     Row("gradient clip", f"{ACTOR}.optim.clip_grad", of("gradient_clip"), "S", "the key that FSDP reads"),
