@@ -283,8 +283,8 @@ class Alarms(Part):
     )
     truncated_steps: Positive = text("Consecutive steps above the limit that raise the alarm.", default=3)
     answers: Positive = text(
-        "Minimum number of answers in the steps that raise `least_reward` or `truncated`. A model with 1% accuracy gives this many "
-        "wrong answers in a row once in 23,000 times.",
+        "Minimum number of answers in the steps that raise `least_reward` or `truncated`. A model with 1% accuracy "
+        "gives this many wrong answers in a row once in 23,000 times.",
         default=1000,
     )
 

@@ -1,4 +1,4 @@
-"""Find training questions that equal a benchmark question, share 13 consecutive words with it, or where one of the two contains the other.
+"""Find training questions that equal or contain a benchmark question, lie in it, or share 13 words in a row with it.
 
 Thirteen words are the usual window (GPT-3, Llama). Stock phrases of competition problems can be as long ("where m and n
 are relatively prime positive integers, find m + n"). So each pair also has the share of the benchmark question that it
