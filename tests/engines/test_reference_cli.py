@@ -94,6 +94,10 @@ def test_overrides_are_checked(override, message):
         request_for(override)
 
 
+def test_a_run_has_its_own_seed_or_the_experiments():
+    assert request_for("runs.deepseek.seed=5").seed == 5 and request_for("seed=7").seed == 7
+
+
 def test_overrides_may_have_other_names(materials):
     arguments = ["--model", str(materials / "base"), "--data", str(materials / "train.parquet"), "--output", "out"]
     others = ["n_rollouts=4", "clip_range_high=0.3", "lr=1e-5"]
