@@ -96,10 +96,10 @@ def test_overrides_are_checked(override, message):
 
 def test_overrides_may_have_other_names(materials):
     arguments = ["--model", str(materials / "base"), "--data", str(materials / "train.parquet"), "--output", "out"]
-    others = ["n_rollouts=4", "clip_range_high=0.3", "lr=1e-5"]
+    others = ["n_rollouts=4", "clip_range_high=0.3", "lr=1e-5", "runs.deepseek.seed=5"]
     request = run_request(parse(["train", "run", "--run", "deepseek", *arguments, *others]))
     assert (request.recipe.rollouts_per_prompt, request.recipe.clip_ratio_high) == (4, 0.3)
-    assert request.recipe.learning_rate == 1e-5
+    assert (request.recipe.learning_rate, request.seed) == (1e-5, 5)
 
 
 def test_an_unknown_run_is_named():

@@ -10,12 +10,12 @@ import faulthandler
 import os
 import socket
 from pathlib import Path
-
-import torch
-from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
+from typing import TYPE_CHECKING
 
 from justrl.training.watchdog import STACK_SIGNAL
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Rows of logits whose log-probabilities are computed at a time.
 ROWS = 1024
@@ -41,17 +41,19 @@ def take_own_sockets() -> None:
     base._ROLLOUT_REGISTRY["vllm", "async"] = "justrl.training.verl.patches.Sender"
 
 
-def _chunk(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return -cross_entropy(logits.float(), labels, reduction="none")
-
-
-def logprobs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def logprobs(logits: "Tensor", labels: "Tensor") -> "Tensor":
     """Return the float32 log-probabilities of `labels` (...) under `logits` (..., vocabulary), ROWS at a time.
 
     The backward pass, too, processes ROWS at a time.
     """
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    def chunk(logits: "Tensor", labels: "Tensor") -> "Tensor":
+        return -torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+
     rows = zip(logits.flatten(0, -2).split(ROWS), labels.flatten().split(ROWS), strict=True)
-    return torch.cat([checkpoint(_chunk, *row, use_reentrant=False) for row in rows]).view(labels.shape)
+    return torch.cat([checkpoint(chunk, *row, use_reentrant=False) for row in rows]).view(labels.shape)
 
 
 def compute_logprobs_in_chunks() -> None:
@@ -60,11 +62,12 @@ def compute_logprobs_in_chunks() -> None:
     Without it, verl 0.9.1 goes row by row (`logprobs_from_logits_v2`). This takes a few kernels for each of 32,768
     tokens, and a float32 copy of all logits, 19 GB, which is kept for the backward pass.
     """
+    import torch
     from verl.utils import torch_functional
 
     original = torch_functional.logprobs_from_logits_v2
 
-    def choose(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def choose(logits: "Tensor", labels: "Tensor") -> "Tensor":
         return original(logits, labels) if logits.dtype == torch.float32 else logprobs(logits, labels)
 
     torch_functional.logprobs_from_logits_v2 = choose
