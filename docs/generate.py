@@ -101,7 +101,7 @@ def whole(text: str) -> str:
 
 def schema_file() -> str:
     """The JSON schema of the configuration, as a file."""
-    return "\n".join(["# Made of workflow/justrl/config.py by `make docs`; do not edit.", *block(json_schema()), ""])
+    return "\n".join(["# Made of workflow/justrl/config by `make docs`; do not edit.", *block(json_schema()), ""])
 
 
 def block(node: dict, depth: int = 0) -> Iterator[str]:
