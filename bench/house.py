@@ -5,6 +5,7 @@
 Lines of code are lines with a token that is neither a comment nor part of a docstring.
 """
 
+import argparse
 import ast
 import io
 import sys
@@ -96,11 +97,15 @@ def files_of_a_step() -> list[str]:
 
 def main() -> None:
     """Print the sizes of this checkout, next to those of another."""
-    if "--step" in sys.argv:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("other", nargs="?", type=Path, help="another checkout to compare with")
+    parser.add_argument("--step", action="store_true", help="print the files that one training step enters")
+    arguments = parser.parse_args()
+    if arguments.step:
         print("\n".join(files_of_a_step()))
         return
     here = sizes(ROOT)
-    there = sizes(Path(sys.argv[1])) if len(sys.argv) > 1 else {}
+    there = sizes(arguments.other) if arguments.other else {}
     for name, value in here.items():
         before = f"{there[name]:>10,} ->" if there else ""
         share = f"  {value / there[name]:.0%}" if there and there[name] else ""
