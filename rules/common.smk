@@ -219,7 +219,7 @@ def page_outputs(page):
 
 def page_options(page):
     """The options of a page's command, as params: after a change, the page is written again."""
-    return {name: for_page(page, function, ON_DISK) for name, function in {**page.options, **page.beside}.items()}
+    return {name: for_page(page, function, ON_DISK) for name, function in {**page.options, **page.undeclared}.items()}
 
 
 def page_command(page):

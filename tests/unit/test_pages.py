@@ -15,7 +15,7 @@ from justrl.report.pages import PAGES, files, wanted, words
 def test_a_row_gives_its_function_what_it_takes(page):
     known = {name: each for name, each in signature(page.function()).parameters.items() if name != "outputs"}
     required = {name for name, each in known.items() if each.default is each.empty}
-    assert required <= {*page.inputs, *page.options, *page.beside} <= known.keys() <= OPTIONS.keys()
+    assert required <= {*page.inputs, *page.options, *page.undeclared} <= known.keys() <= OPTIONS.keys()
     assert all((ROOT / f"workflow/captions/{mark.caption}.rst").is_file() for mark in page.marks.values())
     assert page.marks.keys() <= set(page.endings) and page.after.keys().isdisjoint(page.inputs)
 

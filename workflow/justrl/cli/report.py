@@ -1,7 +1,7 @@
 """Write figures, tables, provenance and metrics of trainings and evaluations.
 
 Run and experiment are read from the files: from metrics.jsonl and the run.json next to it, and from each result. The
-ending of each --output sets the format. @FILE in place of file names reads them from FILE, one per line.
+ending of each --output sets the format. @FILE instead of file names reads them from FILE, one per line.
 """
 
 import argparse

@@ -52,7 +52,7 @@ class Page:
         inputs: input files, by option.
         options: the other options.
         after: inputs of its rule that are not given to the command.
-        beside: files given to the command that are not inputs of its rule.
+        undeclared: files given to the command that are not inputs of its rule.
         ancient: inputs whose age does not matter.
         reported: whether the marks count in this experiment.
     """
@@ -68,7 +68,7 @@ class Page:
     inputs: Mapping[str, Value] = field(default_factory=dict)
     options: Mapping[str, Value] = field(default_factory=dict)
     after: Mapping[str, Value] = field(default_factory=dict)
-    beside: Mapping[str, Value] = field(default_factory=dict)
+    undeclared: Mapping[str, Value] = field(default_factory=dict)
     ancient: tuple[str, ...] = ()
     reported: Callable[[Layout], bool] = lambda layout: True
 
@@ -463,7 +463,7 @@ PAGES = [
         endings=(".html",),
         # The rollouts are next to the metrics, and undeclared like the state of the training.
         after=RUN_METRICS,
-        beside={"rollouts": Layout.rollouts},
+        undeclared={"rollouts": Layout.rollouts},
         options={"experiment": _stamp, "title": lambda layout, run: f"Rollouts of {run}"},
         wanted=_with_rollouts,
         targets=ALWAYS,

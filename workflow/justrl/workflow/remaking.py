@@ -109,7 +109,7 @@ def _pages(layout: Layout) -> Iterator[Remade]:
     """The existing pages of every kind."""
     for page in PAGES:
         for names, files in page.existing(layout):
-            given = {name: function(layout, **names) for name, function in {**page.inputs, **page.beside}.items()}
+            given = {name: function(layout, **names) for name, function in {**page.inputs, **page.undeclared}.items()}
             after = [function(layout, **names) for function in page.after.values()]
             options = {name: function(layout, **names) for name, function in page.options.items()}
             inputs = [
