@@ -15,6 +15,7 @@ from justrl.io import write_json, write_jsonl
 from justrl.report import figure_style as style
 from justrl.report.accuracy_figures import plot_checkpoints, plot_comparison, plot_pass_at_k
 from justrl.report.comparison import compare
+from justrl.report.pages import PAGES
 from justrl.report.results import load_results
 from justrl.report.training_figures import moving_mean, plot_training, smoothing_window
 
@@ -298,6 +299,7 @@ def test_captions_render_without_a_warning(root, tmp_path, experiment):
     captions = sorted((root / "workflow" / "captions").glob("*.rst"))
     rules = [root / "Snakefile", *(root / "rules").glob("*.smk")]
     named = {name for path in rules for name in re.findall(r"captions/(\w+\.rst)", path.read_text())}
+    named |= {f"{mark.caption}.rst" for page in PAGES for mark in page.marks.values()}
     assert {path.name for path in captions} == named
     for path in captions:
         text = (

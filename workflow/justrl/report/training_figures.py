@@ -161,8 +161,8 @@ def _draw_bands(axis: Axes, panel: Panel, last_step: int) -> None:
             left = band["extent"] in ("start", "whole")
             below = low == high and left
             place: dict[str, Any] = {"xy": (begin if left else end, high), "xycoords": axis.get_yaxis_transform()}
-            offset = {"xytext": (3 if left else -1, -3 if below else 2), "textcoords": "offset points"}
-            side = {"ha": "left" if left else "right", "va": "top" if below else "bottom"}
+            offset: dict[str, Any] = {"xytext": (3 if left else -1, -3 if below else 2), "textcoords": "offset points"}
+            side: dict[str, Any] = {"ha": "left" if left else "right", "va": "top" if below else "bottom"}
             ink: dict[str, Any] = {"fontsize": 7.5, "color": "#4A4A4A", "path_effects": style.halo(), "zorder": 5}
             axis.annotate(band["label"], **place, **offset, **side, **ink)
 
