@@ -6,7 +6,7 @@ import pytest
 
 from justrl.errors import UserError
 from justrl.verifiers import get_grader
-from justrl.verifiers.judge import COMPASS_VERIFIER_PROMPT, ModelGrader, _Judge, read_verdict
+from justrl.verifiers.judge import COMPASS_VERIFIER_PROMPT, ModelGrader, read_verdict
 
 LENGTH = 512
 SHORT_PROMPT = "Question: {question}\nGold: {gold_answer}\nAnswer: {llm_response}\nVerdict:"
@@ -53,9 +53,10 @@ def judge_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judge(judge_folder):
-    """The judge's inside, with a short prompt so that truncation can be seen within its 512 tokens."""
+    """A loaded judge, with a short prompt so that truncation can be seen within its 512 tokens."""
     grader = ModelGrader(judge_folder, backend="transformers", max_tokens=8, prompt=SHORT_PROMPT)
-    return _Judge(grader)
+    grader.load()
+    return grader
 
 
 def text_of(judge, completion: str, gold: str = "42", question: str = "What?") -> str:
@@ -93,7 +94,8 @@ def test_the_question_is_filled_in_or_left_empty(judge_folder, judge):
     assert "Question: What?\nGold: 42\nAnswer: so 42" in text_of(judge, "so 42")
     assert text_of(judge, "so 42").endswith("<|im_start|>judge\n")
     bare = ModelGrader(judge_folder, backend="transformers", prompt=SHORT_PROMPT, fill_question=False)
-    assert "Question: \nGold: 42" in text_of(_Judge(bare), "so 42")
+    bare.load()
+    assert "Question: \nGold: 42" in text_of(bare, "so 42")
 
 
 def test_a_question_that_is_needed_and_missing_is_an_error(judge_folder):

@@ -97,7 +97,7 @@ class ModelGrader(Grader):
         prompt: template with the fields question, gold_answer and llm_response; default: CompassVerifier's.
         exact_verdict: count only the bare letter "A" as correct and all else as wrong, as the authors' script does.
         most_not_understood: largest share of verdicts that may be none of A, B and C.
-        dtype, tensor_parallel_size, batch_size, engine_options: as in `generation.load_backend`.
+        dtype, tensor_parallel_size, batch_size, engine_options: as in `models.load_backend`.
     """
 
     name = "model"
