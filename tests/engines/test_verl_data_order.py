@@ -27,7 +27,7 @@ from justrl.models.chat_template import ChatTokenizer
 from justrl.models.sampling import stop_token_ids
 from justrl.training.published_entropy import balanced_parts
 from justrl.training.verl import translate
-from justrl.training.verl.patches import builder_model_type, refuse_longer
+from justrl.training.verl.agent_loop import builder_model_type, refuse_longer
 from justrl.training.verl.progress import Progress
 from justrl.training.verl.segment_trainer import AheadTrainer, SegmentTrainer, TrainingProblem
 from justrl.training.verl.settings import VerlRequest

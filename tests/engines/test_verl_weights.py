@@ -17,14 +17,14 @@ from verl.workers.rollout.vllm_rollout import ServerAdapter, vllm_rollout
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver, BucketedWeightSender
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
-from justrl.training.verl import cpu_platform, patches, plugin, settings
-from justrl.training.verl.patches import WeightKeepingExtension
+from justrl.training.verl import cpu_platform, plugin, settings, weights
+from justrl.training.verl.weights import WeightKeepingExtension
 
 pytestmark = [pytest.mark.verl, pytest.mark.timeout(300)]
 
 TENSORS = 50
 JOB = "01000000"  # of the first job of any Ray cluster, as each training is
-EXTENSIONS = (patches.Receiver, WeightKeepingExtension)
+EXTENSIONS = (weights.Receiver, WeightKeepingExtension)
 
 
 def sender_of(kind: type[ServerAdapter]) -> str:
@@ -68,21 +68,21 @@ def test_both_sides_name_one_socket_which_is_the_attempts_own(first_job, monkeyp
     before, verls = sockets_in("/tmp/jrl-a", monkeypatch, ServerAdapter, vLLMColocateWorkerExtension)
     assert before == verls == f"ipc:///tmp/rl-colocate-zmq-{JOB}-replica-1-rank-0.sock"
     own = f"ipc:///tmp/jrl-a/rl-colocate-zmq-{JOB}-replica-1-rank-0.sock"
-    assert sockets_in("/tmp/jrl-a", monkeypatch, patches.Sender, extension) == (own, own)
-    assert sockets_in("/tmp/jrl-b", monkeypatch, patches.Sender, extension) != (own, own)
+    assert sockets_in("/tmp/jrl-a", monkeypatch, weights.Sender, extension) == (own, own)
+    assert sockets_in("/tmp/jrl-b", monkeypatch, weights.Sender, extension) != (own, own)
 
 
 def test_the_trainers_of_an_attempt_take_them(monkeypatch):
     monkeypatch.setitem(base._ROLLOUT_REGISTRY, ("vllm", "async"), base._ROLLOUT_REGISTRY["vllm", "async"])
     plugin.take_own_sockets()
-    assert base.get_rollout_class("vllm") is patches.Sender
+    assert base.get_rollout_class("vllm") is weights.Sender
     named = {row.value.rpartition(".")[2] for row in (*settings.RUN, *settings.CPU) if "worker_extension" in row.key}
     assert named == {extension.__name__ for extension in EXTENSIONS}
 
 
 def test_a_name_that_is_no_longer_verls_is_refused():
     with pytest.raises(ValueError, match="no longer ipc:///tmp/"):
-        patches.in_scratch("ipc:///run/verl.sock")
+        weights.in_scratch("ipc:///run/verl.sock")
 
 
 def test_two_trainings_at_once_get_their_own_weights(first_job, scratch, monkeypatch):
@@ -104,7 +104,7 @@ def test_two_trainings_at_once_get_their_own_weights(first_job, scratch, monkeyp
     for training, value in {"a": 1.0, "b": 2.0}.items():
         folder = scratch / training
         folder.mkdir()
-        sender, receiver = sockets_in(folder, monkeypatch, patches.Sender, patches.Receiver)
+        sender, receiver = sockets_in(folder, monkeypatch, weights.Sender, weights.Receiver)
         work += [Thread(target=send, args=(sender, value)), Thread(target=receive, args=(receiver, training))]
     for thread in work:
         thread.daemon = True

@@ -1,6 +1,6 @@
 """Loaded by verl in each of its processes (VERL_USE_EXTERNAL_MODULES): stack dumps, sockets, CPU, log-probabilities.
 
-verl is being imported then, so this module imports of it only what it changes (`patches` imports all of verl and vLLM).
+verl is being imported then, so this module imports of it only what it changes (`weights` imports all of verl and vLLM).
 
 On SIGUSR2, a process writes the stacks of all its threads to <JUSTRL_STACKS>/<host>-<pid>.txt. The watchdog uses this
 to report where a run that makes no progress is stuck.
@@ -38,7 +38,7 @@ def take_own_sockets() -> None:
     """Make verl's trainers send weights by this attempt's sockets; the resolved configuration names the receiver."""
     from verl.workers.rollout import base
 
-    base._ROLLOUT_REGISTRY["vllm", "async"] = "justrl.training.verl.patches.Sender"
+    base._ROLLOUT_REGISTRY["vllm", "async"] = "justrl.training.verl.weights.Sender"
 
 
 def logprobs(logits: "Tensor", labels: "Tensor") -> "Tensor":

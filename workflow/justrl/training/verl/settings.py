@@ -202,11 +202,11 @@ RECIPE = (
 RUN = (
     Row("rollout engine", f"{ROLLOUT}.name", "vllm", "S"),
     Row("prompt builder", f"{ROLLOUT}.agent.agent_loop_manager_class",
-        "justrl.training.verl.patches.AgentLoopManager", "D",
+        "justrl.training.verl.agent_loop.AgentLoopManager", "D",
         "chosen by the tokenizer's tokens: verl chooses by model type and finds no `<|im_end|>` in "
         "DeepSeek's tokenizer", added=True),
     Row("weights to vLLM", f"{ROLLOUT}.engine_kwargs.vllm.worker_extension_cls",
-        "justrl.training.verl.patches.Receiver", "D",
+        "justrl.training.verl.weights.Receiver", "D",
         "through sockets of this attempt: in verl, two trainings on one node would share the names of sockets",
         added=True),
     Row("tensor parallel", f"{ROLLOUT}.tensor_model_parallel_size", 1, "S"),
@@ -305,7 +305,7 @@ CPU = (
     Row("prefill tokens", f"{ROLLOUT}.max_num_batched_tokens", lambda r: max(2048, r.recipe.longest),
         "D"),
     Row("vLLM keeps weights for updates", f"{ROLLOUT}.engine_kwargs.vllm.worker_extension_cls",
-        "justrl.training.verl.patches.WeightKeepingExtension", "D", added=True),
+        "justrl.training.verl.weights.WeightKeepingExtension", "D", added=True),
     Row("weight transfer", f"{ROLLOUT}.checkpoint_engine.update_weights_bucket_megabytes",
         lambda r: memory.transfer_mib(r.shape), "D", "on a CPU, each tensor must fit into it"),
     Row("agent workers", f"{ROLLOUT}.agent.num_workers", 1, "D"),
