@@ -1,8 +1,8 @@
-"""Agent-loop workers for verl 0.9.1 whose prompts and stop tokens fit the tokenizer; the configuration names the manager.
+"""Agent-loop workers for verl 0.9.1 with prompts and stop tokens of the tokenizer; the configuration names the manager.
 
-1. The prompt builder fits the tokenizer. verl 0.9.1 uses its Qwen prompt builder for every model of type qwen2, and that
-   builder needs `<|im_end|>`. DeepSeek's R1 distillations are of type qwen2 but have no such token: every rollout would
-   fail at its start (verl#7637, fixed after 0.9.1).
+1. The prompt builder fits the tokenizer. verl 0.9.1 uses its Qwen prompt builder for every model of type qwen2, and
+   that builder needs `<|im_end|>`. DeepSeek's R1 distillations are of type qwen2 but have no such token: every rollout
+   would fail at its start (verl#7637, fixed after 0.9.1).
 2. The workers stop at all stop tokens of the model. verl leaves it to vLLM to stop an answer, and vLLM knows only the
    tokenizer's end token and generation_config.json. An answer that ends its turn with another token
    (`models.sampling.stop_tokens_by_source`) would run to the length limit.

@@ -1,8 +1,8 @@
 """The way of the weights from a rank of the trainer to its vLLM; the resolved configuration names the classes.
 
-1. `Sender`, `Receiver`: the weights go through a socket in a folder of this attempt only. verl 0.9.1 puts the sockets in
-   /tmp and names them by the job's number in its Ray cluster. Each of our trainings has its own cluster, in which it is
-   the first job, so two trainings on one node would use the same names. One would then load the other's weights, or
+1. `Sender`, `Receiver`: the weights go through a socket in a folder of this attempt only. verl 0.9.1 puts the sockets
+   in /tmp and names them by the job's number in its Ray cluster. Each of our trainings has its own cluster, in which it
+   is the first job, so two trainings on one node would use the same names. One would then load the other's weights, or
    both would wait forever.
 2. `WeightKeepingExtension`, on a CPU: vLLM's CPU backend packs the weight of each linear layer for oneDNN and drops the
    original, so that verl cannot send it a new one. This worker keeps the original.
