@@ -1,4 +1,4 @@
-"""Run a command with GPUs that are reserved for it among all `justrl gpus` commands on this machine.
+"""Run a command with GPUs that no other `justrl gpus` command on this machine uses at the same time.
 
     justrl gpus --count 2 -- python train.py
 

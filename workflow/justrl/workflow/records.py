@@ -1,4 +1,4 @@
-"""Compare files that cannot be recomputed with the records made when they were written.
+"""For files that cannot be recomputed: compare them with the records that were made when they were written.
 
 The experiment's checksums.json has size and hash of its inputs, figures and pages. A training state has a manifest. A
 training state of verl has sizes and checksums inside its files.

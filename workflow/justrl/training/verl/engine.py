@@ -1,4 +1,4 @@
-"""Train a segment with verl: resolve its configuration, run verl's trainer under guard and watch, publish the result.
+"""Train a segment with verl: resolve its configuration, run verl's trainer supervised, and put the result in its place.
 
     work_dir/verl/attempt_0001.jsonl     verl's own log of the attempt, one line per step
     work_dir/verl/attempt_0001/          settings.json (ours), config.yaml (all of verl's), launch.log, progress.json,
