@@ -316,7 +316,7 @@ class Recipe(Part):
         default="vanilla",
     )
     loss_aggregation: Literal["token-mean", "seq-mean-token-sum-norm", "seq-mean-token-mean"] | None = text(
-        "null: the aggregation that belongs to the loss; other values are rejected.", default=None, validate_default=True
+        "null: the aggregation of the chosen loss; others are rejected.", default=None, validate_default=True
     )
     learning_rate: Number = text("Constant learning rate after warm-up.", gt=0)
     warmup_steps: Count = text("Steps of linear warm-up.")
