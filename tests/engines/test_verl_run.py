@@ -375,8 +375,10 @@ def check_by_the_reference_engine(place: Path, recorded: dict[int, recorded_step
         for name in ("entropy", "entropy_as_published", "policy_loss", "grad_norm"):
             assert update[name] == pytest.approx(row[name], rel=1e-4, abs=1e-6), (row["step"], name)
     ours, theirs = model.state_dict(), load_file(place / "out" / "model" / "model.safetensors")
-    same = [(ours[name].bfloat16() == theirs[name]).float().mean().item() for name in theirs]
-    assert min(same) > 0.99
+    same = {name: (ours[name].bfloat16() == theirs[name]).float() for name in theirs}
+    # A tensor may have only 32 weights, and any of them may lie where bfloat16 rounds to either side.
+    assert torch.cat([equal.flatten() for equal in same.values()]).mean() > 0.99
+    assert min(equal.mean() for equal in same.values()) > 0.9
     base = load_file(place / "model" / "model.safetensors")
     assert min((base[name].bfloat16() == theirs[name]).float().mean().item() for name in theirs) < 0.5
 
