@@ -451,6 +451,13 @@ def test_a_key_of_an_earlier_version_is_refused_with_its_name_today(changes, mes
         experiment.Experiment.from_mapping(config_files.merge(config_files.read(), changes))
 
 
+def test_graders_of_a_file_are_read_by_their_earlier_key(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("experiment: mine\nevaluation: {own_graders: {mine: {file: my_grader.py, function: grade}}}\n")
+    (tmp_path / "my_grader.py").write_text("def grade(completion, answer, row):\n    return True\n")
+    assert config_files.read([file])["evaluation"]["custom_graders"]["mine"]["function"] == "grade"
+
+
 def test_an_override_of_an_earlier_key_is_refused_with_its_name_today():
     with pytest.raises(UserError, match="unknown key 'keep_exports': it is called keep_checkpoints now"):
         experiment.load(overrides=["keep_exports=all"])

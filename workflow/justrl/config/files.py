@@ -268,6 +268,10 @@ def read_overlay(path: str | Path, above: Sequence[str] = ()) -> Config:
     except OSError as error:
         raise UserError(f"{_short(path)} cannot be read as a configuration file: {error.strerror}") from None
     overlay = read_yaml(found)
+    evaluation = overlay.get("evaluation")
+    # The graders of a user's files keep working under the key's name in versions up to 0.1.
+    if isinstance(evaluation, dict) and "own_graders" in evaluation and "custom_graders" not in evaluation:
+        evaluation["custom_graders"] = evaluation.pop("own_graders")
     extended = overlay.pop("extends", None)
     return merge(read_overlay(extended, chain), overlay) if extended is not None else overlay
 
