@@ -313,11 +313,11 @@ def _model_section(cells: Sequence[Cell], labels: dict[str, str], model: tuple[s
     rows = []
     for benchmark in dict.fromkeys(cell.benchmark for cell in mine):
         found = {(cell.grader, cell.reference): cell for cell in mine if cell.benchmark == benchmark}
-        beside = {reference: cell for (_, reference), cell in found.items()}
-        some = beside["paper"]
+        by_reference = {reference: cell for (_, reference), cell in found.items()}
+        some = by_reference["paper"]
         size = f"{some.questions} × {some.samples}" if some.samples else f"{some.questions:,} questions"
         row = [Text(labels[benchmark], size)]
-        row += [_published_text(beside[name]) for name in ("paper", "reevaluation")][: len(references)]
+        row += [_published_text(by_reference[name]) for name in ("paper", "reevaluation")][: len(references)]
         rows.append(row + [_ours_text(found, grader) for grader in graders])
     notes = []
     for cell in mine:
@@ -435,8 +435,8 @@ def _late_sections(cells: Sequence[Cell], family: str) -> list[Section]:
     if len(steps) < 2:
         return []
     late = select_published(family, kind="justrl", reevaluation=False)
-    beside = {step: "paper" if step == steps[0] else f"paper@{step}" for step in steps}
-    trained = [cell for cell in cells if cell.headline and cell.reference == beside[steps[1]]]
+    reference_at = {step: "paper" if step == steps[0] else f"paper@{step}" for step in steps}
+    trained = [cell for cell in cells if cell.headline and cell.reference == reference_at[steps[1]]]
     models = _models(trained)
     rows = []
     for name in (*BENCHMARKS, AVERAGE):
@@ -445,7 +445,7 @@ def _late_sections(cells: Sequence[Cell], family: str) -> list[Section]:
             verdicts = tuple(
                 (f"{'ours' if len(models) == 1 else c.run}: {c.verdict}", c.verdict)
                 for c in cells
-                if (c.headline, c.benchmark, c.reference) == (True, name, beside[step])
+                if (c.headline, c.benchmark, c.reference) == (True, name, reference_at[step])
                 if (c.run, c.step) in models and _comparable(c)
             )
             row.append(Text(_lookup(late, name, step=step), "", verdicts))
