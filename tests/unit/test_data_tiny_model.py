@@ -52,6 +52,13 @@ def test_a_damaged_copy_is_made_again(make, settings, name, change):
     assert make("third") == (first, True)
 
 
+@pytest.mark.parametrize("record", ["{}", "[]", "null"])
+def test_a_copy_without_its_record_is_made_again(make, settings, record):
+    first, _ = make("first")
+    (cached_folder(settings, 1, DEFAULT_SUFFIX) / "checksums.json").write_text(record)
+    assert make("again") == (first, False)
+
+
 def test_an_empty_value_switches_the_cache_off(make, monkeypatch, tmp_path):
     monkeypatch.setenv("JUSTRL_CACHE", "")
     make("first")

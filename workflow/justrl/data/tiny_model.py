@@ -372,7 +372,8 @@ def is_whole(kept: Path) -> bool:
     """Return whether the files of a folder in the cache are those that were put there."""
     with suppress(OSError, UserError):
         files = read_json(kept / CHECKSUMS)
-        return all(file_sha256(kept / name) == checksum for name, checksum in files.items())
+        if isinstance(files, dict) and "model.safetensors" in files:
+            return all(file_sha256(kept / name) == checksum for name, checksum in files.items())
     return False
 
 
